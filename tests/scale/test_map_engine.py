@@ -1,0 +1,78 @@
+"""The map engine: named results, failures that do not stop the rest, and resumption."""
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from fportrait.errors import UserError
+from fportrait.scale.map_engine import map_units
+
+
+def square(unit: int, folder: Path, trace: Path | None = None) -> dict:
+    if trace is not None:
+        (trace / f"{unit}-{os.getpid()}").touch()
+    if unit == 3:
+        raise UserError("the unit 3", "any other unit", "leave it out")
+    if unit == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if unit == 7:
+        raise ZeroDivisionError("a bug")
+    (folder / "square.txt").write_text(str(unit**2))
+    return {"square": unit**2, "threads": os.environ.get("OMP_NUM_THREADS")}
+
+
+def key(unit: int) -> dict:
+    return {"code": "1", "input": unit}
+
+
+def test_results_come_in_the_order_of_the_units_with_their_files(tmp_path):
+    report = map_units(square, [4, 1, 2], workers=0, cache_folder=tmp_path, key=key)
+    assert [result.value["square"] for result in report.results] == [16, 1, 4]
+    assert (report.results[0].folder / "square.txt").read_text() == "16"
+    assert not report.failures
+
+
+def test_a_second_run_computes_nothing_and_other_parameters_compute_anew(tmp_path):
+    traced = partial(square, trace=tmp_path / "trace")
+    (tmp_path / "trace").mkdir()
+    map_units(traced, [1, 2], workers=0, cache_folder=tmp_path / "units", key=key)
+    again = map_units(traced, [1, 2, 4], workers=0, cache_folder=tmp_path / "units", key=key)
+    assert [result.cached for result in again.results] == [True, True, False]
+    assert len(list((tmp_path / "trace").iterdir())) == 3
+    other = map_units(traced, [1], cache_folder=tmp_path / "units", key=lambda unit: {"code": "2", "input": unit})
+    assert not other.results[0].cached
+
+
+def test_a_refused_unit_is_listed_with_its_reason_and_tried_again_next_time(tmp_path):
+    report = map_units(square, [1, 3, 2], workers=0, cache_folder=tmp_path, key=key)
+    assert [result.unit for result in report.results] == [1, 2]
+    assert [(failure.unit, failure.kind) for failure in report.failures] == [(3, "refused")]
+    assert "leave it out" in report.failures[0].reason
+    assert len(list(tmp_path.iterdir())) == 2  # nothing of the refused unit is left
+
+
+def test_a_killed_worker_is_reported_and_the_rest_goes_on(tmp_path):
+    report = map_units(square, [1, 5, 2, 3, 4, 6], workers=2, cache_folder=tmp_path, key=key)
+    assert [result.unit for result in report.results] == [1, 2, 4, 6]
+    assert [(failure.unit, failure.kind) for failure in report.failures] == [(5, "killed"), (3, "refused")]
+    assert {result.value["threads"] for result in report.results} == {"1"}
+
+
+def test_processes_and_inline_give_the_same_values(tmp_path):
+    inline = map_units(square, [1, 2, 4], workers=1, cache_folder=tmp_path / "a", key=key)
+    pooled = map_units(square, [1, 2, 4], workers=2, cache_folder=tmp_path / "b", key=key)
+    assert [r.value["square"] for r in inline.results] == [r.value["square"] for r in pooled.results]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bug_stops_the_run_and_shows_where(tmp_path, workers):
+    with pytest.raises(RuntimeError, match="a bug"):
+        map_units(square, [1, 7, 2], workers=workers, cache_folder=tmp_path, key=key)
+
+
+def test_two_units_with_one_key_are_refused(tmp_path):
+    with pytest.raises(UserError, match="same key"):
+        map_units(square, [1, 2], cache_folder=tmp_path, key=lambda unit: "same")
