@@ -1,0 +1,46 @@
+# Every target makes the virtual environment itself; `make help` lists them.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+export DO_NOT_TRACK := true
+export GX_ANALYTICS_ENABLED := false
+export KEDRO_DISABLE_TELEMETRY := 1
+export DVC_NO_ANALYTICS := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help install demo test bench clean
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+# torch first, so that nothing else pulls another one
+$(STAMP): constraints.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Found no $(PYTHON). Expected Python 3.11. To fix it: install it, or run make PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+install: $(STAMP) ## make .venv with everything pinned in constraints.txt
+
+demo: $(STAMP) ## run the whole chain on the embedded world, animate a portrait, print times and metrics
+	@$(BIN)/python benchmarks/demo.py
+
+test: $(STAMP) ## ruff, mypy and pytest
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+bench: export BENCH := 1
+bench: $(STAMP) ## run every script in benchmarks/; figures go to benchmarks/results/
+	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+clean: ## remove everything that is made: data, runs, caches (captures that you put under data/01_raw stay), the environment
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .dvc/cache .dvc/tmp build src/*.egg-info
+	find data mlruns -mindepth 1 -maxdepth 1 ! -name .gitkeep ! -name 01_raw -exec rm -rf {} +
+	find . -name __pycache__ -prune -exec rm -rf {} +

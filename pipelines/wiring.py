@@ -1,0 +1,58 @@
+"""How a verb becomes a stage: folders it reads, folders it writes, one report, and its own parameters.
+
+A verb is a plain function. Its keyword-only arguments are the keys of its section in `parameters_<stage>.yml`, so the
+signature is the schema: a key that no verb takes is refused (`fportrait.hooks`).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from kedro.pipeline import Pipeline, node
+
+Verb = Callable[..., dict[str, Any]]
+
+
+def stage(name: str, verb: Verb, reads: dict[str, str], writes: dict[str, str], after: Sequence[str] = ()) -> Pipeline:
+    """One-node pipeline called `name`.
+
+    Args:
+        verb: takes the folders of `reads` and `writes` as `Path`, its parameters as keywords, and returns its report.
+        reads: argument name to catalog name of a folder (or report) that an earlier stage made.
+        writes: argument name to catalog name of a folder this stage makes; its path is `params:folders.<catalog name>`.
+        after: further catalog entries that must exist first, without being passed to the verb.
+    """
+    keywords = [p.name for p in inspect.signature(verb).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    waits = {f"after_{entry}": entry for entry in after}
+
+    @functools.wraps(verb)
+    def run(**inputs: Any) -> tuple[Any, ...]:
+        for wait in waits:
+            inputs.pop(wait)
+        folders = {argument: Path(inputs.pop(argument)) for argument in writes}
+        report = verb(**inputs, **folders)
+        return (*folders.values(), report)
+
+    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # Kedro checks the inputs against it
+        [inspect.Parameter("inputs", inspect.Parameter.VAR_KEYWORD)]
+    )
+    return Pipeline(
+        [
+            node(
+                run,
+                inputs={
+                    **reads,
+                    **waits,
+                    **{argument: f"params:folders.{entry}" for argument, entry in writes.items()},
+                    **{keyword: f"params:{name}.{keyword}" for keyword in keywords},
+                },
+                outputs=[*writes.values(), f"{name}_report"],
+                name=name,
+                tags=[name],
+            )
+        ]
+    )

@@ -1,0 +1,99 @@
+"""Kedro hooks: parameters are checked before anything runs, and every stage becomes one MLflow run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from kedro.framework.hooks import hook_impl
+from kedro.framework.project import pipelines
+
+from fportrait.errors import UserError
+from fportrait.ops.parameters import check_parameters, known_parameters
+
+
+class ParameterHooks:
+    """Unknown and missing keys, wherever they come from (files, `--params`), stop the run."""
+
+    @hook_impl
+    def after_context_created(self, context: Any) -> None:
+        os.chdir(context.project_path)  # paths in the catalog and in reports are relative to the project
+        logging.getLogger("kedro").addFilter(_quiet_user_errors)
+        for name in ("kedro.pipeline.node", "kedro.runner.runner", "kedro.runner.sequential_runner"):
+            logging.getLogger(name).addFilter(_quiet_user_errors)
+        requested = pipelines._requested_pipelines
+        pipelines.set_requested(None)
+        check_parameters(context.params, known_parameters(pipelines.values()))
+        pipelines.set_requested(requested)
+
+
+class RunHooks:
+    """Opens a stage's run before its node and closes it, with its lineage record, when its report is saved.
+
+    Every stage is one node whose last output is its report (`fportrait.pipelines.wiring`).
+    """
+
+    def __init__(self) -> None:
+        self._run: Any = None
+        self._catalog: Any = None
+        self._parent: str | None = None
+        self._environment = "base"
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any], catalog: Any) -> None:
+        self._catalog, self._parent = catalog, None
+        self._environment = run_params.get("env") or "base"
+
+    @hook_impl
+    def before_node_run(self, node: Any, inputs: dict[str, Any]) -> None:
+        from fportrait.ops.runs import StageRun
+
+        name = _stage_of(node)
+        self._run = StageRun(name, environment=self._environment, parent=self._parent)
+        self._parent = self._run.parent
+        self._run.add_inputs({entry: self._path(entry) for entry in inputs if not entry.startswith("params:")})
+        prefix = f"params:{name}."
+        own = {entry.removeprefix(prefix): value for entry, value in inputs.items() if entry.startswith(prefix)}
+        self._run.add_parameters(own)
+
+    @hook_impl
+    def after_node_run(self, node: Any, outputs: dict[str, Any]) -> None:
+        self._run.add_outputs({entry: self._path(entry) for entry in outputs})
+        self._run.add_report(outputs[f"{_stage_of(node)}_report"])
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str) -> None:
+        if self._run is not None and dataset_name == f"{self._run.stage}_report":
+            self._run.finish()
+            self._run = None
+
+    @hook_impl
+    def on_pipeline_error(self, error: Exception) -> None:
+        if self._run is not None:
+            self._run.fail(error)
+            self._run = None
+
+    def _path(self, entry: str) -> str:
+        path = Path(self._catalog[entry]._describe()["filepath"])
+        return path.relative_to(Path.cwd()).as_posix() if path.is_absolute() else path.as_posix()
+
+
+def _stage_of(node: Any) -> str:
+    return next(iter(node.tags))
+
+
+def user_error(error: BaseException | None) -> UserError | None:
+    """The `UserError` at the bottom of a chain of causes, if there is one."""
+    while error is not None:
+        if isinstance(error, UserError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _quiet_user_errors(record: logging.LogRecord) -> bool:
+    """Drop what Kedro logs about a mistake of the user: the command prints it once, in one line."""
+    return record.levelno < logging.WARNING or user_error(sys.exc_info()[1]) is None
