@@ -1,0 +1,173 @@
+"""Reading model folders: configuration, safetensors shapes, and Wan 2.1 in diffusers' or the original layout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import WanTransformer3DModel
+from safetensors import SafetensorError, safe_open
+
+from fportrait.errors import UserError
+
+Shapes = dict[str, tuple[int, ...]]
+
+WAN_SHARED_CONFIG = (
+    "patch_size", "num_attention_heads", "attention_head_dim", "text_dim", "freq_dim", "ffn_dim", "num_layers",
+    "cross_attn_norm", "qk_norm", "eps", "rope_max_seq_len",
+)  # fmt: skip
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def model_folder(folder: str | Path, subfolder: str | None = None) -> Path:
+    """The folder that holds `config.json`.
+
+    Raises:
+        UserError: it does not exist or holds no `config.json`.
+    """
+    location = Path(folder) / (subfolder or "")
+    if not (location / "config.json").is_file():
+        raise UserError(f"no {location / 'config.json'}", "a model folder", "check the path, or train or download it")
+    return location
+
+
+def read_config(location: Path, class_name: str | None = None) -> dict[str, Any]:
+    """`config.json` as a dictionary, refused when it names another class than `class_name`."""
+    try:
+        config = json.loads((location / "config.json").read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"a broken {location / 'config.json'} ({error})", "JSON", "write or download it again") from None
+    if class_name is not None and config.get("_class_name") != class_name:
+        raise UserError(
+            f"a {config.get('_class_name')} in {location}", f"a {class_name}", "point to the folder of that model"
+        )
+    return config
+
+
+def weight_files(location: Path) -> list[Path]:
+    """The folder's safetensors files.
+
+    Raises:
+        UserError: there is none; a pickle is named and refused.
+    """
+    files = sorted(path for path in location.glob("*.safetensors") if path.is_file())
+    if files:
+        return files
+    pickles = sorted(path.name for path in location.iterdir() if path.suffix in PICKLES)
+    if pickles:
+        raise UserError(
+            f"only pickled weights ({', '.join(pickles)}) in {location}",
+            "safetensors (a pickle can run code)",
+            "convert them to safetensors, or download that format",
+        )
+    raise UserError(f"no weights in {location}", "*.safetensors", "train or download the model again")
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(str(path), framework="pt")
+    except SafetensorError as error:
+        raise UserError(f"a broken file {path} ({error})", "safetensors", "write or download it again") from None
+
+
+def read_shapes(location: Path) -> Shapes:
+    """Names and shapes of all tensors in the folder, from the files' headers alone."""
+    shapes: Shapes = {}
+    for path in weight_files(location):
+        with _open(path) as file:
+            shapes.update({name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
+    return shapes
+
+
+def read_tensors(location: Path) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = {}
+    for path in weight_files(location):
+        with _open(path) as file:
+            tensors.update({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    return tensors
+
+
+def empty_model(cls: Any, config: Mapping[str, Any]) -> Any:
+    """A model of `config` whose parameters lie on the meta device; its buffers are real."""
+    with init_empty_weights(include_buffers=False):
+        return cls.from_config({key: value for key, value in config.items() if key != "_class_name"})
+
+
+def shapes_of(model: torch.nn.Module) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def check_keys(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Raise `UserError` listing every key that is missing, extra or of another shape."""
+    missing = sorted(expected.keys() - found.keys())
+    extra = sorted(found.keys() - expected.keys())
+    misshapen = [
+        f"{key} {found[key]} instead of {expected[key]}"
+        for key in sorted(expected.keys() & found.keys())
+        if tuple(found[key]) != tuple(expected[key])
+    ]
+    if missing or extra or misshapen:
+        parts = (("missing", missing), ("extra", extra), ("misshapen", misshapen))
+        listed = "; ".join(f"{len(keys)} {kind}: {', '.join(keys)}" for kind, keys in parts if keys)
+        raise UserError(
+            f"a checkpoint in {where} that does not fit its configuration ({listed})",
+            f"exactly the {len(expected)} keys of the configuration",
+            "use the weights and config.json of the same model",
+        )
+
+
+def read_wan(source: str | Path | WanTransformer3DModel) -> tuple[dict[str, Any], dict[str, torch.Tensor], str]:
+    """Configuration and weights, in diffusers' names, of a Wan 2.1 text-to-video transformer.
+
+    `source` is a model in memory, or a folder: the transformer's own, or a pipeline's that holds `transformer/`.
+    The original layout is recognised by its `config.json` (`dim`, `num_heads`).
+    """
+    if isinstance(source, WanTransformer3DModel):
+        config = {key: value for key, value in source.config.items() if not key.startswith("_")}
+        return config, {key: value.detach().clone() for key, value in source.state_dict().items()}, "the given model"
+    location = Path(source)
+    if not (location / "config.json").is_file() and (location / "transformer" / "config.json").is_file():
+        location = location / "transformer"
+    location = model_folder(location)
+    config = read_config(location)
+    original = "dim" in config and "num_heads" in config
+    if not original and config.get("_class_name") != "WanTransformer3DModel":
+        raise UserError(
+            f"a {config.get('_class_name')} in {location}", "a Wan 2.1 transformer", "point to Wan's transformer folder"
+        )
+    tensors = read_tensors(location)
+    if original:
+        if config.get("model_type", "t2v") != "t2v":
+            raise UserError(f"a Wan model of type {config['model_type']}", "t2v", "use the text-to-video weights")
+        config, tensors = original_config(config), original_tensors(tensors)
+    elif config.get("image_dim") or config.get("added_kv_proj_dim"):
+        raise UserError(f"an image-to-video Wan in {location}", "text-to-video", "use the text-to-video weights")
+    return {key: value for key, value in config.items() if not key.startswith("_")}, tensors, str(location)
+
+
+def original_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Wan's own `config.json` in diffusers' words; what Wan leaves out are its constants."""
+    return {
+        "patch_size": tuple(config.get("patch_size", (1, 2, 2))),
+        "num_attention_heads": config["num_heads"],
+        "attention_head_dim": config["dim"] // config["num_heads"],
+        "in_channels": config.get("in_dim", 16),
+        "out_channels": config.get("out_dim", 16),
+        "text_dim": config.get("text_dim", 4096),
+        "freq_dim": config.get("freq_dim", 256),
+        "ffn_dim": config["ffn_dim"],
+        "num_layers": config["num_layers"],
+        "cross_attn_norm": config.get("cross_attn_norm", True),
+        "eps": config.get("eps", 1e-6),
+    }
+
+
+def original_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Wan's original tensor names in diffusers' (with diffusers' own table)."""
+    from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
+
+    return convert_wan_transformer_to_diffusers(dict(tensors))

@@ -1,0 +1,391 @@
+"""The FactorPortrait transformer: Wan's blocks, a condition fusion layer before them, expression in their AdaLN.
+
+Shapes: B batch, T video frames = 4k+1, l = (T+3)/4 latent frames, h x w latent size, N tokens per latent frame,
+D width. The portrait is one more latent frame, prepended in time. Channel groups of the fusion layer, in this order:
+
+    reference  [z_ref, 0 ...]    noise  [0, z_t ...]    rays  [0, rays ...]    normals  [0, normals ...]
+
+At initialisation the new columns and the controller's output are zero, and the model equals, bit for bit, the bare
+Wan transformer run on [zero latent frame, z_t].
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.attention import AttentionMixin
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.cache_utils import CacheMixin
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.normalization import FP32LayerNorm
+from diffusers.models.transformers.transformer_wan import (
+    WanAttention,
+    WanAttnProcessor,
+    WanRotaryPosEmbed,
+    WanTimeTextImageEmbedding,
+    WanTransformer3DModel,
+    WanTransformerBlock,
+)
+from torch import nn
+
+from fportrait.diffusion import checkpoint
+from fportrait.diffusion.controller import ExpressionController
+from fportrait.diffusion.shapes import video_frames
+from fportrait.errors import UserError
+
+KeyValue = tuple[torch.Tensor, torch.Tensor]
+
+
+def rotate(tokens_BSHE: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Wan's rotary embedding: the same numbers, without strided writes (slow on CPU)."""
+    x1, x2 = tokens_BSHE.unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = cos[..., 0::2], sin[..., 1::2]
+    return torch.stack([x1 * cos - x2 * sin, x1 * sin + x2 * cos], dim=-1).flatten(-2).type_as(tokens_BSHE)
+
+
+class FactorPortraitAttnProcessor(WanAttnProcessor):
+    """Wan's attention, whose cross-attention also takes a prompt of batch 1, or that prompt's cached keys and values."""
+
+    def __call__(
+        self,
+        attn: WanAttention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | KeyValue | None = None,
+        attention_mask: torch.Tensor | None = None,
+        rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
+        if isinstance(encoder_hidden_states, tuple):
+            key, value = encoder_hidden_states
+        else:
+            key, value = self.key_value(attn, hidden_states if encoder_hidden_states is None else encoder_hidden_states)
+        if rotary_emb is not None:
+            query, key = rotate(query, *rotary_emb), rotate(key, *rotary_emb)
+        if key.shape[0] != query.shape[0]:  # one prompt for the whole batch
+            key = key.expand(query.shape[0], -1, -1, -1)
+            value = value.expand(query.shape[0], -1, -1, -1)
+        parallel_config = self._parallel_config if encoder_hidden_states is None else None
+        attended = dispatch_attention_fn(
+            query, key, value, attn_mask=attention_mask, backend=self._attention_backend, parallel_config=parallel_config
+        )
+        return attn.to_out[1](attn.to_out[0](attended.flatten(2, 3).type_as(query)))
+
+    @staticmethod
+    def key_value(attn: WanAttention, tokens: torch.Tensor) -> KeyValue:
+        """Keys and values `B S heads E` of `tokens` `B S D`."""
+        key = attn.norm_k(attn.to_k(tokens)).unflatten(2, (attn.heads, -1))
+        return key, attn.to_v(tokens).unflatten(2, (attn.heads, -1))
+
+
+class FactorPortraitBlock(WanTransformerBlock):
+    """A Wan block whose modulation is per latent frame, broadcast over that frame's tokens."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.attn1.set_processor(FactorPortraitAttnProcessor())
+        self.attn2.set_processor(FactorPortraitAttnProcessor())
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        prompt: torch.Tensor | KeyValue,
+        modulation_BF6D: torch.Tensor,
+        rotary_emb: tuple[torch.Tensor, torch.Tensor],
+    ) -> torch.Tensor:
+        """`hidden_states` `B F*N D`, `modulation_BF6D` for F = 1+l latent frames; returns `B F*N D`."""
+        frames = modulation_BF6D.shape[1]
+        table = (self.scale_shift_table.unsqueeze(0) + modulation_BF6D.float()).unsqueeze(2)  # B F 1 6 D: no token axis
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = table.unbind(3)
+        hidden = hidden_states.unflatten(1, (frames, -1))
+
+        normed = (self.norm1(hidden.float()) * (1 + scale) + shift).type_as(hidden)
+        attended = self.attn1(normed.flatten(1, 2), None, None, rotary_emb).view_as(hidden)
+        hidden = (hidden.float() + attended * gate).type_as(hidden)
+
+        normed = self.norm2(hidden.float()).type_as(hidden)
+        hidden = hidden + self.attn2(normed.flatten(1, 2), prompt, None, None).view_as(hidden)
+
+        normed = (self.norm3(hidden.float()) * (1 + ffn_scale) + ffn_shift).type_as(hidden)
+        hidden = (hidden.float() + self.ffn(normed).float() * ffn_gate).type_as(hidden)
+        return hidden.flatten(1, 2)
+
+
+class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, AttentionMixin):  # type: ignore[misc]
+    """Velocity of the noisy latents given portrait, camera rays, normal maps and expression codes.
+
+    Args beyond Wan's own:
+        latent_channels: channels of a VAE latent (16).
+        prompt_tokens: length of the empty prompt's embedding, which is a buffer of the checkpoint.
+        code_dim: width of an expression code.
+        ray_channels: 24 (four frames folded) or 6 (every fourth frame).
+        use_normals: False leaves the normal maps out (the ablation C2).
+        reference_init: the reference's columns start at `zeros`, or as a copy of the noise columns (`wan`).
+        reference_rays: the reference's ray map is `zeros`, or `identity`: given by the caller for the identity camera.
+        controller_width: C; D // 4 when None.
+        controller_init_std: of the controller's output layer; 0 keeps the base exact at initialisation.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["FactorPortraitBlock"]
+    _repeated_blocks = ["FactorPortraitBlock"]
+    _skip_layerwise_casting_patterns = WanTransformer3DModel._skip_layerwise_casting_patterns
+    _keep_in_fp32_modules = WanTransformer3DModel._keep_in_fp32_modules
+
+    @register_to_config
+    def __init__(
+        self,
+        patch_size: tuple[int, int, int] = (1, 2, 2),
+        num_attention_heads: int = 12,
+        attention_head_dim: int = 128,
+        latent_channels: int = 16,
+        text_dim: int = 4096,
+        freq_dim: int = 256,
+        ffn_dim: int = 8960,
+        num_layers: int = 30,
+        cross_attn_norm: bool = True,
+        qk_norm: str | None = "rms_norm_across_heads",
+        eps: float = 1e-6,
+        rope_max_seq_len: int = 1024,
+        prompt_tokens: int = 512,
+        code_dim: int = 128,
+        ray_channels: int = 24,
+        use_normals: bool = True,
+        reference_init: str = "zeros",
+        reference_rays: str = "zeros",
+        controller_width: int | None = None,
+        controller_layers: int = 2,
+        controller_init_std: float = 0.0,
+    ):
+        super().__init__()
+        for name, value, known in (
+            ("ray_channels", ray_channels, (24, 6)),
+            ("reference_init", reference_init, ("zeros", "wan")),
+            ("reference_rays", reference_rays, ("zeros", "identity")),
+            ("patch_size[0]", patch_size[0], (1,)),
+        ):
+            if value not in known:
+                raise UserError(f"{name} = {value!r}", " or ".join(map(repr, known)), f"set {name} to one of them")
+        dim = num_attention_heads * attention_head_dim
+        in_channels = 2 * latent_channels + ray_channels + (latent_channels if use_normals else 0)
+
+        self.rope = WanRotaryPosEmbed(attention_head_dim, patch_size, rope_max_seq_len)
+        self.patch_embedding = nn.Conv3d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
+        self.condition_embedder = WanTimeTextImageEmbedding(dim, freq_dim, 6 * dim, text_dim)
+        self.controller = ExpressionController(
+            code_dim, controller_width or dim // 4, dim, controller_layers, controller_init_std
+        )
+        self.blocks = nn.ModuleList(
+            [
+                FactorPortraitBlock(dim, ffn_dim, num_attention_heads, qk_norm, cross_attn_norm, eps)
+                for _ in range(num_layers)
+            ]
+        )
+        self.norm_out = FP32LayerNorm(dim, eps, elementwise_affine=False)
+        self.proj_out = nn.Linear(dim, latent_channels * patch_size[1] * patch_size[2])
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        self.register_buffer("prompt_embedding", torch.zeros(1, prompt_tokens, text_dim))
+        self.gradient_checkpointing = False
+        with torch.no_grad():
+            noise_columns = self.patch_embedding.weight[:, latent_channels : 2 * latent_channels].clone()
+            self.patch_embedding.weight.copy_(self.widen_patch_embedding(noise_columns))
+
+    def widen_patch_embedding(self, noise_columns: torch.Tensor) -> torch.Tensor:
+        """Wan's patch weight `D 16 1 p p` in its place among the new columns, which start as `reference_init` says."""
+        channels = self.config.latent_channels
+        weight = noise_columns.new_zeros(self.patch_embedding.weight.shape)
+        weight[:, channels : 2 * channels] = noise_columns
+        if self.config.reference_init == "wan":
+            weight[:, :channels] = noise_columns
+        return weight
+
+    def fuse_conditions(
+        self,
+        latents: torch.Tensor,
+        reference: torch.Tensor,
+        rays: torch.Tensor,
+        normals: torch.Tensor | None,
+        reference_rays: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The input of the patch embedding, `B 72 1+l h w`: every group is one reference frame, then l frames."""
+        batch, _, frames, height, width = latents.shape
+        fused = latents.new_zeros(batch, self.patch_embedding.in_channels, 1 + frames, height, width)
+        channels, ray_channels = self.config.latent_channels, self.config.ray_channels
+        fused[:, :channels, :1] = reference
+        fused[:, channels : 2 * channels, 1:] = latents
+        fused[:, 2 * channels : 2 * channels + ray_channels, 1:] = rays
+        if self.config.reference_rays == "identity":
+            if reference_rays is None:
+                raise UserError(
+                    "no reference_rays", "the identity camera's rays", f"pass them as B {ray_channels} 1 h w"
+                )
+            fused[:, 2 * channels : 2 * channels + ray_channels, :1] = reference_rays
+        if self.config.use_normals:
+            fused[:, 2 * channels + ray_channels :, 1:] = normals
+        return fused
+
+    def modulation(self, timestep: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Time embeddings `B 1+l D` and modulation `B 1+l 6 D`, one per latent frame; the reference's e is zero."""
+        embedder = self.condition_embedder
+        # In full precision even under autocast: a code's effect is small beside the time embedding's.
+        with torch.autocast(timestep.device.type, enabled=False):
+            time_dtype = embedder.time_embedder.linear_1.weight.dtype
+            shared = embedder.time_embedder(embedder.timesteps_proj(timestep).to(time_dtype))
+            shared = shared.to(embedder.time_proj.weight.dtype)
+            expression = self.controller(codes.to(self.controller.input.weight.dtype))
+            expression = torch.cat([torch.zeros_like(expression[:, :1]), expression], dim=1)
+            times_BFD = shared[:, None] + expression
+            # Frame by frame: B rows are what bare Wan multiplies, and a matrix product's last bits depend on its rows.
+            projected = [embedder.time_proj(embedder.act_fn(time)) for time in times_BFD.unbind(1)]
+        return times_BFD, torch.stack(projected, dim=1).unflatten(2, (6, -1))
+
+    @torch.no_grad()
+    def prompt_key_values(self, prompt: torch.Tensor | None = None) -> list[KeyValue]:
+        """Each block's cross-attention keys and values of the prompt (the checkpoint's own when None).
+
+        The prompt never changes while sampling, so a sampler computes this once and passes it as `prompt_cache`.
+        """
+        embedded = self.condition_embedder.text_embedder(self._prompt(prompt))
+        return [FactorPortraitAttnProcessor.key_value(block.attn2, embedded) for block in self.blocks]
+
+    def _prompt(self, prompt: torch.Tensor | None) -> torch.Tensor:
+        weight = self.condition_embedder.text_embedder.linear_1.weight
+        return (self.prompt_embedding if prompt is None else prompt).to(weight.dtype)
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        reference: torch.Tensor,
+        rays: torch.Tensor,
+        normals: torch.Tensor | None,
+        codes: torch.Tensor,
+        prompt: torch.Tensor | None = None,
+        prompt_cache: list[KeyValue] | None = None,
+        reference_rays: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Velocity `B 16 l h w` of the l noisy frames (the reference frame is dropped).
+
+        Args:
+            latents: `B 16 l h w`, noisy, normalised.
+            timestep: `B`, sigma * 1000.
+            reference: `B 16 1 h w`, the portrait's latent.
+            rays: `B 24 l h w` or `B 6 l h w`.
+            normals: `B 16 l h w`; unused (may be None) without `use_normals`.
+            codes: `B T 128`, standardised, T = 4l - 3.
+            prompt: `B|1 tokens text_dim`; the checkpoint's empty prompt when None.
+            prompt_cache: `prompt_key_values()`, instead of `prompt`.
+            reference_rays: `B 24|6 1 h w`, only with `reference_rays="identity"`.
+
+        Raises:
+            UserError: a shape does not fit; the message names it.
+        """
+        self.check_inputs(latents, reference, rays, normals, codes)
+        fused = self.fuse_conditions(latents, reference, rays, normals, reference_rays)
+        rotary_emb = self.rope(fused)
+        embedded = self.patch_embedding(fused.to(self.patch_embedding.weight.dtype))
+        grid = embedded.shape[2:]
+        hidden = embedded.flatten(2).transpose(1, 2).contiguous()
+
+        times_BFD, modulation_BF6D = self.modulation(timestep, codes)
+        prompts: list[Any] | None = prompt_cache
+        if prompts is None:
+            prompts = [self.condition_embedder.text_embedder(self._prompt(prompt))] * len(self.blocks)
+        for block, block_prompt in zip(self.blocks, prompts, strict=True):
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                hidden = self._gradient_checkpointing_func(block, hidden, block_prompt, modulation_BF6D, rotary_emb)
+            else:
+                hidden = block(hidden, block_prompt, modulation_BF6D, rotary_emb)
+
+        shift, scale = (self.scale_shift_table.unsqueeze(0) + times_BFD.unsqueeze(2)).unsqueeze(2).unbind(3)
+        hidden = hidden.unflatten(1, (grid[0], -1))
+        hidden = self.proj_out((self.norm_out(hidden.float()) * (1 + scale) + shift).type_as(hidden).flatten(1, 2))
+        return self._unpatchify(hidden, grid)[:, :, 1:]
+
+    def _unpatchify(self, tokens: torch.Tensor, grid: torch.Size) -> torch.Tensor:
+        _, patch_h, patch_w = self.config.patch_size
+        tokens = tokens.unflatten(1, tuple(grid)).unflatten(-1, (patch_h, patch_w, -1))  # B f y x ph pw c
+        return tokens.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+
+    def check_inputs(
+        self,
+        latents: torch.Tensor,
+        reference: torch.Tensor,
+        rays: torch.Tensor,
+        normals: torch.Tensor | None,
+        codes: torch.Tensor,
+    ) -> None:
+        """Raise `UserError` naming the first condition whose shape does not fit `latents`."""
+        config = self.config
+        batch, _, frames, height, width = latents.shape
+        if height % config.patch_size[1] or width % config.patch_size[2]:
+            raise UserError(
+                f"latents of {height}x{width}", f"sizes that divide by the patch {config.patch_size[1:]}", "crop or pad"
+            )
+        expected = {
+            "latents": (latents, (batch, config.latent_channels, frames, height, width)),
+            "reference": (reference, (batch, config.latent_channels, 1, height, width)),
+            "rays": (rays, (batch, config.ray_channels, frames, height, width)),
+            "codes": (codes, (batch, video_frames(frames), config.code_dim)),
+        }
+        if config.use_normals:
+            if normals is None:
+                raise UserError("no normals", "normal-map latents", "pass them (zeros drop the pose condition)")
+            expected["normals"] = (normals, (batch, config.latent_channels, frames, height, width))
+        for name, (tensor, shape) in expected.items():
+            if tuple(tensor.shape) != shape:
+                raise UserError(f"{name} of shape {tuple(tensor.shape)}", str(shape), f"give {name} that shape")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> FactorPortraitTransformer:
+        """Load a folder written by `save_pretrained`.
+
+        Raises:
+            UserError: no such folder, a pickle instead of safetensors, or keys missing, extra or misshapen (all listed).
+        """
+        location = checkpoint.model_folder(folder, kwargs.pop("subfolder", None))
+        model = checkpoint.empty_model(cls, checkpoint.read_config(location, cls.__name__))
+        checkpoint.check_keys(checkpoint.read_shapes(location), checkpoint.shapes_of(model), str(location))
+        return super().from_pretrained(location, use_safetensors=True, **kwargs)
+
+    @classmethod
+    def from_wan(
+        cls,
+        source: str | Path | WanTransformer3DModel,
+        prompt_embedding: torch.Tensor | None = None,
+        torch_dtype: torch.dtype | None = None,
+        **kwargs: Any,
+    ) -> FactorPortraitTransformer:
+        """Widen a Wan 2.1 text-to-video transformer; every weight of Wan's is kept.
+
+        Args:
+            source: a folder in diffusers' layout or the original one (the transformer's own, or its parent), or a
+                model in memory.
+            prompt_embedding: `1 tokens text_dim` of the empty prompt (`prompt.encode_empty_prompt`); zeros when None.
+            torch_dtype: of the result; as stored when None.
+            kwargs: this class's own configuration (`reference_init`, `ray_channels`, ...).
+
+        Raises:
+            UserError: a pickle, an image-to-video model, or keys missing, extra or misshapen (all listed).
+        """
+        config, state, where = checkpoint.read_wan(source)
+        expected = checkpoint.shapes_of(checkpoint.empty_model(WanTransformer3DModel, config))
+        checkpoint.check_keys({key: tuple(value.shape) for key, value in state.items()}, expected, where)
+        shared = {key: config[key] for key in checkpoint.WAN_SHARED_CONFIG if key in config}
+        shared["latent_channels"] = config["in_channels"]
+        if prompt_embedding is not None:
+            shared["prompt_tokens"] = prompt_embedding.shape[1]
+        model = checkpoint.empty_model(cls, {**shared, **kwargs})
+        if torch_dtype is not None:
+            state = {key: value.to(torch_dtype) for key, value in state.items()}
+        state["patch_embedding.weight"] = model.widen_patch_embedding(state["patch_embedding.weight"])
+        missing = model.load_state_dict(state, strict=False, assign=True).missing_keys
+        assert all(key.startswith("controller.") or key == "prompt_embedding" for key in missing), missing
+        model.controller.to_empty(device="cpu").reset_parameters()
+        model.controller.to(state["proj_out.weight"].dtype)
+        if prompt_embedding is not None:
+            model.prompt_embedding.copy_(prompt_embedding)
+        return model.eval()
