@@ -59,7 +59,9 @@ def test_float32_pictures_stay_within_a_millionth_of_float64_compositing():
 @pytest.mark.parametrize("seed", range(4))
 def test_gradients_equal_autograd_through_brute_force_compositing(seed):
     view = turned_view(seed)
-    upstream = [torch.from_numpy(np.random.default_rng(seed).normal(size=shape)) for shape in ((H, W, 3), (H, W), (H, W))]
+    upstream = [
+        torch.from_numpy(np.random.default_rng(seed).normal(size=shape)) for shape in ((H, W, 3), (H, W), (H, W))
+    ]
     found = {}
     for render in (splat.render, splat_oracle.render):
         gaussians = {name: tensor.requires_grad_() for name, tensor in scene(seed, count=80).items()}
@@ -156,7 +158,10 @@ def test_a_tiny_gaussian_still_covers_about_a_pixel():
 
 def test_a_huge_gaussian_fills_the_picture_evenly():
     huge = {name: tensor[:1] for name, tensor in scene(0, size=1e3).items()}
-    huge["means"], huge["opacities"] = torch.zeros(1, 3, dtype=torch.float64), torch.full((1,), 0.5, dtype=torch.float64)
+    huge["means"], huge["opacities"] = (
+        torch.zeros(1, 3, dtype=torch.float64),
+        torch.full((1,), 0.5, dtype=torch.float64),
+    )
     _, alpha, _ = draw(huge)
     assert float(alpha.min()) == pytest.approx(0.5, abs=1e-3)
 

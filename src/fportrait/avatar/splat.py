@@ -1,18 +1,19 @@
 """Gaussian splatting on a CPU core, with gradients.
 
-Every 3D Gaussian is projected to a 2D one (EWA splatting, Zwicker et al. 2001, in the form of Kerbl et al. 2023), and the
-2D Gaussians are composited from front to back:
+Every 3D Gaussian is projected to a 2D one (EWA splatting, Zwicker et al. 2001, in the form of Kerbl et al. 2023), and
+the 2D Gaussians are composited from front to back:
 
-    alpha_i = min(0.99, opacity_i exp(-sigma_i)),  skipped below 1/255,     weight_i = alpha_i T_i,  T_{i+1} = T_i (1 - alpha_i)
+    alpha_i = min(0.99, opacity_i exp(-sigma_i)), skipped below 1/255
+    weight_i = alpha_i T_i,  T_{i+1} = T_i (1 - alpha_i)
 
-A pixel is finished once its transmittance T is below 1e-4. A GPU gives a tile of pixels to a block of threads; one CPU core
-does better the other way round: it walks over the Gaussians in depth order and visits, row by row, just the pixels in which
-alpha reaches 1/255. Along a row exp(-sigma) of neighbouring pixels differs by a factor which itself changes by a constant
-factor, so a pixel costs two multiplications where it would cost an exponential. Projection and recurrence run in float64
-whatever the type of the inputs; pictures and gradients have the type of the inputs.
+A pixel is finished once its transmittance T is below 1e-4. A GPU gives a tile of pixels to a block of threads; one CPU
+core does better the other way round: it walks over the Gaussians in depth order and visits, row by row, just the pixels
+in which alpha reaches 1/255. Along a row exp(-sigma) of neighbouring pixels differs by a factor which itself changes by
+a constant factor, so a pixel costs two multiplications where it would cost an exponential. Projection and recurrence
+run in float64 whatever the type of the inputs; pictures and gradients have the type of the inputs.
 
-The backward pass walks in the same order. It needs what is *behind* each Gaussian, which is the finished pixel minus what has
-been passed so far.
+The backward pass walks in the same order. It needs what is *behind* each Gaussian, which is the finished pixel minus
+what has been passed so far.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def _row_span(row, dy, width):
     root = math.sqrt(inside)
     first = max(row[U] + (-row[KB] * dy - root) / row[KA] - 0.5, -1.0)
     last = min(row[U] + (-row[KB] * dy + root) / row[KA] - 0.5, width + 1.0)
-    return max(int(math.ceil(first)), 0), min(int(math.floor(last)) + 1, width)
+    return max(math.ceil(first), 0), min(math.floor(last) + 1, width)
 
 
 @njit(cache=True, nogil=True)
@@ -139,8 +140,8 @@ def _composite(table, order, picture):
         ka, kb, kc, opacity = row[KA], row[KB], row[KC], row[OPACITY]
         red, green, blue, depth = row[RED], row[GREEN], row[BLUE], row[DEPTH]
         shrink = math.exp(-ka)
-        top = max(int(math.ceil(max(row[V] - row[HALF_ROWS] - 0.5, 0.0))), 0)
-        bottom = int(math.floor(min(row[V] + row[HALF_ROWS] - 0.5, height - 1.0))) + 1
+        top = max(math.ceil(max(row[V] - row[HALF_ROWS] - 0.5, 0.0)), 0)
+        bottom = math.floor(min(row[V] + row[HALF_ROWS] - 0.5, height - 1.0)) + 1
         for i in range(top, bottom):
             dy = i + 0.5 - row[V]
             first, last = _row_span(row, dy, width)
@@ -188,8 +189,8 @@ def _composite_backward(table, order, picture, upstream):
         shrink = math.exp(-ka)
         g_red, g_green, g_blue, g_depth, g_opacity = 0.0, 0.0, 0.0, 0.0, 0.0
         s_x, s_y, s_xx, s_xy, s_yy = 0.0, 0.0, 0.0, 0.0, 0.0  # moments of d loss / d sigma over the pixels
-        top = max(int(math.ceil(max(row[V] - row[HALF_ROWS] - 0.5, 0.0))), 0)
-        bottom = int(math.floor(min(row[V] + row[HALF_ROWS] - 0.5, height - 1.0))) + 1
+        top = max(math.ceil(max(row[V] - row[HALF_ROWS] - 0.5, 0.0)), 0)
+        bottom = math.floor(min(row[V] + row[HALF_ROWS] - 0.5, height - 1.0)) + 1
         for i in range(top, bottom):
             dy = i + 0.5 - row[V]
             first, last = _row_span(row, dy, width)

@@ -1,7 +1,7 @@
 """The same splatting as `splat.render`, written plainly in torch: every Gaussian against every pixel.
 
-It needs N × H × W memory and is two orders slower, and it is short enough to be checked by eye: tests and benchmarks compare
-the fast rasterizer, and its gradients, with this one in float64.
+It needs N × H × W memory and is two orders slower, and it is short enough to be checked by eye: tests and benchmarks
+compare the fast rasterizer, and its gradients, with this one in float64.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def render(means, scales, rotations, opacities, colours, world_to_camera, intrin
     dx = columns[None, None, :] - (fx * x / z + cx)[:, None, None]
     dy = rows[None, :, None] - (fy * y / z + cy)[:, None, None]
     a, b, c = (conic[:, i, j, None, None] for i, j in ((0, 0), (0, 1), (1, 1)))
-    alpha = (opacities[:, None, None] * torch.exp(-0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy)).clamp(max=ALPHA_MAX)
+    alpha = (opacities[:, None, None] * torch.exp(-0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy)).clamp(
+        max=ALPHA_MAX
+    )
     alpha = torch.where((alpha >= ALPHA_MIN) & seen[:, None, None], alpha, 0.0)
 
     order = torch.argsort(z, stable=True)

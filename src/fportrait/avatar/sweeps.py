@@ -1,0 +1,304 @@
+"""Clips that no camera took: an avatar under a moving camera, with annotations that are exact.
+
+A *ViewSweep* clip freezes one moment of the person's capture and moves the camera alone. A *DynamicSweep* clip plays a
+random stretch of the capture, expression and pose, while the camera moves, and looks at the stretch's mean head centre.
+Cameras move on ovals (spin) or on curves through random positions (spiral).
+
+What a clip shows is a pure function of the avatar, the annotations, the parameters, the seed and the clip's number. Its
+video is named by a hash of all of these: a job that died finds what it has finished and renders only the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from fportrait.atomic_io import value_hash
+from fportrait.avatar.fitting import HEAD_RADIUS, head_vertices
+from fportrait.avatar.model import GaussianAvatar
+from fportrait.avatar.views import Moment, moment_of, moments_of
+from fportrait.errors import UserError, refuse_unknown_keys
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+VIEW_SWEEP, DYNAMIC_SWEEP = "ViewSweep", "DynamicSweep"
+CAMERA = "sweep"
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """What is rendered per identity. Defaults are the small world's; the paper has 128 and 32 clips of 100 and 128
+    frames at 1024².
+
+    The paper leaves open: `spin_yaw_degrees`, how far a spin swings to either side; `elevation_degrees`, its jitter;
+    `spiral_yaw_degrees` and `spiral_seeds`; and `spin_share`, the share of spins among ViewSweep clips (DynamicSweep:
+    half). A stretch shorter than a dynamic clip is played forth and back.
+    """
+
+    clips_view: int = 6
+    clips_dynamic: int = 6
+    frames_view: int = 33
+    frames_dynamic: int = 33
+    size: int = 128
+    fov_degrees: float = 72.0
+    distance_min: float = 0.25
+    distance_max: float = 0.40
+    spin_yaw_degrees: float = 45.0
+    elevation_degrees: float = 5.0
+    spiral_yaw_degrees: float = 90.0
+    spiral_seeds: int = 4
+    spin_share: float = 0.5
+    fps: float = 25.0
+    crf: int = 12
+
+
+@dataclass(frozen=True)
+class SweepClip:
+    """One clip before it is rendered: per frame a moment (pose and code) and a camera."""
+
+    dataset: str
+    identity: str
+    segment: str
+    path_kind: str
+    moments: list[Moment]
+    world_to_camera: np.ndarray
+    intrinsics: np.ndarray
+    size: int
+
+
+def sweep_config(values: Mapping[str, Any]) -> SweepConfig:
+    """A `SweepConfig` from a mapping.
+
+    Raises:
+        UserError: unknown keys, or numbers that cannot be rendered.
+    """
+    refuse_unknown_keys(values, SweepConfig.__dataclass_fields__, "the parameters of render_sweeps")
+    config = SweepConfig(**values)
+    if not HEAD_RADIUS <= config.distance_min <= config.distance_max:
+        raise UserError(
+            f"camera distances from {config.distance_min} to {config.distance_max} m",
+            f"a range above {HEAD_RADIUS} m, outside the head",
+            "mend distance_min and distance_max",
+        )
+    if (
+        min(config.frames_view, config.frames_dynamic, config.size) < 1
+        or min(config.clips_view, config.clips_dynamic) < 0
+    ):
+        raise UserError("a clip without frames or pixels", "positive numbers", "mend frames_view, frames_dynamic, size")
+    if not 0 < config.fov_degrees < 170:
+        raise UserError(f"a field of view of {config.fov_degrees} degrees", "0 to 170", "mend fov_degrees")
+    return config
+
+
+def plan_sweeps(avatar: GaussianAvatar, frames: pd.DataFrame, config: SweepConfig, seed: int) -> list[SweepClip]:
+    """Draw every clip of one identity; each depends on `seed` and its own number only.
+
+    Args:
+        frames: that identity's rows of `tracks/frames.parquet` (its studio capture).
+    """
+    from fportrait.camera.cameras import intrinsics_from_fov
+    from fportrait.camera.paths import spin_path, spiral_path
+
+    identities = sorted(set(frames["identity"]))
+    if len(identities) != 1:
+        raise UserError(
+            f"{len(identities)} identities in one table", "the rows of one identity", "filter the table first"
+        )
+    identity = identities[0]
+    moments = [moment_of(rows) for rows in moments_of(frames).values()]
+    segments: dict[str, list[Moment]] = {}
+    for moment in moments:
+        segments.setdefault(moment.segment, []).append(moment)
+    intrinsics = intrinsics_from_fov(config.fov_degrees, config.size, config.size)
+    identity_number = int(hashlib.sha256(identity.encode()).hexdigest()[:8], 16)
+    spins_view = round(config.spin_share * config.clips_view)
+    clips = []
+    for number in range(config.clips_view + config.clips_dynamic):
+        dynamic = number >= config.clips_view
+        index = number - config.clips_view if dynamic else number
+        rng = np.random.default_rng([seed, identity_number, int(dynamic), index])
+        if dynamic:
+            stretch = _stretch(segments[sorted(segments)[rng.integers(len(segments))]], config.frames_dynamic, rng)
+            spin = index < config.clips_dynamic - config.clips_dynamic // 2
+        else:
+            stretch = [moments[rng.integers(len(moments))]] * config.frames_view
+            spin = index < spins_view
+        distinct = {id(moment): moment for moment in stretch}.values()
+        target = np.mean([head_vertices(avatar, moment.pose).mean(axis=0) for moment in distinct], axis=0)
+        distance = (config.distance_min, config.distance_max)
+        if spin:
+            cameras = spin_path(
+                len(stretch), rng, distance=distance, elevation_degrees=config.elevation_degrees,
+                yaw_degrees=config.spin_yaw_degrees, target=target,
+            )  # fmt: skip
+        else:
+            cameras = spiral_path(
+                len(stretch), rng, distance=distance, yaw_degrees=config.spiral_yaw_degrees,
+                seeds=config.spiral_seeds, target=target,
+            )  # fmt: skip
+        clips.append(
+            SweepClip(
+                DYNAMIC_SWEEP if dynamic else VIEW_SWEEP, identity, f"{'dynamic' if dynamic else 'view'}{index:03d}",
+                "spin" if spin else "spiral", stretch, np.asarray(cameras, dtype=np.float64), intrinsics, config.size,
+            )
+        )  # fmt: skip
+    return clips
+
+
+def render_sweeps(
+    avatar: GaussianAvatar,
+    frames: pd.DataFrame,
+    config: SweepConfig,
+    seed: int,
+    folder: str | Path,
+    published: str = "data/03_primary/sweeps/clips",
+) -> pd.DataFrame:
+    """Render one identity's sweeps and annotate them.
+
+    Args:
+        frames: that identity's rows of `tracks/frames.parquet`. seed: of the whole stage.
+        folder: where the videos go, as `NAME.mp4`; a whole video of that name is kept as it is.
+        published: the folder, relative to the project root, in which the table's `path` will find them.
+
+    Returns:
+        rows in the schema of `tracks/frames.parquet`, one per rendered frame.
+
+    Raises:
+        UserError: not one identity; see also `sweep_config` and `write_video`.
+    """
+    import pandas as pd
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = fingerprint(avatar)
+    split = str(frames["split"].iloc[0])
+    tables = []
+    for clip in plan_sweeps(avatar, frames, config, seed):
+        name = f"{clip.identity}-{clip.segment}-{clip_hash(clip, state, config)}.mp4"
+        if not _is_whole(folder / name, len(clip.moments)):
+            _write_clip(avatar, clip, folder / name, config)
+        tables.append(_rows(avatar, clip, split, f"{published}/{name}"))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def fingerprint(avatar: GaussianAvatar) -> str:
+    """Hash of everything an avatar's pictures depend on."""
+    digest = hashlib.sha256(repr((asdict(avatar.config), avatar.shape.tolist())).encode())
+    for key, tensor in sorted(avatar.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def clip_hash(clip: SweepClip, avatar_state: str, config: SweepConfig) -> str:
+    """Sixteen digits that name a clip by what it shows."""
+    motion = hashlib.sha256(clip.world_to_camera.tobytes())
+    for moment in clip.moments:
+        for array in (moment.pose.body_rotation, moment.pose.body_translation, moment.pose.head_rotation, moment.code):
+            motion.update(np.ascontiguousarray(array).tobytes())
+    return value_hash([avatar_state, motion.hexdigest(), clip.intrinsics.tolist(), clip.size, config.fps, config.crf])
+
+
+@torch.no_grad()
+def render_clip(avatar: GaussianAvatar, clip: SweepClip) -> np.ndarray:
+    """(T, H, W, 3) uint8."""
+    pictures = np.empty((len(clip.moments), clip.size, clip.size, 3), dtype=np.uint8)
+    last, guide = None, None
+    for index, moment in enumerate(clip.moments):
+        if moment is not last:
+            last, guide = moment, avatar.guide(moment.pose)
+        assert guide is not None
+        code = avatar.check_code(moment.code)
+        colour, _ = avatar.picture(code, guide, clip.world_to_camera[index], clip.intrinsics, clip.size, clip.size)
+        pictures[index] = (colour.clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy()
+    return pictures
+
+
+def sweep_landmarks(avatar: GaussianAvatar, moment: Moment) -> np.ndarray:
+    """(478, 3) world positions of the face landmarks; one that the body model lacks takes its nearest neighbour's."""
+    body = avatar.body
+    strengths = avatar.actions(avatar.check_code(moment.code)).detach().clamp(0, 1).numpy().astype(np.float64)
+    vertices = np.asarray(body.vertices(avatar.shape, strengths, moment.pose))
+    corners = vertices[np.asarray(body.faces)[np.asarray(body.landmark_triangles)]]
+    places = (corners * np.asarray(body.landmark_barycentric)[:, :, None]).sum(axis=1)
+    return places[_stand_ins(body)]
+
+
+def _stand_ins(body) -> np.ndarray:
+    """(478,) for each landmark itself, or the valid one with the nearest number: neighbours in the list are neighbours
+    in the face more often than not, and there is no position to go by."""
+    valid = np.flatnonzero(np.asarray(body.landmark_valid))
+    numbers = np.arange(len(body.landmark_valid))
+    return valid[np.abs(numbers[:, None] - valid[None, :]).argmin(axis=1)]
+
+
+def _stretch(segment: list[Moment], length: int, rng: np.random.Generator) -> list[Moment]:
+    """A random run of `length` moments; a shorter segment is played forth and back."""
+    if len(segment) >= length:
+        first = int(rng.integers(len(segment) - length + 1))
+        return segment[first : first + length]
+    period = segment + segment[-2:0:-1]
+    return [period[i % len(period)] for i in range(length)]
+
+
+def _is_whole(path: Path, length: int) -> bool:
+    from fportrait.capture.video_io import probe
+
+    if not path.is_file():
+        return False
+    try:
+        return probe(path).frames == length
+    except UserError:
+        return False
+
+
+def _write_clip(avatar: GaussianAvatar, clip: SweepClip, path: Path, config: SweepConfig) -> None:
+    from fportrait.capture.video_io import write_video
+
+    write_video(path, render_clip(avatar, clip), fps=config.fps, crf=config.crf)
+
+
+def _rows(avatar: GaussianAvatar, clip: SweepClip, split: str, path: str) -> pd.DataFrame:
+    """The clip's rows of the annotation table."""
+    import pandas as pd
+
+    from fportrait.camera.cameras import project
+
+    landmarks: dict[int, np.ndarray] = {}
+    rows = []
+    for index, moment in enumerate(clip.moments):
+        if id(moment) not in landmarks:
+            landmarks[id(moment)] = sweep_landmarks(avatar, moment)
+        pixels, _ = project(landmarks[id(moment)], clip.world_to_camera[index], clip.intrinsics)
+        rows.append(
+            {
+                "dataset": clip.dataset,
+                "identity": clip.identity,
+                "clip": f"{clip.identity}/{clip.segment}/{CAMERA}",
+                "camera": CAMERA,
+                "segment": clip.segment,
+                "split": split,
+                "path": path,
+                "frame": index,
+                "width": clip.size,
+                "height": clip.size,
+                "world_to_camera": clip.world_to_camera[index].ravel().tolist(),
+                "intrinsics": clip.intrinsics.ravel().astype(float).tolist(),
+                "crop": [0.0, 0.0, float(clip.size)],
+                "body_rotation": np.asarray(moment.pose.body_rotation, dtype=float).ravel().tolist(),
+                "head_rotation": np.asarray(moment.pose.head_rotation, dtype=float).ravel().tolist(),
+                "body_translation": np.asarray(moment.pose.body_translation, dtype=float).ravel().tolist(),
+                "expression_code": moment.code.astype(np.float32),
+                "landmarks": pixels.astype(np.float32).ravel(),
+                "confidence": 1.0,
+            }
+        )
+    table = pd.DataFrame(rows)
+    return table.astype({"frame": "int32", "width": "int32", "height": "int32", "confidence": "float32"})
