@@ -1,8 +1,10 @@
 """Kedro's project settings."""
 
 import os
+from pathlib import Path
 
 from kedro.config import OmegaConfigLoader
+from kedro.utils import find_kedro_project
 
 from fportrait.hooks import ParameterHooks, RunHooks
 
@@ -16,11 +18,22 @@ for name, value in {
 }.items():
     os.environ.setdefault(name, value)
 
+
+def in_project(path: str) -> str:
+    """An absolute path, because MLflow remembers where relative ones led when they were first used."""
+    return str((find_kedro_project(Path.cwd()) or Path.cwd()) / path)
+
+
+def tracking_uri() -> str:
+    """The server that `MLFLOW_TRACKING_URI` names, else the project's own database."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{in_project('mlruns/mlflow.db')}"
+
+
 HOOKS = (ParameterHooks(), RunHooks())
 CONFIG_LOADER_CLASS = OmegaConfigLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",
     "merge_strategy": {"parameters": "soft"},  # conf/local may hold one key of a section, not the whole section
-    "custom_resolvers": {"env": os.environ.get},
+    "custom_resolvers": {"in_project": in_project, "tracking_uri": tracking_uri},
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,11 +113,12 @@ def champion_version(server: Any) -> str | None:
 
 def default_model() -> Path:
     """The bundle of the champion in this project's registry, or the shipped base when none was promoted yet."""
-    if not DATABASE.is_file():
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri and not DATABASE.is_file():
         return SHIPPED_BASE
     import mlflow
 
-    mlflow.set_tracking_uri(f"sqlite:///{DATABASE}")
+    mlflow.set_tracking_uri(uri or f"sqlite:///{DATABASE.resolve()}")
     if champion_version(mlflow.MlflowClient()) is None:
         return SHIPPED_BASE
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL}@{CHAMPION}"))

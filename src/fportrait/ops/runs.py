@@ -151,9 +151,7 @@ class StageRun:
         self._outputs = {path: lineage.describe(path) for path in self._outputs}
         bytes_in = sum(entry["bytes"] for entry in self._inputs.values())
         bytes_out = sum(entry["bytes"] for entry in self._outputs.values())
-        self.log_metrics(
-            {"seconds": seconds, "peak_memory_mib": peak, "bytes_in": bytes_in, "bytes_out": bytes_out}, 0
-        )
+        self.log_metrics({"seconds": seconds, "peak_memory_mib": peak, "bytes_in": bytes_in, "bytes_out": bytes_out}, 0)
         self._flush()
         record = {
             "stage": self.stage,

@@ -1,0 +1,84 @@
+"""The hooks, on a dry chain of two real stages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mlflow
+
+from fportrait.ops.lineage import read_record
+
+
+def client_of(project: Path) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(f"sqlite:///{project}/mlruns/mlflow.db")
+
+
+def runs_of(project: Path) -> list:
+    client = client_of(project)
+    experiment = client.get_experiment_by_name("fportrait")
+    return client.search_runs([experiment.experiment_id])
+
+
+def test_every_stage_is_a_run_under_one_parent_with_its_keys(dry_project, kedro_run):
+    result = kedro_run()
+    assert result.exit_code == 0, result.output
+    runs = {run.data.tags.get("stage", "chain"): run for run in runs_of(dry_project)}
+    assert set(runs) == {"chain", "count", "add"}
+    parent = runs["chain"].info.run_id
+    for name in ("count", "add"):
+        run = runs[name]
+        assert run.data.tags["mlflow.parentRunId"] == parent
+        assert run.info.status == "FINISHED"
+        assert {"seconds", "peak_memory_mib", "bytes_in", "bytes_out"} <= set(run.data.metrics)
+    assert runs["add"].data.params == {"scale": "2.0"}
+    assert runs["add"].data.tags["input.numbers"] == read_record("count")["outputs"]["data/numbers"]["hash"]
+    curve = client_of(dry_project).get_metric_history(runs["add"].info.run_id, "partial")
+    assert [(point.step, point.value) for point in curve] == [(i, 2.0 * i) for i in range(5)]
+
+
+def test_the_record_beside_a_result_holds_the_resolved_parameters_and_what_went_in_and_out(dry_project, kedro_run):
+    assert kedro_run("--params", "add.scale=3").exit_code == 0
+    record = json.loads((dry_project / "data/08_reporting/lineage/add.json").read_text())
+    assert record["parameters"] == {"scale": 3}
+    assert record["bytes_in"] == len("0\n1\n2\n3\n4")
+    assert set(record["outputs"]) == {"data/sums", "data/08_reporting/add.json"}
+
+
+def test_a_stage_without_its_input_names_the_command_to_run_and_exits_2(dry_project, kedro_run):
+    for option in ("--pipelines=add", "--pipeline=add"):
+        result = kedro_run(option)
+        assert result.exit_code == 2
+        assert "kedro run --pipelines=count" in result.output
+        assert "Traceback" not in result.output
+    assert not (dry_project / "data/sums").exists()
+
+
+def test_an_unknown_parameter_is_refused_with_the_nearest_name_before_anything_runs(dry_project, kedro_run):
+    result = kedro_run("--params", "add.scael=3")
+    assert result.exit_code == 2
+    assert "'scael'" in result.output and "rename it to 'scale'" in result.output
+    assert not (dry_project / "data").exists()
+
+
+def test_an_unknown_parameter_in_a_file_is_refused_with_the_nearest_name(dry_project, kedro_run):
+    (dry_project / "conf/local/parameters.yml").write_text("cuont:\n  upto: 3\n")
+    result = kedro_run()
+    assert result.exit_code == 2
+    assert "rename it to 'count'" in result.output
+
+
+def test_a_local_file_changes_one_key_and_keeps_the_rest_of_the_section(dry_project, kedro_run):
+    (dry_project / "conf/local/parameters.yml").write_text("folders:\n  sums: data/other\n")
+    result = kedro_run("--pipelines=count")
+    assert result.exit_code == 0, result.output
+    assert read_record("count")["outputs"].keys() == {"data/numbers", "data/08_reporting/count.json"}
+
+
+def test_a_mistake_inside_a_stage_is_one_line_and_marks_the_run_failed(dry_project, kedro_run):
+    result = kedro_run("--params", "add.scale=-1")
+    assert result.exit_code == 2
+    assert result.output.strip().splitlines()[-1].startswith("fportrait: Found scale -1.")
+    assert "Traceback" not in result.output
+    failed = [run for run in runs_of(dry_project) if run.info.status == "FAILED"]
+    assert {run.data.tags.get("stage", "chain") for run in failed} == {"add", "chain"}
