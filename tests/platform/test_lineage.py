@@ -82,11 +82,13 @@ def test_stages_started_by_one_dvc_share_a_launcher_and_a_later_dvc_has_its_own(
     code = "from fportrait.ops.runs import launcher; print(launcher())"
     parent = (
         "import os, subprocess, sys\n"
-        f"for stage in ('a', 'b'): subprocess.run([sys.executable, '-c', {code!r}], env=dict(os.environ, DVC_STAGE=stage))"
+        "for stage in ('a', 'b'):\n"
+        f"    subprocess.run([sys.executable, '-c', {code!r}], env=dict(os.environ, DVC_STAGE=stage))"
     )
 
     def one_dvc() -> list[str]:
         environment = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
+        environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[2] / "src")
         return subprocess.check_output([sys.executable, "-c", parent], text=True, env=environment).split()
 
     first, second = one_dvc(), one_dvc()
