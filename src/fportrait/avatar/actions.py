@@ -62,7 +62,8 @@ def actions_from_landmarks(
         weight = view.confidence * np.clip(facing - 0.2, 0, None)
         observations.append(((seen - slope) * inside[:, 2:], across @ turn, weight))
 
-    strengths, bias = np.zeros((len(moments), count)), np.zeros((len(basis), 3))
+    strengths: np.ndarray = np.zeros((len(moments), count))
+    bias: np.ndarray = np.zeros((len(basis), 3))
     for _ in range(rounds):
         normal_matrix = np.tile(PENALTY * np.eye(count), (len(moments), 1, 1))
         right = np.zeros((len(moments), count))

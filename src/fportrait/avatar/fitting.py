@@ -105,11 +105,11 @@ def fit_avatar(
     started = time.perf_counter()
     config = config or FitConfig()
     if read_video is None:
-        from fportrait.capture.video_io import read_video as read
-    else:
-        read = read_video
+        from fportrait.capture import video_io
+
+        read_video = video_io.read_video
     name = _check(frames, np.asarray(shape), config)
-    moments, views = load_views(frames, config.size, config.max_moments, Path(root), read)
+    moments, views = load_views(frames, config.size, config.max_moments, Path(root), read_video)
     torch.manual_seed(seed)
     avatar = GaussianAvatar(shape, body, config.avatar)
     _check_cameras(avatar, moments, views, name)
@@ -272,7 +272,7 @@ def _fill(picture: np.ndarray, known: np.ndarray) -> np.ndarray:
 def _initialise_colours(
     avatar: GaussianAvatar, moments: Sequence[Moment], views: Sequence[View], guides: Sequence[PosedGuide]
 ) -> None:
-    """Median colour of each Gaussian over the pictures that show it; unseen ones take their nearest seen neighbour's."""
+    """Median colour of each Gaussian over the pictures that show it; unseen ones take a neighbour's."""
     from scipy.spatial import cKDTree
 
     chosen = views[:: max(1, len(views) // 48)]
@@ -289,7 +289,7 @@ def _initialise_colours(
         good &= (triangles[row, column] >= 0) & (np.abs(depth[row, column] - inside[:, 2]) < 0.004)
         good &= view.covered[row, column] > 0.99
         samples[index, good] = view.image[row[good], column[good]]
-    seen = np.isfinite(samples).any(axis=0).all(axis=1)
+    seen = np.asarray(np.isfinite(samples[:, :, 0]).any(axis=0))
     if not seen.any():
         return
     colours = np.zeros((avatar.config.gaussians, 3), dtype=np.float32)

@@ -77,6 +77,10 @@ class GaussianAvatar(nn.Module):
         body: the body model that `config.body_model` names.
     """
 
+    code_mean: torch.Tensor
+    code_scale: torch.Tensor
+    background: torch.Tensor
+
     def __init__(self, shape: np.ndarray, body: BodyModel, config: AvatarConfig | None = None):
         super().__init__()
         self.config = config = config or AvatarConfig()

@@ -61,7 +61,7 @@ def _jacobian(x, y, z, camera, limits, jacobian):
 
 @njit(cache=True, nogil=True)
 def _slope_limits(camera, height, width):
-    """How far left, right, up and down of the axis the projection is taken as it is: the picture and 30% of its half."""
+    """How far left, right, up and down of the axis the projection is exact: the picture and 30% of its half."""
     limits = np.empty(4)
     margin_x, margin_y = 0.15 * width / camera[0, 0], 0.15 * height / camera[1, 1]
     limits[0] = camera[0, 2] / camera[0, 0] + margin_x

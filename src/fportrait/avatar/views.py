@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -52,18 +52,18 @@ class Moment:
     code: np.ndarray
 
 
-def matrix(values: Sequence[float], rows: int, columns: int) -> np.ndarray:
+def matrix(values: Sequence[float] | np.ndarray, rows: int, columns: int) -> np.ndarray:
     """A flat row-major list of the tables as a float64 matrix."""
     return np.asarray(values, dtype=np.float64).reshape(rows, columns)
 
 
-def frontality(row) -> float:
+def frontality(row: Any) -> float:
     """Cosine between the face's forward direction and the direction to the camera: 1 seen squarely, 0 in profile."""
     rotation = matrix(row.body_rotation, 3, 3) @ matrix(row.head_rotation, 3, 3)
     return float(-(matrix(row.world_to_camera, 4, 4)[:3, :3] @ rotation[:, 2])[2])
 
 
-def moment_of(rows: Sequence) -> Moment:
+def moment_of(rows: Sequence[Any]) -> Moment:
     """Combine the annotation rows of one instant (named tuples of the frames table)."""
     from fportrait.body.model import Pose
 
@@ -84,24 +84,24 @@ def moment_of(rows: Sequence) -> Moment:
     return Moment(rows[0].segment, int(rows[0].frame), pose, (weights @ codes).astype(np.float32))
 
 
-def moments_of(frames: pd.DataFrame) -> dict[tuple[str, int], list]:
+def moments_of(frames: pd.DataFrame) -> dict[tuple[str, int], list[Any]]:
     """Rows by (segment, frame), in order."""
     ordered = frames.sort_values(["segment", "frame", "camera"], kind="stable")
-    grouped: dict[tuple[str, int], list] = {}
+    grouped: dict[tuple[str, int], list[Any]] = {}
     for row in ordered.itertuples(index=False):
         grouped.setdefault((row.segment, int(row.frame)), []).append(row)
     return grouped
 
 
 def area_weights(start: float, length: float, count: int, available: int) -> np.ndarray:
-    """(count, available) weights that average the pixels under each of `count` equal bins of [start, start + length]."""
+    """(count, available) weights that average the pixels under each of `count` equal bins of `length` pixels."""
     edges = start + np.arange(count + 1) * length / count
     cells = np.arange(available)
     overlap = np.minimum(edges[1:, None], cells + 1) - np.maximum(edges[:-1, None], cells)
     return (np.clip(overlap, 0, None) * count / length).astype(np.float32)
 
 
-def crop_picture(frame: np.ndarray, crop: Sequence[float], size: int) -> tuple[np.ndarray, np.ndarray]:
+def crop_picture(frame: np.ndarray, crop: Sequence[float] | np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Cut and resize by area (bilinear where it enlarges) the square `crop` (x0, y0, size) of a (H, W, 3) uint8 frame.
 
     Returns:
@@ -148,7 +148,7 @@ def load_views(
     if len(keys) > max_moments:
         keys = [keys[i] for i in np.linspace(0, len(keys) - 1, max_moments).round().astype(int)]
     moments = [moment_of(grouped[key]) for key in keys]
-    by_clip: dict[str, list[tuple[int, object]]] = {}
+    by_clip: dict[str, list[tuple[int, Any]]] = {}
     for index, key in enumerate(keys):
         for row in grouped[key]:
             by_clip.setdefault(row.clip, []).append((index, row))
