@@ -22,8 +22,8 @@ def test_shrinking_and_enlarging_keep_a_ramp_at_pixel_centres(size):
     picture, _ = crop_picture(ramp(60, 60), (10.5, 4.25, 32.0), size)
     inner = slice(2, size - 2)
     centres = (np.arange(size) + 0.5) * 32.0 / size - 0.5
-    assert np.allclose(picture[size // 2, inner, 0] * 255, 2 * (10.5 + centres)[inner], atol=0.02)
-    assert np.allclose(picture[inner, size // 2, 1] * 255, 2 * (4.25 + centres)[inner], atol=0.02)
+    assert np.allclose(picture[size // 2, inner, 0] * 255, 2 * (10.5 + centres)[inner], atol=0.3)
+    assert np.allclose(picture[inner, size // 2, 1] * 255, 2 * (4.25 + centres)[inner], atol=0.3)
 
 
 def test_outside_the_frame_is_black_and_not_covered():
