@@ -1,0 +1,279 @@
+"""Video codecs behind one interface: diffusers' `AutoencoderKLWan`, or a small closed-form `BlockCodec`.
+
+Both are causal in time with stride 4 (the first frame alone, then groups of four), 8 in space, 16 channels:
+video `B 3 T H W` in [-1, 1] with T = 4k+1 becomes latents `B 16 l H/8 W/8`.
+
+`BlockCodec` projects 8x8 blocks (of one frame, or of four frames) onto their principal components; its decoder is the
+inverse projection plus a small residual network that sees the neighbours and removes block edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.models.modeling_utils import ModelMixin
+from torch import nn
+
+from fportrait.diffusion import checkpoint
+from fportrait.diffusion.shapes import SPATIAL_STRIDE, TEMPORAL_STRIDE, check_picture_size, latent_frames, video_frames
+from fportrait.errors import UserError
+
+BLOCK = 3 * SPATIAL_STRIDE * SPATIAL_STRIDE  # numbers in one frame's block
+
+
+def frames_to_blocks(video: torch.Tensor) -> torch.Tensor:
+    """`B 3 T H W` to `B T H/8 W/8 192`."""
+    blocks = video.unfold(3, SPATIAL_STRIDE, SPATIAL_STRIDE).unfold(4, SPATIAL_STRIDE, SPATIAL_STRIDE)
+    return blocks.permute(0, 2, 3, 4, 1, 5, 6).flatten(4)
+
+
+def blocks_to_frames(blocks: torch.Tensor) -> torch.Tensor:
+    """`B T h w 192` to `B 3 T 8h 8w`."""
+    pixels = blocks.unflatten(4, (3, SPATIAL_STRIDE, SPATIAL_STRIDE))  # B T h w 3 y x
+    return pixels.permute(0, 4, 1, 2, 5, 3, 6).flatten(5).flatten(3, 4)
+
+
+def group_blocks(blocks: torch.Tensor) -> torch.Tensor:
+    """The later frames' blocks `B 4g h w 192` to groups `B g h w 768`."""
+    return blocks.unflatten(1, (-1, TEMPORAL_STRIDE)).permute(0, 1, 3, 4, 2, 5).flatten(4)
+
+
+def ungroup_blocks(groups: torch.Tensor) -> torch.Tensor:
+    """Inverse of `group_blocks`."""
+    return groups.unflatten(4, (TEMPORAL_STRIDE, BLOCK)).permute(0, 1, 4, 2, 3, 5).flatten(1, 2)
+
+
+class Refiner(nn.Module):
+    """Residual correction of decoded pixels from those pixels and the latents, at a quarter of their resolution.
+
+    Pixels are folded 4x4 (48 channels), latents repeated to the same grid; spatial and temporal convolutions
+    alternate. The output layer starts at zero, so an untrained refiner changes nothing.
+    """
+
+    FOLD = 4
+
+    def __init__(self, latent_channels: int, width: int, blocks: int):
+        super().__init__()
+        folded = 3 * self.FOLD * self.FOLD
+        # Two inputs say where a frame stands in its group; all groups but the first frame look alike otherwise.
+        self.input = nn.Conv3d(folded + latent_channels + TEMPORAL_STRIDE + 1, width, (1, 3, 3), padding=(0, 1, 1))
+        self.spatial = nn.ModuleList([nn.Conv3d(width, width, (1, 3, 3), padding=(0, 1, 1)) for _ in range(blocks)])
+        self.temporal = nn.ModuleList([nn.Conv3d(width, width, (3, 1, 1), padding=(1, 0, 0)) for _ in range(blocks)])
+        self.output = nn.Conv3d(width, folded, (1, 3, 3), padding=(0, 1, 1))
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, video: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """The correction `B 3 T H W` for decoded `video` `B 3 T H W`, given normalised `latents` `B 16 l h w`."""
+        batch, _, frames, height, width = video.shape
+        folded = F.pixel_unshuffle(video.transpose(1, 2).flatten(0, 1), self.FOLD)
+        folded = folded.unflatten(0, (batch, frames)).transpose(1, 2)
+        per_frame = torch.cat([latents[:, :, :1], latents[:, :, 1:].repeat_interleave(TEMPORAL_STRIDE, 2)], 2)
+        scale = SPATIAL_STRIDE // self.FOLD
+        per_frame = per_frame.repeat_interleave(scale, 3).repeat_interleave(scale, 4)
+        place = (torch.arange(frames, device=video.device) - 1) % TEMPORAL_STRIDE + 1
+        place[0] = 0
+        place = F.one_hot(place, TEMPORAL_STRIDE + 1).T.to(folded)[None, :, :, None, None]
+        place = place.expand(batch, -1, -1, *folded.shape[3:])
+        hidden = self.input(torch.cat([folded, per_frame.to(folded), place], 1))
+        for spatial, temporal in zip(self.spatial, self.temporal, strict=True):
+            hidden = hidden + temporal(F.gelu(spatial(F.gelu(hidden))))
+        correction = self.output(F.gelu(hidden)).transpose(1, 2).flatten(0, 1)
+        correction = F.pixel_shuffle(correction, self.FOLD)
+        return correction.unflatten(0, (batch, frames)).transpose(1, 2)
+
+
+class BlockCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """Principal components of video blocks, with `AutoencoderKLWan`'s interface.
+
+    Args:
+        z_dim: latent channels.
+        latents_mean, latents_std: per channel, written by `fit_pca`; `encode_video` normalises with them.
+        refiner_width, refiner_blocks: size of the decoder's residual network; 0 blocks leave it out.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        z_dim: int = 16,
+        latents_mean: tuple[float, ...] | None = None,
+        latents_std: tuple[float, ...] | None = None,
+        refiner_width: int = 96,
+        refiner_blocks: int = 4,
+    ):
+        super().__init__()
+        if latents_mean is None or latents_std is None:
+            self.register_to_config(latents_mean=[0.0] * z_dim, latents_std=[1.0] * z_dim)
+        self.register_buffer("block_mean", torch.zeros(BLOCK))
+        self.register_buffer("frame_basis", torch.zeros(BLOCK, z_dim))
+        self.register_buffer("group_basis", torch.zeros(TEMPORAL_STRIDE * BLOCK, z_dim))
+        self.refiner = Refiner(z_dim, refiner_width, refiner_blocks) if refiner_blocks else None
+
+    # The bases are orthonormal. A group's latents are halved, so that a still picture codes alike alone and in a group.
+    GROUP_SCALE = TEMPORAL_STRIDE**-0.5
+
+    def encode(self, x: torch.Tensor, return_dict: bool = True) -> Any:
+        """`B 3 T H W` in [-1, 1] to a distribution over `B 16 l H/8 W/8`, of which only `.mode()` carries anything.
+
+        Raises:
+            UserError: T is not 4k+1, or a side does not divide by 8.
+        """
+        latent_frames(x.shape[2])
+        check_picture_size(x.shape[3], x.shape[4])
+        blocks = frames_to_blocks(x) - self.block_mean
+        latents = blocks[:, :1] @ self.frame_basis
+        if x.shape[2] > 1:
+            groups = group_blocks(blocks[:, 1:]) @ self.group_basis * self.GROUP_SCALE
+            latents = torch.cat([latents, groups], 1)
+        mode = latents.permute(0, 4, 1, 2, 3).contiguous()
+        posterior = DiagonalGaussianDistribution(torch.cat([mode, torch.full_like(mode, -30.0)], 1))
+        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
+
+    def decode(self, z: torch.Tensor, return_dict: bool = True) -> Any:
+        """`B 16 l h w` to `.sample` `B 3 T 8h 8w`, clipped to [-1, 1]."""
+        video = self.decode_blocks(z)
+        if self.refiner is not None:
+            video = video + self.refiner(video, normalise(self, z))
+        sample = video.clamp(-1, 1) if not self.training else video
+        return DecoderOutput(sample=sample) if return_dict else (sample,)
+
+    def decode_blocks(self, z: torch.Tensor) -> torch.Tensor:
+        """The inverse projection alone, unclipped."""
+        latents = z.permute(0, 2, 3, 4, 1)
+        blocks = latents[:, :1] @ self.frame_basis.T
+        if z.shape[2] > 1:
+            groups = latents[:, 1:] @ self.group_basis.T / self.GROUP_SCALE
+            blocks = torch.cat([blocks, ungroup_blocks(groups)], 1)
+        return blocks_to_frames(blocks + self.block_mean)
+
+    def forward(self, sample: torch.Tensor) -> Any:
+        return self.decode(self.encode(sample).latent_dist.mode())
+
+    @torch.no_grad()
+    def fit_pca(self, videos: Iterable[torch.Tensor]) -> BlockCodec:
+        """Fit bases, mean and latent statistics in one pass over `videos` (each `B 3 T H W` in [-1, 1], T = 4k+1 > 1).
+
+        RGB clips and normal-map clips may be mixed: one codec serves both.
+
+        Raises:
+            UserError: no clip with a group of four frames was given.
+        """
+        frame, group = _Moments(BLOCK), _Moments(TEMPORAL_STRIDE * BLOCK)
+        for video in videos:
+            latent_frames(video.shape[2])
+            check_picture_size(video.shape[3], video.shape[4])
+            blocks = frames_to_blocks(video.double())
+            frame.add(blocks.flatten(0, 3))
+            if video.shape[2] > 1:
+                group.add(group_blocks(blocks[:, 1:]).flatten(0, 3))
+        if not group.count:
+            raise UserError("no clip of five frames or more", "clips to fit the codec on", "give video, not only pictures")
+        mean = frame.mean()
+        frame_basis = _principal(frame.covariance(mean), self.config.z_dim)
+        group_mean = mean.repeat(TEMPORAL_STRIDE)
+        group_covariance = group.covariance(group_mean)
+        group_basis = _principal(group_covariance, self.config.z_dim)
+        # Any rotation of the basis reconstructs equally well: take the one (Procrustes) nearest to the frame's basis
+        # held still for four frames, so that a channel means the same in the portrait and in the video.
+        still = frame_basis.repeat(TEMPORAL_STRIDE, 1) * self.GROUP_SCALE
+        left, _, right = torch.linalg.svd(group_basis.T @ still)
+        group_basis = group_basis @ (left @ right)
+
+        # Statistics of the group latents: they are most of every clip. (Of the frame's, when they are larger.)
+        group_variance = torch.einsum("ik,ij,jk->k", group_basis, group_covariance, group_basis) * self.GROUP_SCALE**2
+        offset = (group.mean() - group_mean) @ group_basis * self.GROUP_SCALE
+        self.block_mean.copy_(mean)
+        self.frame_basis.copy_(frame_basis)
+        self.group_basis.copy_(group_basis)
+        std = (group_variance - offset**2).clamp_min(1e-12).sqrt()
+        self.register_to_config(latents_mean=offset.tolist(), latents_std=std.tolist())
+        return self
+
+
+class _Moments:
+    """Sums for a mean and a covariance, in float64."""
+
+    def __init__(self, size: int):
+        self.count = 0
+        self.sum = torch.zeros(size, dtype=torch.float64)
+        self.products = torch.zeros(size, size, dtype=torch.float64)
+
+    def add(self, rows: torch.Tensor) -> None:
+        rows = rows.double().cpu()
+        self.count += len(rows)
+        self.sum += rows.sum(0)
+        self.products += rows.T @ rows
+
+    def mean(self) -> torch.Tensor:
+        return self.sum / self.count
+
+    def covariance(self, centre: torch.Tensor) -> torch.Tensor:
+        """Second moments about `centre` (which need not be the mean)."""
+        mean = self.mean()
+        about_mean = self.products / self.count - torch.outer(mean, mean)
+        return about_mean + torch.outer(mean - centre, mean - centre)
+
+
+def _principal(covariance: torch.Tensor, count: int) -> torch.Tensor:
+    """The leading eigenvectors as columns, each with a fixed sign (its sum is positive), so that fits are repeatable."""
+    vectors = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :count]
+    signs = torch.where(vectors.sum(0) < 0, -1.0, 1.0)
+    return vectors * signs
+
+
+def _statistics(vae: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    mean = torch.tensor(vae.config.latents_mean).to(like).view(1, -1, 1, 1, 1)
+    std = torch.tensor(vae.config.latents_std).to(like).view(1, -1, 1, 1, 1)
+    return mean, std
+
+
+def normalise(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """(mode - mean) / std with the constants of the codec's own configuration."""
+    mean, std = _statistics(vae, latents)
+    return (latents - mean) / std
+
+
+@torch.no_grad()
+def encode_video(vae: Any, video: torch.Tensor) -> torch.Tensor:
+    """`B 3 T H W` in [-1, 1] to normalised latents `B 16 l H/8 W/8`.
+
+    Raises:
+        UserError: T is not 4k+1 (Wan's VAE would drop frames in silence), or a side does not divide by 8.
+    """
+    latent_frames(video.shape[2])
+    check_picture_size(video.shape[3], video.shape[4])
+    return normalise(vae, vae.encode(video.to(vae.dtype)).latent_dist.mode())
+
+
+@torch.no_grad()
+def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Normalised latents `B 16 l h w` to video `B 3 T 8h 8w`, T = 4(l-1)+1, in [-1, 1]."""
+    mean, std = _statistics(vae, latents)
+    video = vae.decode((latents * std + mean).to(vae.dtype)).sample
+    assert video.shape[2] == video_frames(latents.shape[2])
+    return video.clamp(-1, 1)
+
+
+def load_vae(folder: str | Path, torch_dtype: torch.dtype | None = None) -> Any:
+    """The codec in `folder`: `BlockCodec` or `AutoencoderKLWan`, as its `config.json` says, in evaluation mode.
+
+    Raises:
+        UserError: another class, a pickle, or keys missing, extra or misshapen (all listed).
+    """
+    location = checkpoint.model_folder(folder)
+    config = checkpoint.read_config(location)
+    classes = {"BlockCodec": BlockCodec, "AutoencoderKLWan": AutoencoderKLWan}
+    name = config.get("_class_name")
+    if name not in classes:
+        raise UserError(f"a {name} in {location}", " or ".join(classes), "point to the folder of a video VAE")
+    expected = checkpoint.shapes_of(checkpoint.empty_model(classes[name], config))
+    checkpoint.check_keys(checkpoint.read_shapes(location), expected, str(location))
+    return classes[name].from_pretrained(location, use_safetensors=True, torch_dtype=torch_dtype).eval()

@@ -1,0 +1,100 @@
+"""Flow matching as Wan trains it: straight paths from data (sigma 0) to noise (sigma 1), learned as a velocity.
+
+x_sigma = (1 - sigma) x0 + sigma eps; the target is d x / d sigma = eps - x0. The shift s moves samples towards noise,
+sigma' = s sigma / (1 + (s - 1) sigma) (Esser et al. 2024, eq. 23), as diffusers' `FlowMatchEulerDiscreteScheduler` does.
+The reference frame never enters: the model returns the velocity of the l noisy frames only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from fportrait.errors import UserError
+
+FACTORS = {"identity": "reference", "view": "rays", "pose": "normals", "expression": "codes"}
+"""Each factor of control and the model input that carries it."""
+
+
+def shift_sigma(sigma: torch.Tensor, shift: float = 5.0) -> torch.Tensor:
+    """s sigma / (1 + (s - 1) sigma); shift 1 changes nothing."""
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def sample_sigmas(
+    batch: int,
+    shift: float = 5.0,
+    distribution: str = "uniform",
+    generator: torch.Generator | None = None,
+    mean: float = 0.0,
+    std: float = 1.0,
+) -> torch.Tensor:
+    """Noise levels `B` in (0, 1]: `uniform` or `logit_normal` (of `mean`, `std`), then shifted.
+
+    Raises:
+        UserError: an unknown distribution.
+    """
+    if distribution == "uniform":
+        sigma = 1 - torch.rand(batch, generator=generator)  # rand gives [0, 1); sigma 0 has nothing to learn
+    elif distribution == "logit_normal":
+        sigma = torch.sigmoid(mean + std * torch.randn(batch, generator=generator))
+    else:
+        raise UserError(
+            f"the distribution '{distribution}'", "uniform or logit_normal", "set timestep_distribution to one of them"
+        )
+    return shift_sigma(sigma, shift)
+
+
+def _per_sample(sigma: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return sigma.to(like).reshape(-1, *[1] * (like.ndim - 1))
+
+
+def noise_latents(latents: torch.Tensor, noise: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
+    """(1 - sigma) x0 + sigma eps; `latents` and `noise` `B 16 l h w`, `sigmas` `B`."""
+    sigma = _per_sample(sigmas, latents)
+    return (1 - sigma) * latents + sigma * noise
+
+
+def velocity_target(latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    return noise - latents
+
+
+def flow_loss(
+    velocity: torch.Tensor, latents: torch.Tensor, noise: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Mean squared error against eps - x0, a scalar in float32.
+
+    `weights` `B 1 l h w` (broadcast) weighs regions such as eyes and mouth; the mean is a weighted one, so that a
+    constant weight changes nothing.
+    """
+    error = (velocity.float() - velocity_target(latents, noise).float()).square()
+    if weights is None:
+        return error.mean()
+    weights = weights.float().expand_as(error)
+    return (error * weights).sum() / weights.sum()
+
+
+def drop_conditions(
+    conditions: Mapping[str, torch.Tensor],
+    probability: float | Mapping[str, float] = 0.1,
+    generator: torch.Generator | None = None,
+) -> dict[str, torch.Tensor]:
+    """Zero each condition of each sample independently, with `probability` (one for all, or one per name).
+
+    The value is replaced and no module is skipped: skipped modules hang sharded training. Guidance at sampling time
+    uses the same zeros.
+
+    Raises:
+        UserError: `probability` names something that is not among `conditions`.
+    """
+    if isinstance(probability, Mapping):
+        for name in probability:
+            if name not in conditions:
+                raise UserError(f"dropout for '{name}'", f"one of {', '.join(conditions)}", "rename it")
+    dropped = {}
+    for name, value in conditions.items():
+        chance = probability.get(name, 0.0) if isinstance(probability, Mapping) else probability
+        keep = torch.rand(value.shape[0], generator=generator) >= chance
+        dropped[name] = torch.where(_per_sample(keep, value).bool(), value, torch.zeros_like(value))
+    return dropped
