@@ -1,0 +1,253 @@
+"""The gate after annotations: are the tables sound, and does in each dataset move what must and stay what must not?
+
+Rules are plain rows (`rules`). They run as Great Expectations on the roll-up of `rollup.py`, in four phases: the schema,
+the structure of each clip, its motion (Table 4), and the identities. A critical failure stops the chain and leaves no
+tables behind; a warning sends the identity to quarantine with a reason, and the rest goes on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fportrait.atomic_io import atomic_path, write_json
+from fportrait.dataset.data_docs import Phase, run_phase, write_data_docs
+from fportrait.dataset.rollup import clip_motion, clip_structure, connect, identity_rollup
+from fportrait.dataset.schema import DATASETS, compare_schema
+from fportrait.errors import UserError, refuse_unknown_keys
+
+if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+
+SEVERITIES = ("critical", "warning")
+CAPTURES, SWEEPS = DATASETS[:2], DATASETS[2:]
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Thresholds. Degrees, metres, and standard deviations of the expression code. Defaults leave room for a tracker's noise."""
+
+    rotation_tolerance: float = 1e-4  # |R Rᵀ − I| and |det R − 1|
+    still_camera_degrees: float = 0.5
+    still_camera_metres: float = 0.005
+    moving_camera_degrees: float = 3.0
+    still_expression: float = 0.25
+    moving_expression: float = 0.25
+    still_pose_degrees: float = 1.0
+    still_pose_metres: float = 0.005
+    moving_pose_degrees: float = 1.0
+    least_confidence: float = 0.3  # mean over a clip
+    severities: dict[str, str] = field(default_factory=dict)  # rule name -> critical or warning, where not the default
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ValidationConfig:
+        refuse_unknown_keys(values, [f.name for f in fields(cls)], "the parameters of validate")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`low <= column <= high` for every row of one phase's table, of one dataset or all."""
+
+    name: str
+    phase: str
+    column: str
+    severity: str
+    fix: str
+    low: float | None = None
+    high: float | None = None
+    dataset: str | None = None
+
+    @property
+    def title(self) -> str:
+        return f"{self.dataset}: {self.name}" if self.dataset else self.name
+
+
+def rules(config: ValidationConfig) -> list[Rule]:
+    """Every rule of the gate, in the order of its phases.
+
+    Raises:
+        UserError: `severities` names an unknown rule or severity.
+    """
+    track = "run `kedro run --pipelines=track` again"
+    listed = [
+        Rule("columns", "schema", "mismatch", "critical", f"{track}; docs/data-contracts.md has the schema", high=0),
+        Rule("filled cells", "structure", "empty_cells", "critical", track, high=0),
+        Rule("unique keys", "structure", "repeated_frames", "critical", "keep one row per dataset, clip and frame", high=0),
+        Rule("first frame is 0", "structure", "first_frame", "critical", "number frames from 0", low=0, high=0),
+        Rule("no missing frames", "structure", "missing_frames", "critical", "annotate every frame of the clip", high=0),
+        Rule("list lengths", "structure", "lists_of_wrong_length", "critical", track, high=0),
+        Rule("finite numbers", "structure", "not_finite", "critical", "quarantine or track that clip again", high=0),
+        Rule("constants of a clip", "structure", "changing_constants", "critical",
+             "give the clip one identity, split, camera, path, size, crop and intrinsics", high=0),
+        Rule("orthonormal rotations", "motion", "rotation_error", "critical",
+             "store rotation matrices, row major", high=config.rotation_tolerance),
+        Rule("determinants of 1", "motion", "determinant_error", "critical",
+             "remove the mirror from that rotation", high=4 * config.rotation_tolerance),
+        Rule("last rows of cameras", "motion", "last_row_error", "critical",
+             "store world_to_camera 4x4, row major, last row 0 0 0 1", high=config.rotation_tolerance),
+        Rule("focal lengths", "motion", "focal_length", "critical", "store intrinsics in pixels", low=1),
+        Rule("crops", "motion", "crop_size", "critical", "store crops as x0, y0, size in pixels", low=1),
+        Rule("picture sizes", "motion", "picture_size", "critical", "store the video's size", low=1),
+        Rule("lowest confidence", "motion", "lowest_confidence", "critical", "store confidence from 0 to 1", low=0),
+        Rule("highest confidence", "motion", "highest_confidence", "critical", "store confidence from 0 to 1", high=1),
+        Rule("confident tracking", "motion", "mean_confidence", "warning",
+             "look at that clip; lower least_confidence if it is good", low=config.least_confidence),
+    ]  # fmt: skip
+    for dataset in CAPTURES:
+        still = "the camera of a capture stands still; leave that clip out, or put it under a dataset with moving cameras"
+        listed += [
+            Rule("camera does not turn", "motion", "camera_degrees", "critical", still,
+                 high=config.still_camera_degrees, dataset=dataset),
+            Rule("camera does not travel", "motion", "camera_metres", "critical", still,
+                 high=config.still_camera_metres, dataset=dataset),
+            Rule("expression moves", "identities", "expression_motion", "warning",
+                 "capture clips in which the face moves", low=config.moving_expression, dataset=dataset),
+            Rule("pose moves", "identities", "pose_degrees", "warning",
+                 "capture clips in which the head turns", low=config.moving_pose_degrees, dataset=dataset),
+        ]  # fmt: skip
+    again = "run `kedro run --pipelines=render_sweeps` again"
+    for dataset in SWEEPS:
+        listed.append(
+            Rule("camera moves", "motion", "camera_degrees", "critical", again,
+                 low=config.moving_camera_degrees, dataset=dataset))  # fmt: skip
+    listed += [
+        Rule("expression is frozen", "motion", "expression_motion", "critical", again,
+             high=config.still_expression, dataset="ViewSweep"),
+        Rule("pose does not turn", "motion", "pose_degrees", "critical", again,
+             high=config.still_pose_degrees, dataset="ViewSweep"),
+        Rule("pose does not travel", "motion", "pose_metres", "critical", again,
+             high=config.still_pose_metres, dataset="ViewSweep"),
+        Rule("expression moves", "motion", "expression_motion", "critical", again,
+             low=config.moving_expression, dataset="DynamicSweep"),
+        Rule("pose moves", "motion", "pose_degrees", "critical", again,
+             low=config.moving_pose_degrees, dataset="DynamicSweep"),
+        Rule("listed once", "identities", "listed", "critical", "write one row of identities per identity", low=1, high=1),
+        Rule("has clips", "identities", "clips", "critical", "drop identities without frames from the table", low=1),
+        Rule("one split", "identities", "split_conflicts", "critical", "give an identity one split in both tables", high=0),
+        Rule("sound shape", "identities", "bad_shapes", "critical", "fit the shape of that identity again", high=0),
+        Rule("reference exists", "identities", "missing_reference", "critical",
+             "name a clip and frame that the frames table has", high=0),
+    ]  # fmt: skip
+    titles = [rule.title for rule in listed]
+    refuse_unknown_keys(config.severities, titles, "validate.severities")
+    wrong = [value for value in config.severities.values() if value not in SEVERITIES]
+    if wrong:
+        raise UserError(f"the severity '{wrong[0]}'", "critical or warning", "correct validate.severities")
+    return [Rule(**asdict(rule) | {"severity": config.severities.get(rule.title, rule.severity)}) for rule in listed]
+
+
+def validate_tables(tracks_folder: str | Path, out_folder: str | Path, config: ValidationConfig) -> dict[str, Any]:
+    """Check `frames.parquet` and `identities.parquet` of a folder; copy them, less quarantined identities, to `out_folder`.
+
+    `out_folder` gets `report.json`, `data_docs/index.html`, and, only when nothing critical failed, the two tables.
+
+    Returns:
+        The report: rules with their failures, quarantined identities with reasons, rows before and after.
+
+    Raises:
+        UserError: a critical rule failed (table, clip, rule and the way to mend it are named), or no identity is left.
+    """
+    tracks_folder, out_folder = Path(tracks_folder), Path(out_folder)
+    out_folder.mkdir(parents=True, exist_ok=True)
+    sources = {table: tracks_folder / f"{table}.parquet" for table in ("frames", "identities")}
+    for table in sources:
+        (out_folder / f"{table}.parquet").unlink(missing_ok=True)
+
+    every_rule = rules(config)
+    phases: list[Phase] = []
+    database: duckdb.DuckDBPyConnection | None = None
+    motion: pd.DataFrame | None = None
+    for name in ("schema", "structure", "motion", "identities"):
+        if name == "schema":
+            table = _schema_table(sources)
+        elif name == "structure":
+            database = connect(sources["frames"], sources["identities"])
+            table = clip_structure(database)
+            if table.empty:
+                raise UserError(f"no rows in {sources['frames']}", "at least one clip", "look at quarantine.json beside it")
+        elif name == "motion":
+            assert database is not None
+            table = motion = clip_motion(database)
+        else:
+            assert database is not None and motion is not None
+            table = identity_rollup(database, motion)
+        phases.append(run_phase(name, table, [rule for rule in every_rule if rule.phase == name]))
+        if _failures(phases[-1], "critical"):
+            break
+
+    quarantined: dict[str, list[str]] = {}
+    for phase in phases:
+        for rule, row in _failures(phase, "warning"):
+            reasons = quarantined.setdefault(f"{row['dataset']}/{row['identity']}", [])
+            reasons.append(f"{rule.title}: {_measured(rule, row)}")
+    critical = [failure for phase in phases for failure in _failures(phase, "critical")]
+    identities = 0 if motion is None else len(motion[["dataset", "identity"]].drop_duplicates())
+    report = {
+        "passed": not critical and (len(quarantined) < identities),
+        "thresholds": {key: value for key, value in asdict(config).items() if key != "severities"},
+        "rules": [summary for phase in phases for summary in phase.summaries],
+        "identities": identities,
+        "quarantined": quarantined,
+    }
+    write_data_docs(out_folder / "data_docs", phases, quarantined)
+    write_json(out_folder / "report.json", report)
+    if critical:
+        rule, row = critical[0]
+        more = f" (and {len(critical) - 1} more, see {out_folder}/data_docs/index.html)" if len(critical) > 1 else ""
+        raise UserError(f"{_measured(rule, row)}{more}", f"{_bounds(rule)} by the rule '{rule.title}'", rule.fix)
+    if len(quarantined) >= identities:
+        reason = next(iter(quarantined.values()))[0]
+        raise UserError(
+            f"every identity in quarantine, for example by '{reason}'", "at least one sound identity",
+            f"read {out_folder}/data_docs/index.html; mend the captures or the thresholds of validate",
+        )  # fmt: skip
+    assert database is not None
+    for table in sources:
+        _copy_without(database, table, quarantined, out_folder / f"{table}.parquet")
+    return report
+
+
+def _schema_table(sources: dict[str, Path]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame([row for table, path in sources.items() for row in compare_schema(table, path)])
+
+
+def _failures(phase: Phase, severity: str) -> list[tuple[Rule, dict[str, Any]]]:
+    return [(rule, row) for rule, rows in phase.failures if rule.severity == severity for row in rows]
+
+
+def _measured(rule: Rule, row: dict[str, Any]) -> str:
+    if rule.phase == "schema":
+        return f"the column {row['column']} of {row['table']}.parquet as {row['found']} instead of {row['expected']}"
+    value = f"{row[rule.column]:.6g}".removesuffix(".0")
+    if rule.phase == "identities":
+        return f"{rule.column} {value} of {row['dataset']}/{row['identity']} in identities.parquet"
+    return f"{rule.column} {value} in clip {row['clip']} of {row['dataset']} in frames.parquet"
+
+
+def _bounds(rule: Rule) -> str:
+    if rule.low == rule.high:
+        return f"{rule.column} of {rule.low:g}"
+    parts = [f"at least {rule.low:g}"] if rule.low is not None else []
+    parts += [f"at most {rule.high:g}"] if rule.high is not None else []
+    return f"{rule.column} of {' and '.join(parts)}"
+
+
+def _copy_without(
+    database: duckdb.DuckDBPyConnection, table: str, quarantined: dict[str, list[str]], target: Path
+) -> None:
+    """Stream a table to `target` without the quarantined identities, in a fixed order, in the same column types."""
+    database.execute("CREATE OR REPLACE TABLE dropped (name VARCHAR)")
+    if quarantined:
+        database.executemany("INSERT INTO dropped VALUES (?)", [[name] for name in quarantined])
+    order = "dataset, clip, frame" if table == "frames" else "dataset, identity"
+    with atomic_path(target) as path:
+        quoted = str(path).replace("'", "''")
+        database.execute(
+            f"COPY (SELECT * FROM {table} WHERE dataset || '/' || identity NOT IN (SELECT name FROM dropped) "
+            f"ORDER BY {order}) TO '{quoted}' (FORMAT parquet)"
+        )

@@ -1,0 +1,94 @@
+"""Small annotation tables that keep the contract, for tests of what reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+LISTS = {
+    "world_to_camera": pa.list_(pa.float64()),
+    "intrinsics": pa.list_(pa.float64()),
+    "crop": pa.list_(pa.float64()),
+    "body_rotation": pa.list_(pa.float64()),
+    "head_rotation": pa.list_(pa.float64()),
+    "body_translation": pa.list_(pa.float64()),
+    "expression_code": pa.list_(pa.float32()),
+    "landmarks": pa.list_(pa.float32()),
+    "shape": pa.list_(pa.float64()),
+}
+OTHERS = {"frame": pa.int32(), "width": pa.int32(), "height": pa.int32(), "confidence": pa.float32(),
+          "reference_frame": pa.int32()}  # fmt: skip
+MOVES = {  # camera, expression, pose
+    "PhoneCapture": (False, True, True),
+    "StudioCapture": (False, True, True),
+    "ViewSweep": (True, False, False),
+    "DynamicSweep": (True, True, True),
+}
+
+
+def turn(degrees: float) -> np.ndarray:
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+
+
+def camera(degrees: float, distance: float = 0.55) -> np.ndarray:
+    """A camera on a circle around the head, looking at it."""
+    front = np.diag([1.0, -1.0, -1.0])
+    matrix = np.eye(4)
+    matrix[:3, :3] = front @ turn(-degrees)
+    matrix[:3, 3] = [0, 0, distance]
+    return matrix
+
+
+def clip_rows(dataset: str, identity: str, segment: str, frames: int, split: str, seed: int, path="v.mp4") -> list[dict]:
+    rng = np.random.default_rng(seed)
+    camera_moves, expression_moves, pose_moves = MOVES[dataset]
+    start, change = rng.normal(size=128), rng.normal(size=128)
+    rows = []
+    for t in range(frames):
+        code = start + expression_moves * change * t / frames
+        rows.append(
+            {
+                **{"dataset": dataset, "identity": identity, "clip": f"{identity}/{segment}/cam", "camera": "cam"},
+                **{"segment": segment, "split": split, "path": path, "frame": t, "width": 64, "height": 64},
+                "world_to_camera": camera(2.0 * t * camera_moves).ravel(),
+                "intrinsics": np.array([90.0, 0, 32, 0, 90, 32, 0, 0, 1]),
+                "crop": np.array([0.0, 0, 64]),
+                "body_rotation": np.eye(3).ravel(),
+                "head_rotation": turn(1.5 * t * pose_moves).ravel(),
+                "body_translation": np.array([0.0, 0, 0.001 * t * pose_moves]),
+                "expression_code": code.astype(np.float32),
+                "landmarks": rng.uniform(0, 64, 956).astype(np.float32),
+                "confidence": 0.9,
+            }
+        )
+    return rows
+
+
+def identity_row(dataset: str, identity: str, split: str, clip: str, shape_length: int = 4) -> dict:
+    return {"dataset": dataset, "identity": identity, "split": split, "shape": np.zeros(shape_length),
+            "body_model": "embedded", "reference_clip": clip, "reference_frame": 0}  # fmt: skip
+
+
+def sound_tables(datasets=tuple(MOVES), identities=2, clips=2, frames=9) -> tuple[list[dict], list[dict]]:
+    rows, people = [], []
+    for dataset in datasets:
+        for i in range(identities):
+            name, split = f"{dataset[:2].lower()}{i}", "test" if i == identities - 1 else "train"
+            for c in range(clips):
+                rows += clip_rows(dataset, name, f"s{c}", frames, split, seed=100 * i + c)
+            people.append(identity_row(dataset, name, split, f"{name}/s0/cam"))
+    return rows, people
+
+
+def write_tables(folder: Path, rows: list[dict], people: list[dict]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in (("frames", rows), ("identities", people)):
+        frame = pd.DataFrame(table)
+        schema = pa.schema([(column, LISTS.get(column) or OTHERS.get(column) or pa.string()) for column in frame])
+        pq.write_table(pa.Table.from_pandas(frame, schema=schema, preserve_index=False), folder / f"{name}.parquet")
+    return folder

@@ -1,0 +1,236 @@
+"""The gate: sound tables pass, each violation is refused by table, clip and rule, warnings quarantine."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fportrait.dataset.schema import check_schema, read_schema
+from fportrait.dataset.validation import ValidationConfig, rules, validate_tables
+from fportrait.errors import UserError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tables import camera, sound_tables, turn, write_tables
+
+STRICT = ValidationConfig()
+
+
+def gate(tmp_path, change=None, config=STRICT, datasets=("PhoneCapture", "ViewSweep", "DynamicSweep")):
+    rows, people = sound_tables(datasets)
+    if change:
+        rows, people = change(rows, people) or (rows, people)
+    write_tables(tmp_path / "tracks", rows, people)
+    return validate_tables(tmp_path / "tracks", tmp_path / "out", config)
+
+
+def clip_of(rows, dataset):
+    return [row for row in rows if row["dataset"] == dataset][:9]
+
+
+def test_sound_tables_pass_and_are_copied_with_their_schema(tmp_path):
+    report = gate(tmp_path, datasets=("PhoneCapture", "StudioCapture", "ViewSweep", "DynamicSweep"))
+    assert report["passed"]
+    assert report["quarantined"] == {}
+    assert report["identities"] == 8
+    for table in ("frames", "identities"):
+        check_schema(table, tmp_path / "out" / f"{table}.parquet")
+        assert read_schema(tmp_path / "out" / f"{table}.parquet") == read_schema(tmp_path / "tracks" / f"{table}.parquet")
+    assert len(pd.read_parquet(tmp_path / "out" / "frames.parquet", columns=["frame"])) == 8 * 2 * 9
+    assert all(rule["checked"] > 0 for rule in report["rules"])
+    assert {rule["rule"] for rule in report["rules"]} == {rule.title for rule in rules(STRICT)}
+
+
+def mirror(rows, people):
+    clip_of(rows, "PhoneCapture")[4]["body_rotation"] = np.diag([-1.0, 1, 1]).ravel()
+
+
+def shear(rows, people):
+    clip_of(rows, "PhoneCapture")[4]["head_rotation"] = (np.eye(3) + 0.001 * np.eye(3, k=1)).ravel()
+
+
+def nan_code(rows, people):
+    clip_of(rows, "PhoneCapture")[2]["expression_code"][5] = np.nan
+
+
+def infinite_landmark(rows, people):
+    clip_of(rows, "PhoneCapture")[2]["landmarks"][955] = np.inf
+
+
+def short_code(rows, people):
+    clip_of(rows, "PhoneCapture")[2]["expression_code"] = np.zeros(127, np.float32)
+
+
+def hole(rows, people):
+    rows.pop(3)
+
+
+def late_start(rows, people):
+    rows.pop(0)
+
+
+def double(rows, people):
+    rows.append(dict(rows[3]))
+
+
+def moving_phone(rows, people):
+    for t, row in enumerate(clip_of(rows, "PhoneCapture")):
+        row["world_to_camera"] = camera(0.3 * t).ravel()
+
+
+def travelling_phone(rows, people):
+    clip_of(rows, "PhoneCapture")[8]["world_to_camera"] = camera(0, distance=0.57).ravel()
+
+
+def blinking_view_sweep(rows, people):
+    clip_of(rows, "ViewSweep")[5]["expression_code"] = clip_of(rows, "ViewSweep")[5]["expression_code"] + 0.4
+
+
+def nodding_view_sweep(rows, people):
+    clip_of(rows, "ViewSweep")[5]["head_rotation"] = turn(2).ravel()
+
+
+def still_view_sweep(rows, people):
+    for row in clip_of(rows, "ViewSweep"):
+        row["world_to_camera"] = camera(0).ravel()
+
+
+def frozen_dynamic_sweep(rows, people):
+    for row in clip_of(rows, "DynamicSweep"):
+        row["expression_code"] = clip_of(rows, "DynamicSweep")[0]["expression_code"]
+
+
+def wandering_crop(rows, people):
+    clip_of(rows, "PhoneCapture")[2]["crop"] = np.array([1.0, 0, 64])
+
+
+def two_splits(rows, people):
+    for row in clip_of(rows, "PhoneCapture"):
+        row["split"] = "test"
+
+
+def listed_twice(rows, people):
+    people.append(dict(people[0]))
+
+
+def unlisted(rows, people):
+    people.pop(0)
+
+
+def lost_reference(rows, people):
+    people[0]["reference_frame"] = 99
+
+
+def bad_shape(rows, people):
+    people[0]["shape"] = np.array([0, 0, np.nan, 0])
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        (mirror, "determinants of 1"),
+        (shear, "orthonormal rotations"),
+        (nan_code, "finite numbers"),
+        (infinite_landmark, "finite numbers"),
+        (short_code, "list lengths"),
+        (hole, "no missing frames"),
+        (late_start, "first frame is 0"),
+        (double, "unique keys"),
+        (moving_phone, "PhoneCapture: camera does not turn"),
+        (travelling_phone, "PhoneCapture: camera does not travel"),
+        (blinking_view_sweep, "ViewSweep: expression is frozen"),
+        (nodding_view_sweep, "ViewSweep: pose does not turn"),
+        (still_view_sweep, "ViewSweep: camera moves"),
+        (frozen_dynamic_sweep, "DynamicSweep: expression moves"),
+        (wandering_crop, "constants of a clip"),
+        (two_splits, "one split"),
+        (listed_twice, "listed once"),
+        (unlisted, "listed once"),
+        (lost_reference, "reference exists"),
+        (bad_shape, "sound shape"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else None,
+)
+def test_a_violation_stops_the_chain_naming_clip_and_rule(tmp_path, change, rule):
+    for table in ("frames", "identities"):  # tables of an earlier run must go too
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out" / f"{table}.parquet").touch()
+    dataset = next((name for name in ("ViewSweep", "DynamicSweep") if name in rule), "PhoneCapture")
+    with pytest.raises(UserError) as caught:
+        gate(tmp_path, change, datasets=(dataset,))
+    assert f"'{rule}'" in str(caught.value)
+    assert re.search(r"clip \w+/s\d/cam of |of \w+/\w+ in identities", str(caught.value))
+    assert not (tmp_path / "out" / "frames.parquet").exists()
+    assert not (tmp_path / "out" / "identities.parquet").exists()
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert not report["passed"]
+    assert rule in {entry["rule"] for entry in report["rules"] if entry["failed"]}
+
+
+def test_noise_of_a_tracker_passes(tmp_path):
+    def shake(rows, people):
+        rng = np.random.default_rng(0)
+        for row in rows:
+            row["expression_code"] = (row["expression_code"] + rng.normal(0, 0.08, 128)).astype(np.float32)
+            row["head_rotation"] = (row["head_rotation"].reshape(3, 3) @ turn(rng.normal(0, 0.1))).ravel()
+            row["body_translation"] = row["body_translation"] + rng.normal(0, 0.0004, 3)
+
+    assert gate(tmp_path, shake)["passed"]
+
+
+def test_a_person_who_does_not_move_is_quarantined_with_a_reason_and_the_rest_goes_on(tmp_path):
+    def freeze(rows, people):
+        for row in rows:
+            if row["identity"] == "ph0":
+                row["head_rotation"] = np.eye(3).ravel()
+
+    report = gate(tmp_path, freeze)
+    assert list(report["quarantined"]) == ["PhoneCapture/ph0"]
+    assert "pose moves" in report["quarantined"]["PhoneCapture/ph0"][0]
+    frames = pd.read_parquet(tmp_path / "out" / "frames.parquet", columns=["identity"])
+    people = pd.read_parquet(tmp_path / "out" / "identities.parquet", columns=["identity"])
+    assert "ph0" not in set(frames["identity"]) | set(people["identity"])
+    assert "ph1" in set(people["identity"])
+
+
+def test_severities_can_be_changed_by_rule_and_unknown_rules_are_refused(tmp_path):
+    config = ValidationConfig.from_dict({"severities": {"PhoneCapture: camera does not turn": "warning",
+                                                        "PhoneCapture: camera does not travel": "warning"}})  # fmt: skip
+    assert list(gate(tmp_path, moving_phone, config)["quarantined"]) == ["PhoneCapture/ph0"]
+    with pytest.raises(UserError, match="camera does not turn"):
+        rules(ValidationConfig(severities={"PhoneCapture: camera does not trun": "warning"}))
+    with pytest.raises(UserError, match="critical or warning"):
+        rules(ValidationConfig(severities={"columns": "fatal"}))
+    with pytest.raises(UserError, match="still_expression"):
+        ValidationConfig.from_dict({"still_expresion": 1})
+
+
+def test_a_missing_or_mistyped_column_and_a_missing_table_are_refused(tmp_path):
+    rows, people = sound_tables(("PhoneCapture",))
+    for row in rows:
+        del row["crop"]
+    write_tables(tmp_path / "tracks", rows, people)
+    with pytest.raises(UserError, match="column crop of frames.parquet as missing"):
+        validate_tables(tmp_path / "tracks", tmp_path / "out", STRICT)
+    (tmp_path / "tracks" / "identities.parquet").write_bytes(b"not parquet")
+    with pytest.raises(UserError, match=r"identities.parquet"):
+        validate_tables(tmp_path / "tracks", tmp_path / "out", STRICT)
+
+
+def test_data_docs_need_no_network_and_are_the_same_bytes_twice(tmp_path):
+    gate(tmp_path / "a")
+    gate(tmp_path / "b")
+    pages = sorted((tmp_path / "a/out/data_docs").iterdir())
+    assert [page.name for page in pages] == ["identities.html", "index.html", "motion.html", "schema.html", "structure.html"]
+    for page in pages:
+        text = page.read_text()
+        assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|@import|url\(|<script""", text), page.name
+        assert text == (tmp_path / "b/out/data_docs" / page.name).read_text()
+        links = re.findall(r'href="([^"#]+)', text)
+        assert all((page.parent / link).is_file() for link in links)
+    assert "camera_degrees" in (tmp_path / "a/out/data_docs/motion.html").read_text()
+    assert "PhoneCapture: camera does not turn" in (tmp_path / "a/out/data_docs/index.html").read_text()
+    assert (tmp_path / "a/out/report.json").read_text() == (tmp_path / "b/out/report.json").read_text()
