@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,25 @@ from kedro.pipeline import Pipeline, node
 Verb = Callable[..., dict[str, Any]]
 
 
-def stage(name: str, verb: Verb, reads: dict[str, str], writes: dict[str, str], after: Sequence[str] = ()) -> Pipeline:
+def stage(
+    name: str,
+    verb: Verb,
+    reads: Mapping[str, str],
+    writes: Mapping[str, str],
+    uses: Mapping[str, str] | None = None,
+    after: Sequence[str] = (),
+) -> Pipeline:
     """One-node pipeline called `name`.
 
     Args:
-        verb: takes the folders of `reads` and `writes` as `Path`, its parameters as keywords, and returns its report.
+        verb: takes the folders of `reads` and `writes` as `Path`, its parameters as keywords, and returns its report:
+            counts and metrics, nothing that differs between two equal runs.
         reads: argument name to catalog name of a folder (or report) that an earlier stage made.
         writes: argument name to catalog name of a folder this stage makes; its path is `params:folders.<catalog name>`.
+        uses: argument name to a parameter of another section (`folders.units`, `validate.thresholds`).
         after: further catalog entries that must exist first, without being passed to the verb.
     """
+    uses = uses or {}
     keywords = [p.name for p in inspect.signature(verb).parameters.values() if p.kind is p.KEYWORD_ONLY]
     waits = {f"after_{entry}": entry for entry in after}
 
@@ -33,6 +43,9 @@ def stage(name: str, verb: Verb, reads: dict[str, str], writes: dict[str, str], 
     def run(**inputs: Any) -> tuple[Any, ...]:
         for wait in waits:
             inputs.pop(wait)
+        for argument, parameter in uses.items():
+            if parameter.startswith("folders."):
+                inputs[argument] = Path(inputs[argument])
         folders = {argument: Path(inputs.pop(argument)) for argument in writes}
         report = verb(**inputs, **folders)
         return (*folders.values(), report)
@@ -48,7 +61,8 @@ def stage(name: str, verb: Verb, reads: dict[str, str], writes: dict[str, str], 
                     **reads,
                     **waits,
                     **{argument: f"params:folders.{entry}" for argument, entry in writes.items()},
-                    **{keyword: f"params:{name}.{keyword}" for keyword in keywords},
+                    **{argument: f"params:{parameter}" for argument, parameter in uses.items()},
+                    **{keyword: f"params:{name}.{keyword}" for keyword in keywords if keyword not in uses},
                 },
                 outputs=[*writes.values(), f"{name}_report"],
                 name=name,

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kedro.config import OmegaConfigLoader
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
 
 from fportrait.errors import UserError
-from fportrait.ops.parameters import check_parameters, known_parameters
+from fportrait.ops.parameters import check_nested_keys, check_parameters, known_parameters
 
 
 class ParameterHooks:
@@ -28,6 +29,8 @@ class ParameterHooks:
         pipelines.set_requested(None)
         check_parameters(context.params, known_parameters(pipelines.values()))
         pipelines.set_requested(requested)
+        written_out = OmegaConfigLoader(context.config_loader.conf_source, base_env="base", default_run_env="base")
+        check_nested_keys(context.params, written_out["parameters"])
 
 
 class RunHooks:

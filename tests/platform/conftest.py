@@ -24,7 +24,7 @@ def count(numbers: Path, *, upto: int) -> dict[str, Any]:
     return {"count": upto}
 
 
-def add(numbers: Path, sums: Path, *, scale: float) -> dict[str, Any]:
+def add(numbers: Path, sums: Path, *, scale: float, shares: dict[str, float]) -> dict[str, Any]:
     from fportrait.ops.runs import log_metrics
 
     if scale < 0:
@@ -32,7 +32,7 @@ def add(numbers: Path, sums: Path, *, scale: float) -> dict[str, Any]:
     values = [int(line) for line in (numbers / "numbers.txt").read_text().split()]
     for step, value in enumerate(values):
         log_metrics({"partial": value * scale}, step)
-    write_text(sums / "sum.txt", str(sum(values) * scale))
+    write_text(sums / "sum.txt", str(sum(values) * scale * shares["first"]))
     return {"sum": sum(values) * scale}
 
 
@@ -76,7 +76,7 @@ def dry_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database:
     }
     (base / "catalog.yml").write_text(yaml.safe_dump(catalog))
     (base / "parameters.yml").write_text(
-        yaml.safe_dump({"folders": FOLDERS, "count": {"upto": 5}, "add": {"scale": 2.0}})
+        yaml.safe_dump({"folders": FOLDERS, "count": {"upto": 5}, "add": {"scale": 2.0, "shares": {"first": 1}}})
     )
     monkeypatch.setattr("fportrait.pipeline_registry.register_pipelines", dry_pipelines)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow exports it itself, for its child processes

@@ -31,7 +31,7 @@ def test_every_stage_is_a_run_under_one_parent_with_its_keys(dry_project, kedro_
         assert run.data.tags["mlflow.parentRunId"] == parent
         assert run.info.status == "FINISHED"
         assert {"seconds", "peak_memory_mib", "bytes_in", "bytes_out"} <= set(run.data.metrics)
-    assert runs["add"].data.params == {"scale": "2.0"}
+    assert runs["add"].data.params == {"scale": "2.0", "shares.first": "1"}
     assert runs["add"].data.tags["input.numbers"] == read_record("count")["outputs"]["data/numbers"]["hash"]
     curve = client_of(dry_project).get_metric_history(runs["add"].info.run_id, "partial")
     assert [(point.step, point.value) for point in curve] == [(i, 2.0 * i) for i in range(5)]
@@ -40,7 +40,7 @@ def test_every_stage_is_a_run_under_one_parent_with_its_keys(dry_project, kedro_
 def test_the_record_beside_a_result_holds_the_resolved_parameters_and_what_went_in_and_out(dry_project, kedro_run):
     assert kedro_run("--params", "add.scale=3").exit_code == 0
     record = json.loads((dry_project / "data/08_reporting/lineage/add.json").read_text())
-    assert record["parameters"] == {"scale": 3}
+    assert record["parameters"] == {"scale": 3, "shares": {"first": 1}}
     assert record["bytes_in"] == len("0\n1\n2\n3\n4")
     assert set(record["outputs"]) == {"data/sums", "data/08_reporting/add.json"}
 
@@ -82,3 +82,10 @@ def test_a_mistake_inside_a_stage_is_one_line_and_marks_the_run_failed(dry_proje
     assert "Traceback" not in result.output
     failed = [run for run in runs_of(dry_project) if run.info.status == "FAILED"]
     assert {run.data.tags.get("stage", "chain") for run in failed} == {"add", "chain"}
+
+
+def test_an_unknown_key_inside_a_nested_value_is_refused_too(dry_project, kedro_run):
+    result = kedro_run("--params", "folders.sumz=data/x")
+    assert result.exit_code == 2 and "rename it to 'sums'" in result.output
+    result = kedro_run("--params", "add.shares.frist=1")
+    assert result.exit_code == 2 and "rename it to 'first'" in result.output

@@ -34,6 +34,15 @@ def describe(path: str | Path) -> dict[str, Any]:
     return {"hash": digest.hexdigest()[:16], "bytes": size, "files": len(files)}
 
 
+def code_hash(*packages: str) -> str:
+    """Sixteen hexadecimal digits over the Python files of `fportrait`'s subpackages: the code version in unit names."""
+    digest = hashlib.sha256()
+    for package in packages:
+        for file in sorted((Path(__file__).parents[1] / package).rglob("*.py")):
+            digest.update(f"{package}/{file.name}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def git_commit() -> str:
     """The commit checked out here, with `+` after it when tracked files differ; empty outside a repository."""
     try:
@@ -60,7 +69,8 @@ def read_record(stage: str, folder: Path = FOLDER) -> dict[str, Any] | None:
 
 def gaps(stages: list[str], folder: Path = FOLDER) -> list[str]:
     """Why the chain of records is not whole: a missing record, or an input that is not what the stage before wrote."""
-    reasons, written = [], {}
+    reasons: list[str] = []
+    written: dict[str, tuple[str, str]] = {}
     for stage in stages:
         record = read_record(stage, folder)
         if record is None:

@@ -36,3 +36,11 @@ def check_parameters(parameters: Mapping[str, Any], known: Mapping[str, set[str]
                 "a value for every key",
                 f"add it to conf/base/parameters_{section}.yml",
             )
+
+
+def check_nested_keys(parameters: Mapping[str, Any], base: Mapping[str, Any], where: str = "the parameters") -> None:
+    """Raise `UserError` for a key, at any depth, that `conf/base` does not have; the base writes every key out."""
+    refuse_unknown_keys(parameters, base, where)
+    for key, value in parameters.items():
+        if isinstance(value, Mapping) and isinstance(base[key], Mapping):
+            check_nested_keys(value, base[key], f"the parameters of '{key}'")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
 
 
-class PortraitModel(mlflow.pyfunc.PythonModel):
+class PortraitModel(PythonModel):
     """One row per video to make: `portrait`, `driving`, `camera` (front, spin, spiral or a JSON path), `output`.
 
     Returns the same rows with `video` and `picture`, the paths of the files written.
@@ -29,4 +30,4 @@ class PortraitModel(mlflow.pyfunc.PythonModel):
         return pd.DataFrame(rows)
 
 
-mlflow.models.set_model(PortraitModel())
+set_model(PortraitModel())

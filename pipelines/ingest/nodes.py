@@ -1,0 +1,53 @@
+"""Fill `01_raw` from the embedded world when asked to, and list every usable video."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from fportrait.errors import UserError
+from fportrait.pipelines.engine import process_map
+
+RAW_NAMES = {"PhoneCapture": "phone", "StudioCapture": "studio"}
+
+
+def ingest(
+    captures: Path,
+    manifest: Path,
+    truth: Path,
+    *,
+    source: str,
+    world: dict[str, Any],
+    default_fov_degrees: float,
+    test_identities: dict[str, int],
+    min_frames: int,
+    seed: int,
+    workers: int,
+) -> dict[str, Any]:
+    """Write the manifest of `captures`; with `source: embedded`, film the embedded world into it first."""
+    from fportrait.capture.ingest import ingest_captures
+
+    if source == "embedded":
+        film(captures, truth, world, seed, workers)
+    elif source != "folder":
+        raise UserError(f"ingest.source '{source}'", "'embedded' or 'folder'", "set one of them")
+    result = ingest_captures(captures, manifest, ".", test_identities, default_fov_degrees, min_frames, seed)
+    return {"videos": result.videos, "identities": result.identities, "quarantined": len(result.quarantine)}
+
+
+def film(captures: Path, truth: Path, world: dict[str, Any], seed: int, workers: int) -> None:
+    """Film the embedded world afresh; captures that it did not make itself are never touched."""
+    from fportrait.capture.world import write_embedded_world
+
+    for dataset, name in RAW_NAMES.items():
+        for folder in sorted((captures / name).glob("*/")):
+            if not (truth / dataset / folder.name).is_dir():
+                raise UserError(
+                    f"captures of your own in {folder} with ingest.source: embedded",
+                    "a folder that only the embedded world fills",
+                    "set ingest.source: folder to use them, or move them away",
+                )
+            shutil.rmtree(folder)
+    shutil.rmtree(truth, ignore_errors=True)
+    write_embedded_world(captures, truth, world, seed, process_map(workers))
