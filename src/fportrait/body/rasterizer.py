@@ -1,0 +1,154 @@
+"""Triangle rasterizer on the CPU: which triangle each pixel sees, and normal maps from it.
+
+Pixels are sampled at their centres (+0.5), OpenCV cameras look along +z. Triangles behind the near plane are dropped.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numba
+import numpy as np
+
+NEAR = 0.01  # metres
+
+
+@numba.njit(cache=True, fastmath=False)
+def _fill(pixels, depth_in, faces, height, width, ids, bary, depth):
+    for f in range(faces.shape[0]):
+        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        za, zb, zc = depth_in[a], depth_in[b], depth_in[c]
+        if za < NEAR or zb < NEAR or zc < NEAR:
+            continue
+        ax, ay = pixels[a, 0], pixels[a, 1]
+        bx, by = pixels[b, 0], pixels[b, 1]
+        cx, cy = pixels[c, 0], pixels[c, 1]
+        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+        if area == 0.0:
+            continue
+        x0 = max(0, int(np.ceil(min(ax, bx, cx) - 0.5)))
+        x1 = min(width - 1, int(np.floor(max(ax, bx, cx) - 0.5)))
+        y0 = max(0, int(np.ceil(min(ay, by, cy) - 0.5)))
+        y1 = min(height - 1, int(np.floor(max(ay, by, cy) - 0.5)))
+        inverse = 1.0 / area
+        ia, ib, ic = 1.0 / za, 1.0 / zb, 1.0 / zc
+        for y in range(y0, y1 + 1):
+            py = y + 0.5
+            for x in range(x0, x1 + 1):
+                px = x + 0.5
+                wa = ((bx - px) * (cy - py) - (by - py) * (cx - px)) * inverse
+                wb = ((cx - px) * (ay - py) - (cy - py) * (ax - px)) * inverse
+                wc = 1.0 - wa - wb
+                if wa < 0.0 or wb < 0.0 or wc < 0.0:
+                    continue
+                # Perspective-correct: screen-space weights over depth.
+                qa, qb, qc = wa * ia, wb * ib, wc * ic
+                z = 1.0 / (qa + qb + qc)
+                if z < depth[y, x]:
+                    depth[y, x] = z
+                    ids[y, x] = f
+                    bary[y, x, 0] = qa * z
+                    bary[y, x, 1] = qb * z
+                    bary[y, x, 2] = qc * z
+
+
+def rasterize(
+    vertices_cam: np.ndarray, faces: np.ndarray, intrinsics: np.ndarray, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Z-buffer a mesh given in camera space.
+
+    Args:
+        vertices_cam: `V 3`, metres, OpenCV camera space. faces: `F 3`. intrinsics: `3 3`, pixels.
+
+    Returns:
+        triangle ids `H W` int32 (−1 where empty), perspective-correct barycentric weights `H W 3` float32, and
+        depth `H W` float32 (inf where empty). Both sides of a triangle are drawn.
+    """
+    vertices = np.ascontiguousarray(vertices_cam, np.float64)
+    depth_in = vertices[:, 2]
+    safe = np.where(depth_in < NEAR, 1.0, depth_in)
+    homogeneous = vertices @ np.asarray(intrinsics, np.float64).T
+    pixels = homogeneous[:, :2] / safe[:, None]
+    ids = np.full((height, width), -1, np.int32)
+    bary = np.zeros((height, width, 3), np.float32)
+    depth = np.full((height, width), np.inf, np.float64)
+    _fill(pixels, depth_in, np.ascontiguousarray(faces, np.int32), height, width, ids, bary, depth)
+    return ids, bary, depth.astype(np.float32)
+
+
+@numba.njit(cache=True)
+def _accumulate_normals(vertices, faces, weld, normals):
+    for f in range(faces.shape[0]):
+        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        ux, uy, uz = vertices[b, 0] - vertices[a, 0], vertices[b, 1] - vertices[a, 1], vertices[b, 2] - vertices[a, 2]
+        vx, vy, vz = vertices[c, 0] - vertices[a, 0], vertices[c, 1] - vertices[a, 1], vertices[c, 2] - vertices[a, 2]
+        nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+        for corner in (a, b, c):
+            normals[weld[corner], 0] += nx
+            normals[weld[corner], 1] += ny
+            normals[weld[corner], 2] += nz
+
+
+@functools.lru_cache(maxsize=8)
+def _identity_weld(count: int) -> np.ndarray:
+    return np.arange(count, dtype=np.int32)
+
+
+def vertex_normals(vertices: np.ndarray, faces: np.ndarray, weld: np.ndarray | None = None) -> np.ndarray:
+    """Area-weighted unit normals `V 3` float32. `weld` joins vertices split by a seam (see `BodyModel.weld`)."""
+    vertices = np.ascontiguousarray(vertices, np.float64)
+    weld = _identity_weld(len(vertices)) if weld is None else weld
+    normals = np.zeros((len(vertices), 3))
+    _accumulate_normals(vertices, np.ascontiguousarray(faces, np.int32), weld, normals)
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-20)
+    return normals[weld].astype(np.float32)
+
+
+@numba.njit(cache=True)
+def _shade_normals(ids, bary, faces, normals, out):
+    height, width = ids.shape
+    for y in range(height):
+        for x in range(width):
+            f = ids[y, x]
+            if f < 0:
+                continue
+            n0 = n1 = n2 = 0.0
+            for k in range(3):
+                v, w = faces[f, k], bary[y, x, k]
+                n0 += w * normals[v, 0]
+                n1 += w * normals[v, 1]
+                n2 += w * normals[v, 2]
+            length = np.sqrt(n0 * n0 + n1 * n1 + n2 * n2)
+            if length > 0:
+                out[y, x, 0] = (n0 / length * 0.5 + 0.5) * 255
+                out[y, x, 1] = (-n1 / length * 0.5 + 0.5) * 255
+                out[y, x, 2] = (-n2 / length * 0.5 + 0.5) * 255
+
+
+def normal_map(
+    vertices_world: np.ndarray,
+    faces: np.ndarray,
+    world_to_camera: np.ndarray,
+    intrinsics: np.ndarray,
+    height: int,
+    width: int,
+    supersample: int = 1,
+    weld: np.ndarray | None = None,
+) -> np.ndarray:
+    """Camera-space normal map `H W 3` uint8: (nx, −ny, −nz)/2 + 1/2, black background.
+
+    Normals are interpolated from the vertices, facing the camera or not as the mesh says; `supersample` averages that
+    many samples per side.
+    """
+    rotation, translation = np.asarray(world_to_camera)[:3, :3], np.asarray(world_to_camera)[:3, 3]
+    vertices = np.asarray(vertices_world, np.float64) @ rotation.T + translation
+    k = np.asarray(intrinsics, np.float64).copy()
+    k[:2] *= supersample
+    high, wide = height * supersample, width * supersample
+    ids, bary, _ = rasterize(vertices, faces, k, high, wide)
+    normals = vertex_normals(vertices, faces, weld)
+    out = np.zeros((high, wide, 3), np.float32)
+    _shade_normals(ids, bary, np.ascontiguousarray(faces, np.int32), normals, out)
+    if supersample > 1:
+        out = out.reshape(height, supersample, width, supersample, 3).mean((1, 3))
+    return np.rint(out).astype(np.uint8)

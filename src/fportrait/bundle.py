@@ -1,0 +1,72 @@
+"""A bundle: one folder with everything that animates a portrait.
+
+```
+BUNDLE/transformer/         diffusers folder of the transformer
+BUNDLE/vae/                 the video codec (BlockCodec or AutoencoderKLWan)
+BUNDLE/expression_encoder/  crops to 128-d codes
+BUNDLE/bundle.json          the settings below
+```
+The shipped small base is one; the registry's model holds one; `assemble` makes one from a trained stage.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from fportrait.atomic_io import atomic_folder, file_hash, write_json
+from fportrait.errors import UserError, refuse_unknown_keys
+
+SHIPPED_BASE = Path(__file__).parent / "assets" / "base"
+PARTS = ("transformer", "vae", "expression_encoder")
+
+
+@dataclass(frozen=True)
+class BundleSettings:
+    """What sampling must know about how the model was trained."""
+
+    size: int = 64  # pixels, square
+    frames: int = 17  # longest clip trained, 4k+1
+    shift: float = 2.0  # of the noise schedule
+    steps: int = 12  # sampling steps that the scores were taken with
+    crop_metres: float = 0.36  # width of the picture at the head
+    camera_distance: float = 0.55  # metres, of the canonical front camera
+
+
+def read_settings(bundle: str | Path) -> BundleSettings:
+    """Settings of a bundle.
+
+    Raises:
+        UserError: a part is missing or a key is unknown.
+    """
+    bundle = Path(bundle)
+    missing = [part for part in (*PARTS, "bundle.json") if not (bundle / part).exists()]
+    if missing:
+        raise UserError(
+            f"no {', '.join(missing)} in the model folder {bundle}",
+            f"a folder with {', '.join(PARTS)} and bundle.json",
+            "train one with `kedro run`, or leave --model out to use the promoted or the shipped one",
+        )
+    values = json.loads((bundle / "bundle.json").read_text())
+    refuse_unknown_keys(values, [field.name for field in fields(BundleSettings)], str(bundle / "bundle.json"))
+    return BundleSettings(**values)
+
+
+def assemble(transformer: str | Path, base: str | Path, target: str | Path, **changes: float) -> Path:
+    """Copy a trained transformer and the base's other parts into one folder; `changes` override the base's settings."""
+    settings = asdict(read_settings(base)) | changes
+    with atomic_folder(target) as folder:
+        shutil.copytree(transformer, folder / "transformer")
+        for part in ("vae", "expression_encoder"):
+            shutil.copytree(Path(base) / part, folder / part)
+        write_json(folder / "bundle.json", settings)
+    return Path(target)
+
+
+def bundle_hashes(bundle: str | Path) -> dict[str, str]:
+    """SHA-256 by relative path of every weight and configuration file, for provenance."""
+    bundle = Path(bundle)
+    files = sorted(path for part in PARTS for path in (bundle / part).rglob("*") if path.is_file())
+    return {path.relative_to(bundle).as_posix(): file_hash(path) for path in files}

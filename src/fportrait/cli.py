@@ -1,0 +1,82 @@
+"""The `fportrait` command. Heavy libraries are imported inside the commands, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from fportrait import __version__
+from fportrait.errors import UserError
+
+
+class FriendlyGroup(click.Group):
+    """Prints a `UserError` as one message, without a traceback, and exits with 2."""
+
+    def invoke(self, ctx: click.Context):
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"fportrait: {error}", err=True)
+            sys.exit(2)
+
+
+@click.group(cls=FriendlyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="fportrait")
+def main() -> None:
+    """Controllable portrait animation: one portrait, one driving video and one camera path in, a video out.
+
+    \b
+    Pipelines are run with Kedro and DVC:
+      kedro run                            the whole chain
+      kedro run --pipelines=train_stage4   one stage
+      dvc repro                            only what changed
+    """
+
+
+@main.command()
+@click.option("--portrait", required=True, type=click.Path(path_type=Path), help="A picture with one face.")
+@click.option("--driving", required=True, type=click.Path(path_type=Path), help="A video: its expressions and head pose.")
+@click.option("--camera", default="front", show_default=True, metavar="front|spin|spiral|PATH.json",
+              help="The viewpoint: a named path or a file of cameras.")  # fmt: skip
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The video to write (.mp4).")
+@click.option("--model", type=click.Path(path_type=Path),
+              help="A model folder. Default: the promoted model, or the shipped base when none is promoted.")  # fmt: skip
+@click.option("--steps", type=click.IntRange(1, 1000), help="Sampling steps. Default: the model's own.")
+@click.option("--seed", default=0, show_default=True, help="The same seed gives the same video.")
+@click.option("--scale", default=4, show_default=True, type=click.IntRange(1, 16),
+              help="Enlarge the written video by this factor for viewing.")  # fmt: skip
+def animate(portrait: Path, driving: Path, camera: str, output: Path, model: Path | None, steps: int | None,
+            seed: int, scale: int) -> None:  # fmt: skip
+    """Animate a portrait with the expressions and head pose of a driving video.
+
+    Writes the video and, beside it, a picture (.png) of portrait, driving frames, normal maps and result.
+
+    \b
+    Examples:
+      fportrait animate --portrait me.jpg --driving talk.mp4 -o out.mp4
+      fportrait animate --portrait me.jpg --driving talk.mp4 --camera spin -o spin.mp4
+    """
+    from fportrait.animate import animate as run_animation
+
+    if model is None:
+        from fportrait.ops.registry import default_model
+
+        model = default_model()
+    written = run_animation(portrait, driving, camera, output, model, steps=steps, seed=seed, scale=scale, progress=True)
+    for name, path in written.items():
+        click.echo(f"{name}: {path}")
+
+
+def __getattr__(name: str) -> click.Group:
+    """Kedro asks this module for its own group `cli`; made late, so that `fportrait --help` does not pay for Kedro."""
+    if name == "cli":
+        from fportrait.ops.kedro_cli import cli
+
+        return cli
+    raise AttributeError(name)
+
+
+if __name__ == "__main__":
+    main()
