@@ -1,0 +1,94 @@
+"""The settings of one training stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+from fportrait.dataset.schema import DATASETS
+from fportrait.diffusion.shapes import latent_frames
+from fportrait.errors import UserError, refuse_unknown_keys
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage of Table 1: a mixture of datasets, a clip length, a number of iterations.
+
+    Raises:
+        UserError: shares that do not sum to 100, an unknown dataset, frames other than 4k+1, or a number out of range.
+    """
+
+    name: str
+    frames: int
+    iterations: int
+    learning_rate: float
+    mixture: dict[str, int]  # percent by dataset
+    parent: str | None = None  # the stage this one starts from; None starts from the base
+    batch_size: int = 8  # over all processes and accumulated micro-batches
+    accumulation: int = 1
+    seed: int = 0
+    warmup: int = 20
+    decay_from: float = 1.0  # fraction of the iterations after which the rate falls linearly to zero; 1 keeps it constant
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    gradient_clip: float = 1.0
+    ema: float = 0.998
+    precision: str = "bf16"  # of autocast; weights and optimiser are float32
+    dropout: float | dict[str, float] = 0.1  # of each condition (reference, rays, normals, codes), or by name
+    shift: float = 5.0
+    sigmas: str = "uniform"  # or logit_normal
+    focus_gain: float = 0.0  # extra loss weight on eyes and mouth
+    compile: bool = False
+    checkpoint_every: int = 200
+    keep_checkpoints: int = 2
+    log_every: int = 10
+
+    # Settings that change what is logged or kept, not what is learned.
+    BOOKKEEPING: ClassVar[tuple[str, ...]] = ("checkpoint_every", "keep_checkpoints", "log_every", "compile")
+
+    def __post_init__(self) -> None:
+        latent_frames(self.frames)
+        refuse_unknown_keys(self.mixture, DATASETS, f"the mixture of {self.name}")
+        total = sum(self.mixture.values())
+        if total != 100 or any(int(share) != share or share < 0 for share in self.mixture.values()):
+            raise UserError(
+                f"shares of {', '.join(f'{k} {v}' for k, v in self.mixture.items())} in {self.name}, which sum to {total}",
+                "whole percents that sum to 100",
+                f"change the mixture of {self.name}",
+            )
+        for key in ("iterations", "batch_size", "accumulation", "learning_rate", "gradient_clip", "checkpoint_every",
+                    "keep_checkpoints", "log_every", "shift"):  # fmt: skip
+            if not getattr(self, key) > 0:
+                raise UserError(f"{key} = {getattr(self, key)} in {self.name}", "a number above 0", f"raise {key}")
+        if self.precision not in ("bf16", "fp32"):
+            raise UserError(f"precision '{self.precision}' in {self.name}", "bf16 or fp32", "change precision")
+        if not 0 < self.decay_from <= 1 or not 0 <= self.ema < 1:
+            raise UserError(f"decay_from {self.decay_from}, ema {self.ema}", "fractions", f"correct them in {self.name}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> StageConfig:
+        """From a configuration file's section; unknown and missing keys are refused."""
+        name = values.get("name", "a stage")
+        refuse_unknown_keys(values, [f.name for f in fields(cls)], f"the settings of {name}")
+        missing = [key for key in ("name", "frames", "iterations", "learning_rate", "mixture") if key not in values]
+        if missing:
+            raise UserError(f"no {', '.join(missing)} in the settings of {name}", "every setting", f"add {missing[0]}")
+        changed = {"betas": tuple(values["betas"])} if "betas" in values else {}
+        return cls(**{**values, **changed})
+
+    def learned_from(self) -> dict[str, Any]:
+        """The settings that decide what is learned; a checkpoint belongs to one set of them."""
+        values = {key: value for key, value in asdict(self).items() if key not in self.BOOKKEEPING}
+        if self.decay_from == 1:
+            del values["iterations"]  # a longer run passes through the same states
+        return values
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step `step` (from 0): linear warm-up, constant, and a linear fall where asked."""
+        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        left = 1 - step / self.iterations
+        cool = 1.0 if self.decay_from == 1 else min(1.0, left / (1 - self.decay_from))
+        return self.learning_rate * warm * cool
+
+
