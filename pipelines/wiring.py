@@ -23,7 +23,7 @@ def stage(
     reads: Mapping[str, str],
     writes: Mapping[str, str],
     uses: Mapping[str, str] | None = None,
-    after: Sequence[str] = (),
+    settings: Sequence[str] = (),
 ) -> Pipeline:
     """One-node pipeline called `name`.
 
@@ -33,23 +33,23 @@ def stage(
         reads: argument name to catalog name of a folder (or report) that an earlier stage made.
         writes: argument name to catalog name of a folder this stage makes; its path is `params:folders.<catalog name>`.
         uses: argument name to a parameter of another section (`folders.units`, `validate.thresholds`).
-        after: further catalog entries that must exist first, without being passed to the verb.
+        settings: further keys of the stage's section, passed together as the argument `settings`, a dictionary.
     """
     uses = uses or {}
     keywords = [p.name for p in inspect.signature(verb).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    waits = {f"after_{entry}": entry for entry in after}
 
     @functools.wraps(verb)
     def run(**inputs: Any) -> tuple[Any, ...]:
-        for wait in waits:
-            inputs.pop(wait)
         for argument, parameter in uses.items():
             if parameter.startswith("folders."):
                 inputs[argument] = Path(inputs[argument])
+        if settings:
+            inputs["settings"] = {key: inputs.pop(key) for key in settings}
         folders = {argument: Path(inputs.pop(argument)) for argument in writes}
         report = verb(**inputs, **folders)
         return (*folders.values(), report)
 
+    run.__annotations__ = {}  # Kedro would look the verb's types up here, where they are not imported
     run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # Kedro checks the inputs against it
         [inspect.Parameter("inputs", inspect.Parameter.VAR_KEYWORD)]
     )
@@ -59,10 +59,9 @@ def stage(
                 run,
                 inputs={
                     **reads,
-                    **waits,
                     **{argument: f"params:folders.{entry}" for argument, entry in writes.items()},
                     **{argument: f"params:{parameter}" for argument, parameter in uses.items()},
-                    **{keyword: f"params:{name}.{keyword}" for keyword in keywords if keyword not in uses},
+                    **{keyword: f"params:{name}.{keyword}" for keyword in (*keywords, *settings)},
                 },
                 outputs=[*writes.values(), f"{name}_report"],
                 name=name,

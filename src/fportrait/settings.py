@@ -1,6 +1,8 @@
 """Kedro's project settings."""
 
+import logging
 import os
+import warnings
 from pathlib import Path
 
 from kedro.config import OmegaConfigLoader
@@ -17,6 +19,8 @@ for name, value in {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }.items():
     os.environ.setdefault(name, value)
+warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")  # about kedro-mlflow's own class
+logging.getLogger("kedro_mlflow.framework.hooks.mlflow_hook").setLevel(logging.WARNING)
 
 
 def in_project(path: str) -> str:

@@ -15,7 +15,9 @@ def known_parameters(pipelines: Iterable[Any]) -> dict[str, set[str]]:
         for name in pipeline.inputs():
             if name.startswith("params:"):
                 section, _, key = name.removeprefix("params:").partition(".")
-                known.setdefault(section, set()).add(key.partition(".")[0])
+                known.setdefault(section, set())
+                if key:  # a node may also read another stage's whole section
+                    known[section].add(key.partition(".")[0])
     return known
 
 
@@ -39,8 +41,11 @@ def check_parameters(parameters: Mapping[str, Any], known: Mapping[str, set[str]
 
 
 def check_nested_keys(parameters: Mapping[str, Any], base: Mapping[str, Any], where: str = "the parameters") -> None:
-    """Raise `UserError` for a key, at any depth, that `conf/base` does not have; the base writes every key out."""
+    """Raise `UserError` for a key, at any depth, that `conf/base` does not have.
+
+    The base writes every key out; where it has an empty mapping, the keys are free.
+    """
     refuse_unknown_keys(parameters, base, where)
     for key, value in parameters.items():
-        if isinstance(value, Mapping) and isinstance(base[key], Mapping):
+        if isinstance(value, Mapping) and isinstance(base[key], Mapping) and base[key]:
             check_nested_keys(value, base[key], f"the parameters of '{key}'")

@@ -1,0 +1,15 @@
+"""PSNR, SSIM and expression gain on people held out of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def evaluate(
+    shards: Path, base: Path, model: Path, evaluation: Path, *, protocol: dict[str, Any], seed: int
+) -> dict[str, Any]:
+    """Write the generated videos and return the scores per dataset."""
+    from fportrait.evaluation.protocol import evaluate as score
+
+    return score(model / "transformer", base, shards, evaluation, protocol, seed)

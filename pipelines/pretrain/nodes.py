@@ -1,0 +1,35 @@
+"""Put the base in place: the shipped one, the user's own, or one trained anew."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from fportrait.atomic_io import atomic_folder
+from fportrait.errors import UserError
+
+
+def pretrain(base: Path, *, source: str) -> dict[str, Any]:
+    """Copy a bundle to `06_models/base` after checking it.
+
+    `source` is `shipped` (the small base in the package, checked against its provenance) or the path of a bundle.
+    """
+    from fportrait.bundle import SHIPPED_BASE, bundle_hashes, read_settings
+
+    folder = SHIPPED_BASE if source == "shipped" else Path(source)
+    settings = read_settings(folder)
+    hashes = bundle_hashes(folder)
+    if source == "shipped":
+        recorded = json.loads((folder / "provenance.json").read_text())["files"]
+        changed = sorted(name for name in hashes.keys() | recorded.keys() if hashes.get(name) != recorded.get(name))
+        if changed:
+            raise UserError(
+                f"{changed[0]} in {folder} differs from provenance.json",
+                "the base as it was made",
+                "restore it with `git checkout`, or rebuild it and its provenance",
+            )
+    with atomic_folder(base) as target:
+        shutil.copytree(folder, target, dirs_exist_ok=True)
+    return {"size": settings.size, "frames": settings.frames, "hashes": hashes}

@@ -1,0 +1,50 @@
+"""One training stage, whichever of the four: start from the one before, train, keep the weights and their origin."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from kedro.pipeline import Pipeline
+
+from fportrait.pipelines.wiring import stage
+from fportrait.training.config import StageConfig
+
+SETTINGS = [field.name for field in fields(StageConfig) if field.name not in ("name", "parent")]
+
+
+def training_stage(number: int) -> Pipeline:
+    """Stage `number` (1 to 4); the first one starts from the base."""
+    name, parent = f"stage{number}", f"stage{number - 1}" if number > 1 else None
+    return stage(
+        f"train_{name}",
+        functools.partial(train, name, parent),
+        reads={"shards": "shards", "start": parent or "base"},
+        writes={"trained": name},
+        uses={"units": "folders.units"},
+        settings=SETTINGS,
+    )
+
+
+def train(
+    name: str, parent: str | None, shards: Path, start: Path, trained: Path, units: Path, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Train from `start/transformer`; `trained` gets `transformer/` and `training.json`.
+
+    A stage that was stopped resumes from its last checkpoint, under `units`.
+    """
+    from fportrait.atomic_io import atomic_folder
+    from fportrait.dataset.shards import ShardReader
+    from fportrait.diffusion.transformer import FactorPortraitTransformer
+    from fportrait.ops.runs import log_metrics
+    from fportrait.training.loop import train as train_loop
+
+    config = StageConfig.from_dict({"name": name, "parent": parent, **settings})
+    transformer = FactorPortraitTransformer.from_pretrained(start / "transformer")
+    with atomic_folder(trained) as folder:
+        summary = train_loop(
+            config, transformer, ShardReader(shards), folder, log_metrics, checkpoint_folder=units / "checkpoints"
+        )
+    return {key: summary[key] for key in ("steps", "parameters", "final_loss")}

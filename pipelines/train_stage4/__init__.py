@@ -1,0 +1,9 @@
+"""Stage 4 of the four training stages."""
+
+from kedro.pipeline import Pipeline
+
+from fportrait.pipelines.train_stage import training_stage
+
+
+def create_pipeline() -> Pipeline:
+    return training_stage(4)
