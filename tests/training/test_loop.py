@@ -1,0 +1,240 @@
+"""The loop never loses, repeats or bends a sample: exact resumption, exact splits, nothing learned from broken numbers."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from fportrait.errors import UserError
+from fportrait.training.checkpoints import damage, last_good_checkpoint, saved_checkpoints
+from fportrait.training.loop import train
+
+sys.path.insert(0, str(Path(__file__).parent))
+from small import Journal, same_weights, shards, stage, transformer
+
+
+def checkpoint_root(folder: Path) -> Path:
+    return next((folder / "checkpoints").iterdir())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Sums over two threads round differently from sums over one; child processes here use one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    return shards(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture(scope="module")
+def straight(reader, tmp_path_factory):
+    """An uninterrupted run: its journal and final model."""
+    journal, model = Journal(), transformer()
+    train(stage(), model, reader, tmp_path_factory.mktemp("straight"), journal)
+    return journal, model
+
+
+def test_a_run_logs_what_a_trainer_watches_and_saves_its_model(reader, tmp_path):
+    journal, model = Journal(), transformer()
+    before = transformer()
+    summary = train(stage(), model, reader, tmp_path, journal)
+    assert summary["steps"] == 8
+    assert journal[0][1]["tokens_per_step"] == 4 * 3 * 16
+    assert {"loss", "grad_norm", "learning_rate", "seconds_per_step", "data_wait_fraction", "loss_ViewSweep"} <= set(
+        journal[-1][1]
+    )
+    assert not same_weights(model, before)
+    assert same_weights(type(model).from_pretrained(tmp_path / "transformer"), model)
+    assert "_name_or_path" not in json.loads((tmp_path / "transformer/config.json").read_text())
+    assert json.loads((tmp_path / "training.json").read_text())["vae_hash"] == "vae0"
+
+
+def test_the_loss_falls_when_a_few_records_are_repeated(reader, tmp_path):
+    journal = Journal()
+    # ema 0 and no dropout: the plainest run that must learn.
+    train(stage(iterations=150, learning_rate=3e-3, ema=0.0, dropout=0.0, checkpoint_every=1000), transformer(), reader,
+          tmp_path, journal)  # fmt: skip
+    losses = list(journal.losses.values())
+    assert sum(losses[-20:]) < 0.85 * sum(losses[:20])
+
+
+@pytest.mark.parametrize("crash_after", [1, 4, 7])
+def test_a_crashed_run_goes_on_bit_for_bit(reader, straight, tmp_path, crash_after):
+    with pytest.raises(KeyboardInterrupt):
+        train(stage(), transformer(), reader, tmp_path, Journal(crash_after))
+    journal, model = Journal(), transformer()
+    summary = train(stage(), model, reader, tmp_path, journal)
+    assert summary["resumed_from"] == crash_after // 3 * 3
+    assert journal.losses == {step: loss for step, loss in straight[0].losses.items() if step > summary["resumed_from"]}
+    assert same_weights(model, straight[1])
+
+
+def test_a_killed_process_goes_on_bit_for_bit_even_when_killed_inside_a_save(straight, tmp_path):
+    reader = shards(tmp_path / "shards")
+    script = f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+from small import *; from fportrait.training.loop import train
+torch.set_num_threads(1)
+train(stage(checkpoint_every=1), transformer(), ShardReader({str(tmp_path / "shards")!r}), {str(tmp_path / "out")!r},
+      lambda metrics, step: print(step, flush=True))
+"""
+    for kill_at in (2, 5):
+        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True,
+                                   env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
+        for line in process.stdout:
+            if int(line) >= kill_at:  # its checkpoint is being written now
+                process.send_signal(signal.SIGKILL)
+                break
+        process.wait()
+    model = transformer()
+    journal = Journal()
+    summary = train(stage(checkpoint_every=1), model, reader, tmp_path / "out", journal)
+    assert summary["resumed_from"] >= 4
+    assert same_weights(model, straight[1])
+
+
+def test_sigterm_saves_and_exits_and_the_next_run_goes_on(reader, straight, tmp_path):
+    def terminate(metrics, step):
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as stopped:
+        train(stage(), transformer(), reader, tmp_path, terminate)
+    assert stopped.value.code == 143
+    model = transformer()
+    assert train(stage(), model, reader, tmp_path, Journal())["resumed_from"] == 5
+    assert same_weights(model, straight[1])
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_accumulated_parts_give_the_losses_of_the_whole_batch(reader, straight, tmp_path):
+    journal = Journal()
+    train(stage(accumulation=2), transformer(), reader, tmp_path, journal)
+    assert list(journal.losses.values()) == pytest.approx(list(straight[0].losses.values()), rel=1e-5)
+
+
+def test_two_processes_give_the_losses_of_one(straight, tmp_path):
+    shards(tmp_path / "shards")
+    script = tmp_path / "run.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from small import *; from fportrait.training.loop import train\n"
+        "import json; torch.set_num_threads(1); journal = Journal()\n"
+        f"train(stage(), transformer(), ShardReader({str(tmp_path / 'shards')!r}), {str(tmp_path / 'out')!r}, journal)\n"
+        "if journal: json.dump(journal.losses, open(sys.argv[1], 'w'))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, str(tmp_path / "losses.json")], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    losses = json.loads((tmp_path / "losses.json").read_text())
+    assert list(losses.values()) == pytest.approx(list(straight[0].losses.values()), rel=1e-5)
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_named(reader, straight, tmp_path, caplog):
+    with pytest.raises(KeyboardInterrupt):
+        train(stage(), transformer(), reader, tmp_path, Journal(7))
+    newest = saved_checkpoints(checkpoint_root(tmp_path))[-1]
+    data = bytearray((newest / "optimizer.safetensors").read_bytes())
+    data[len(data) // 2] ^= 1
+    (newest / "optimizer.safetensors").write_bytes(bytes(data))
+    model = transformer()
+    assert train(stage(), model, reader, tmp_path, Journal())["resumed_from"] == 3
+    assert "step-00000006 is damaged (optimizer.safetensors" in caplog.text
+    assert same_weights(model, straight[1])
+
+
+def test_checkpoints_without_manifest_or_with_missing_files_are_damaged(tmp_path):
+    (tmp_path / "step-00000001").mkdir()
+    assert "manifest" in damage(tmp_path / "step-00000001")
+    (tmp_path / "step-00000001/manifest.json").write_text('{"weights.safetensors": "0"}')
+    assert "missing" in damage(tmp_path / "step-00000001")
+    assert last_good_checkpoint(tmp_path) is None
+
+
+def test_only_the_last_checkpoints_are_kept(reader, tmp_path):
+    train(stage(checkpoint_every=1, keep_checkpoints=3), transformer(), reader, tmp_path, Journal())
+    assert [path.name for path in saved_checkpoints(checkpoint_root(tmp_path))] == [f"step-{n:08d}" for n in (6, 7, 8)]
+
+
+def test_a_full_disk_during_a_save_leaves_the_old_checkpoint(reader, tmp_path, monkeypatch):
+    from fportrait.training import checkpoints
+
+    real = checkpoints.write_safetensors
+
+    def full(target, tensors, metadata=None):
+        if Path(target).name == "optimizer.safetensors" and any((tmp_path / "checkpoints").glob("*/step-*")):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(target, tensors, metadata)
+
+    monkeypatch.setattr(checkpoints, "write_safetensors", full)
+    with pytest.raises(UserError, match="full disk"):
+        train(stage(), transformer(), reader, tmp_path, Journal())
+    kept = saved_checkpoints(checkpoint_root(tmp_path))
+    assert [path.name for path in kept] == ["step-00000003"]
+    assert damage(kept[0]) is None
+    assert [path.name for path in checkpoint_root(tmp_path).iterdir()] == ["step-00000003"]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_samples(tmp_path):
+    def spoil(dataset, identity, entry, name):
+        if dataset == "ViewSweep" and identity == 1 and entry[0] == "r1":
+            entry[3]["codes"] = entry[3]["codes"] + 3e38  # finite in the shard, infinite in the model
+
+    reader = shards(tmp_path / "shards", spoil=spoil)
+    model = transformer()
+    seen = []
+    with pytest.raises(UserError, match="ViewSweep/p1/r1") as caught:
+        train(stage(iterations=50, batch_size=2, dropout=0.0, checkpoint_every=1), model, reader, tmp_path / "out",
+              lambda metrics, step: seen.append(step))  # fmt: skip
+    assert "no weight was changed" in str(caught.value)
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+    from safetensors.torch import load_file
+
+    newest = saved_checkpoints(checkpoint_root(tmp_path / "out"))
+    if newest:
+        weights = load_file(newest[-1] / "weights.safetensors")
+        assert all(torch.equal(value, model.state_dict()[name]) for name, value in weights.items())
+
+
+def test_other_settings_never_resume_these_checkpoints(reader, tmp_path):
+    train(stage(), transformer(), reader, tmp_path, Journal())
+    assert train(stage(learning_rate=5e-4), transformer(), reader, tmp_path, Journal())["resumed_from"] == 0
+    assert train(stage(), transformer(seed=1), reader, tmp_path, Journal())["resumed_from"] == 0
+    assert train(stage(iterations=10), transformer(), reader, tmp_path, Journal())["resumed_from"] == 8
+
+
+def test_bf16_trains_and_focus_weights_change_the_loss(reader, straight, tmp_path):
+    journal = Journal()
+    train(stage(precision="bf16", iterations=2), transformer(), reader, tmp_path / "a", journal)
+    assert journal.losses[1] == pytest.approx(straight[0].losses[1], rel=0.02)
+    weighted = Journal()
+    train(stage(focus_gain=4.0, iterations=1), transformer(), reader, tmp_path / "b", weighted)
+    assert weighted.losses[1] != straight[0].losses[1]
+
+
+def test_a_batch_that_does_not_divide_is_refused(reader, tmp_path):
+    with pytest.raises(UserError, match="multiple of 3"):
+        train(stage(accumulation=3), transformer(), reader, tmp_path, Journal())
+
+
+def test_the_loop_runs_in_a_thread_where_no_signal_handler_can_be_set(reader, tmp_path):
+    done = []
+    thread = threading.Thread(
+        target=lambda: done.append(train(stage(iterations=1), transformer(), reader, tmp_path, Journal()))
+    )
+    thread.start()
+    thread.join()
+    assert done[0]["steps"] == 1
