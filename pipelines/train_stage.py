@@ -12,6 +12,8 @@ from kedro.pipeline import Pipeline
 from fportrait.pipelines.wiring import stage
 from fportrait.training.config import StageConfig
 
+CURVE = ("loss", "grad_norm", "learning_rate")  # what an equal run repeats; timings go to MLflow alone
+CURVES = Path("data/08_reporting/curves")
 SETTINGS = [field.name for field in fields(StageConfig) if field.name not in ("name", "parent")]
 
 
@@ -21,7 +23,7 @@ def training_stage(number: int) -> Pipeline:
     return stage(
         f"train_{name}",
         functools.partial(train, name, parent),
-        reads={"shards": "shards", "start": parent or "base"},
+        reads={"start": parent or "base", "shards": "shards"},
         writes={"trained": name},
         uses={"units": "folders.units"},
         settings=SETTINGS,
@@ -35,7 +37,9 @@ def train(
 
     A stage that was stopped resumes from its last checkpoint, under `units`.
     """
-    from fportrait.atomic_io import atomic_folder
+    import pandas as pd
+
+    from fportrait.atomic_io import atomic_folder, write_text
     from fportrait.dataset.shards import ShardReader
     from fportrait.diffusion.transformer import FactorPortraitTransformer
     from fportrait.ops.runs import log_metrics
@@ -43,8 +47,16 @@ def train(
 
     config = StageConfig.from_dict({"name": name, "parent": parent, **settings})
     transformer = FactorPortraitTransformer.from_pretrained(start / "transformer")
+    curve: list[dict[str, float]] = []
+
+    def log(metrics: dict[str, float], step: int) -> None:
+        log_metrics(metrics, step)
+        curve.append({"step": step, **{key: metrics[key] for key in CURVE if key in metrics}})
+
     with atomic_folder(trained) as folder:
         summary = train_loop(
-            config, transformer, ShardReader(shards), folder, log_metrics, checkpoint_folder=units / "checkpoints"
+            config, transformer, ShardReader(shards), folder, log, checkpoint_folder=units / "checkpoints"
         )
+    table = pd.DataFrame(curve).dropna()
+    write_text(CURVES / f"{name}.csv", table.to_csv(index=False))
     return {key: summary[key] for key in ("steps", "parameters", "final_loss")}

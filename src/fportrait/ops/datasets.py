@@ -13,6 +13,7 @@ from fportrait.errors import UserError
 
 
 def _missing(path: Path, made_by: str) -> UserError:
+    path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     return UserError(
         f"no {path}", f"the result of '{made_by}'", f"run `kedro run --pipelines={made_by}` (or `dvc repro {made_by}`)"
     )
