@@ -40,7 +40,9 @@ def read_config(location: Path, class_name: str | None = None) -> dict[str, Any]
     try:
         config = json.loads((location / "config.json").read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"a broken {location / 'config.json'} ({error})", "JSON", "write or download it again") from None
+        raise UserError(
+            f"a broken {location / 'config.json'} ({error})", "JSON", "write or download it again"
+        ) from None
     if class_name is not None and config.get("_class_name") != class_name:
         raise UserError(
             f"a {config.get('_class_name')} in {location}", f"a {class_name}", "point to the folder of that model"

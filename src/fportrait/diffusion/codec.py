@@ -68,12 +68,12 @@ class Refiner(nn.Module):
         self.spatial = nn.ModuleList([nn.Conv3d(width, width, (1, 3, 3), padding=(0, 1, 1)) for _ in range(blocks)])
         self.temporal = nn.ModuleList([nn.Conv3d(width, width, (3, 1, 1), padding=(1, 0, 0)) for _ in range(blocks)])
         self.output = nn.Conv3d(width, folded, (1, 3, 3), padding=(0, 1, 1))
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        for parameter in self.output.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, video: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         """The correction `B 3 T H W` for decoded `video` `B 3 T H W`, given normalised `latents` `B 16 l h w`."""
-        batch, _, frames, height, width = video.shape
+        batch, _, frames = video.shape[:3]
         folded = F.pixel_unshuffle(video.transpose(1, 2).flatten(0, 1), self.FOLD)
         folded = folded.unflatten(0, (batch, frames)).transpose(1, 2)
         per_frame = torch.cat([latents[:, :, :1], latents[:, :, 1:].repeat_interleave(TEMPORAL_STRIDE, 2)], 2)
@@ -175,7 +175,9 @@ class BlockCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
             if video.shape[2] > 1:
                 group.add(group_blocks(blocks[:, 1:]).flatten(0, 3))
         if not group.count:
-            raise UserError("no clip of five frames or more", "clips to fit the codec on", "give video, not only pictures")
+            raise UserError(
+                "no clip of five frames or more", "clips to fit the codec on", "give video, not only pictures"
+            )
         mean = frame.mean()
         frame_basis = _principal(frame.covariance(mean), self.config.z_dim)
         group_mean = mean.repeat(TEMPORAL_STRIDE)
@@ -223,7 +225,7 @@ class _Moments:
 
 
 def _principal(covariance: torch.Tensor, count: int) -> torch.Tensor:
-    """The leading eigenvectors as columns, each with a fixed sign (its sum is positive), so that fits are repeatable."""
+    """The leading eigenvectors as columns, signed so that its sum is positive: fits are repeatable."""
     vectors = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :count]
     signs = torch.where(vectors.sum(0) < 0, -1.0, 1.0)
     return vectors * signs

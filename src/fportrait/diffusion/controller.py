@@ -71,7 +71,7 @@ class ExpressionController(nn.Module):
     def reset_parameters(self) -> None:
         """Draw every parameter anew (needed after the module was built on the meta device)."""
         for module in self.modules():
-            if module is not self and hasattr(module, "reset_parameters"):
+            if isinstance(module, nn.Linear | nn.LayerNorm):
                 module.reset_parameters()
         self.reset_output()
 

@@ -12,7 +12,7 @@ Wan transformer run on [zero latent frame, z_t].
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -48,7 +48,7 @@ def rotate(tokens_BSHE: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> t
 
 
 class FactorPortraitAttnProcessor(WanAttnProcessor):
-    """Wan's attention, whose cross-attention also takes a prompt of batch 1, or that prompt's cached keys and values."""
+    """Wan's attention; its cross-attention also takes one prompt for a whole batch, or its cached keys and values."""
 
     def __call__(
         self,
@@ -70,7 +70,12 @@ class FactorPortraitAttnProcessor(WanAttnProcessor):
             value = value.expand(query.shape[0], -1, -1, -1)
         parallel_config = self._parallel_config if encoder_hidden_states is None else None
         attended = dispatch_attention_fn(
-            query, key, value, attn_mask=attention_mask, backend=self._attention_backend, parallel_config=parallel_config
+            query,
+            key,
+            value,
+            attn_mask=attention_mask,
+            backend=self._attention_backend,
+            parallel_config=parallel_config,
         )
         return attn.to_out[1](attn.to_out[0](attended.flatten(2, 3).type_as(query)))
 
@@ -130,8 +135,8 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules = ["FactorPortraitBlock"]
-    _repeated_blocks = ["FactorPortraitBlock"]
+    _no_split_modules: ClassVar[list[str]] = ["FactorPortraitBlock"]
+    _repeated_blocks: ClassVar[list[str]] = ["FactorPortraitBlock"]
     _skip_layerwise_casting_patterns = WanTransformer3DModel._skip_layerwise_casting_patterns
     _keep_in_fp32_modules = WanTransformer3DModel._keep_in_fp32_modules
 
@@ -223,7 +228,7 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
                     "no reference_rays", "the identity camera's rays", f"pass them as B {ray_channels} 1 h w"
                 )
             fused[:, 2 * channels : 2 * channels + ray_channels, :1] = reference_rays
-        if self.config.use_normals:
+        if self.config.use_normals and normals is not None:
             fused[:, 2 * channels + ray_channels :, 1:] = normals
         return fused
 
@@ -344,7 +349,7 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         """Load a folder written by `save_pretrained`.
 
         Raises:
-            UserError: no such folder, a pickle instead of safetensors, or keys missing, extra or misshapen (all listed).
+            UserError: no such folder, a pickle instead of safetensors, or keys missing, extra or misshapen (listed).
         """
         location = checkpoint.model_folder(folder, kwargs.pop("subfolder", None))
         model = checkpoint.empty_model(cls, checkpoint.read_config(location, cls.__name__))
