@@ -17,6 +17,7 @@ for name, value in {
     "GX_ANALYTICS_ENABLED": "false",
     "DVC_NO_ANALYTICS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }.items():
     os.environ.setdefault(name, value)
 warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")  # about kedro-mlflow's own class

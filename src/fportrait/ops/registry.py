@@ -118,6 +118,7 @@ def default_model() -> Path:
         return SHIPPED_BASE
     import mlflow
 
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     mlflow.set_tracking_uri(uri or f"sqlite:///{DATABASE.resolve()}")
     if champion_version(mlflow.MlflowClient()) is None:
         return SHIPPED_BASE
