@@ -1,0 +1,345 @@
+"""Annotated clips to latent shards: what the four stages train on and the evaluation scores against.
+
+One unit of work is one identity: its clips are cropped and resized, its neutral body is drawn as normal maps in each
+frame's pose and camera, and windows of both go through the video VAE. The name of a unit says which code, VAE,
+parameters, annotations and video bytes made it, so nothing made by other means is ever reused.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from fportrait.atomic_io import file_hash, value_hash
+from fportrait.body.model import BodyModel, Pose, load_body
+from fportrait.body.rasterizer import normal_map
+from fportrait.camera.cameras import crop_intrinsics
+from fportrait.capture.video_io import iter_video
+from fportrait.dataset.mixing import draw_integer
+from fportrait.dataset.schema import check_schema
+from fportrait.dataset.shards import ShardWriter, write_shard
+from fportrait.diffusion.shapes import check_picture_size, latent_frames
+from fportrait.errors import UserError, refuse_unknown_keys
+from fportrait.scale.map_engine import map_units
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+CODE_VERSION = "1"  # raise when the same inputs would give other tensors
+FOCUS_LANDMARKS = ((362, 263), (33, 133), (13, 14, 61, 291))  # corners of left eye, right eye, mouth
+SHARD = "shard.safetensors"
+LIST_SHAPES = {"world_to_camera": (4, 4), "intrinsics": (3, 3), "body_rotation": (3, 3), "head_rotation": (3, 3)}
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    """What a shard holds.
+
+    `window` frames from every `stride`-th frame of a clip (`test_stride` for held-out identities, whose pixels are kept
+    too); `references` portraits per identity; normal maps drawn with `supersample`² samples per pixel.
+    """
+
+    size: int = 64
+    window: int = 17
+    stride: int = 8
+    test_stride: int = 17
+    references: int = 4
+    supersample: int = 2
+    encode_batch: int = 8  # windows through the VAE at once
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        latent_frames(self.window)
+        check_picture_size(self.size, self.size)
+        for key in ("stride", "test_stride", "references", "supersample", "encode_batch"):
+            if getattr(self, key) < 1:
+                raise UserError(f"{key} = {getattr(self, key)}", "at least 1", f"raise encode's {key}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EncodeConfig:
+        refuse_unknown_keys(values, [f.name for f in fields(cls)], "the parameters of encode")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class IdentityUnit:
+    """One identity of one annotation folder. `rows_hash` and `videos` (path, SHA-256) name its content."""
+
+    folder: str
+    dataset: str
+    identity: str
+    rows_hash: str
+    videos: tuple[tuple[str, str], ...]
+
+
+def vae_hash(folder: str | Path) -> str:
+    """Names a VAE by the bytes of its configuration and weights."""
+    files = sorted(path for path in Path(folder).iterdir() if path.suffix in (".json", ".safetensors"))
+    return value_hash([[path.name, file_hash(path)] for path in files])
+
+
+def encode_tables(
+    annotation_folders: Sequence[str | Path],
+    vae_folder: str | Path,
+    out_folder: str | Path,
+    units_folder: str | Path,
+    config: EncodeConfig | Mapping[str, Any],
+    workers: int = 0,
+) -> dict[str, Any]:
+    """Encode every identity of the annotation folders (`frames.parquet`, `identities.parquet`) into `out_folder`.
+
+    Returns:
+        Records by dataset and split, clips too short for the window, and identities that failed with their reasons.
+
+    Raises:
+        UserError: no VAE, tables off the schema, no clip as long as the window, or every identity failed.
+    """
+    config = config if isinstance(config, EncodeConfig) else EncodeConfig.from_dict(config)
+    vae_folder = Path(vae_folder)
+    if not (vae_folder / "config.json").is_file():
+        raise UserError(f"no VAE in {vae_folder}", "a folder with config.json", "run `kedro run --pipelines=pretrain`")
+    vae_name = vae_hash(vae_folder)
+    units = [unit for folder in annotation_folders for unit in identity_units(Path(folder))]
+    parameters = {key: value for key, value in asdict(config).items() if key != "encode_batch"}
+    report = map_units(
+        functools.partial(encode_identity, vae_folder=str(vae_folder), config=config),
+        units,
+        workers=workers,
+        cache_folder=units_folder,
+        key=lambda unit: [CODE_VERSION, vae_name, parameters, {**asdict(unit), "folder": ""}],
+        progress="encode",
+    )
+    writer = ShardWriter(out_folder, vae_name, parameters)
+    short: list[str] = []
+    for result in report.results:
+        short += result.value["short_clips"]
+        if result.value["rows"]:
+            writer.add(result.folder / SHARD, result.value["rows"])
+    failures = {f"{failure.unit.dataset}/{failure.unit.identity}": failure.reason for failure in report.failures}
+    if not writer.rows:
+        if failures:
+            name, reason = next(iter(failures.items()))
+            raise UserError(f"no identity that could be encoded; {name}: {reason}", "at least one", "mend its cause")
+        raise UserError(
+            f"{len(short)} clips, all shorter than the window of {config.window} frames",
+            "a window that some clip is long enough for",
+            "lower encode's window (4k+1), and the stages' frames with it",
+        )
+    writer.finish()
+    counts: dict[str, dict[str, int]] = {}
+    for row in writer.rows:
+        split = counts.setdefault(row["dataset"], {})
+        split[row["split"]] = split.get(row["split"], 0) + 1
+    return {"records": counts, "short_clips": short, "failures": failures, "vae_hash": vae_name}
+
+
+def identity_units(folder: Path) -> list[IdentityUnit]:
+    """The identities of an annotation folder, each with hashes of its rows and of its videos."""
+    from fportrait.dataset.rollup import connect
+
+    for table in ("frames", "identities"):
+        check_schema(table, folder / f"{table}.parquet")
+    database = connect(folder / "frames.parquet", folder / "identities.parquet")
+    rows = database.execute(
+        "SELECT f.dataset, f.identity, f.hash, i.hash, f.paths FROM "
+        "(SELECT dataset, identity, bit_xor(hash(frames)) AS hash, list_sort(list(DISTINCT path)) AS paths "
+        " FROM frames GROUP BY ALL) f "
+        "JOIN (SELECT dataset, identity, bit_xor(hash(identities)) AS hash FROM identities GROUP BY ALL) i "
+        "USING (dataset, identity) ORDER BY ALL"
+    ).fetchall()
+    units = []
+    for dataset, identity, frames_hash, identity_hash, paths in rows:
+        missing = [path for path in paths if not Path(path).is_file()]
+        if missing:
+            raise UserError(
+                f"no video {missing[0]}, which {folder}/frames.parquet names", "every video in its place",
+                "run from the project's root, or run the stage that made the videos again",
+            )  # fmt: skip
+        videos = tuple((path, file_hash(path)) for path in paths)
+        units.append(IdentityUnit(str(folder), dataset, identity, f"{frames_hash}-{identity_hash}", videos))
+    return units
+
+
+def encode_identity(unit: IdentityUnit, folder: Path, vae_folder: str, config: EncodeConfig) -> dict[str, Any]:
+    """Write one identity's shard into `folder`; returns its rows of the index and its clips that are too short.
+
+    Raises:
+        UserError: a video is broken or shorter than its annotations, or a latent is not finite.
+    """
+    import pandas as pd
+    import torch
+
+    where = [("dataset", "==", unit.dataset), ("identity", "==", unit.identity)]
+    frames = pd.read_parquet(Path(unit.folder) / "frames.parquet", filters=where)
+    person = pd.read_parquet(Path(unit.folder) / "identities.parquet", filters=where).iloc[0]
+    vae = _vae(vae_folder)
+    body = load_body(person["body_model"])
+    shape = np.asarray(person["shape"], np.float64)
+    split = str(person["split"])
+    stride = config.stride if split == "train" else config.test_stride
+
+    wanted = reference_frames(frames, person, config)
+    portraits: dict[tuple[str, int], dict[str, np.ndarray]] = {}
+    records, short = [], []
+    for clip, table in frames.groupby("clip", sort=True):
+        table = table.sort_values("frame")
+        rows = {name: np.stack(table[name].to_list()).reshape(-1, *size) for name, size in LIST_SHAPES.items()}
+        crop = whole_pixels(table["crop"].iloc[0])
+        video = read_crops(str(table["path"].iloc[0]), crop, config.size, len(table))
+        intrinsics = crop_intrinsics(rows["intrinsics"][0], crop, config.size)
+        for name, frame in wanted:
+            if name == clip:
+                portraits[name, frame] = {
+                    "images": video[frame], "world_to_camera": rows["world_to_camera"][frame], "intrinsics": intrinsics
+                }  # fmt: skip
+        starts = window_starts(len(table), config.window, stride)
+        if not starts:
+            short.append(f"{unit.dataset}/{clip}")
+            continue
+        normals = draw_normals(body, shape, table, rows, intrinsics, config)
+        codes = np.stack(table["expression_code"].to_list()).astype(np.float32)
+        scale = config.size / crop[2]
+        landmarks = (np.stack(table["landmarks"].to_list()).reshape(-1, 478, 2) - np.array(crop[:2])) * scale
+        focus = np.stack([landmarks[:, list(group)].mean(1) for group in FOCUS_LANDMARKS], 1)
+        latents = encode_windows(vae, video, starts, config)
+        normal_latents = encode_windows(vae, normals, starts, config)
+        for number, start in enumerate(starts):
+            cut = slice(start, start + config.window)
+            tensors = {
+                "latents": latents[number],
+                "normals": normal_latents[number],
+                "codes": torch.from_numpy(codes[cut]),
+                "world_to_camera": torch.from_numpy(rows["world_to_camera"][cut]).float(),
+                "intrinsics": torch.from_numpy(intrinsics).float(),
+                "focus": torch.from_numpy(focus[cut]).float(),
+            }
+            if split == "test":
+                tensors["video"] = torch.from_numpy(video[cut])
+                tensors["landmarks"] = torch.from_numpy(landmarks[cut]).float()
+            records.append((f"{value_hash(clip)[:8]}-{start:05d}", str(clip), start, tensors))
+    if not records:
+        return {"rows": [], "short_clips": short}
+    references = encode_references(vae, [portraits[key] for key in wanted])
+    rows_of_index = write_shard(
+        folder / SHARD, dataset=unit.dataset, identity=unit.identity, split=split, records=records,
+        references=references,
+    )  # fmt: skip
+    return {"rows": rows_of_index, "short_clips": short}
+
+
+@functools.lru_cache(maxsize=1)
+def _vae(folder: str) -> Any:
+    from fportrait.diffusion.codec import load_vae
+
+    return load_vae(folder)
+
+
+def reference_frames(frames: pd.DataFrame, person: pd.Series, config: EncodeConfig) -> list[tuple[str, int]]:
+    """`(clip, frame)` of the portraits: the identity's own reference first, then seeded draws from any of its clips."""
+    table = frames[["clip", "frame"]].sort_values(["clip", "frame"], ignore_index=True)
+    chosen = [(str(person["reference_clip"]), int(person["reference_frame"]))]
+    draw = 0
+    while len(chosen) < min(config.references, len(table)):
+        name = f"{person['dataset']}/{person['identity']}/reference"
+        row = table.iloc[draw_integer(config.seed, draw, name, len(table))]
+        if (row["clip"], row["frame"]) not in chosen:
+            chosen.append((str(row["clip"]), int(row["frame"])))
+        draw += 1
+    while len(chosen) < config.references:
+        chosen.append(chosen[0])
+    return chosen
+
+
+def window_starts(frames: int, window: int, stride: int) -> list[int]:
+    """First frames of the windows of a clip; the last window ends with the clip. Empty for a clip that is too short."""
+    if frames < window:
+        return []
+    starts = list(range(0, frames - window + 1, stride))
+    return starts if starts[-1] == frames - window else [*starts, frames - window]
+
+
+def whole_pixels(crop: Sequence[float]) -> tuple[int, int, int]:
+    """A crop on whole pixels; pictures and intrinsics are both made from this one, so nothing shifts between them."""
+    x0, y0, size = (round(float(value)) for value in crop)
+    return x0, y0, max(1, size)
+
+
+def crop_picture(picture: np.ndarray, crop: tuple[int, int, int], size: int) -> np.ndarray:
+    """The square `x0, y0, side` of a picture, black outside it, resized by area to `size`."""
+    x0, y0, side = crop
+    height, width = picture.shape[:2]
+    square = np.zeros((side, side, 3), np.uint8)
+    top, left, bottom, right = max(y0, 0), max(x0, 0), min(y0 + side, height), min(x0 + side, width)
+    if top < bottom and left < right:
+        square[top - y0 : bottom - y0, left - x0 : right - x0] = picture[top:bottom, left:right]
+    return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA)
+
+
+def read_crops(path: str, crop: tuple[int, int, int], size: int, frames: int) -> np.ndarray:
+    """`T size size 3` uint8, frame by frame: a long, large video never lies in memory as a whole."""
+    video = [crop_picture(picture, crop, size) for picture in iter_video(path, 0, frames)]
+    if len(video) != frames:
+        raise UserError(
+            f"{len(video)} frames in {path}, which has {frames} annotated", "a frame for every row of the table",
+            "track that video again",
+        )  # fmt: skip
+    return np.stack(video)
+
+
+def draw_normals(
+    body: BodyModel, shape: np.ndarray, table: pd.DataFrame, rows: Mapping[str, np.ndarray], intrinsics: np.ndarray,
+    config: EncodeConfig,
+) -> np.ndarray:  # fmt: skip
+    """Normal maps `T S S 3` uint8 of the neutral person in each frame's pose and camera; equal frames are drawn once."""
+    drawn: dict[bytes, np.ndarray] = {}
+    maps = []
+    for t, translation in enumerate(table["body_translation"]):
+        pose = Pose(rows["body_rotation"][t], np.asarray(translation, np.float64), rows["head_rotation"][t])
+        parts = (pose.body_rotation, pose.body_translation, pose.head_rotation, rows["world_to_camera"][t])
+        key = b"".join(np.asarray(part, np.float64).tobytes() for part in parts)
+        if key not in drawn:
+            vertices = body.vertices(shape, None, pose)
+            drawn[key] = normal_map(
+                vertices, body.faces, rows["world_to_camera"][t], intrinsics, config.size, config.size, config.supersample
+            )
+        maps.append(drawn[key])
+    return np.stack(maps)
+
+
+def encode_windows(vae: Any, video: np.ndarray, starts: list[int], config: EncodeConfig) -> list[torch.Tensor]:
+    """Normalised latents `16 l h w` of each window."""
+    from fportrait.diffusion.codec import encode_video
+
+    latents: list[torch.Tensor] = []
+    for first in range(0, len(starts), config.encode_batch):
+        windows = [video[start : start + config.window] for start in starts[first : first + config.encode_batch]]
+        latents += list(encode_video(vae, to_model_range(np.stack(windows))).float())
+    return [part.clone() for part in latents]
+
+
+def encode_references(vae: Any, portraits: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
+    import torch
+
+    from fportrait.diffusion.codec import encode_video
+
+    stacked = {key: np.stack([portrait[key] for portrait in portraits]) for key in portraits[0]}
+    return {
+        "latents": encode_video(vae, to_model_range(stacked["images"][:, None])).float(),
+        "images": torch.from_numpy(stacked["images"]),
+        "world_to_camera": torch.from_numpy(stacked["world_to_camera"]).float(),
+        "intrinsics": torch.from_numpy(stacked["intrinsics"]).float(),
+    }
+
+
+def to_model_range(video: np.ndarray) -> torch.Tensor:
+    """`B T H W 3` uint8 to `B 3 T H W` in [−1, 1]."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(video)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
