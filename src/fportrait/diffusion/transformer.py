@@ -11,6 +11,7 @@ Wan transformer run on [zero latent frame, z_t].
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -236,7 +237,8 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         """Time embeddings `B 1+l D` and modulation `B 1+l 6 D`, one per latent frame; the reference's e is zero."""
         embedder = self.condition_embedder
         # In full precision even under autocast: a code's effect is small beside the time embedding's.
-        with torch.autocast(timestep.device.type, enabled=False):
+        device = timestep.device.type
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
             time_dtype = embedder.time_embedder.linear_1.weight.dtype
             shared = embedder.time_embedder(embedder.timesteps_proj(timestep).to(time_dtype))
             shared = shared.to(embedder.time_proj.weight.dtype)

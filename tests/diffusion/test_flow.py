@@ -1,0 +1,83 @@
+"""Flow matching against diffusers' own scheduler."""
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from fportrait.diffusion import flow
+from fportrait.errors import UserError
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0, 5.0])
+def test_the_shifted_schedule_is_diffusers_own(shift):
+    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=shift)
+    ours = flow.shift_sigma(torch.arange(1000, 0, -1) / 1000, shift)
+    torch.testing.assert_close(ours, scheduler.sigmas, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(ours * 1000, scheduler.timesteps, rtol=1e-6, atol=1e-4)
+
+
+def test_noising_is_diffusers_own():
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=5.0)
+    latents, noise = torch.randn(2, 4, 16, 3, 4, 4).unbind()
+    index = torch.tensor([3, 400, 700, 999])
+    theirs = scheduler.scale_noise(latents, scheduler.timesteps[index], noise)
+    torch.testing.assert_close(flow.noise_latents(latents, noise, scheduler.sigmas[index]), theirs)
+
+
+def test_the_target_carries_diffusers_sampler_from_noise_to_data():
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=5.0)
+    scheduler.set_timesteps(7)
+    latents, noise = torch.randn(2, 2, 16, 3, 4, 4).unbind()
+    sample = noise
+    for timestep in scheduler.timesteps:
+        sample = scheduler.step(flow.velocity_target(latents, noise), timestep, sample, return_dict=False)[0]
+    torch.testing.assert_close(sample, latents, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "logit_normal"])
+def test_drawn_sigmas_follow_the_shifted_distribution(distribution):
+    drawn = flow.sample_sigmas(200_000, 5.0, distribution, torch.Generator().manual_seed(0))
+    assert drawn.min() > 0 and drawn.max() <= 1
+    # Both are symmetric about 1/2 before the shift, which moves the median to 5/6.
+    assert drawn.median().item() == pytest.approx(5 / 6, abs=0.005)
+    unshifted = drawn / (5 - 4 * drawn)
+    quarter = 0.25 if distribution == "uniform" else torch.sigmoid(torch.tensor(-0.6745)).item()
+    assert unshifted.quantile(0.25).item() == pytest.approx(quarter, abs=0.005)
+
+
+def test_an_unknown_distribution_is_refused():
+    with pytest.raises(UserError, match="logit_normal"):
+        flow.sample_sigmas(2, distribution="normal")
+
+
+def test_the_loss_is_zero_for_the_target_and_weights_choose_the_region():
+    latents, noise = torch.randn(2, 2, 16, 3, 4, 4).unbind()
+    target = flow.velocity_target(latents, noise)
+    assert flow.flow_loss(target, latents, noise) == 0
+    wrong = target.clone()
+    wrong[..., 0, 0] += 1
+    weights = torch.ones(2, 1, 3, 4, 4)
+    plain = flow.flow_loss(wrong, latents, noise)
+    torch.testing.assert_close(plain, torch.tensor(1 / 16))
+    torch.testing.assert_close(flow.flow_loss(wrong, latents, noise, 7 * weights), plain)
+    weights[..., 0, 0] = 16
+    torch.testing.assert_close(flow.flow_loss(wrong, latents, noise, weights), torch.tensor(16 / 31))
+
+
+def test_conditions_drop_independently_by_value_at_the_asked_rate():
+    conditions = {"codes": torch.ones(20_000, 2, 3), "rays": torch.ones(20_000, 1)}
+    dropped = flow.drop_conditions(conditions, 0.1, torch.Generator().manual_seed(0))
+    codes, rays = dropped["codes"].flatten(1), dropped["rays"].flatten(1)
+    assert ((codes == codes[:, :1]).all(1)).all(), "a sample is dropped as a whole"
+    gone_codes, gone_rays = codes[:, 0] == 0, rays[:, 0] == 0
+    assert gone_codes.float().mean().item() == pytest.approx(0.1, abs=0.01)
+    assert (gone_codes & gone_rays).float().mean().item() == pytest.approx(0.01, abs=0.004)
+    assert conditions["codes"].min() == 1, "the input is untouched"
+
+
+def test_each_condition_may_have_its_own_rate():
+    conditions = {"codes": torch.ones(8, 2), "rays": torch.ones(8, 2)}
+    dropped = flow.drop_conditions(conditions, {"codes": 1.0})
+    assert not dropped["codes"].any() and dropped["rays"].all()
+    with pytest.raises(UserError, match="pose"):
+        flow.drop_conditions(conditions, {"pose": 0.5})
