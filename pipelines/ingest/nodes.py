@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+from fportrait.atomic_io import write_json
 from fportrait.errors import UserError
 from fportrait.pipelines.engine import process_map
 
+EMBEDDED_LIST = "embedded.json"  # under 01_raw: the folders that the embedded world made
 RAW_NAMES = {"PhoneCapture": "phone", "StudioCapture": "studio"}
 
 
@@ -37,17 +40,21 @@ def ingest(
 
 
 def film(captures: Path, truth: Path, world: dict[str, Any], seed: int, workers: int) -> None:
-    """Film the embedded world afresh; captures that it did not make itself are never touched."""
-    from fportrait.capture.world import write_embedded_world
+    """Film the embedded world afresh; captures that it did not make itself, by its own list, are never touched."""
+    from fportrait.capture.world import world_units, write_embedded_world
 
-    for dataset, name in RAW_NAMES.items():
-        for folder in sorted((captures / name).glob("*/")):
-            if not (truth / dataset / folder.name).is_dir():
-                raise UserError(
-                    f"captures of your own in {folder} with ingest.source: embedded",
-                    "a folder that only the embedded world fills",
-                    "set ingest.source: folder to use them, or move them away",
-                )
-            shutil.rmtree(folder)
+    ours = captures / EMBEDDED_LIST
+    made = set(json.loads(ours.read_text())) if ours.is_file() else set()
+    found = {f"{name}/{folder.name}" for name in RAW_NAMES.values() for folder in (captures / name).glob("*/")}
+    if found - made:
+        raise UserError(
+            f"captures of your own in {captures}/{min(found - made)} with ingest.source: embedded",
+            "a folder that only the embedded world fills",
+            "set ingest.source: folder to use them, or move them away",
+        )
+    units = world_units(captures, truth, world, seed)
+    write_json(ours, sorted(made | {f"{RAW_NAMES[unit.dataset]}/{unit.identity}" for unit in units}))
+    for name in found:
+        shutil.rmtree(captures / name)
     shutil.rmtree(truth, ignore_errors=True)
     write_embedded_world(captures, truth, world, seed, process_map(workers))

@@ -1,0 +1,44 @@
+"""The ingest verb around the embedded world: it films afresh, and never touches a user's captures."""
+
+from __future__ import annotations
+
+import pytest
+
+from fportrait.errors import UserError
+from fportrait.pipelines.ingest.nodes import ingest
+
+WORLD = {
+    **{"phone_identities": 1, "phone_clips": 1, "phone_frames": 5, "studio_identities": 0, "size": 32},
+    "supersample": 1,
+}
+SETTINGS = {"default_fov_degrees": 40.0, "test_identities": {}, "min_frames": 5, "workers": 1}
+
+
+def run(folder, **changes):
+    settings = {**SETTINGS, "source": "embedded", "world": WORLD, "seed": 1, **changes}
+    return ingest(folder / "raw", folder / "manifest", folder / "truth", **settings)
+
+
+def test_filming_again_replaces_only_what_the_embedded_world_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(tmp_path)["videos"] == 1
+    first = (tmp_path / "manifest/manifest.parquet").read_bytes()
+    assert run(tmp_path, seed=2)["videos"] == 1
+    assert run(tmp_path, seed=1)["videos"] == 1
+    assert (tmp_path / "manifest/manifest.parquet").read_bytes() == first
+
+    mine = tmp_path / "raw/phone/me"
+    mine.mkdir()
+    (mine / "clip.mp4").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"captures of your own in .*phone/me.*source: folder"):
+        run(tmp_path)
+    assert (mine / "clip.mp4").read_bytes() == b"mine" and (tmp_path / "raw/phone/phone0000").is_dir()
+
+    report = run(tmp_path, source="folder")
+    assert report["videos"] == 1 and report["quarantined"] == 1  # the broken one is set aside, the rest goes on
+    assert (mine / "clip.mp4").read_bytes() == b"mine"
+
+
+def test_an_unknown_source_is_refused(tmp_path):
+    with pytest.raises(UserError, match="'embedded' or 'folder'"):
+        run(tmp_path, source="embeded")
