@@ -30,6 +30,7 @@ from fportrait.diffusion.flow import drop_conditions, flow_loss, noise_latents, 
 from fportrait.errors import UserError
 from fportrait.training.checkpoints import last_good_checkpoint, load_checkpoint, save_checkpoint
 from fportrait.training.config import StageConfig
+from fportrait.training.stages import batches_of, check_stage, tokens_per_sample
 
 LOOP_VERSION = "1"  # raise when the same settings would learn something else
 CONDITIONS = ("reference", "rays", "normals", "codes")
@@ -57,7 +58,7 @@ def train(
         `steps`, `parameters`, `final_loss` (mean over the last tenth of this run's steps), `resumed_from`.
 
     Raises:
-        UserError: the batch does not divide over processes, a sample is unreadable, or a loss or gradient is not finite.
+        UserError: the shards cannot feed the stage, the batch does not divide over processes, a sample is unreadable, or a loss or gradient is not finite.
         SystemExit: (code 143) SIGTERM arrived; a checkpoint was written.
     """
     from accelerate import Accelerator
@@ -70,11 +71,8 @@ def train(
             "a batch that divides by processes × accumulation",
             f"set batch_size of {stage.name} to a multiple of {accelerator.num_processes * stage.accumulation}",
         )
-    config = getattr(transformer, "config", {})
-    batches = Batches(
-        reader, stage.mixture, stage.frames, stage.seed, ray_channels=config.get("ray_channels", 24),
-        identity_rays=config.get("reference_rays") == "identity", focus_gain=stage.focus_gain,
-    )  # fmt: skip
+    check_stage(stage, reader)
+    batches = batches_of(stage, transformer, reader)
     run_name = value_hash([LOOP_VERSION, stage.learned_from(), reader.hash, tensors_hash(cpu_state(transformer))])
     checkpoints = Path(checkpoint_folder or Path(out_folder) / "checkpoints") / run_name
 
@@ -108,10 +106,8 @@ def train(
         return [prepare(batches(part), part, stage) for part in parts]
 
     if step == 0 and accelerator.is_main_process:
-        grid = next(iter(batches([0]).values())).shape[-2:]
-        tokens = (1 + (stage.frames + 3) // 4) * math.prod(grid) // math.prod(config.get("patch_size", (1, 1, 1)))
-        count = sum(parameter.numel() for parameter in parameters)
-        log({"parameters": count, "tokens_per_step": tokens * stage.batch_size}, 0)
+        tokens = tokens_per_sample(transformer, batches([0])["latents"].shape) * stage.batch_size
+        log({"parameters": sum(parameter.numel() for parameter in parameters), "tokens_per_step": tokens}, 0)
     with ThreadPoolExecutor(1) as ahead, terminate_flag() as terminated:
         following = ahead.submit(local_batch, step)
         while step < stage.iterations:

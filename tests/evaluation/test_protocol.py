@@ -1,0 +1,198 @@
+"""The protocol end to end on tiny shards: exact codec limit, honest baselines, gains, and errors instead of numbers."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fportrait.capture.video_io import probe
+from fportrait.dataset.encode import to_model_range, vae_hash
+from fportrait.dataset.shards import ShardReader, ShardWriter, write_shard
+from fportrait.diffusion.codec import BlockCodec, encode_video
+from fportrait.errors import UserError
+from fportrait.evaluation.protocol import (
+    Protocol,
+    control_scores,
+    evaluate,
+    held_out,
+    make_pipeline,
+    sample_records,
+    sampling_settings,
+)
+from fportrait.training.stages import check_stage, check_start, plan, sample_videos
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+from small import record, references, shards, stage, transformer
+
+
+def moving_picture(seed: int, frames: int = 9) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    picture = np.kron(rng.integers(0, 256, (8, 8, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+    return np.stack([np.roll(picture, t, axis=1) for t in range(frames)])
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    """base/vae, base/expression_encoder absent, model/transformer, and shards with three held-out people."""
+    root = tmp_path_factory.mktemp("house")
+    codec = BlockCodec(refiner_blocks=0)
+    codec.fit_pca([to_model_range(np.stack([moving_picture(seed) for seed in range(8)]))])
+    codec.save_pretrained(root / "base/vae")
+    transformer().save_pretrained(root / "base/transformer")
+    transformer(1).save_pretrained(root / "model/transformer")
+    writer = ShardWriter(root / "shards", vae_hash(root / "base/vae"), {"window": 9})
+    for dataset, identity, split in (("PhoneCapture", "p0", "test"), ("PhoneCapture", "p1", "test"),
+                                     ("ViewSweep", "v0", "test"), ("PhoneCapture", "p2", "train"),
+                                     ("ViewSweep", "v1", "train")):  # fmt: skip
+        records = []
+        for r in range(2):
+            tensors = record(r, 9)
+            video = moving_picture(10 * r + sum(map(ord, identity)))
+            tensors["latents"] = encode_video(codec, to_model_range(video[None]))[0]
+            if split == "test":
+                tensors["video"] = torch.from_numpy(video)
+                tensors["landmarks"] = torch.rand(9, 478, 2) * 32
+            records.append((f"r{r}", f"{identity}/s{r}/cam", 0, tensors))
+        portraits = references(0)
+        portraits["images"] = torch.from_numpy(moving_picture(sum(map(ord, identity)))[:2])
+        rows = write_shard(root / "unit.safetensors", dataset=dataset, identity=identity, split=split, records=records,
+                           references=portraits)  # fmt: skip
+        writer.add(root / "unit.safetensors", rows)
+        (root / "unit.safetensors").unlink()
+    writer.finish()
+    return root
+
+
+PROTOCOL = {"records": 3, "steps": 2, "batch": 2, "control": False}
+
+
+def run(house, out, **changes):
+    return evaluate(house / "model/transformer", house / "base", house / "shards", out, {**PROTOCOL, **changes}, seed=1)
+
+
+def test_the_protocol_scores_every_dataset_beside_its_baselines(house, tmp_path):
+    metrics = run(house, tmp_path)
+    assert set(metrics) == {"PhoneCapture", "ViewSweep"}
+    phone = metrics["PhoneCapture"]
+    assert (phone["clips"], phone["identities"]) == (3, 2)
+    assert phone["codec_limit"]["psnr"]["mean"] > phone["ours"]["psnr"]["mean"]
+    assert phone["ours"]["psnr"]["low"] <= phone["ours"]["psnr"]["mean"] <= phone["ours"]["psnr"]["high"]
+    difference = phone["ours"]["psnr"]["mean"] - phone["repeated_portrait"]["psnr"]["mean"]
+    assert phone["ours_minus_portrait"]["mean"] == pytest.approx(difference, abs=1e-3)
+    assert json.loads((tmp_path / "metrics.json").read_text())["metrics"] == json.loads(json.dumps(metrics))
+    videos = sorted((tmp_path / "videos/PhoneCapture").iterdir())
+    assert len(videos) == 3
+    assert (probe(videos[0]).frames, probe(videos[0]).width) == (9, 64)
+    assert len(list((tmp_path / "strips/ViewSweep").glob("*.png"))) == 2
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 5
+    assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//|<script""", page)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_samples(house, tmp_path):
+    first, second = run(house, tmp_path / "a"), run(house, tmp_path / "b")
+    assert first == second
+    for path in sorted((tmp_path / "a").rglob("*.*")):
+        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
+    other = evaluate(house / "model/transformer", house / "base", house / "shards", tmp_path / "c", PROTOCOL, seed=2)
+    assert other["PhoneCapture"]["ours"] != first["PhoneCapture"]["ours"]
+    assert other["PhoneCapture"]["codec_limit"]["psnr"]["mean"] == first["PhoneCapture"]["codec_limit"]["psnr"]["mean"]
+
+
+def test_a_sample_does_not_depend_on_the_others_in_its_batch(house):
+    reader = ShardReader(house / "shards")
+    records = held_out(reader, "PhoneCapture", 3, 9)
+    assert [record.identity for record in records] == ["p0", "p1", "p0"]
+    pipeline = make_pipeline(transformer(1).eval(), BlockCodec.from_pretrained(house / "base/vae").eval(), 2.0)
+    together = sample_records(pipeline, reader, records, 9, 2, seed=0)
+    alone = sample_records(pipeline, reader, records[1:2], 9, 2, seed=0)
+    assert np.abs(together[1].astype(int) - alone[0]).max() <= 1
+
+
+def test_settings_come_from_the_protocol_then_the_stage_then_the_base(house, tmp_path):
+    assert sampling_settings(Protocol(frames=5, steps=3, shift=1.0), house / "model/transformer", house / "base") == (5, 3, 1)
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "training.json").write_text(json.dumps({"stage": {"frames": 13, "shift": 3.0}}))
+    (tmp_path / "bundle.json").write_text(json.dumps({"frames": 17, "steps": 12, "shift": 2.0}))
+    assert sampling_settings(Protocol(), tmp_path / "transformer", tmp_path) == (13, 12, 3.0)
+    assert sampling_settings(Protocol(), house / "model/transformer", tmp_path) == (17, 12, 2.0)
+
+
+def test_clips_too_short_another_vae_and_misspelt_settings_are_refused(house, tmp_path):
+    with pytest.raises(UserError, match="13 frames asked"):
+        run(house, tmp_path, frames=13)
+    with pytest.raises(UserError, match="'steps'"):
+        run(house, tmp_path, stps=3)
+    BlockCodec(refiner_blocks=0).save_pretrained(tmp_path / "vae")
+    with pytest.raises(UserError, match="another VAE"):
+        evaluate(house / "model/transformer", tmp_path, house / "shards", tmp_path, PROTOCOL)
+    with pytest.raises(UserError, match="no held-out records"):
+        shards(tmp_path / "trainonly", vae_hash=vae_hash(house / "base/vae"))
+        evaluate(house / "model/transformer", house / "base", tmp_path / "trainonly", tmp_path, PROTOCOL)
+
+
+def test_a_frozen_video_gains_nothing_and_the_truth_gains_everything():
+    video = moving_picture(3)
+    corner = video[:, :16, :16, 0].reshape(9, -1).astype(float)
+
+    def encoder(frames, landmarks):
+        return frames[:, :16, :16, 0].reshape(len(frames), -1).astype(float)
+
+    window = {"landmarks": torch.zeros(9, 478, 2), "codes": torch.from_numpy(corner)}
+    frozen = np.broadcast_to(video[:1], video.shape).copy()
+    half = (0.5 * video.astype(float) + 0.5 * video.mean(0)).round().astype(np.uint8)
+    scores = control_scores({"ours": video, "codec_limit": half}, video, window, encoder)
+    assert scores["ours/expression_gain"] == pytest.approx(1)
+    assert scores["codec_limit/expression_gain"] == pytest.approx(0.5, abs=0.01)
+    still = control_scores({"ours": frozen, "codec_limit": video}, video, window, encoder)
+    assert still["ours/expression_gain"] == 0
+    assert "ours/expression_correlation" not in still  # a constant has none
+    assert still["ours/faces_found"] == 0  # there is no face in these pictures, and it is counted
+
+
+def test_a_stage_is_refused_before_its_first_step_when_its_shards_cannot_feed_it(house):
+    reader = ShardReader(house / "shards")
+    check_stage(stage(frames=9), reader)
+    with pytest.raises(UserError, match="StudioCapture"):
+        check_stage(stage(mixture={"PhoneCapture": 50, "StudioCapture": 50}), reader)
+    with pytest.raises(UserError, match="9 or less"):
+        check_stage(stage(frames=13), reader)
+
+
+def test_a_stage_is_refused_without_its_parent_or_with_shards_of_another_vae(house, tmp_path):
+    reader = ShardReader(house / "shards")
+    check_start(stage(), house / "base", reader)
+    with pytest.raises(UserError, match=r"kedro run --pipelines=train_stage3`"):
+        check_start(stage(name="stage4", parent="stage3"), tmp_path, reader)
+    with pytest.raises(UserError, match=r"--pipelines=pretrain"):
+        check_start(stage(name="stage1"), tmp_path, reader)
+    transformer().save_pretrained(tmp_path / "transformer")
+    (tmp_path / "training.json").write_text(json.dumps({"vae_hash": "another"}))
+    with pytest.raises(UserError, match="another"):
+        check_start(stage(), tmp_path, reader)
+
+
+def test_the_plan_counts_what_a_step_costs(house):
+    model = transformer()
+    cost = plan(stage(frames=9, batch_size=4, iterations=10), model, ShardReader(house / "shards"))
+    assert cost["tokens_per_step"] == 4 * 4 * 16
+    assert cost["parameters"] == sum(p.numel() for p in model.parameters())
+    assert cost["records"] == {"PhoneCapture": 2, "ViewSweep": 2}
+    assert cost["epochs"] == {"PhoneCapture": 10.0, "ViewSweep": 10.0}
+    blocks = sum(p.numel() for name, p in model.blocks.named_parameters() if p.ndim == 2 and "attn2.to_k" not in name
+                 and "attn2.to_v" not in name)  # fmt: skip
+    assert cost["flops_per_step"] > 3 * 2 * blocks * 4 * 16 * 4  # at least the matrices that every token meets
+    assert cost["flops_of_stage"] == 10 * cost["flops_per_step"]
+
+
+def test_samples_before_and_after_show_portrait_truth_and_sample(house, tmp_path):
+    vae = BlockCodec.from_pretrained(house / "base/vae").eval()
+    model = transformer().train()
+    written = sample_videos(stage(frames=5), model, vae, ShardReader(house / "shards"), tmp_path, "before", steps=2)
+    assert [path.name for path in written] == ["before-PhoneCapture.mp4", "before-ViewSweep.mp4"]
+    assert (probe(written[0]).frames, probe(written[0]).width) == (5, 96)
+    assert model.training

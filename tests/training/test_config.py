@@ -1,0 +1,52 @@
+"""A stage's settings: bad ones are refused before anything runs, and the rate follows its schedule."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from fportrait.errors import UserError
+from fportrait.training.config import StageConfig
+
+sys.path.insert(0, str(Path(__file__).parent))
+from small import stage
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mixture": {"PhoneCapture": 60, "ViewSweep": 30}}, "sum to 90"),
+        ({"mixture": {"PhoneCapture": 110, "ViewSweep": -10}}, "whole percents"),
+        ({"mixture": {"PhoneCapture": 99.5, "ViewSweep": 0.5}}, "whole percents"),
+        ({"mixture": {"PhonCapture": 100}}, "rename it to 'PhoneCapture'"),
+        ({"frames": 12}, "9 or 13"),
+        ({"iteration": 5}, "rename it to 'iterations'"),
+        ({"learning_rate": 0}, "above 0"),
+        ({"precision": "fp16"}, "bf16 or fp32"),
+        ({"decay_from": 0}, "fractions"),
+    ],
+)
+def test_bad_settings_are_refused_with_what_to_change(changes, message):
+    with pytest.raises(UserError, match=message):
+        stage(**changes)
+
+
+def test_missing_settings_are_named():
+    with pytest.raises(UserError, match="learning_rate, mixture"):
+        StageConfig.from_dict({"name": "stage1", "frames": 5, "iterations": 3})
+
+
+def test_the_rate_warms_up_stays_and_falls_where_asked():
+    constant = stage(warmup=4, learning_rate=1.0, iterations=20)
+    assert [constant.rate(step) for step in (0, 3, 10, 19)] == [0.25, 1.0, 1.0, 1.0]
+    falling = stage(warmup=0, learning_rate=1.0, iterations=20, decay_from=0.5)
+    assert falling.rate(10) == 1.0
+    assert falling.rate(15) == pytest.approx(0.5)
+    assert 0 < falling.rate(19) < 0.2
+
+
+def test_only_what_decides_learning_names_a_run():
+    assert stage(log_every=7).learned_from() == stage().learned_from()
+    assert stage(iterations=99).learned_from() == stage().learned_from()
+    assert stage(iterations=99, decay_from=0.5).learned_from() != stage(decay_from=0.5).learned_from()
+    assert stage(seed=5).learned_from() != stage().learned_from()
