@@ -23,7 +23,7 @@ def training_stage(number: int) -> Pipeline:
     return stage(
         f"train_{name}",
         functools.partial(train, name, parent),
-        reads={"start": parent or "base", "shards": "shards"},
+        reads={"start": parent or "base", "base": "base", "shards": "shards"},
         writes={"trained": name},
         uses={"units": "folders.units"},
         settings=SETTINGS,
@@ -31,9 +31,16 @@ def training_stage(number: int) -> Pipeline:
 
 
 def train(
-    name: str, parent: str | None, shards: Path, start: Path, trained: Path, units: Path, settings: dict[str, Any]
+    name: str,
+    parent: str | None,
+    start: Path,
+    base: Path,
+    shards: Path,
+    trained: Path,
+    units: Path,
+    settings: dict[str, Any],
 ) -> dict[str, Any]:
-    """Train from `start/transformer`; `trained` gets `transformer/` and `training.json`.
+    """Train from `start/transformer`; `trained` gets `transformer/`, `training.json` and `samples/` before and after.
 
     A stage that was stopped resumes from its last checkpoint, under `units`.
     """
@@ -41,11 +48,16 @@ def train(
 
     from fportrait.atomic_io import atomic_folder, write_text
     from fportrait.dataset.shards import ShardReader
+    from fportrait.diffusion.codec import load_vae
     from fportrait.diffusion.transformer import FactorPortraitTransformer
-    from fportrait.ops.runs import log_metrics
+    from fportrait.ops.runs import log_artifact, log_metrics
     from fportrait.training.loop import train as train_loop
+    from fportrait.training.stages import check_stage, check_start, sample_videos
 
-    config = StageConfig.from_dict({"name": name, "parent": parent, **settings})
+    config, reader = StageConfig.from_dict({"name": name, "parent": parent, **settings}), ShardReader(shards)
+    check_start(config, start, reader)
+    check_stage(config, reader)
+    vae = load_vae(base / "vae")
     transformer = FactorPortraitTransformer.from_pretrained(start / "transformer")
     curve: list[dict[str, float]] = []
 
@@ -54,9 +66,10 @@ def train(
         curve.append({"step": step, **{key: metrics[key] for key in CURVE if key in metrics}})
 
     with atomic_folder(trained) as folder:
-        summary = train_loop(
-            config, transformer, ShardReader(shards), folder, log, checkpoint_folder=units / "checkpoints"
-        )
+        sample_videos(config, transformer, vae, reader, folder / "samples", "before")
+        summary = train_loop(config, transformer, reader, folder, log, checkpoint_folder=units / "checkpoints")
+        sample_videos(config, transformer, vae, reader, folder / "samples", "after")
+        log_artifact(folder / "samples")
     table = pd.DataFrame(curve).dropna()
     write_text(CURVES / f"{name}.csv", table.to_csv(index=False))
     return {key: summary[key] for key in ("steps", "parameters", "final_loss")}

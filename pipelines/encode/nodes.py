@@ -10,6 +10,8 @@ def encode(
     validated: Path, sweeps: Path, base: Path, shards: Path, units: Path, *, encoding: dict[str, Any], workers: int
 ) -> dict[str, Any]:
     """Cut every clip into windows and write one shard per identity."""
+    from fportrait.atomic_io import atomic_folder
     from fportrait.dataset.encode import encode_tables
 
-    return encode_tables([validated, sweeps], base / "vae", shards, units / "shards", encoding, workers)
+    with atomic_folder(shards) as folder:
+        return encode_tables([validated, sweeps], base / "vae", folder, units / "shards", encoding, workers)
