@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 MIN_VIEWS = 3
 HEAD_RADIUS = 0.12  # metres; a camera nearer than this to the head's centre is inside the head
 BODY_PARTS = ("torso", "neck")
-EXPRESSIVE_PARTS = ("eyes", "teeth", "tongue", "mouth_cavity", "lashes")
 
 
 @dataclass(frozen=True)

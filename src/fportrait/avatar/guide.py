@@ -18,14 +18,13 @@ if TYPE_CHECKING:
 
 # Gaussians per area, relative to the cheek: small parts that carry expression and identity need the most.
 PART_DENSITY = {
-    "skin_face": 1.0,
+    "face": 1.0,
     "ears": 0.8,
     "eyes": 2.5,
     "teeth": 2.5,
     "tongue": 1.0,
-    "mouth_cavity": 0.5,
-    "lashes": 1.0,
-    "brows": 1.5,
+    "mouth_cavity": 0.3,
+    "eye_cavity": 0.3,
     "scalp": 0.5,
     "neck": 0.3,
     "torso": 0.08,
