@@ -123,7 +123,7 @@ def test_the_chain_is_one_connected_graph_in_the_order_of_the_pipelines():
 def test_registering_the_pipelines_imports_no_heavy_library():
     code = (
         "import sys; from fportrait.pipeline_registry import register_pipelines; register_pipelines();"
-        "heavy = {'torch', 'mlflow', 'diffusers', 'great_expectations', 'optuna'}; print(sorted(heavy & set(sys.modules)))"
+        "print(sorted({'torch', 'mlflow', 'diffusers', 'great_expectations', 'optuna'} & set(sys.modules)))"
     )
     environment = {"PYTHONPATH": str(ROOT / "src"), "PATH": "/usr/bin:/bin"}
     assert subprocess.check_output([sys.executable, "-c", code], text=True, env=environment).strip() == "[]"
