@@ -92,6 +92,18 @@ def test_an_untrained_refiner_changes_nothing_and_training_improves_unseen_clips
     assert psnr(decode_latents(fitted, encode_video(fitted, test)), test) > before + 0.5
 
 
+@torch.no_grad()
+def test_a_long_video_decoded_in_parts_has_no_seam(monkeypatch):
+    torch.manual_seed(0)
+    fitted = BlockCodec(refiner_width=8, refiner_blocks=4).fit_pca([moving_blobs(8)]).eval()
+    for parameter in fitted.refiner.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    latents = encode_video(fitted, moving_blobs(1, frames=61, seed=1))
+    whole = decode_latents(fitted, latents)
+    monkeypatch.setattr(BlockCodec, "PART", 3)
+    torch.testing.assert_close(decode_latents(fitted, latents), whole, atol=1e-5, rtol=0)
+
+
 def test_refiner_training_repeats_bit_for_bit():
     video = moving_blobs(8, frames=5, size=16)
     states = []

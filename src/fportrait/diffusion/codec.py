@@ -71,16 +71,20 @@ class Refiner(nn.Module):
         for parameter in self.output.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, video: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-        """The correction `B 3 T H W` for decoded `video` `B 3 T H W`, given normalised `latents` `B 16 l h w`."""
+    def forward(self, video: torch.Tensor, latents: torch.Tensor, from_start: bool = True) -> torch.Tensor:
+        """The correction `B 3 T H W` for decoded `video` `B 3 T H W`, given normalised `latents` `B 16 l h w`.
+
+        Without `from_start` every latent is a group of four: the part begins inside a longer video.
+        """
         batch, _, frames = video.shape[:3]
         folded = F.pixel_unshuffle(video.transpose(1, 2).flatten(0, 1), self.FOLD)
         folded = folded.unflatten(0, (batch, frames)).transpose(1, 2)
-        per_frame = torch.cat([latents[:, :, :1], latents[:, :, 1:].repeat_interleave(TEMPORAL_STRIDE, 2)], 2)
+        head = 1 if from_start else 0
+        per_frame = torch.cat([latents[:, :, :head], latents[:, :, head:].repeat_interleave(TEMPORAL_STRIDE, 2)], 2)
         scale = SPATIAL_STRIDE // self.FOLD
         per_frame = per_frame.repeat_interleave(scale, 3).repeat_interleave(scale, 4)
-        place = (torch.arange(frames, device=video.device) - 1) % TEMPORAL_STRIDE + 1
-        place[0] = 0
+        place = (torch.arange(frames, device=video.device) - head) % TEMPORAL_STRIDE + 1
+        place[:head] = 0
         place = F.one_hot(place, TEMPORAL_STRIDE + 1).T.to(folded)[None, :, :, None, None]
         place = place.expand(batch, -1, -1, *folded.shape[3:])
         hidden = self.input(torch.cat([folded, per_frame.to(folded), place], 1))
@@ -119,6 +123,7 @@ class BlockCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     # The bases are orthonormal. A group's latents are halved, so that a still picture codes alike alone and in a group.
     GROUP_SCALE = TEMPORAL_STRIDE**-0.5
+    PART = 24  # latent frames decoded at once
 
     def encode(self, x: torch.Tensor, return_dict: bool = True) -> Any:
         """`B 3 T H W` in [-1, 1] to a distribution over `B 16 l H/8 W/8`, of which only `.mode()` carries anything.
@@ -138,19 +143,35 @@ class BlockCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     def decode(self, z: torch.Tensor, return_dict: bool = True) -> Any:
-        """`B 16 l h w` to `.sample` `B 3 T 8h 8w`, clipped to [-1, 1]."""
-        video = self.decode_blocks(z)
-        if self.refiner is not None:
-            video = video + self.refiner(video, normalise(self, z))
+        """`B 16 l h w` to `.sample` `B 3 T 8h 8w`, clipped to [-1, 1] unless in training mode.
+
+        Long videos are decoded in parts whose seams have all the context the refiner sees, so memory stays flat.
+        """
+        starts = range(0, z.shape[2], z.shape[2] if self.training else self.PART)
+        video = torch.cat([self._decode_part(z, start, start + starts.step) for start in starts], 2)
         sample = video.clamp(-1, 1) if not self.training else video
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
-    def decode_blocks(self, z: torch.Tensor) -> torch.Tensor:
-        """The inverse projection alone, unclipped."""
+    def _decode_part(self, z: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """The frames of latents `start` ... `stop`-1, decoded with one latent of context per four refiner blocks."""
+        stop = min(stop, z.shape[2])
+        context = -(-self.config.refiner_blocks // TEMPORAL_STRIDE)
+        low, high = max(0, start - context), min(z.shape[2], stop + context)
+        part = z[:, :, low:high]
+        video = self.decode_blocks(part, low == 0)
+        if self.refiner is not None:
+            video = video + self.refiner(video, normalise(self, part), low == 0)
+        begin, end = (max(0, TEMPORAL_STRIDE * index - (TEMPORAL_STRIDE - 1)) for index in (start, stop))
+        offset = max(0, TEMPORAL_STRIDE * low - (TEMPORAL_STRIDE - 1))
+        return video[:, :, begin - offset : end - offset]
+
+    def decode_blocks(self, z: torch.Tensor, from_start: bool = True) -> torch.Tensor:
+        """The inverse projection alone, unclipped; without `from_start` every latent is a group of four."""
         latents = z.permute(0, 2, 3, 4, 1)
-        blocks = latents[:, :1] @ self.frame_basis.T
-        if z.shape[2] > 1:
-            groups = latents[:, 1:] @ self.group_basis.T / self.GROUP_SCALE
+        head = 1 if from_start else 0
+        blocks = latents[:, :head] @ self.frame_basis.T
+        if z.shape[2] > head:
+            groups = latents[:, head:] @ self.group_basis.T / self.GROUP_SCALE
             blocks = torch.cat([blocks, ungroup_blocks(groups)], 1)
         return blocks_to_frames(blocks + self.block_mean)
 
