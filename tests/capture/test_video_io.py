@@ -213,7 +213,7 @@ def test_written_pictures_read_back_and_broken_ones_are_refused(tmp_path):
     for name in ("broken.png", "text.jpg", "empty.png", "missing.png"):
         with pytest.raises(UserError, match=name.split(".")[0]):
             read_image(tmp_path / name)
-    with pytest.raises(UserError, match="a.bmp"):
+    with pytest.raises(UserError, match=r"a\.bmp"):
         write_image(tmp_path / "a.bmp", frame)
 
 

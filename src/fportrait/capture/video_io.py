@@ -1,6 +1,6 @@
 """Reading and writing pictures and videos; the only place that talks to PyAV.
 
-Videos on disk are H.264, yuv420p, BT.709, one encoder thread: the same frames give the same bytes on the same build of x264.
+Videos on disk are H.264, yuv420p, BT.709, one encoder thread: the same frames give the same bytes with the same x264.
 Yuv420p needs even sizes, so an odd frame is padded by repeating its last row or column and its true size is kept
 in the container's tags; `read_video` cuts the padding off again.
 """
@@ -60,7 +60,9 @@ def write_video(
 
     path = Path(path)
     if path.suffix.lower() not in WRITE_SUFFIXES:
-        raise UserError(f"the video name {path.name}", f"one of {', '.join(WRITE_SUFFIXES)}", "rename it to end in .mp4")
+        raise UserError(
+            f"the video name {path.name}", f"one of {', '.join(WRITE_SUFFIXES)}", "rename it to end in .mp4"
+        )
     if not (np.isfinite(fps) and 0 < fps <= 1000):
         raise UserError(f"{fps} frames per second", "a rate between 0 and 1000", "pass for example fps=25")
     source = iter(frames)
@@ -163,7 +165,9 @@ def probe(path: str | Path) -> VideoInfo:
                         raise UserError(f"{path} damaged at frame {len(times)}", "a whole video", _FIX_VIDEO)
                     times.append(float(packet.pts * packet.time_base))
         except av.error.FFmpegError as error:
-            raise UserError(f"{path} damaged at frame {len(times)} ({error.strerror})", "a whole video", _FIX_VIDEO) from None
+            raise UserError(
+                f"{path} damaged at frame {len(times)} ({error.strerror})", "a whole video", _FIX_VIDEO
+            ) from None
     if promised and len(times) < promised:
         raise UserError(f"{len(times)} of {promised} frames in {path}: it is truncated", "a whole video", _FIX_VIDEO)
     if not times:
