@@ -1,0 +1,280 @@
+"""Faces in a picture: a detector finds them, a landmark net places 478 points on each, a third net scores expressions.
+
+The three nets are the TFLite files of MediaPipe's face landmarker (`assets/face_landmarker/README.md`), run through
+LiteRT on one CPU thread. What stands around them (anchors, suppression, crops, tracking) is here. In video the points of
+the frame before give the crop (`previous=`), which is faster and steadier than detecting every frame.
+
+Points are in pixels of the picture, pixel centres at +0.5.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from fportrait.errors import UserError
+from fportrait.tracking.points import BLENDSHAPE_POINTS, LEFT_EYE_CORNERS, POINT_COUNT, RIGHT_EYE_CORNERS
+
+MODELS_FOLDER = Path(__file__).parent.parent / "assets" / "face_landmarker"
+DETECTOR_SIZE = 128
+LANDMARK_SIZE = 256
+MIN_SCORE = 0.5
+CROP_SCALE = 1.5  # side of the landmark net's crop over the face box: what the net was trained with
+SAME_FACE_IOU = 0.3
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face of one picture.
+
+    `landmarks` (478, 2) float32 pixels; `blendshapes` (52,) float32 in [0, 1], named by `points.BLENDSHAPE_NAMES`;
+    `confidence` 0 to 1, the landmark net's belief that its crop holds a face.
+    """
+
+    landmarks: np.ndarray
+    blendshapes: np.ndarray
+    confidence: float
+
+    @property
+    def size(self) -> float:
+        """Longer side of the box around the points, pixels."""
+        return float(np.ptp(self.landmarks, axis=0).max())
+
+
+@dataclass(frozen=True)
+class _Square:
+    """A rotated square in the picture: centre and side in pixels, roll in radians (clockwise on screen)."""
+
+    centre: np.ndarray
+    side: float
+    roll: float
+
+    def to_picture(self, size: int) -> np.ndarray:
+        """(2, 3) affine from the pixels of a `size` crop to the picture's, both with pixel centres at +0.5."""
+        scale = self.side / size
+        cos, sin = np.cos(self.roll) * scale, np.sin(self.roll) * scale
+        linear = np.array([[cos, -sin], [sin, cos]])
+        return np.column_stack([linear, self.centre - linear @ [size / 2, size / 2]])
+
+
+def warp(image: np.ndarray, to_picture: np.ndarray, size: int, border: int = cv2.BORDER_CONSTANT) -> np.ndarray:
+    """Sample a `size` x `size` crop; `to_picture` (2, 3) maps crop to picture, pixel centres at +0.5 in both.
+
+    Shrinks by area averaging first where the crop is much coarser than the picture, so that it does not alias.
+    """
+    scale = float(np.hypot(*to_picture[:, 0]))
+    if scale > 2:
+        corners = np.array([[0, 0, 1], [size, 0, 1], [0, size, 1], [size, size, 1]]) @ to_picture.T
+        height, width = image.shape[:2]
+        left, top = np.clip(np.floor(corners.min(0)).astype(int) - 2, 0, [width, height])
+        right, bottom = np.clip(np.ceil(corners.max(0)).astype(int) + 2, 0, [width, height])
+        if right > left and bottom > top:
+            part = image[top:bottom, left:right]
+            factor = 1 / int(scale)
+            new = (max(1, round(part.shape[1] * factor)), max(1, round(part.shape[0] * factor)))
+            shrink = np.array([new[0] / part.shape[1], new[1] / part.shape[0]])
+            image = cv2.resize(part, new, interpolation=cv2.INTER_AREA)
+            to_picture = np.column_stack([
+                to_picture[:, :2] * shrink[:, None], (to_picture[:, 2] - [left, top]) * shrink
+            ])  # fmt: skip
+    # cv2 puts pixel centres at whole numbers: shift both sides by half a pixel.
+    linear, offset = to_picture[:, :2], to_picture[:, 2]
+    matrix = np.column_stack([linear, offset + linear @ [0.5, 0.5] - 0.5])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(image, matrix, (size, size), flags=flags, borderMode=border)
+
+
+class FaceLandmarker:
+    """Face detector, landmark net and blendshape net. Deterministic; one object per process (it cannot be pickled).
+
+    Args:
+        folder: where the three TFLite files lie; default the ones shipped with the package.
+
+    Raises:
+        UserError: a file is missing.
+    """
+
+    def __init__(self, folder: str | Path | None = None):
+        folder = Path(folder) if folder is not None else MODELS_FOLDER
+        self._detector = _load(folder / "face_detector.tflite")
+        self._landmarker = _load(folder / "face_landmarks_detector.tflite")
+        self._blendshaper = _load(folder / "face_blendshapes.tflite")
+        self._anchors = _anchors()
+
+    def detect(self, image: np.ndarray, max_faces: int = 2, previous: Face | None = None) -> list[Face]:
+        """Faces of a picture, largest first.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            max_faces: at most so many are returned.
+            previous: a face of the frame before. Only that face is followed then; the detector runs when it is lost.
+        """
+        image = _checked(image)
+        if previous is not None:
+            face = self._refine(image, _square_of(previous.landmarks))
+            if face is not None:
+                return [face]
+        for squares in self._searches(image):
+            faces: list[Face] = []
+            for square in squares:
+                face = self._refine(image, square)
+                if face is not None:
+                    # A second look, cropped by the points themselves as in tracking, is steadier than by the box.
+                    face = self._refine(image, _square_of(face.landmarks)) or face
+                    if all(_overlap(face, other) < SAME_FACE_IOU for other in faces):
+                        faces.append(face)
+            if faces:
+                return sorted(faces, key=lambda face: -face.size)[:max_faces]
+        return []
+
+    def _searches(self, image: np.ndarray) -> Iterator[list[_Square]]:
+        """Candidate squares: from the whole picture; else from a wider canvas (a face that fills it); else from tiles."""
+        height, width = image.shape[:2]
+        side = float(max(height, width))
+        middle = np.array([width / 2, height / 2])
+        yield self._candidates(image, [_Square(middle, side, 0.0)])
+        yield self._candidates(image, [_Square(middle, side * wider, 0.0) for wider in (1.5, 2.5)])
+        for fraction in (0.5, 0.25):
+            tile = side * fraction
+            if tile < 64:
+                return
+            xs, ys = (np.arange(tile / 2, max(length - tile / 2, tile / 2) + 1, tile / 2) for length in (width, height))
+            yield self._candidates(image, [_Square(np.array([x, y]), tile, 0.0) for y in ys for x in xs])
+
+    def _candidates(self, image: np.ndarray, windows: list[_Square]) -> list[_Square]:
+        """Run the detector on each window; merge; return landmark crops, best score first."""
+        scores, boxes, eyes = [], [], []
+        for window in windows:
+            matrix = window.to_picture(DETECTOR_SIZE)
+            pixels = warp(image, matrix, DETECTOR_SIZE).astype(np.float32) / 127.5 - 1
+            outputs = _run(self._detector, pixels[None])
+            raw, logits = outputs["regressors"][0], outputs["classificators"][0, :, 0]
+            score = 1 / (1 + np.exp(-np.clip(logits, -80, 80)))
+            keep = score > MIN_SCORE
+            if not keep.any():
+                continue
+            raw, anchors = raw[keep], self._anchors[keep]
+            scale = window.side / DETECTOR_SIZE
+            scores.append(score[keep])
+            centre = (raw[:, :2] + anchors) @ matrix[:, :2].T + matrix[:, 2]
+            boxes.append(np.column_stack([centre, raw[:, 2:4] * scale]))
+            eyes.append(raw[:, 6:8] - raw[:, 4:6])  # from the person's right eye to the left one
+        if not scores:
+            return []
+        return _merge(np.concatenate(scores), np.concatenate(boxes), np.concatenate(eyes))
+
+    def _refine(self, image: np.ndarray, square: _Square) -> Face | None:
+        """Landmarks and scores inside a square, or None when the net sees no face there."""
+        matrix = square.to_picture(LANDMARK_SIZE)
+        pixels = warp(image, matrix, LANDMARK_SIZE).astype(np.float32) / 255
+        outputs = _run(self._landmarker, pixels[None])
+        confidence = float(1 / (1 + np.exp(-np.clip(outputs["Identity_1"].item(), -60, 60))))
+        if confidence < MIN_SCORE:
+            return None
+        points = outputs["Identity"].reshape(POINT_COUNT, 3)[:, :2].astype(np.float64)
+        landmarks = points @ matrix[:, :2].T + matrix[:, 2]
+        scores = next(iter(_run(self._blendshaper, points[BLENDSHAPE_POINTS].astype(np.float32)[None]).values()))
+        return Face(landmarks.astype(np.float32), scores.astype(np.float32), confidence)
+
+
+@functools.cache
+def shared_landmarker() -> FaceLandmarker:
+    """The process's own `FaceLandmarker` with the shipped models."""
+    return FaceLandmarker()
+
+
+def _load(path: Path) -> Any:
+    from ai_edge_litert.interpreter import Interpreter
+
+    if not path.is_file():
+        raise UserError(f"no file {path}", "the face landmark models", "restore the file or reinstall fportrait")
+    with _quiet_stderr():
+        interpreter = Interpreter(model_path=str(path), num_threads=1)
+        interpreter.allocate_tensors()
+    return interpreter
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """LiteRT greets on file descriptor 2 from C++, past Python's logging; there is no switch for it."""
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
+
+
+def _run(interpreter: Any, value: np.ndarray) -> dict[str, np.ndarray]:
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], value)
+    interpreter.invoke()
+    return {detail["name"]: interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()}
+
+
+def _anchors() -> np.ndarray:
+    """(896, 2) anchor centres in detector pixels: 2 per cell at stride 8, 6 per cell at stride 16, all of one size."""
+    grids = []
+    for stride, repeat in ((8, 2), (16, 6)):
+        centres = (np.arange(DETECTOR_SIZE // stride) + 0.5) * stride
+        y, x = np.meshgrid(centres, centres, indexing="ij")
+        grids.append(np.repeat(np.column_stack([x.ravel(), y.ravel()]), repeat, axis=0))
+    return np.concatenate(grids)
+
+
+def _merge(scores: np.ndarray, boxes: np.ndarray, eyes: np.ndarray) -> list[_Square]:
+    """Weighted non-maximum suppression (as BlazeFace: overlapping boxes are averaged by score, less jitter)."""
+    squares = []
+    left = np.argsort(-scores, kind="stable")
+    while len(left):
+        same = _box_iou(boxes[left[0]], boxes[left]) > SAME_FACE_IOU
+        same[0] = True
+        group = left[same]
+        weight = scores[group] / scores[group].sum()
+        box, (dx, dy) = weight @ boxes[group], weight @ eyes[group]
+        squares.append(_Square(box[:2], CROP_SCALE * max(box[2:]), float(np.arctan2(dy, dx))))
+        left = left[~same]
+    return squares
+
+
+def _box_iou(box: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Intersection over union of one (centre x, centre y, width, height) with many."""
+    low = np.maximum(box[:2] - box[2:] / 2, others[:, :2] - others[:, 2:] / 2)
+    high = np.minimum(box[:2] + box[2:] / 2, others[:, :2] + others[:, 2:] / 2)
+    common = np.prod(np.clip(high - low, 0, None), axis=1)
+    return common / (np.prod(box[2:]) + np.prod(others[:, 2:], axis=1) - common)
+
+
+def _overlap(face: Face, other: Face) -> float:
+    boxes = [np.concatenate([(f.landmarks.min(0) + f.landmarks.max(0)) / 2, np.ptp(f.landmarks, axis=0)])
+             for f in (face, other)]  # fmt: skip
+    return float(_box_iou(boxes[0], boxes[1][None])[0])
+
+
+def _square_of(landmarks: np.ndarray) -> _Square:
+    """The landmark net's crop around known points: their box, rolled so that the eye line is level."""
+    points = landmarks.astype(np.float64)
+    dx, dy = points[LEFT_EYE_CORNERS[0]] - points[RIGHT_EYE_CORNERS[0]]
+    roll = np.arctan2(dy, dx)
+    cos, sin = np.cos(roll), np.sin(roll)
+    upright = points @ np.array([[cos, -sin], [sin, cos]])
+    low, high = upright.min(0), upright.max(0)
+    centre = np.array([[cos, -sin], [sin, cos]]) @ ((low + high) / 2)
+    return _Square(centre, CROP_SCALE * float((high - low).max()), float(roll))
+
+
+def _checked(image: np.ndarray) -> np.ndarray:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        raise UserError(
+            f"a picture of shape {image.shape} and type {image.dtype}", "H x W x 3 uint8 RGB", "convert it to RGB first"
+        )
+    return np.ascontiguousarray(image)
