@@ -44,7 +44,9 @@ def camera(degrees: float, distance: float = 0.55) -> np.ndarray:
     return matrix
 
 
-def clip_rows(dataset: str, identity: str, segment: str, frames: int, split: str, seed: int, path="v.mp4") -> list[dict]:
+def clip_rows(
+    dataset: str, identity: str, segment: str, frames: int, split: str, seed: int, path="v.mp4"
+) -> list[dict]:
     rng = np.random.default_rng(seed)
     camera_moves, expression_moves, pose_moves = MOVES[dataset]
     start, change = rng.normal(size=128), rng.normal(size=128)
@@ -92,3 +94,16 @@ def write_tables(folder: Path, rows: list[dict], people: list[dict]) -> Path:
         schema = pa.schema([(column, LISTS.get(column) or OTHERS.get(column) or pa.string()) for column in frame])
         pq.write_table(pa.Table.from_pandas(frame, schema=schema, preserve_index=False), folder / f"{name}.parquet")
     return folder
+
+
+def small_codec(seed: int = 0):
+    """A codec of the real class on random orthonormal bases: fitting takes seconds, and no test here needs it good."""
+    import torch
+
+    from fportrait.diffusion.codec import BlockCodec
+
+    generator = torch.Generator().manual_seed(seed)
+    codec = BlockCodec(refiner_blocks=0)
+    for basis in (codec.frame_basis, codec.group_basis):
+        basis.copy_(torch.linalg.qr(torch.randn(basis.shape, generator=generator)).Q)
+    return codec.eval()

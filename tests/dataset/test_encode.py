@@ -19,7 +19,7 @@ from fportrait.diffusion.codec import BlockCodec, encode_video
 from fportrait.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tables import clip_rows, identity_row, write_tables
+from tables import clip_rows, identity_row, small_codec, write_tables
 
 CONFIG = EncodeConfig(size=32, window=9, stride=4, test_stride=9, references=3)
 
@@ -34,18 +34,23 @@ def world(tmp_path_factory):
     for dataset, identity, split in (("PhoneCapture", "a", "train"), ("DynamicSweep", "b", "test")):
         for segment, frames in (("s0", 15), ("s1", 9), ("short", 5)):
             path = root / f"{identity}-{segment}.mp4"
-            big = np.kron(rng.integers(0, 256, (frames, 12, 12, 3)), np.ones((1, 8, 8, 1))).astype(np.uint8)[:, :64, :96]
+            big = np.kron(rng.integers(0, 256, (frames, 12, 12, 3)), np.ones((1, 8, 8, 1))).astype(np.uint8)[
+                :, :64, :96
+            ]
             write_video(path, big, crf=4)
             added = clip_rows(dataset, identity, segment, frames, split, seed=len(rows), path=str(path))
             for row in added:
-                row.update(width=96, height=64, crop=np.array([16.0, -4, 64]), intrinsics=np.array([90.0, 0, 48, 0, 90, 32, 0, 0, 1]))
+                row.update(
+                    width=96,
+                    height=64,
+                    crop=np.array([16.0, -4, 64]),
+                    intrinsics=np.array([90.0, 0, 48, 0, 90, 32, 0, 0, 1]),
+                )
             rows += added
         people.append(identity_row(dataset, identity, split, f"{identity}/s1/cam", len(np.zeros(body.identity_dim))))
         people[-1]["reference_frame"] = 4
     write_tables(root / "tables", rows, people)
-    codec = BlockCodec(refiner_blocks=0)
-    codec.fit_pca([torch.rand(2, 3, 9, 32, 32) * 2 - 1])
-    codec.save_pretrained(root / "vae")
+    small_codec().save_pretrained(root / "vae")
     report = encode_tables([root / "tables"], root / "vae", root / "shards", root / "units", CONFIG)
     return root, rows, report
 
@@ -136,9 +141,7 @@ def test_a_second_run_encodes_nothing_and_another_vae_encodes_everything(world, 
         patch.setattr(encode, "encode_windows", refuse)
         encode_tables([root / "tables"], root / "vae", root / "again", root / "units", CONFIG)
     assert ShardReader(root / "again").hash == ShardReader(root / "shards").hash
-    other = BlockCodec(refiner_blocks=0)
-    other.fit_pca([torch.rand(2, 3, 9, 32, 32)])
-    other.save_pretrained(root / "vae2")
+    small_codec(1).save_pretrained(root / "vae2")
     changed = encode_tables([root / "tables"], root / "vae2", root / "other", root / "units", CONFIG)
     assert changed["vae_hash"] != report["vae_hash"]
     assert ShardReader(root / "other").hash != ShardReader(root / "shards").hash

@@ -38,7 +38,9 @@ def test_sound_tables_pass_and_are_copied_with_their_schema(tmp_path):
     assert report["identities"] == 8
     for table in ("frames", "identities"):
         check_schema(table, tmp_path / "out" / f"{table}.parquet")
-        assert read_schema(tmp_path / "out" / f"{table}.parquet") == read_schema(tmp_path / "tracks" / f"{table}.parquet")
+        assert read_schema(tmp_path / "out" / f"{table}.parquet") == read_schema(
+            tmp_path / "tracks" / f"{table}.parquet"
+        )
     assert len(pd.read_parquet(tmp_path / "out" / "frames.parquet", columns=["frame"])) == 8 * 2 * 9
     assert all(rule["checked"] > 0 for rule in report["rules"])
     assert {rule["rule"] for rule in report["rules"]} == {rule.title for rule in rules(STRICT)}
@@ -197,8 +199,8 @@ def test_a_person_who_does_not_move_is_quarantined_with_a_reason_and_the_rest_go
 
 
 def test_severities_can_be_changed_by_rule_and_unknown_rules_are_refused(tmp_path):
-    config = ValidationConfig.from_dict({"severities": {"PhoneCapture: camera does not turn": "warning",
-                                                        "PhoneCapture: camera does not travel": "warning"}})  # fmt: skip
+    severities = {f"PhoneCapture: camera does not {verb}": "warning" for verb in ("turn", "travel")}
+    config = ValidationConfig.from_dict({"severities": severities})
     assert list(gate(tmp_path, moving_phone, config)["quarantined"]) == ["PhoneCapture/ph0"]
     with pytest.raises(UserError, match="camera does not turn"):
         rules(ValidationConfig(severities={"PhoneCapture: camera does not trun": "warning"}))
@@ -213,7 +215,7 @@ def test_a_missing_or_mistyped_column_and_a_missing_table_are_refused(tmp_path):
     for row in rows:
         del row["crop"]
     write_tables(tmp_path / "tracks", rows, people)
-    with pytest.raises(UserError, match="column crop of frames.parquet as missing"):
+    with pytest.raises(UserError, match=r"column crop of frames\.parquet as missing"):
         validate_tables(tmp_path / "tracks", tmp_path / "out", STRICT)
     (tmp_path / "tracks" / "identities.parquet").write_bytes(b"not parquet")
     with pytest.raises(UserError, match=r"identities.parquet"):
@@ -224,7 +226,13 @@ def test_data_docs_need_no_network_and_are_the_same_bytes_twice(tmp_path):
     gate(tmp_path / "a")
     gate(tmp_path / "b")
     pages = sorted((tmp_path / "a/out/data_docs").iterdir())
-    assert [page.name for page in pages] == ["identities.html", "index.html", "motion.html", "schema.html", "structure.html"]
+    assert [page.name for page in pages] == [
+        "identities.html",
+        "index.html",
+        "motion.html",
+        "schema.html",
+        "structure.html",
+    ]
     for page in pages:
         text = page.read_text()
         assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|@import|url\(|<script""", text), page.name

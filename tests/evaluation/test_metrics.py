@@ -59,7 +59,9 @@ def test_psnr_is_the_published_formula():
 
 def test_ssim_is_the_published_formula():
     truth, produced = clip(0, 2, 17, 19), noisy(clip(0, 2, 17, 19), 20)
-    assert ssim(produced, truth) == pytest.approx([naive_ssim(a, b) for a, b in zip(produced, truth, strict=True)], abs=1e-9)
+    assert ssim(produced, truth) == pytest.approx(
+        [naive_ssim(a, b) for a, b in zip(produced, truth, strict=True)], abs=1e-9
+    )
     assert ssim(truth, truth) == pytest.approx(1)
 
 

@@ -42,7 +42,9 @@ def references(seed: int, count: int = 2) -> dict[str, torch.Tensor]:
     }
 
 
-def shards(folder: Path, datasets=("PhoneCapture", "ViewSweep"), frames: int = 9, vae_hash="vae0", **changes) -> ShardReader:
+def shards(
+    folder: Path, datasets=("PhoneCapture", "ViewSweep"), frames: int = 9, vae_hash="vae0", **changes
+) -> ShardReader:
     writer = ShardWriter(folder, vae_hash, {"window": frames})
     for d, dataset in enumerate(datasets):
         for i in range(2):

@@ -29,7 +29,7 @@ class Batches:
         frames: T = 4k+1 video frames, at most the shards' window.
         ray_channels: 24 folds four frames, 6 takes every fourth.
         identity_rays: add `reference_rays` `B 24|6 1 h w`, the portrait camera's own rays.
-        focus_gain: add `weights` `B 1 l h w`, one plus this much on eyes and mouth (needs `focus` in the shards); 0 for none.
+        focus_gain: add `weights` `B 1 l h w`, one plus this much on eyes and mouth; 0 for none.
     """
 
     def __init__(

@@ -28,7 +28,8 @@ body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:70rem;padding:1r
 a{color:#0b62c4;text-decoration:none}table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}
 th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #dde1e6;vertical-align:top;overflow-wrap:anywhere}
 h1{font-size:1.4rem}h2,h5{font-size:1.1rem;margin:1rem 0 .3rem}ul,ol{padding-left:1.2rem}
-.alert{background:#eef1f4;padding:.5rem 1rem;border-radius:.3rem}.ok,.text-success{color:#17803d}.bad,.text-danger{color:#b42318}
+.alert{background:#eef1f4;padding:.5rem 1rem;border-radius:.3rem}
+.ok,.text-success{color:#17803d}.bad,.text-danger{color:#b42318}
 .text-warning{color:#9a6700}.text-success::before{content:"\\2713"}.text-danger::before{content:"\\2717"}
 .text-warning::before{content:"!"}.sticky ul{columns:3;list-style:none}.badge{background:#eef1f4;padding:0 .3rem}
 @media (prefers-color-scheme:dark){body{background:#15181c;color:#e6e9ec}.alert,.badge{background:#242a31}
@@ -56,7 +57,8 @@ def run_phase(name: str, table: pd.DataFrame, rules: Sequence[Rule]) -> Phase:
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]
-    batch = context.data_sources.add_pandas("roll-up").add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
+    asset = context.data_sources.add_pandas("roll-up").add_dataframe_asset(name)
+    batch = asset.add_batch_definition_whole_dataframe("all")
     suite = gx.ExpectationSuite(name=name)
     present = set(table["dataset"]) if "dataset" in table else set()
     for number, rule in enumerate(rules):
@@ -67,7 +69,7 @@ def run_phase(name: str, table: pd.DataFrame, rules: Sequence[Rule]) -> Phase:
             condition = {"row_condition": f'col("dataset")=="{rule.dataset}"', "condition_parser": "great_expectations"}
         suite.add_expectation(
             gx.expectations.ExpectColumnValuesToBeBetween(
-                column=rule.column, min_value=rule.low, max_value=rule.high, severity=rule.severity,
+                column=rule.column, min_value=rule.low, max_value=rule.high, severity=rule.severity,  # type: ignore[arg-type]
                 meta={"rule": number}, **condition,
             )
         )  # fmt: skip
@@ -81,7 +83,10 @@ def run_phase(name: str, table: pd.DataFrame, rules: Sequence[Rule]) -> Phase:
     )
 
     phase = Phase(name, len(table))
-    by_rule = {answer.expectation_config.meta["rule"]: answer for answer in result.results}
+    by_rule: dict[int, Any] = {}
+    for result_of_rule in result.results:
+        assert result_of_rule.expectation_config is not None
+        by_rule[result_of_rule.expectation_config.meta["rule"]] = result_of_rule
     for number, rule in enumerate(rules):
         answer = by_rule.get(number)  # None: the table has no row of the rule's dataset
         if answer and answer.exception_info and answer.exception_info.get("raised_exception"):
@@ -92,7 +97,8 @@ def run_phase(name: str, table: pd.DataFrame, rules: Sequence[Rule]) -> Phase:
             mask &= table["dataset"] == rule.dataset
         unexpected = (answer.result["unexpected_index_list"] or []) if answer else []
         rows = [{key: _plain(value) for key, value in row.items()} for row in unexpected]
-        rows += [{**{key: row[key] for key in keys}, rule.column: float("nan")} for row in table[mask].to_dict("records")]
+        unmeasured = table[mask][keys].to_dict("records")
+        rows += [{**row, rule.column: float("nan")} for row in unmeasured]
         if rows:
             phase.failures.append((rule, rows))
         checked = len(table) if rule.dataset is None else int((table["dataset"] == rule.dataset).sum())
@@ -111,13 +117,14 @@ def _plain(value: Any) -> Any:
 
 def _offline(page: str) -> str:
     """A page without scripts, outside addresses, times and random identifiers, with our style inside."""
-    page = re.sub(r"<script\b.*?</script>|<style\b.*?</style>|<footer\b.*?</footer>|<link\b[^>]*>|<img\b[^>]*>", "", page,
-                  flags=re.S)  # fmt: skip
+    for tag in ("script", "style", "footer"):
+        page = re.sub(rf"<{tag}\b.*?</{tag}>", "", page, flags=re.S)
+    page = re.sub(r"<link\b[^>]*>|<img\b[^>]*>", "", page)
     page = re.sub(r'\s(?:onclick|onload)="[^"]*"', "", page)
-    page = re.sub(r'<div class="card mb-3">\s*<div class="card-header p-2">\s*<strong>Actions</strong>.*?(?=<div class="card d-md)',
-                  "", page, flags=re.S)  # fmt: skip
+    buttons = r'<div class="card mb-3">\s*<div class="card-header p-2">\s*<strong>Actions</strong>.*?'
+    page = re.sub(buttons + '(?=<div class="card d-md)', "", page, flags=re.S)
     page = re.sub(r'<a href="[^"#]*"[^>]*>(.*?)</a>', r"\1", page, flags=re.S)
-    page = re.sub(r"\d{8}T\d{6}\.\d+Z|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[.\d]*Z|\d{4}/\d\d/\d\d \d\d:\d\d:\d\d UTC", "–", page)
+    page = re.sub(r"\d{8}T\d{6}\.\d+Z|\d{4}-\d\d-\d\dT[:\d]{8}[.\d]*Z|\d{4}/\d\d/\d\d [:\d]{8} UTC", "–", page)
     identifiers: dict[str, str] = {}
     page = re.sub(
         r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
@@ -149,9 +156,7 @@ def write_data_docs(folder: Path, phases: Sequence[Phase], quarantined: dict[str
         "<!DOCTYPE html><html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width'>"
         f"<title>Data Docs</title><style>{STYLE}</style></head><body><h1>Checks of the annotations</h1>"
         "<table><tr><th>Rule<th>Severity<th>Measured<th>Bounds<th>Rows<th>Result</tr>" + "".join(lines) + "</table>"
-        "<h2>Quarantined identities</h2>"
-        + (f"<table>{held}</table>" if held else "<p>None.</p>")
-        + "</body></html>\n"
+        "<h2>Quarantined identities</h2>" + (f"<table>{held}</table>" if held else "<p>None.</p>") + "</body></html>\n"
     )
     with atomic_folder(folder) as temporary:
         (temporary / "index.html").write_text(index, encoding="utf-8")

@@ -297,7 +297,7 @@ def draw_normals(
     body: BodyModel, shape: np.ndarray, table: pd.DataFrame, rows: Mapping[str, np.ndarray], intrinsics: np.ndarray,
     config: EncodeConfig,
 ) -> np.ndarray:  # fmt: skip
-    """Normal maps `T S S 3` uint8 of the neutral person in each frame's pose and camera; equal frames are drawn once."""
+    """Normal maps `T S S 3` uint8 of the neutral person in each frame's pose and camera; equal ones once."""
     drawn: dict[bytes, np.ndarray] = {}
     maps = []
     for t, translation in enumerate(table["body_translation"]):
@@ -307,7 +307,13 @@ def draw_normals(
         if key not in drawn:
             vertices = body.vertices(shape, None, pose)
             drawn[key] = normal_map(
-                vertices, body.faces, rows["world_to_camera"][t], intrinsics, config.size, config.size, config.supersample
+                vertices,
+                body.faces,
+                rows["world_to_camera"][t],
+                intrinsics,
+                config.size,
+                config.size,
+                config.supersample,
             )
         maps.append(drawn[key])
     return np.stack(maps)

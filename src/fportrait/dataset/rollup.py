@@ -63,7 +63,8 @@ def clip_structure(database: duckdb.DuckDBPyConnection) -> pd.DataFrame:
     nulls = " + ".join(f"({name} IS NULL)::INT" for name in texts)
     return database.execute(
         f"""
-        SELECT coalesce(dataset, '') AS dataset, coalesce(any_value(identity), '') AS identity, coalesce(clip, '') AS clip,
+        SELECT coalesce(dataset, '') AS dataset, coalesce(any_value(identity), '') AS identity,
+            coalesce(clip, '') AS clip,
             count(*) AS frames, coalesce(min(frame), -1) AS first_frame,
             count(*) - count(DISTINCT frame) AS repeated_frames,
             coalesce(max(frame) - min(frame) + 1 - count(DISTINCT frame), 0) AS missing_frames,
@@ -76,10 +77,11 @@ def clip_structure(database: duckdb.DuckDBPyConnection) -> pd.DataFrame:
 
 
 def clip_motion(database: duckdb.DuckDBPyConnection) -> pd.DataFrame:
-    """Per clip of a sound table: errors of rotations, and how far camera, expression code and pose move from the first frame.
+    """Per clip of a sound table: errors of rotations, and how far camera, code and pose move from the first frame.
 
     Angles in degrees, lengths in metres; `expression_motion` is the root mean square difference over the 128 numbers of
-    a standardised code, so 1 means one standard deviation; the pose is the head's rotation in the world and the root's place.
+    a standardised code, so 1 means one standard deviation; the pose is the head's rotation in the world and the root's
+    place.
     """
     return database.execute(
         """
@@ -109,19 +111,20 @@ def clip_motion(database: duckdb.DuckDBPyConnection) -> pd.DataFrame:
 
 
 def identity_rollup(database: duckdb.DuckDBPyConnection, clips: pd.DataFrame) -> pd.DataFrame:
-    """Per identity that either table names: its rows, its reference, and the most that anything moves in any of its clips."""
+    """Per identity that either table names: its rows, its reference, and the most that anything moves in its clips."""
     database.register("clip_motion", clips)
     return database.execute(
         """
         WITH listed AS (
             SELECT dataset, identity, count(*) AS listed, any_value(split) AS split, max(len(shape)) AS shape_length,
-                sum((NOT coalesce(isfinite(list_sum(shape)), false) OR list_count(shape) <> len(shape))::INT) AS bad_shapes,
+                sum((NOT coalesce(isfinite(list_sum(shape)), false) OR list_count(shape) <> len(shape))::INT)
+                    AS bad_shapes,
                 any_value(body_model) AS body_model, any_value(reference_clip) AS reference_clip,
                 any_value(reference_frame) AS reference_frame
             FROM identities GROUP BY dataset, identity),
         seen AS (
-            SELECT dataset, identity, count(*) AS frames, count(DISTINCT clip) AS clips, count(DISTINCT split) AS splits,
-                any_value(split) AS frames_split
+            SELECT dataset, identity, count(*) AS frames, count(DISTINCT clip) AS clips,
+                count(DISTINCT split) AS splits, any_value(split) AS frames_split
             FROM frames GROUP BY dataset, identity),
         reference AS (
             SELECT DISTINCT frames.dataset, frames.identity FROM frames JOIN listed
@@ -132,7 +135,8 @@ def identity_rollup(database: duckdb.DuckDBPyConnection, clips: pd.DataFrame) ->
                 max(expression_motion) AS expression_motion, max(pose_degrees) AS pose_degrees
             FROM clip_motion GROUP BY dataset, identity),
         lengths AS (SELECT body_model, mode(shape_length) AS usual_length FROM listed GROUP BY body_model)
-        SELECT dataset, identity, coalesce(listed, 0) AS listed, coalesce(clips, 0) AS clips, coalesce(frames, 0) AS frames,
+        SELECT dataset, identity, coalesce(listed, 0) AS listed, coalesce(clips, 0) AS clips,
+            coalesce(frames, 0) AS frames,
             coalesce(splits, 1) - 1 + coalesce((split <> frames_split)::INT, 0) AS split_conflicts,
             coalesce(bad_shapes, 0) + coalesce((shape_length <> usual_length)::INT, 0) AS bad_shapes,
             (reference.identity IS NULL AND listed IS NOT NULL)::INT AS missing_reference,

@@ -1,4 +1,4 @@
-"""The schema of the annotation tables, as `docs/data-contracts.md` describes it, and the check of a Parquet file against it."""
+"""The schema of the annotation tables, as `docs/data-contracts.md` describes it, and its check."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def read_schema(path: str | Path) -> dict[str, str]:
         found = pq.read_schema(path)
     except (FileNotFoundError, pa.ArrowInvalid) as error:
         raise UserError(
-            f"no readable table {path} ({type(error).__name__})", "a Parquet table", "run the stage that writes it again"
+            f"no readable table {path} ({type(error).__name__})",
+            "a Parquet table",
+            "run the stage that writes it again",
         ) from None
     return {field.name: _kind(field.type) for field in found}
 
@@ -78,7 +80,7 @@ def _kind(type_) -> str:
 
 
 def compare_schema(table: str, path: str | Path) -> list[dict[str, object]]:
-    """One row per column of `table`: `table, column, expected, found, mismatch`; further columns of the file are allowed."""
+    """One row per column of `table`: `table, column, expected, found, mismatch`; the file may have further columns."""
     found = read_schema(path)
     return [
         {

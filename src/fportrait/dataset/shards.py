@@ -1,7 +1,7 @@
 """Latent shards: one immutable safetensors file per identity, an index, a checksum per record.
 
 ```
-SHARDS/DATASET/IDENTITY.safetensors    tensors NAME.latents, NAME.normals, … and reference.latents, … (docs/data-contracts.md)
+SHARDS/DATASET/IDENTITY.safetensors    NAME.latents, NAME.normals, … and reference.latents, … (docs/data-contracts.md)
 SHARDS/index.parquet                   one row per record, with the record's SHA-256
 SHARDS/encode.json                     hash of the VAE and of the parameters that made the latents
 ```
@@ -90,7 +90,7 @@ def write_shard(
         _refuse_not_finite(tensors, where)
         frames = _check_lengths(tensors, where)
         everything |= {f"{record}.{name}": tensor for name, tensor in tensors.items()}
-        row = {"dataset": dataset, "identity": identity, "split": split, "record": record, "clip": clip}
+        row: dict[str, Any] = {"dataset": dataset, "identity": identity, "split": split, "record": record, "clip": clip}
         row |= {"first_frame": first_frame, "frames": frames, "checksum": tensors_hash(tensors)}
         rows.append(row | {"references_checksum": references_checksum})
     write_safetensors(target, everything, {"dataset": dataset, "identity": identity, "split": split})
@@ -110,11 +110,14 @@ def _refuse_not_finite(tensors: dict[str, Tensor], where: str) -> None:
 def _check_lengths(tensors: dict[str, Tensor], where: str) -> int:
     frames = len(tensors["codes"])
     latent_frames = (frames + 3) // 4
-    wrong = [name for name in ("world_to_camera", "video") if name in tensors and len(tensors[name]) != frames]
+    wrong: list[str] = [
+        name for name in ("world_to_camera", "video") if name in tensors and len(tensors[name]) != frames
+    ]
     wrong += [name for name in ("latents", "normals") if tensors[name].shape[1] != latent_frames]
     if frames % 4 != 1 or wrong:
+        differing = f" whose {', '.join(wrong)} differ in length" if wrong else ""
         raise UserError(
-            f"a window of {frames} frames in {where}" + (f" whose {', '.join(wrong)} differ in length" if wrong else ""),
+            f"a window of {frames} frames in {where}{differing}",
             "windows of T = 4k+1 frames, the same for every tensor",
             "set `window` to 5, 9, 13, 17 …",
         )
@@ -182,7 +185,9 @@ class ShardReader:
 
         self.folder = Path(folder)
         if not (self.folder / INDEX).is_file() or not (self.folder / PARAMETERS).is_file():
-            raise UserError(f"no {INDEX} in {self.folder}", "a folder of latent shards", "run `kedro run --pipelines=encode`")
+            raise UserError(
+                f"no {INDEX} in {self.folder}", "a folder of latent shards", "run `kedro run --pipelines=encode`"
+            )
         self.info = json.loads((self.folder / PARAMETERS).read_text())
         table = pd.read_parquet(self.folder / INDEX)
         self._records: dict[str, dict[str, list[Record]]] = {}
@@ -241,7 +246,7 @@ class ShardReader:
         return tensors
 
     def references(self, record: Record) -> dict[str, Tensor]:
-        """`latents` `R 16 1 h w`, `world_to_camera` `R 4 4`, `intrinsics` `R 3 3`, `images` `R H W 3` of the record's identity."""
+        """The identity's portraits: `latents` `R 16 1 h w`, `world_to_camera`, `intrinsics`, `images` `R H W 3`."""
         names = self._tensor_names(record.shard, REFERENCE)
         where = f"the references of {record.dataset}/{record.identity}"
         self._verify(record.shard, REFERENCE, names, record.references_checksum, where)

@@ -1,8 +1,8 @@
 """The gate after annotations: are the tables sound, and does in each dataset move what must and stay what must not?
 
-Rules are plain rows (`rules`). They run as Great Expectations on the roll-up of `rollup.py`, in four phases: the schema,
-the structure of each clip, its motion (Table 4), and the identities. A critical failure stops the chain and leaves no
-tables behind; a warning sends the identity to quarantine with a reason, and the rest goes on.
+Rules are plain rows (`rules`). They run as Great Expectations on the roll-up of `rollup.py`, in four phases: the
+schema, the structure of each clip, its motion (Table 4), and the identities. A critical failure stops the chain and
+leaves no tables behind; a warning sends the identity to quarantine with a reason, and the rest goes on.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CAPTURES, SWEEPS = DATASETS[:2], DATASETS[2:]
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """Thresholds. Degrees, metres, and standard deviations of the expression code. Defaults leave room for a tracker's noise."""
+    """Thresholds in degrees, metres, and standard deviations of the code; the defaults leave room for tracker noise."""
 
     rotation_tolerance: float = 1e-4  # |R Rᵀ − I| and |det R − 1|
     still_camera_degrees: float = 0.5
@@ -75,9 +75,9 @@ def rules(config: ValidationConfig) -> list[Rule]:
     listed = [
         Rule("columns", "schema", "mismatch", "critical", f"{track}; docs/data-contracts.md has the schema", high=0),
         Rule("filled cells", "structure", "empty_cells", "critical", track, high=0),
-        Rule("unique keys", "structure", "repeated_frames", "critical", "keep one row per dataset, clip and frame", high=0),
+        Rule("unique keys", "structure", "repeated_frames", "critical", "keep one row per clip and frame", high=0),
         Rule("first frame is 0", "structure", "first_frame", "critical", "number frames from 0", low=0, high=0),
-        Rule("no missing frames", "structure", "missing_frames", "critical", "annotate every frame of the clip", high=0),
+        Rule("no missing frames", "structure", "missing_frames", "critical", "annotate every frame", high=0),
         Rule("list lengths", "structure", "lists_of_wrong_length", "critical", track, high=0),
         Rule("finite numbers", "structure", "not_finite", "critical", "quarantine or track that clip again", high=0),
         Rule("constants of a clip", "structure", "changing_constants", "critical",
@@ -97,7 +97,7 @@ def rules(config: ValidationConfig) -> list[Rule]:
              "look at that clip; lower least_confidence if it is good", low=config.least_confidence),
     ]  # fmt: skip
     for dataset in CAPTURES:
-        still = "the camera of a capture stands still; leave that clip out, or put it under a dataset with moving cameras"
+        still = "the camera of a capture stands still; leave that clip out of the captures"
         listed += [
             Rule("camera does not turn", "motion", "camera_degrees", "critical", still,
                  high=config.still_camera_degrees, dataset=dataset),
@@ -124,9 +124,9 @@ def rules(config: ValidationConfig) -> list[Rule]:
              low=config.moving_expression, dataset="DynamicSweep"),
         Rule("pose moves", "motion", "pose_degrees", "critical", again,
              low=config.moving_pose_degrees, dataset="DynamicSweep"),
-        Rule("listed once", "identities", "listed", "critical", "write one row of identities per identity", low=1, high=1),
+        Rule("listed once", "identities", "listed", "critical", "write one row per identity", low=1, high=1),
         Rule("has clips", "identities", "clips", "critical", "drop identities without frames from the table", low=1),
-        Rule("one split", "identities", "split_conflicts", "critical", "give an identity one split in both tables", high=0),
+        Rule("one split", "identities", "split_conflicts", "critical", "give an identity one split", high=0),
         Rule("sound shape", "identities", "bad_shapes", "critical", "fit the shape of that identity again", high=0),
         Rule("reference exists", "identities", "missing_reference", "critical",
              "name a clip and frame that the frames table has", high=0),
@@ -140,7 +140,7 @@ def rules(config: ValidationConfig) -> list[Rule]:
 
 
 def validate_tables(tracks_folder: str | Path, out_folder: str | Path, config: ValidationConfig) -> dict[str, Any]:
-    """Check `frames.parquet` and `identities.parquet` of a folder; copy them, less quarantined identities, to `out_folder`.
+    """Check `frames.parquet` and `identities.parquet`; copy them, less quarantined identities, to `out_folder`.
 
     `out_folder` gets `report.json`, `data_docs/index.html`, and, only when nothing critical failed, the two tables.
 
@@ -167,7 +167,9 @@ def validate_tables(tracks_folder: str | Path, out_folder: str | Path, config: V
             database = connect(sources["frames"], sources["identities"])
             table = clip_structure(database)
             if table.empty:
-                raise UserError(f"no rows in {sources['frames']}", "at least one clip", "look at quarantine.json beside it")
+                raise UserError(
+                    f"no rows in {sources['frames']}", "at least one clip", "read quarantine.json beside it"
+                )
         elif name == "motion":
             assert database is not None
             table = motion = clip_motion(database)

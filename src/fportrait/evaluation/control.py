@@ -13,7 +13,7 @@ from fportrait.errors import UserError
 
 
 class Gain(NamedTuple):
-    """Slope of the regression of produced on asked change through the origin, and their correlation (NaN if one is constant)."""
+    """Slope of produced on asked change through the origin, and their correlation (NaN if one is constant)."""
 
     gain: float
     correlation: float
@@ -27,9 +27,13 @@ def gain(asked: np.ndarray, produced: np.ndarray) -> Gain:
     """
     asked, produced = np.asarray(asked, np.float64).ravel(), np.asarray(produced, np.float64).ravel()
     if asked.shape != produced.shape or not len(asked):
-        raise UserError(f"{produced.size} produced and {asked.size} asked changes", "as many of both", "pair them by frame")
+        raise UserError(
+            f"{produced.size} produced and {asked.size} asked changes", "as many of both", "pair them by frame"
+        )
     if not (np.isfinite(asked).all() and np.isfinite(produced).all()):
-        raise UserError("a change that is not finite", "finite numbers", "leave out frames without a face, and count them")
+        raise UserError(
+            "a change that is not finite", "finite numbers", "leave out frames without a face, and count them"
+        )
     power = float(asked @ asked)
     if power == 0:
         raise UserError("no change asked for", "a control that moves", "measure the gain on a clip that moves")

@@ -12,7 +12,9 @@ def check_videos(produced: np.ndarray, truth: np.ndarray) -> None:
     for name, video in (("produced", produced), ("true", truth)):
         if not isinstance(video, np.ndarray) or video.ndim != 4 or video.shape[-1] != 3 or video.dtype != np.uint8:
             found = f"{getattr(video, 'dtype', type(video).__name__)} of shape {tuple(getattr(video, 'shape', ()))}"
-            raise UserError(f"a {name} video as {found}", "uint8 of shape T H W 3, 0 to 255", "convert it before scoring")
+            raise UserError(
+                f"a {name} video as {found}", "uint8 of shape T H W 3, 0 to 255", "convert it before scoring"
+            )
     if produced.shape != truth.shape or not len(truth):
         raise UserError(
             f"a produced video of {_size(produced)} beside a true one of {_size(truth)}",

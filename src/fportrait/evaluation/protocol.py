@@ -55,7 +55,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class ClipResult:
-    """One record's videos (`T H W 3` uint8, by method, and `truth`, `normals`, the `portrait` `H W 3`) and its scores."""
+    """One record's scores and videos: `T H W 3` uint8 by method, `truth` and `normals`; the `portrait` `H W 3`."""
 
     record: Record
     videos: dict[str, np.ndarray]
@@ -169,7 +169,7 @@ def sample_records(
     seed: int,
     guidance: Mapping[str, float] | None = None,
 ) -> list[np.ndarray]:
-    """`T H W 3` uint8 for each record, from the identity's first portrait. Each record has its own noise, named by its id."""
+    """`T H W 3` uint8 for each record, from the identity's first portrait; a record's id names its noise."""
     import torch
 
     from fportrait.dataset.batches import folded_rays
@@ -238,10 +238,10 @@ def control_scores(
             scores[f"{method}/expression_correlation"] = measured.correlation
             scores[f"{method}/expression_error"] = float(np.sqrt(np.mean((read - codes) ** 2)))
         found = [find_landmarks(frame) for frame in videos[method]]
-        seen = [t for t, points in enumerate(found) if points is not None]
+        seen = [t for t, face in enumerate(found) if face is not None]
         scores[f"{method}/faces_found"] = len(seen) / len(found)
         if len(seen) >= 2:
-            points = np.stack([found[t] for t in seen])
+            points = np.stack([face for face in found if face is not None])
             true_points = landmarks[seen]
             scores[f"{method}/landmark_error"] = float(np.linalg.norm(points - true_points, axis=-1).mean())
             if np.abs(changes(true_points)).max() > 1:  # pixels; less is the detector's own noise
@@ -286,7 +286,7 @@ def decode(vae: Any, latents: torch.Tensor) -> np.ndarray:
 
 
 def summarise(clips: Sequence[ClipResult], seed: int) -> dict[str, Any]:
-    """Means over clips with 95% intervals; `ours_minus_portrait` is the paired gain in PSNR over repeating the portrait."""
+    """Means over clips with 95% intervals; `ours_minus_portrait` is the paired difference in PSNR."""
     summary: dict[str, Any] = {"clips": len(clips), "identities": len({clip.record.identity for clip in clips})}
     names = sorted({name for clip in clips for name in clip.scores})
     for name in names:

@@ -36,7 +36,8 @@ h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}table{border-collapse:co
 .wide{overflow-x:auto}th,td{text-align:right;padding:.25rem .7rem;border-bottom:1px solid #dde1e6;white-space:nowrap}
 th:first-child,td:first-child{text-align:left}small{color:#5b636b}figure{margin:1rem 0;overflow-x:auto}
 img{image-rendering:auto;max-width:none;height:auto}
-@media (prefers-color-scheme:dark){body{background:#15181c;color:#e6e9ec}th,td{border-color:#363d45}small{color:#9aa3ab}}
+@media (prefers-color-scheme:dark){body{background:#15181c;color:#e6e9ec}th,td{border-color:#363d45}
+small{color:#9aa3ab}}
 """
 
 

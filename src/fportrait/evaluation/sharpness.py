@@ -9,7 +9,7 @@ from fportrait.evaluation.frames import check_videos
 
 
 def sharpness(produced: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Per frame `T`: variance of the Laplacian of the grey picture, over that of the true frame. 1 is as sharp; 0 is flat.
+    """Per frame `T`: variance of the grey picture's Laplacian over the true frame's. 1 is as sharp; 0 is flat.
 
     A measure of Pech-Pacheco et al. (2000); noise also raises it. NaN where the true frame is flat.
 

@@ -1,7 +1,7 @@
 """Structural similarity (Wang et al., 2004) on RGB: 11×11 Gaussian window of σ 1.5, data range 255, K 0.01 and 0.03.
 
-Weighted moments without bias correction, means over the pixels whose window lies inside the picture, then over channels:
-scikit-image's `structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)`.
+Weighted moments without bias correction, means over the pixels whose window lies inside the picture, then over
+channels: scikit-image's `structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)`.
 """
 
 from __future__ import annotations

@@ -29,7 +29,9 @@ class StageConfig:
     accumulation: int = 1
     seed: int = 0
     warmup: int = 20
-    decay_from: float = 1.0  # fraction of the iterations after which the rate falls linearly to zero; 1 keeps it constant
+    decay_from: float = (
+        1.0  # fraction of the iterations after which the rate falls linearly to zero; 1 keeps it constant
+    )
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
     gradient_clip: float = 1.0
@@ -53,7 +55,7 @@ class StageConfig:
         total = sum(self.mixture.values())
         if total != 100 or any(int(share) != share or share < 0 for share in self.mixture.values()):
             raise UserError(
-                f"shares of {', '.join(f'{k} {v}' for k, v in self.mixture.items())} in {self.name}, which sum to {total}",
+                f"shares of {self.name} that sum to {total} ({self.mixture})",
                 "whole percents that sum to 100",
                 f"change the mixture of {self.name}",
             )
@@ -64,7 +66,9 @@ class StageConfig:
         if self.precision not in ("bf16", "fp32"):
             raise UserError(f"precision '{self.precision}' in {self.name}", "bf16 or fp32", "change precision")
         if not 0 < self.decay_from <= 1 or not 0 <= self.ema < 1:
-            raise UserError(f"decay_from {self.decay_from}, ema {self.ema}", "fractions", f"correct them in {self.name}")
+            raise UserError(
+                f"decay_from {self.decay_from}, ema {self.ema}", "fractions", f"correct them in {self.name}"
+            )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> StageConfig:
@@ -90,5 +94,3 @@ class StageConfig:
         left = 1 - step / self.iterations
         cool = 1.0 if self.decay_from == 1 else min(1.0, left / (1 - self.decay_from))
         return self.learning_rate * warm * cool
-
-

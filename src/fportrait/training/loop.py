@@ -47,7 +47,7 @@ def train(
     resume: bool = True,
     checkpoint_folder: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Train `transformer` in place; it ends with the averaged weights, which are also saved to `out_folder/transformer`.
+    """Train `transformer` in place; it ends with the averaged weights, also saved to `out_folder/transformer`.
 
     Args:
         log: called with metrics and the number of finished steps.
@@ -58,7 +58,8 @@ def train(
         `steps`, `parameters`, `final_loss` (mean over the last tenth of this run's steps), `resumed_from`.
 
     Raises:
-        UserError: the shards cannot feed the stage, the batch does not divide over processes, a sample is unreadable, or a loss or gradient is not finite.
+        UserError: the shards cannot feed the stage, the batch does not divide over processes, a sample is unreadable,
+            or a loss or gradient is not finite.
         SystemExit: (code 143) SIGTERM arrived; a checkpoint was written.
     """
     from accelerate import Accelerator
@@ -183,9 +184,7 @@ def sample_losses(model: Callable[..., Tensor], batch: dict[str, Any], precision
     )
 
 
-def refuse_not_finite(
-    numbers: list[float], step: int, stage: StageConfig, batches: Batches, processes: int
-) -> None:
+def refuse_not_finite(numbers: list[float], step: int, stage: StageConfig, batches: Batches, processes: int) -> None:
     first = step * stage.batch_size
     bad = [row for row, loss in enumerate(numbers[:-1]) if not math.isfinite(loss)] or range(stage.batch_size)
     names = ", ".join(batches.record(first + row).id for row in bad)
@@ -214,7 +213,7 @@ def save_transformer(model: torch.nn.Module, target: Path) -> None:
 
     with atomic_folder(target) as folder:
         if hasattr(model, "save_pretrained"):
-            model.save_pretrained(folder)
+            model.save_pretrained(folder)  # type: ignore[operator]
             values = json.loads((folder / "config.json").read_text())
             values.pop("_name_or_path", None)  # where it was loaded from is no property of the model
             write_json(folder / "config.json", values)
@@ -251,7 +250,7 @@ class Meter:
         self.started, self.waited, self.steps = time.perf_counter(), 0.0, 0
 
     def add(self, numbers: list[float], micro_batches: list[dict[str, Any]], waited: float) -> None:
-        """`numbers`: losses of the global batch, then the gradient's norm. Losses by kind come from this process's part."""
+        """`numbers`: losses of the global batch, then the gradient's norm. Losses by kind are this process's."""
         *losses, norm = numbers
         datasets = [name for batch in micro_batches for name in batch["datasets"]]
         sigmas = [sigma for batch in micro_batches for sigma in batch["sigmas"].tolist()]

@@ -1,4 +1,4 @@
-"""What must be true before a stage takes its first step, what it will cost, and what its model makes of held-out people."""
+"""What must be true before a stage's first step, what it will cost, and what its model makes of held-out people."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_stage(stage: StageConfig, reader: ShardReader) -> None:
 def check_start(stage: StageConfig, start_folder: str | Path, reader: ShardReader) -> None:
     """Refuse a start that is not there, or that learned latents of another VAE than the shards hold.
 
-    `start_folder` is the parent stage's folder (`transformer/`, `training.json`) or the base's (`transformer/`, `vae/`).
+    `start_folder` is the parent stage's (`transformer/`, `training.json`) or the base's (`transformer/`, `vae/`).
 
     Raises:
         UserError: the parent has not been trained (the command is named), or the VAEs differ.
@@ -73,7 +73,7 @@ def check_start(stage: StageConfig, start_folder: str | Path, reader: ShardReade
 
 
 def plan(stage: StageConfig, transformer: torch.nn.Module, reader: ShardReader) -> dict[str, Any]:
-    """What a stage will cost, without training: parameters, tokens and floating-point operations per step, bytes, records.
+    """What a stage will cost, without training: parameters, tokens and operations per step, bytes, records.
 
     Operations are counted on one forward pass of one sample; a step is three times that (forward and backward).
     Memory is weights, gradients, two moments and the average in float32; activations come on top.
@@ -132,7 +132,7 @@ def sample_videos(
     label: str,
     steps: int = 8,
 ) -> list[Path]:
-    """One MP4 per dataset of the stage's mixture: portrait, truth and sample side by side, for the first held-out record.
+    """One MP4 per dataset of the mixture: portrait, truth and sample side by side, of the first held-out record.
 
     The same noise is used at every call, so that `label` `before` and `after` compare. A dataset without held-out
     records is left out.
