@@ -163,15 +163,8 @@ def _check(frames: pd.DataFrame, shape: np.ndarray, config: FitConfig) -> str:
     return name
 
 
-def head_vertices(avatar: GaussianAvatar, pose) -> np.ndarray:
-    """The head's vertices in the world, without neck and torso."""
-    body = avatar.body
-    head = ~np.isin(np.asarray(body.part_names)[np.asarray(body.part)], BODY_PARTS)
-    return np.asarray(body.vertices(avatar.shape, None, pose))[head]
-
-
 def _check_cameras(avatar: GaussianAvatar, moments: Sequence[Moment], views: Sequence[View], name: str) -> None:
-    centres = [head_vertices(avatar, moment.pose).mean(axis=0) for moment in moments]
+    centres = [avatar.body.head_centre(avatar.shape, moment.pose) for moment in moments]
     for view in views:
         eye = -view.world_to_camera[:3, :3].T @ view.world_to_camera[:3, 3]
         distance = float(np.linalg.norm(eye - centres[view.moment]))

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from fportrait.atomic_io import value_hash
-from fportrait.avatar.fitting import HEAD_RADIUS, head_vertices
+from fportrait.avatar.fitting import HEAD_RADIUS
 from fportrait.avatar.model import GaussianAvatar
 from fportrait.avatar.views import Moment, moment_of, moments_of
 from fportrait.errors import UserError, refuse_unknown_keys
@@ -130,8 +130,7 @@ def plan_sweeps(avatar: GaussianAvatar, frames: pd.DataFrame, config: SweepConfi
         else:
             stretch = [moments[rng.integers(len(moments))]] * config.frames_view
             spin = index < spins_view
-        distinct = {id(moment): moment for moment in stretch}.values()
-        target = np.mean([head_vertices(avatar, moment.pose).mean(axis=0) for moment in distinct], axis=0)
+        target = head_centre(avatar, stretch)
         distance = (config.distance_min, config.distance_max)
         if spin:
             cameras = spin_path(
@@ -219,6 +218,11 @@ def render_clip(avatar: GaussianAvatar, clip: SweepClip) -> np.ndarray:
         colour, _ = avatar.picture(code, guide, clip.world_to_camera[index], clip.intrinsics, clip.size, clip.size)
         pictures[index] = (colour.clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy()
     return pictures
+
+
+def head_centre(avatar: GaussianAvatar, moments: list[Moment]) -> np.ndarray:
+    """(3,) mean place of the head's centre, world."""
+    return np.mean([avatar.body.head_centre(avatar.shape, moment.pose) for moment in moments], axis=0)
 
 
 def sweep_landmarks(avatar: GaussianAvatar, moment: Moment) -> np.ndarray:

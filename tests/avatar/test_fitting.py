@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+import torch
+
+from fportrait.avatar import fitting
+from fportrait.avatar.actions import actions_from_landmarks
+from fportrait.avatar.fitting import fit_avatar, fit_config
+from fportrait.avatar.views import load_views
+from fportrait.errors import UserError
+
+SMALL = {"avatar": {"gaussians": 700, "latents": 2}, "size": 40, "steps": 30, "batch": 2, "holdout_every": 3}
+
+
+def test_a_fit_learns_the_pictures_and_scores_what_it_never_saw(capture, body, reader, tmp_path):
+    scores = {}
+    for steps in (1, SMALL["steps"]):
+        config = fit_config({**SMALL, "steps": steps})
+        scores[steps] = fit_avatar(capture.frames, capture.shape, body, config, 0, tmp_path, reader).scores
+    first, last = scores[1], scores[SMALL["steps"]]
+    assert last["stopped"] is None
+    assert last["psnr_fitted"] > first["psnr_fitted"] + 1
+    assert last["psnr_moments"] > first["psnr_moments"] + 0.5
+    assert last["psnr_moments"] > 22
+
+
+def test_the_same_seed_fits_the_same_bits(capture, body, reader, tmp_path):
+    config = fit_config({**SMALL, "steps": 3})
+    one, other = (fit_avatar(capture.frames, capture.shape, body, config, 5, tmp_path, reader) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_actions_are_read_off_the_landmarks(capture, body, reader, tmp_path):
+    moments, views = load_views(capture.frames, 40, 100, tmp_path, reader)
+    jaw = actions_from_landmarks(body, capture.shape, moments, views)[:, body.action_names.index("jawOpen")]
+    true = np.array([0.4 * moment.code[0] for moment in moments])
+    assert np.corrcoef(jaw, true)[0, 1] > 0.95
+    assert np.polyfit(true, jaw, 1)[0] > 0.6
+
+
+def test_a_step_that_is_not_finite_stops_and_keeps_the_last_good_state(capture, body, reader, tmp_path, monkeypatch):
+    monkeypatch.setitem(fitting.RATES, "colour", float("inf"))
+    avatar = fit_avatar(capture.frames, capture.shape, body, fit_config(SMALL), 0, tmp_path, reader)
+    assert avatar.scores["stopped"].startswith("ada, step")
+    assert all(torch.isfinite(tensor).all() for tensor in avatar.state_dict().values())
+
+
+def test_too_few_cameras_are_refused(capture, body, reader, tmp_path):
+    frames = capture.frames[capture.frames.camera.isin(["cam00", "cam01"])]
+    with pytest.raises(UserError, match="2 cameras in the capture of ada"):
+        fit_avatar(frames, capture.shape, body, fit_config(SMALL), 0, tmp_path, reader)
+
+
+def test_a_camera_inside_the_head_is_refused(capture, body, reader, tmp_path):
+    frames = capture.frames.copy()
+    inside = np.eye(4)
+    inside[2, 3] = 0.05
+    frames["world_to_camera"] = [
+        inside.ravel().tolist() if camera == "cam02" else matrix
+        for camera, matrix in zip(frames.camera, frames.world_to_camera, strict=True)
+    ]
+    with pytest.raises(UserError, match="camera cam02 of ada"):
+        fit_avatar(frames, capture.shape, body, fit_config(SMALL), 0, tmp_path, reader)
+
+
+def test_a_shape_that_is_not_finite_and_a_path_that_escapes_are_refused(capture, body, reader, tmp_path):
+    with pytest.raises(UserError, match="not finite"):
+        fit_avatar(capture.frames, capture.shape * np.nan, body, fit_config(SMALL), 0, tmp_path, reader)
+    frames = capture.frames.assign(path="../elsewhere.mp4")
+    with pytest.raises(UserError, match="outside the project"):
+        fit_avatar(frames, capture.shape, body, fit_config(SMALL), 0, tmp_path, reader)
+
+
+def test_unknown_parameters_name_the_nearest():
+    with pytest.raises(UserError, match="batch"):
+        fit_config({"batc": 3})

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from fportrait.avatar import sweeps
+from fportrait.avatar.sweeps import plan_sweeps, render_sweeps, sweep_config
+from fportrait.camera.cameras import camera_centre
+from fportrait.capture.video_io import probe
+from fportrait.errors import UserError
+
+SMALL = {"clips_view": 2, "clips_dynamic": 2, "frames_view": 5, "frames_dynamic": 9, "size": 32}
+
+
+@pytest.fixture(scope="module")
+def rendered(truth, capture, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweeps")
+    return folder, render_sweeps(truth, capture.frames, sweep_config(SMALL), 0, folder, "data/sweeps/clips")
+
+
+def test_every_frame_has_a_row_in_the_schema_of_tracks(rendered, capture):
+    folder, table = rendered
+    assert list(table.columns) == list(capture.frames.columns)
+    assert len(table) == 2 * 5 + 2 * 9
+    for path, rows in table.groupby("path"):
+        assert path.startswith("data/sweeps/clips/")
+        assert probe(folder / path.rsplit("/", 1)[1]).frames == len(rows)
+        assert rows.frame.tolist() == list(range(len(rows)))
+    assert np.isfinite(np.stack(table.landmarks.tolist())).all() and table.landmarks.map(len).eq(956).all()
+
+
+def test_a_view_sweep_moves_the_camera_alone_and_a_dynamic_sweep_everything(rendered):
+    _, table = rendered
+    for (dataset, _), rows in table.groupby(["dataset", "clip"]):
+        spread = {
+            column: float(np.ptp(np.stack(rows[column].tolist()), axis=0).max())
+            for column in ("world_to_camera", "expression_code", "head_rotation", "body_translation")
+        }
+        assert spread["world_to_camera"] > 0.01
+        if dataset == "ViewSweep":
+            assert spread["expression_code"] == spread["head_rotation"] == spread["body_translation"] == 0
+        else:
+            assert spread["expression_code"] > 0 and spread["head_rotation"] > 0
+
+
+def test_cameras_keep_their_distance_and_half_the_dynamic_clips_spin(truth, capture):
+    clips = plan_sweeps(truth, capture.frames, sweep_config(SMALL), 0)
+    for clip in clips:
+        eyes = np.stack([camera_centre(matrix) for matrix in clip.world_to_camera])
+        distance = np.linalg.norm(eyes - sweeps.head_centre(truth, clip.moments), axis=1)
+        assert distance.min() > 0.24 and distance.max() < 0.41
+    assert sorted(clip.path_kind for clip in clips if clip.dataset == "DynamicSweep") == ["spin", "spiral"]
+
+
+def test_a_killed_job_renders_only_what_is_missing_and_gives_the_same_table(truth, capture, rendered, monkeypatch):
+    folder, table = rendered
+    videos = sorted(folder.glob("*.mp4"))
+    kept = {path.name: path.stat().st_mtime_ns for path in videos[1:]}
+    content = videos[0].read_bytes()
+    videos[0].write_bytes(content[: len(content) // 2])
+    drawn = []
+    original = sweeps.render_clip
+    monkeypatch.setattr(sweeps, "render_clip", lambda avatar, clip: drawn.append(clip) or original(avatar, clip))
+    again = render_sweeps(truth, capture.frames, sweep_config(SMALL), 0, folder, "data/sweeps/clips")
+    assert len(drawn) == 1
+    assert videos[0].read_bytes() == content
+    assert {path.name: path.stat().st_mtime_ns for path in sorted(folder.glob("*.mp4"))[1:]} == kept
+    assert again.drop(columns=["expression_code", "landmarks"]).equals(
+        table.drop(columns=["expression_code", "landmarks"])
+    )
+
+
+def test_another_seed_or_size_gives_other_names(truth, capture):
+    def names(seed: int, **changes) -> set[str]:
+        config = sweep_config({**SMALL, **changes})
+        return {sweeps.clip_hash(clip, "x", config) for clip in plan_sweeps(truth, capture.frames, config, seed)}
+
+    assert names(0) == names(0)
+    assert not names(0) & names(1) and not names(0) & names(0, size=48)
+
+
+def test_parameters_that_cannot_be_rendered_are_refused():
+    with pytest.raises(UserError, match="outside the head"):
+        sweep_config({"distance_min": 0.05})
+    with pytest.raises(UserError, match="clips_view"):
+        sweep_config({"clip_view": 3})
