@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -127,3 +128,9 @@ def test_registering_the_pipelines_imports_no_heavy_library():
     )
     environment = {"PYTHONPATH": str(ROOT / "src"), "PATH": "/usr/bin:/bin"}
     assert subprocess.check_output([sys.executable, "-c", code], text=True, env=environment).strip() == "[]"
+
+
+def test_every_node_has_source_that_kedro_viz_can_show():
+    for pipeline in register_pipelines().values():
+        for node in pipeline.nodes:
+            assert "def " in inspect.getsource(inspect.unwrap(node.func))
