@@ -78,7 +78,7 @@ def train_expression_encoder(
     count = len(crops) - held_out
     weight = torch.from_numpy(1 / (actions[:count].std(0) + 0.05)).float() ** 2
     optimizer = torch.optim.AdamW([*encoder.parameters(), *readout.parameters()], lr=learning_rate, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.15)
     encoder.to(memory_format=torch.channels_last)
     for step in range(steps):
         picks = np.sort(rng.integers(0, count, batch))

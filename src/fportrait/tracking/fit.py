@@ -1,0 +1,255 @@
+"""Fit the body model to face landmarks: identity once per person, head pose and expression per moment.
+
+A moment is one video frame of a single camera, or one time step of all synchronised cameras. The landmarks sit on the
+head bone, so a moment has a rotation R and a translation T of the head; the root's translation follows from the neck.
+The torso is taken as upright and unturned.
+
+Damped Gauss-Newton on reprojection errors in units of the eye distance, with Huber weights; priors keep identity
+coefficients and actions near zero. All moments are solved at once, as stacked small systems.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from fportrait.body.model import BodyModel, Pose, rotation_matrix
+from fportrait.tracking.points import SUBSET_238
+
+LANDMARK_SIGMA = 0.02  # of the eye distance: what the landmark net is off by
+INDEPENDENT_LANDMARKS = 60.0  # errors of neighbouring landmarks are alike; the sum counts as this many
+HUBER = 2.5  # sigmas
+ACTION_SIGMA = 0.35
+MIN_FACING = 0.1  # weight of landmarks on the far side, which the net guesses
+SMOOTH_FRAMES = 0.8  # standard deviation of the temporal filter
+EYES = (33, 263)
+
+
+@dataclass
+class Observations:
+    """Landmarks `N C 478 2` in pixels (NaN where a camera saw no face), and the cameras `C 4 4`, `C 3 3`."""
+
+    landmarks: np.ndarray
+    world_to_camera: np.ndarray
+    intrinsics: np.ndarray
+
+    @property
+    def seen(self) -> np.ndarray:
+        """`N C`: whether that camera saw the face at that moment."""
+        return np.isfinite(self.landmarks).all((2, 3))
+
+
+@dataclass
+class Fit:
+    """`rotations` `N 3 3` and `translations` `N 3` of the head bone in the world, `actions` `N 52`, `errors` `N`: root
+    mean square reprojection error in eye distances."""
+
+    rotations: np.ndarray
+    translations: np.ndarray
+    actions: np.ndarray
+    errors: np.ndarray
+
+
+class LandmarkModel:
+    """The embedded landmarks as a linear function of identity and actions, at rest."""
+
+    def __init__(self, body: BodyModel):
+        self.body = body
+        corners = body.faces[body.landmark_triangles]
+        weights = body.landmark_barycentric.astype(np.float64)
+        self.points = np.einsum("lcx,lc->lx", body.template[corners].astype(np.float64), weights)
+        self.identity = np.einsum("klcx,lc->klx", body.identity_modes[:, corners].astype(np.float64), weights)
+        self.actions = np.einsum("alcx,lc->alx", body.actions[:, corners].astype(np.float64), weights)
+        from fportrait.body.rasterizer import vertex_normals
+
+        normals = vertex_normals(body.template, body.faces, body.weld)[corners]
+        self.normals = np.einsum("lcx,lc->lx", normals.astype(np.float64), weights)
+        # Neighbouring landmarks err together: every third, and all around eyes, brows and mouth, say what all would.
+        chosen = (np.arange(len(self.points)) % 4 == 0) | np.isin(np.arange(len(self.points)), SUBSET_238[::3])
+        self.valid = np.flatnonzero(body.landmark_valid & chosen)
+
+    def at(self, identity: np.ndarray, actions: np.ndarray | None = None) -> np.ndarray:
+        """Landmarks at rest, `478 3`, or `N 478 3` when `actions` is `N 52`."""
+        points = self.points + np.tensordot(identity, self.identity, 1)
+        return points if actions is None else points + np.tensordot(actions, self.actions, 1)
+
+
+def solve_moments(model: LandmarkModel, seen: Observations, identity: np.ndarray, rounds: int = 6, start: Fit | None = None) -> Fit:
+    """Head pose and actions of every moment for a known identity.
+
+    Every moment needs one camera at least that saw the face.
+    """
+    count = len(seen.landmarks)
+    fit = start or _initial(model, seen, identity)
+    rotations, translations, actions = fit.rotations, fit.translations, fit.actions
+    targets, scale = np.nan_to_num(seen.landmarks), eye_distance(seen)
+    visible = seen.seen
+    damping = np.concatenate([np.zeros(6), np.full(actions.shape[1], 1 / ACTION_SIGMA**2)])
+    errors = np.zeros(count)
+    for _ in range(rounds):
+        rest = model.at(identity, actions)
+        turned = rest @ rotations.transpose(0, 2, 1)
+        world = turned + translations[:, None]
+        hessian = np.zeros((count, 6 + actions.shape[1], 6 + actions.shape[1]))
+        gradient = np.zeros((count, 6 + actions.shape[1]))
+        total, norm = np.zeros(count), np.zeros(count)
+        moved = _turn_modes(model.actions[:, model.valid], rotations)
+        for c, (w2c, k) in enumerate(zip(seen.world_to_camera, seen.intrinsics, strict=True)):
+            residual, jacobian, weights = _camera_terms(
+                model, world, turned, moved, rotations, w2c, k, targets[:, c], scale[:, c]
+            )
+            weights = weights * visible[:, c, None]
+            left, flat = _normal_factors(jacobian, weights)
+            hessian += left @ flat
+            gradient += (left @ residual.reshape(count, -1, 1))[..., 0]
+            total += (weights * (residual**2).sum(-1)).sum(1)
+            norm += weights.sum(1)
+        hessian += np.diag(damping + 1e-6)
+        gradient += np.concatenate([np.zeros((count, 6)), actions / ACTION_SIGMA**2], 1)
+        step = -np.linalg.solve(hessian, gradient[..., None])[..., 0]
+        rotations = rotation_matrix(np.clip(step[:, :3], -0.5, 0.5)) @ rotations
+        translations = translations + np.clip(step[:, 3:6], -0.2, 0.2)
+        actions = np.clip(actions + step[:, 6:], 0, 1)
+        errors = np.sqrt(total / np.maximum(norm, 1e-9)) * LANDMARK_SIGMA
+    return Fit(rotations, translations, actions, errors)
+
+
+def _camera_terms(model, world, turned, moved, rotations, w2c, k, target, scale):
+    """Residuals `N L 2` (in sigmas), their derivatives `N L 2 6+A` and weights `N L` for one camera."""
+    valid = model.valid
+    axes, shift = w2c[:3, :3], w2c[:3, 3]
+    local = world[:, valid] @ axes.T + shift
+    depth = np.maximum(local[..., 2:], 0.05)
+    focal = np.array([k[0, 0], k[1, 1]])
+    pixels = local[..., :2] / depth * focal + k[:2, 2]
+    unit = (LANDMARK_SIGMA * scale)[:, None, None]
+    residual = (pixels - target[:, valid]) / unit
+    # d pixels / d local point, then through the camera's rotation.
+    by_point = np.zeros((*pixels.shape, 3))
+    by_point[..., 0, 0], by_point[..., 1, 1] = focal[0] / depth[..., 0], focal[1] / depth[..., 0]
+    by_point[..., 2] = -(pixels - k[:2, 2]) / depth
+    by_world = by_point @ axes / unit[..., None]
+    t = turned[:, valid]
+    x, y, z = t[..., 0], t[..., 1], t[..., 2]
+    zero = np.zeros_like(x)
+    minus_skew = np.stack([zero, z, -y, -z, zero, x, y, -x, zero], -1).reshape(*x.shape, 3, 3)
+    jacobian = np.concatenate([by_world @ minus_skew, by_world, by_world @ moved], -1)
+    centre = -axes.T @ shift
+    view = centre - world[:, valid]
+    view /= np.linalg.norm(view, axis=-1, keepdims=True)
+    facing = ((model.normals[valid] @ rotations.transpose(0, 2, 1)) * view).sum(-1)
+    size = np.linalg.norm(residual, axis=-1)
+    huber = np.minimum(1.0, HUBER / np.maximum(size, 1e-9))
+    weights = huber * np.clip(facing * 1.5, MIN_FACING, 1) * (INDEPENDENT_LANDMARKS / len(valid))
+    return residual, jacobian, weights
+
+
+def _turn_modes(modes: np.ndarray, rotations: np.ndarray) -> np.ndarray:
+    """Modes `M L 3` turned by `N 3 3`, as `N L 3 M`."""
+    return rotations[:, None] @ modes.transpose(1, 2, 0)[None]
+
+
+def _normal_factors(jacobian: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(WJ)ᵀ `N P 2L` and J `N 2L P` of the normal equations."""
+    flat = jacobian.reshape(len(jacobian), -1, jacobian.shape[-1])
+    return (flat * np.repeat(weights, 2, axis=1)[..., None]).transpose(0, 2, 1), flat
+
+
+def eye_distance(seen: Observations) -> np.ndarray:
+    """Size of the face, `N C` pixels: the longer of eye distance and 0.9 × nose-to-brow height, robust in profile."""
+    points = np.nan_to_num(seen.landmarks)
+    apart = np.linalg.norm(points[..., EYES[0], :] - points[..., EYES[1], :], axis=-1)
+    height = np.linalg.norm(points[..., 10, :] - points[..., 2, :], axis=-1)
+    return np.maximum(np.maximum(apart, 0.9 * height), 1.0)
+
+
+def _initial(model: LandmarkModel, seen: Observations, identity: np.ndarray) -> Fit:
+    """Perspective-n-point from the camera that sees the largest face at each moment."""
+    count = len(seen.landmarks)
+    size = np.where(seen.seen, eye_distance(seen), -1)
+    rotations, translations = np.zeros((count, 3, 3)), np.zeros((count, 3))
+    rest = model.at(identity)[model.valid]
+    for n, c in enumerate(size.argmax(1)):
+        points = seen.landmarks[n, c][model.valid].astype(np.float64)
+        _, vector, shift = cv2.solvePnP(rest, points, seen.intrinsics[c], None, flags=cv2.SOLVEPNP_SQPNP)
+        axes, origin = seen.world_to_camera[c][:3, :3], seen.world_to_camera[c][:3, 3]
+        rotations[n] = axes.T @ rotation_matrix(vector[:, 0])
+        translations[n] = axes.T @ (shift[:, 0] - origin)
+    return Fit(rotations, translations, np.zeros((count, len(model.actions))), np.zeros(count))
+
+
+def fit_identity(model: LandmarkModel, groups: list[Observations], rounds: int = 4, moments: int = 32) -> np.ndarray:
+    """Identity coefficients `K` from moments spread over all the observations of one person.
+
+    Alternates poses and actions (given identity) with a linear step in the identity. A person's many frames share the
+    landmark net's bias, so together they count as one frame against the unit prior.
+    """
+    identity = np.zeros(model.body.identity_dim)
+    share = max(2, moments // len(groups))
+    picked = []
+    for group in groups:
+        usable = np.flatnonzero(group.seen.any(1))
+        picks = usable[np.linspace(0, len(usable) - 1, min(share, len(usable))).astype(int)]
+        picked.append(Observations(group.landmarks[picks], group.world_to_camera, group.intrinsics))
+    fits: list[Fit | None] = [None] * len(picked)
+    for _ in range(rounds):
+        hessian, gradient, count = np.eye(len(identity)), identity.copy(), 0.0
+        data_h, data_g = np.zeros_like(hessian), np.zeros_like(gradient)
+        for index, group in enumerate(picked):
+            fit = solve_moments(model, group, identity, 4, fits[index])
+            fits[index] = fit
+            turned = model.at(identity, fit.actions) @ fit.rotations.transpose(0, 2, 1)
+            world = turned + fit.translations[:, None]
+            modes = _turn_modes(model.identity[:, model.valid], fit.rotations)
+            scale, visible = eye_distance(group), group.seen
+            for c in range(len(group.intrinsics)):
+                residual, jacobian, weights = _camera_terms(
+                    model, world, turned, modes, fit.rotations, group.world_to_camera[c], group.intrinsics[c],
+                    np.nan_to_num(group.landmarks[:, c]), scale[:, c],
+                )  # fmt: skip
+                weights = weights * visible[:, c, None]
+                # Eliminate each moment's pose, so that identity does not fight a pose held fixed.
+                left, flat = _normal_factors(jacobian, weights)
+                full, slope = left @ flat, (left @ residual.reshape(len(flat), -1, 1))[..., 0]
+                h_pp, h_ps, h_ss = full[:, :6, :6] + 1e-6 * np.eye(6), full[:, :6, 6:], full[:, 6:, 6:]
+                g_p, g_s = slope[:, :6], slope[:, 6:]
+                back = np.linalg.solve(h_pp, np.concatenate([h_ps, g_p[..., None]], -1))
+                data_h += (h_ss - h_ps.transpose(0, 2, 1) @ back[..., :-1]).sum(0)
+                data_g += (g_s - (h_ps.transpose(0, 2, 1) @ back[..., -1:])[..., 0]).sum(0)
+                count += float(visible[:, c].sum())
+        effective = min(count, 4.0) / max(count, 1.0)
+        identity = identity - np.linalg.solve(hessian + data_h * effective, gradient + data_g * effective)
+        identity = np.clip(identity, -3, 3)
+    return identity
+
+
+def smooth(values: np.ndarray, sigma: float = SMOOTH_FRAMES) -> np.ndarray:
+    """Gaussian filter over the first axis, ends repeated."""
+    from scipy.ndimage import gaussian_filter1d
+
+    return gaussian_filter1d(values, sigma, axis=0, mode="nearest") if len(values) > 1 else values
+
+
+def smooth_rotations(rotations: np.ndarray, sigma: float = SMOOTH_FRAMES) -> np.ndarray:
+    """Filter the matrices and take the nearest rotations, `N 3 3`."""
+    u, _, vt = np.linalg.svd(smooth(rotations, sigma))
+    u[..., -1] *= np.linalg.det(u @ vt)[:, None]
+    return u @ vt
+
+
+def to_pose(body: BodyModel, identity: np.ndarray, rotation: np.ndarray, translation: np.ndarray) -> Pose:
+    """The pose whose head bone has this rotation and translation; the torso upright and unturned."""
+    _, shifts = body.bone_transforms(identity, Pose(np.eye(3), np.zeros(3), rotation))
+    return Pose(np.eye(3), translation - shifts[2], rotation)
+
+
+def bridge_gaps(fit_rows: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
+    """Values at `fit_rows` (sorted frame numbers) spread over `count` frames, linear in between, held at the ends."""
+    frames = np.arange(count)
+    flat = values.reshape(len(values), -1)
+    out = np.stack([np.interp(frames, fit_rows, flat[:, i]) for i in range(flat.shape[1])], 1)
+    return out.reshape(count, *values.shape[1:])
+
+

@@ -1,0 +1,370 @@
+"""From videos to annotations: landmarks, identity, pose, expression code and crop of every frame.
+
+One identity is one unit of work. Its landmarks are found clip by clip, its shape is fitted once over all of them, then
+every moment's pose. In a studio capture all cameras of a time step share one pose and, as a driver would, one expression
+code: that of the camera which faces the person best.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fportrait.atomic_io import atomic_folder, file_hash, value_hash, write_json, write_parquet
+from fportrait.body.model import BodyModel, load_body
+from fportrait.camera.cameras import intrinsics_from_fov, look_at, project
+from fportrait.capture.video_io import iter_video
+from fportrait.errors import UserError, refuse_unknown_keys
+from fportrait.scale.map_engine import map_units
+from fportrait.tracking.crops import face_crop
+from fportrait.tracking.fit import (
+    LandmarkModel,
+    Observations,
+    bridge_gaps,
+    fit_identity,
+    smooth_rotations,
+    smooth,
+    solve_moments,
+    to_pose,
+)
+from fportrait.tracking.landmarks import Face, shared_landmarker
+
+CODE_VERSION = "tracking-1"
+LOOK_AT = np.array([0.0, -0.005, 0.02])  # of the head, in its own axes: the middle of the crop
+
+
+@dataclass(frozen=True)
+class TrackConfig:
+    """Settings of tracking. Lengths in metres."""
+
+    camera_distance: float = 0.55  # of the canonical front camera of a monocular clip
+    crop_metres: float = 0.30  # side of the model's picture at the head
+    max_gap: int = 5  # longest run of frames without a face that is bridged
+    clear_lead: float = 1.8  # of two faces, the larger is taken when it is this much larger
+    identity_moments: int = 32  # frames that the shape is fitted on
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrackConfig:
+        refuse_unknown_keys(values, [field.name for field in fields(cls)], "the parameters of track")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One video with its camera, before tracking. `world_to_camera` is None for a monocular clip."""
+
+    name: str
+    path: str
+    segment: str
+    camera: str
+    width: int
+    height: int
+    intrinsics: np.ndarray
+    world_to_camera: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class IdentityUnit:
+    """One person of one capture: rows of the manifest, and the root that their paths are relative to."""
+
+    dataset: str
+    identity: str
+    split: str
+    root: str
+    rows: tuple[tuple[tuple[str, Any], ...], ...]  # manifest rows with their camera, hashable
+
+    def __str__(self) -> str:
+        return f"{self.dataset}/{self.identity}"
+
+
+@dataclass
+class ClipLandmarks:
+    """`landmarks` `T 478 2` (NaN without a face), `confidence` `T`, `crops` `T S S 3`."""
+
+    landmarks: np.ndarray
+    confidence: np.ndarray
+    crops: np.ndarray
+
+
+def read_landmarks(frames: Iterable[np.ndarray], where: str, crop_size: int, config: TrackConfig) -> ClipLandmarks:
+    """Landmarks and face crops of a video, following one face.
+
+    Raises:
+        UserError: no face at all, two faces of like size, or a gap longer than `max_gap` frames.
+    """
+    landmarker = shared_landmarker()
+    points, confidence, crops = [], [], []
+    previous: Face | None = None
+    for index, frame in enumerate(frames):
+        if previous is None:
+            faces = landmarker.detect(frame)
+            if len(faces) > 1 and faces[0].size < config.clear_lead * faces[1].size:
+                raise UserError(
+                    f"two faces in frame {index} of {where}", "one person", "crop the video to one of them"
+                )
+        else:
+            faces = landmarker.detect(frame, previous=previous)
+        previous = faces[0] if faces else None
+        points.append(previous.landmarks if previous else np.full((478, 2), np.nan, np.float32))
+        confidence.append(previous.confidence if previous else 0.0)
+        crops.append(
+            face_crop(frame, previous.landmarks, crop_size) if previous else np.zeros((crop_size, crop_size, 3), np.uint8)
+        )
+    found = np.array(confidence) > 0
+    if not found.any():
+        raise UserError(
+            f"no face in any of the {len(found)} frames of {where}", "a visible face", "check that the clip shows a person"
+        )
+    return ClipLandmarks(np.stack(points), np.array(confidence, np.float32), np.stack(crops))
+
+
+def longest_gap(found: np.ndarray) -> tuple[int, int]:
+    """Start and length of the longest run of False."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[True], found, [True]]).astype(int)))
+    if not len(edges):
+        return 0, 0
+    starts, stops = edges[::2], edges[1::2]
+    best = int((stops - starts).argmax())
+    return int(starts[best]), int(stops[best] - starts[best])
+
+
+def front_camera(config: TrackConfig) -> np.ndarray:
+    """`world_to_camera` of the canonical front camera: a monocular clip's world is defined by it."""
+    return look_at(np.array([0.0, 0.0, config.camera_distance]), np.zeros(3))
+
+
+@dataclass
+class Track:
+    """What was found in one segment: poses `T`, one per moment, and per camera what it saw."""
+
+    rotations: np.ndarray
+    translations: np.ndarray
+    error: float
+    clips: list[Clip]
+    cameras: list[np.ndarray]
+    seen: list[ClipLandmarks]
+
+
+def track_segments(
+    segments: list[list[tuple[Clip, ClipLandmarks]]], model: LandmarkModel, config: TrackConfig
+) -> tuple[np.ndarray, list[Track]]:
+    """Shape `K` of one person, and a track per segment (all its synchronised cameras together)."""
+    observations, moments = [], []
+    for segment in segments:
+        cameras = np.stack([front_camera(config) if c.world_to_camera is None else c.world_to_camera for c, _ in segment])
+        seen = Observations(
+            np.stack([s.landmarks for _, s in segment], 1), cameras, np.stack([c.intrinsics for c, _ in segment])
+        )
+        rows = np.flatnonzero(seen.seen.any(1))
+        start, gap = longest_gap(seen.seen.any(1))
+        if gap > config.max_gap:
+            raise UserError(
+                f"no face from frame {start} to {start + gap - 1} of {segment[0][0].name}",
+                f"gaps of at most {config.max_gap} frames", "cut the clip there",
+            )  # fmt: skip
+        observations.append(Observations(seen.landmarks[rows], seen.world_to_camera, seen.intrinsics))
+        moments.append(rows)
+    shape = fit_identity(model, observations, moments=config.identity_moments)
+    tracks = []
+    for segment, group, rows in zip(segments, observations, moments, strict=True):
+        fit = solve_moments(model, group, shape)
+        count = len(segment[0][1].landmarks)
+        tracks.append(
+            Track(
+                smooth_rotations(bridge_gaps(rows, smooth_rotations(fit.rotations), count), 0.01),
+                bridge_gaps(rows, smooth(fit.translations), count),
+                float(fit.errors.mean()),
+                [clip for clip, _ in segment],
+                list(group.world_to_camera),
+                [seen for _, seen in segment],
+            )
+        )
+    return shape, tracks
+
+
+def best_view(track: Track) -> int:
+    """The camera that faces the person best over the segment, among those that always saw them."""
+    facing = track.rotations[:, :, 2]  # +z of the head in the world
+    scores = []
+    for camera, seen in zip(track.cameras, track.seen, strict=True):
+        backwards = -camera[2, :3]
+        scores.append((facing @ backwards).mean() * (seen.confidence > 0).mean())
+    return int(np.argmax(scores))
+
+
+def crop_square(
+    translations: np.ndarray, rotations: np.ndarray, camera: np.ndarray, intrinsics: np.ndarray, metres: float
+) -> np.ndarray:
+    """`x0, y0, size` of the square, `metres` wide at the head, around the head's mean place in the picture."""
+    middle = translations + rotations @ LOOK_AT
+    pixels, depth = project(middle, camera, intrinsics)
+    size = float(intrinsics[0, 0] * metres / depth.mean())
+    return np.array([*(pixels.mean(0) - size / 2), size])
+
+
+def annotate(
+    track: Track, shape: np.ndarray, body: BodyModel, codes: np.ndarray, common: Mapping[str, str], config: TrackConfig
+) -> list[dict[str, Any]]:
+    """Rows of the frame schema for every camera of a segment; `codes` `T 128`."""
+    poses = [to_pose(body, shape, r, t) for r, t in zip(track.rotations, track.translations, strict=True)]
+    rows = []
+    for clip, camera, seen in zip(track.clips, track.cameras, track.seen, strict=True):
+        crop = crop_square(track.translations, track.rotations, camera, clip.intrinsics, config.crop_metres)
+        found = np.flatnonzero(seen.confidence > 0)
+        points = bridge_gaps(found, seen.landmarks[found], len(seen.landmarks))
+        for t, pose in enumerate(poses):
+            rows.append(
+                {
+                    **common, "clip": clip.name, "camera": clip.camera, "segment": clip.segment, "path": clip.path,
+                    "frame": t, "width": clip.width, "height": clip.height,
+                    "world_to_camera": camera.ravel().tolist(), "intrinsics": clip.intrinsics.ravel().tolist(),
+                    "crop": crop.tolist(), "body_rotation": pose.body_rotation.ravel().tolist(),
+                    "head_rotation": pose.head_rotation.ravel().tolist(),
+                    "body_translation": pose.body_translation.tolist(), "expression_code": codes[t].astype(np.float32),
+                    "landmarks": points[t].astype(np.float32).ravel(), "confidence": float(seen.confidence[t]),
+                }
+            )  # fmt: skip
+    return rows
+
+
+def segment_codes(track: Track, encoder: Any) -> np.ndarray:
+    """Expression codes `T 128` from the best view, bridged where it lost the face."""
+    seen = track.seen[best_view(track)]
+    found = np.flatnonzero(seen.confidence > 0)
+    return bridge_gaps(found, encoder.encode(seen.crops[found]), len(seen.confidence)).astype(np.float32)
+
+
+def frame_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as a table with the schema's narrow types."""
+    table = pd.DataFrame(rows)
+    return table.astype({"frame": "int32", "width": "int32", "height": "int32", "confidence": "float32"})
+
+
+def track_identity(unit: IdentityUnit, folder: Path, base: str, config: TrackConfig) -> dict[str, Any]:
+    """Track one identity; writes `frames.parquet` and `identity.json` into `folder`, returns scores."""
+    import torch
+
+    from fportrait.tracking.expression import ExpressionEncoder
+
+    torch.set_num_threads(1)
+    encoder = ExpressionEncoder.from_pretrained(Path(base) / "expression_encoder")
+    body = load_body()
+    clips = [clip_of(dict(row), unit.dataset) for row in unit.rows]
+    by_segment: dict[str, list[tuple[Clip, ClipLandmarks]]] = {}
+    hidden: list[UserError] = []
+    for clip in clips:
+        path = Path(unit.root) / clip.path
+        try:
+            seen = read_landmarks(iter_video(path), clip.path, encoder.crop_size, config)
+        except UserError as error:
+            if unit.dataset != "StudioCapture" or "no face" not in error.found:
+                raise
+            hidden.append(error)  # a camera behind the person sees no face; the others do
+            continue
+        by_segment.setdefault(clip.segment, []).append((clip, seen))
+    if not by_segment:
+        raise hidden[0]
+    shape, tracks = track_segments(list(by_segment.values()), LandmarkModel(body), config)
+    common = {"dataset": unit.dataset, "identity": unit.identity, "split": unit.split}
+    rows = [
+        row for track in tracks for row in annotate(track, shape, body, segment_codes(track, encoder), common, config)
+    ]
+    write_parquet(folder / "frames.parquet", frame_table(rows))
+    first = tracks[0]
+    view = best_view(first)
+    identity = {
+        **common, "shape": shape.tolist(), "body_model": body.name, "reference_clip": first.clips[view].name,
+        "reference_frame": int(first.seen[view].confidence.argmax()),
+    }  # fmt: skip
+    write_json(folder / "identity.json", identity)
+    return {
+        "frames": len(rows),
+        "error": float(np.mean([track.error for track in tracks])),
+        "hidden_cameras": len(hidden),
+    }
+
+
+def clip_of(row: Mapping[str, Any], dataset: str) -> Clip:
+    """A manifest row with its camera."""
+    if dataset == "StudioCapture":
+        intrinsics = np.array(row["intrinsics"], np.float64).reshape(3, 3)
+        world_to_camera = np.array(row["world_to_camera"], np.float64).reshape(4, 4)
+    else:
+        intrinsics = intrinsics_from_fov(row["horizontal_fov_degrees"], row["width"], row["height"])
+        world_to_camera = None
+    return Clip(
+        row["clip"], row["path"], row["segment"], row["camera"], int(row["width"]), int(row["height"]), intrinsics,
+        world_to_camera,
+    )  # fmt: skip
+
+
+def identity_units(manifest: Path, root: Path) -> list[IdentityUnit]:
+    """One unit per identity of the manifest, in order."""
+    table = pd.read_parquet(manifest / "manifest.parquet")
+    cameras = pd.read_parquet(manifest / "cameras.parquet")[
+        ["dataset", "identity", "camera", "intrinsics", "world_to_camera"]
+    ]
+    table = table.merge(cameras, on=["dataset", "identity", "camera"], how="left")
+    units = []
+    for (dataset, identity), rows in table.sort_values(["dataset", "clip"]).groupby(["dataset", "identity"], sort=True):
+        frozen = tuple(
+            tuple((key, tuple(value.tolist()) if isinstance(value, np.ndarray) else value) for key, value in row.items())
+            for row in rows.to_dict("records")
+        )
+        units.append(IdentityUnit(str(dataset), str(identity), str(rows["split"].iloc[0]), str(root), frozen))
+    return units
+
+
+def track_captures(
+    manifest: str | Path,
+    base: str | Path,
+    out: str | Path,
+    units_folder: str | Path,
+    config: TrackConfig | Mapping[str, Any],
+    workers: int = 0,
+    root: str | Path = ".",
+) -> dict[str, Any]:
+    """Track every identity of a manifest into `frames.parquet`, `identities.parquet` and `quarantine.json` in `out`.
+
+    Args:
+        manifest: folder with `manifest.parquet` and `cameras.parquet`. base: bundle with the expression encoder.
+
+    Raises:
+        UserError: nobody could be tracked, or the configuration has unknown keys.
+    """
+    config = config if isinstance(config, TrackConfig) else TrackConfig.from_dict(config)
+    units = identity_units(Path(manifest), Path(root))
+    encoder = {path.name: file_hash(path) for path in sorted((Path(base) / "expression_encoder").glob("*"))}
+    parameters = [CODE_VERSION, asdict(config), encoder]
+    report = map_units(
+        functools.partial(track_identity, base=str(base), config=config), units, workers=workers,
+        cache_folder=units_folder, progress="track",
+        key=lambda unit: [parameters, unit.dataset, unit.identity, unit.split, value_hash(unit.rows)],
+    )  # fmt: skip
+    quarantine = [
+        {"dataset": failure.unit.dataset, "identity": failure.unit.identity, "reason": failure.reason}
+        for failure in report.failures
+    ]
+    if not report.results:
+        reason = quarantine[0]["reason"] if quarantine else "the manifest is empty"
+        raise UserError(f"nobody who could be tracked; {reason}", "one identity at least", "mend the captures")
+    with atomic_folder(out) as folder:
+        frames = pd.concat([pd.read_parquet(r.folder / "frames.parquet") for r in report.results], ignore_index=True)
+        write_parquet(folder / "frames.parquet", frames)
+        identities = pd.DataFrame([json.loads((r.folder / "identity.json").read_text()) for r in report.results])
+        write_parquet(folder / "identities.parquet", identities.astype({"reference_frame": "int32"}))
+        write_json(folder / "quarantine.json", quarantine)
+    errors = [result.value["error"] for result in report.results]
+    return {
+        "frames": len(frames),
+        "identities": len(report.results),
+        "quarantined": len(quarantine),
+        "reprojection_error_percent_of_eye_distance": round(100 * float(np.mean(errors)), 3),
+    }
