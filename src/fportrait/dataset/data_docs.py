@@ -7,6 +7,7 @@ from run to run, so that equal tables give equal bytes.
 
 from __future__ import annotations
 
+import functools
 import html
 import os
 import re
@@ -53,7 +54,6 @@ def run_phase(name: str, table: pd.DataFrame, rules: Sequence[Rule]) -> Phase:
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when great_expectations is imported
     import great_expectations as gx
     from great_expectations.render.renderer import ValidationResultsPageRenderer
-    from great_expectations.render.view import DefaultJinjaPageView
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]
@@ -107,8 +107,16 @@ def run_phase(name: str, table: pd.DataFrame, rules: Sequence[Rule]) -> Phase:
              "high": rule.high, "checked": checked, "failed": len(rows),
              "failures": [{**row, rule.column: str(row[rule.column])} for row in rows[:NAMED_FAILURES]]}
         )  # fmt: skip
-    phase.page = _offline(DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(result)))
+    phase.page = _offline(_page_view().render(ValidationResultsPageRenderer().render(result)))
     return phase
+
+
+@functools.lru_cache(maxsize=1)
+def _page_view() -> Any:
+    """Kept, because it compiles some seventy templates the first time."""
+    from great_expectations.render.view import DefaultJinjaPageView
+
+    return DefaultJinjaPageView()
 
 
 def _plain(value: Any) -> Any:
