@@ -19,10 +19,12 @@ from fportrait.evaluation.protocol import (
     control_scores,
     evaluate,
     held_out,
+    load_encoder,
     make_pipeline,
     sample_records,
     sampling_settings,
 )
+from fportrait.tracking.expression import ExpressionEncoder
 from fportrait.training.stages import check_stage, check_start, plan, sample_videos
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
@@ -156,6 +158,17 @@ def test_a_frozen_video_gains_nothing_and_the_truth_gains_everything():
     assert still["ours/expression_gain"] == 0
     assert "ours/expression_correlation" not in still  # a constant has none
     assert still["ours/faces_found"] == 0  # there is no face in these pictures, and it is counted
+
+
+def test_the_encoder_reads_codes_from_crops_at_the_given_landmarks(tmp_path):
+    torch.manual_seed(0)
+    ExpressionEncoder(width=4).save_pretrained(tmp_path)
+    read = load_encoder(tmp_path)
+    landmarks = np.random.default_rng(0).uniform(8, 24, (9, 478, 2))
+    codes = read(moving_picture(1), landmarks)
+    assert codes.shape == (9, 128)
+    assert np.abs(codes - read(moving_picture(2), landmarks)).max() > 0
+    assert load_encoder(tmp_path / "missing") is None
 
 
 def test_a_stage_is_refused_before_its_first_step_when_its_shards_cannot_feed_it(house):

@@ -271,7 +271,7 @@ def load_encoder(folder: Path) -> Any:
     model = ExpressionEncoder.from_pretrained(folder)
 
     def encode(frames: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-        crops = [face_crop(frame, points) for frame, points in zip(frames, landmarks, strict=True)]
+        crops = [face_crop(frame, points, model.crop_size) for frame, points in zip(frames, landmarks, strict=True)]
         return np.asarray(model.encode(np.stack(crops)), np.float64)
 
     return encode
