@@ -45,6 +45,9 @@ class ExpressionEncoder(nn.Module):
         crop_size: pixels of the square crops it was trained on.
     """
 
+    code_mean: Tensor
+    code_std: Tensor
+
     def __init__(self, width: int = 64, crop_size: int = 96):
         super().__init__()
         self.width, self.crop_size = width, crop_size

@@ -79,7 +79,7 @@ def train_expression_encoder(
     weight = torch.from_numpy(1 / (actions[:count].std(0) + 0.05)).float() ** 2
     optimizer = torch.optim.AdamW([*encoder.parameters(), *readout.parameters()], lr=learning_rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.15)
-    encoder.to(memory_format=torch.channels_last)
+    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     for step in range(steps):
         picks = np.sort(rng.integers(0, count, batch))
         images = torch.from_numpy(crops[picks]).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -23,6 +23,7 @@ INDEPENDENT_LANDMARKS = 60.0  # errors of neighbouring landmarks are alike; the 
 HUBER = 2.5  # sigmas
 ACTION_SIGMA = 0.35
 MIN_FACING = 0.1  # weight of landmarks on the far side, which the net guesses
+SIZE_SIGMA = 0.02  # of the head, relative; see `size_prior`
 SMOOTH_FRAMES = 0.8  # standard deviation of the temporal filter
 EYES = (33, 263)
 
@@ -38,7 +39,7 @@ class Observations:
     @property
     def seen(self) -> np.ndarray:
         """`N C`: whether that camera saw the face at that moment."""
-        return np.isfinite(self.landmarks).all((2, 3))
+        return np.asarray(np.isfinite(self.landmarks).all((2, 3)))
 
 
 @dataclass
@@ -76,7 +77,9 @@ class LandmarkModel:
         return points if actions is None else points + np.tensordot(actions, self.actions, 1)
 
 
-def solve_moments(model: LandmarkModel, seen: Observations, identity: np.ndarray, rounds: int = 6, start: Fit | None = None) -> Fit:
+def solve_moments(
+    model: LandmarkModel, seen: Observations, identity: np.ndarray, rounds: int = 6, start: Fit | None = None
+) -> Fit:
     """Head pose and actions of every moment for a known identity.
 
     Every moment needs one camera at least that saw the face.
@@ -180,6 +183,17 @@ def _initial(model: LandmarkModel, seen: Observations, identity: np.ndarray) -> 
     return Fit(rotations, translations, np.zeros((count, len(model.actions))), np.zeros(count))
 
 
+def size_prior(model: LandmarkModel) -> np.ndarray:
+    """Quadratic prior `K K` that holds the head's size near the template's, for fits without a second camera.
+
+    From one camera, a smaller head nearby looks like a larger one far away but for its perspective, and the landmark
+    net's bias there outweighs the truth: without this prior, heads came out 8% too small and too near.
+    """
+    centred = model.points[model.valid] - model.points[model.valid].mean(0)
+    slope = np.einsum("lx,klx->k", centred, model.identity[:, model.valid]) / (centred**2).sum()
+    return np.outer(slope, slope) / SIZE_SIGMA**2
+
+
 def fit_identity(model: LandmarkModel, groups: list[Observations], rounds: int = 4, moments: int = 32) -> np.ndarray:
     """Identity coefficients `K` from moments spread over all the observations of one person.
 
@@ -187,6 +201,9 @@ def fit_identity(model: LandmarkModel, groups: list[Observations], rounds: int =
     landmark net's bias, so together they count as one frame against the unit prior.
     """
     identity = np.zeros(model.body.identity_dim)
+    prior = np.eye(len(identity))
+    if all(len(group.intrinsics) == 1 for group in groups):
+        prior += size_prior(model)
     share = max(2, moments // len(groups))
     picked = []
     for group in groups:
@@ -195,7 +212,7 @@ def fit_identity(model: LandmarkModel, groups: list[Observations], rounds: int =
         picked.append(Observations(group.landmarks[picks], group.world_to_camera, group.intrinsics))
     fits: list[Fit | None] = [None] * len(picked)
     for _ in range(rounds):
-        hessian, gradient, count = np.eye(len(identity)), identity.copy(), 0.0
+        hessian, gradient, count = prior.copy(), prior @ identity, 0.0
         data_h, data_g = np.zeros_like(hessian), np.zeros_like(gradient)
         for index, group in enumerate(picked):
             fit = solve_moments(model, group, identity, 4, fits[index])
@@ -251,5 +268,3 @@ def bridge_gaps(fit_rows: np.ndarray, values: np.ndarray, count: int) -> np.ndar
     flat = values.reshape(len(values), -1)
     out = np.stack([np.interp(frames, fit_rows, flat[:, i]) for i in range(flat.shape[1])], 1)
     return out.reshape(count, *values.shape[1:])
-
-

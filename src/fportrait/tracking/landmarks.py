@@ -1,8 +1,8 @@
 """Faces in a picture: a detector finds them, a landmark net places 478 points on each, a third net scores expressions.
 
 The three nets are the TFLite files of MediaPipe's face landmarker (`assets/face_landmarker/README.md`), run through
-LiteRT on one CPU thread. What stands around them (anchors, suppression, crops, tracking) is here. In video the points of
-the frame before give the crop (`previous=`), which is faster and steadier than detecting every frame.
+LiteRT on one CPU thread. What stands around them (anchors, suppression, crops, tracking) is here. In video the points
+of the frame before give the crop (`previous=`), which is faster and steadier than detecting every frame.
 
 Points are in pixels of the picture, pixel centres at +0.5.
 """
@@ -136,7 +136,7 @@ class FaceLandmarker:
         return []
 
     def _searches(self, image: np.ndarray) -> Iterator[list[_Square]]:
-        """Candidate squares: from the whole picture; else from a wider canvas (a face that fills it); else from tiles."""
+        """Candidates in the whole picture; else on a wider canvas (for a face that fills it); else in tiles."""
         height, width = image.shape[:2]
         side = float(max(height, width))
         middle = np.array([width / 2, height / 2])

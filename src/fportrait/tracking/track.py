@@ -1,8 +1,8 @@
 """From videos to annotations: landmarks, identity, pose, expression code and crop of every frame.
 
 One identity is one unit of work. Its landmarks are found clip by clip, its shape is fitted once over all of them, then
-every moment's pose. In a studio capture all cameras of a time step share one pose and, as a driver would, one expression
-code: that of the camera which faces the person best.
+every moment's pose. In a studio capture all cameras of a time step share one pose and, as a driver would, one
+expression code: that of the camera which faces the person best.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ from fportrait.tracking.fit import (
     Observations,
     bridge_gaps,
     fit_identity,
-    smooth_rotations,
     smooth,
+    smooth_rotations,
     solve_moments,
     to_pose,
 )
 from fportrait.tracking.landmarks import Face, shared_landmarker
 
 CODE_VERSION = "tracking-1"
+SEARCH_EVERY = 12  # frames between searches for a second face
 LOOK_AT = np.array([0.0, -0.005, 0.02])  # of the head, in its own axes: the middle of the crop
 
 
@@ -103,24 +104,27 @@ def read_landmarks(frames: Iterable[np.ndarray], where: str, crop_size: int, con
     points, confidence, crops = [], [], []
     previous: Face | None = None
     for index, frame in enumerate(frames):
-        if previous is None:
+        # Following a face is blind to others, so the whole frame is searched now and then.
+        if previous is None or index % SEARCH_EVERY == 0:
             faces = landmarker.detect(frame)
             if len(faces) > 1 and faces[0].size < config.clear_lead * faces[1].size:
-                raise UserError(
-                    f"two faces in frame {index} of {where}", "one person", "crop the video to one of them"
-                )
-        else:
+                raise UserError(f"two faces in frame {index} of {where}", "one person", "crop the video to one of them")
+        if previous is not None:
             faces = landmarker.detect(frame, previous=previous)
         previous = faces[0] if faces else None
         points.append(previous.landmarks if previous else np.full((478, 2), np.nan, np.float32))
         confidence.append(previous.confidence if previous else 0.0)
         crops.append(
-            face_crop(frame, previous.landmarks, crop_size) if previous else np.zeros((crop_size, crop_size, 3), np.uint8)
+            np.zeros((crop_size, crop_size, 3), np.uint8)
+            if previous is None
+            else face_crop(frame, previous.landmarks, crop_size)
         )
     found = np.array(confidence) > 0
     if not found.any():
         raise UserError(
-            f"no face in any of the {len(found)} frames of {where}", "a visible face", "check that the clip shows a person"
+            f"no face in any of the {len(found)} frames of {where}",
+            "a visible face",
+            "check that the clip shows a person",
         )
     return ClipLandmarks(np.stack(points), np.array(confidence, np.float32), np.stack(crops))
 
@@ -158,12 +162,13 @@ def track_segments(
     """Shape `K` of one person, and a track per segment (all its synchronised cameras together)."""
     observations, moments = [], []
     for segment in segments:
-        cameras = np.stack([front_camera(config) if c.world_to_camera is None else c.world_to_camera for c, _ in segment])
+        front = front_camera(config)
+        cameras = np.stack([front if c.world_to_camera is None else c.world_to_camera for c, _ in segment])
         seen = Observations(
             np.stack([s.landmarks for _, s in segment], 1), cameras, np.stack([c.intrinsics for c, _ in segment])
         )
         rows = np.flatnonzero(seen.seen.any(1))
-        start, gap = longest_gap(seen.seen.any(1))
+        start, gap = longest_gap(np.asarray(seen.seen.any(1)))
         if gap > config.max_gap:
             raise UserError(
                 f"no face from frame {start} to {start + gap - 1} of {segment[0][0].name}",
@@ -315,7 +320,7 @@ def identity_units(manifest: Path, root: Path) -> list[IdentityUnit]:
     units = []
     for (dataset, identity), rows in table.sort_values(["dataset", "clip"]).groupby(["dataset", "identity"], sort=True):
         frozen = tuple(
-            tuple((key, tuple(value.tolist()) if isinstance(value, np.ndarray) else value) for key, value in row.items())
+            tuple((str(k), tuple(v.tolist()) if isinstance(v, np.ndarray) else v) for k, v in row.items())
             for row in rows.to_dict("records")
         )
         units.append(IdentityUnit(str(dataset), str(identity), str(rows["split"].iloc[0]), str(root), frozen))
