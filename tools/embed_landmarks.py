@@ -28,7 +28,9 @@ COLOURS = {
 }  # fmt: skip
 
 
-def shade(body: BodyModel, vertices: np.ndarray, w2c: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def shade(
+    body: BodyModel, vertices: np.ndarray, w2c: np.ndarray, k: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A plain picture good enough for a landmark network, with triangle ids and weights."""
     camera = vertices @ w2c[:3, :3].T + w2c[:3, 3]
     ids, bary, _ = rasterize(camera, body.faces, k, SIZE, SIZE)
@@ -79,7 +81,9 @@ def main() -> None:
                 renders.append((vertices, w2c, image, ids, bary, faces[0].landmarks))
     print(f"face found in {len(renders)} of {arguments.people * len(views)} renders")
 
-    skin = [body.part_names.index(name) for name in ("face", "scalp", "ears", "neck", "eyes", "mouth_cavity", "eye_cavity")]
+    skin = [
+        body.part_names.index(name) for name in ("face", "scalp", "ears", "neck", "eyes", "mouth_cavity", "eye_cavity")
+    ]
     votes: list[list[np.ndarray]] = [[] for _ in range(478)]
     for _, _, _, ids, bary, points in renders:
         for index, (x, y) in enumerate(points):
@@ -104,7 +108,7 @@ def main() -> None:
         centre = np.median(cloud, 0)
         spreads[index] = np.median(np.linalg.norm(cloud - centre, axis=1))
         nearest = np.argsort(np.linalg.norm(corners.mean(1) - centre, axis=1))[:24]
-        best = min((closest_point(corners[i], centre) + (candidates[i],) for i in nearest), key=lambda hit: hit[1])
+        best = min(((*closest_point(corners[i], centre), candidates[i]) for i in nearest), key=lambda hit: hit[1])
         barycentric[index], triangles[index] = best[0], best[2]
         valid[index] = spreads[index] < 0.006 and best[1] < 0.006
     valid[468:] = False  # irises turn with the gaze

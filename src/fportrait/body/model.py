@@ -105,7 +105,8 @@ class BodyModel:
     def bone_transforms(self, identity: np.ndarray, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
         """Rotation `3 3 3` and translation `3 3` of each bone (root, neck, head): x ↦ R x + t.
 
-        The root turns about the origin. The neck joint takes `NECK_SHARE` of the head rotation, the head joint the rest.
+        The root turns about the origin. The neck joint takes `NECK_SHARE` of the head rotation, the head joint the
+        rest.
         """
         _, neck_joint, head_joint = self.rest_joints(identity).astype(np.float64)
         vector = rotation_vector(pose.head_rotation)
@@ -128,8 +129,7 @@ class BodyModel:
 
     def head_centre(self, identity: np.ndarray, pose: Pose) -> np.ndarray:
         """Where the template's head centre (the rest origin) is carried by the head bone, `3`."""
-        rotations, shifts = self.bone_transforms(identity, pose)
-        return shifts[2]
+        return self.bone_transforms(identity, pose)[1][2]
 
     def landmarks(self, vertices: np.ndarray) -> np.ndarray:
         """The 478 face landmarks `478 3` on given vertices."""

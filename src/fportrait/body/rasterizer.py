@@ -13,7 +13,18 @@ import numpy as np
 NEAR = 0.01  # metres
 
 
-@numba.njit(cache=True, fastmath=False)
+@numba.njit(cache=True)
+def _crossing(x0, y0, x1, y1, y, low, high):
+    """Widen the span `low..high` by where the edge crosses the row at height `y`, if it does."""
+    if y < min(y0, y1) or y > max(y0, y1):
+        return low, high
+    if y0 == y1:
+        return min(low, x0, x1), max(high, x0, x1)
+    x = x0 + (y - y0) * (x1 - x0) / (y1 - y0)
+    return min(low, x), max(high, x)
+
+
+@numba.njit(cache=True)
 def _fill(pixels, depth_in, faces, height, width, ids, bary, depth):
     for f in range(faces.shape[0]):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
@@ -34,12 +45,24 @@ def _fill(pixels, depth_in, faces, height, width, ids, bary, depth):
         ia, ib, ic = 1.0 / za, 1.0 / zb, 1.0 / zc
         for y in range(y0, y1 + 1):
             py = y + 0.5
-            for x in range(x0, x1 + 1):
+            # Only pixels between the edges are tried, a pixel more on each side: the tests below decide.
+            low, high = np.inf, -np.inf
+            low, high = _crossing(ax, ay, bx, by, py, low, high)
+            low, high = _crossing(bx, by, cx, cy, py, low, high)
+            low, high = _crossing(cx, cy, ax, ay, py, low, high)
+            if low > high:
+                continue
+            first = x0 if low < x0 else int(low - 0.5)
+            last = x1 if high > x1 else int(high + 0.5)
+            day, dby, dcy = ay - py, by - py, cy - py
+            for x in range(max(x0, first), min(x1, last) + 1):
                 px = x + 0.5
-                wa = ((bx - px) * (cy - py) - (by - py) * (cx - px)) * inverse
-                wb = ((cx - px) * (ay - py) - (cy - py) * (ax - px)) * inverse
+                wa = ((bx - px) * dcy - dby * (cx - px)) * inverse
+                if wa < 0.0:
+                    continue
+                wb = ((cx - px) * day - dcy * (ax - px)) * inverse
                 wc = 1.0 - wa - wb
-                if wa < 0.0 or wb < 0.0 or wc < 0.0:
+                if wb < 0.0 or wc < 0.0:
                     continue
                 # Perspective-correct: screen-space weights over depth.
                 qa, qb, qc = wa * ia, wb * ib, wc * ic
@@ -63,8 +86,13 @@ def rasterize(
     Returns:
         triangle ids `H W` int32 (−1 where empty), perspective-correct barycentric weights `H W 3` float32, and
         depth `H W` float32 (inf where empty). Both sides of a triangle are drawn.
+
+    Raises:
+        ValueError: a vertex that is not finite (a diverged fit), which would otherwise draw nothing or anything.
     """
     vertices = np.ascontiguousarray(vertices_cam, np.float64)
+    if not np.isfinite(vertices).all():
+        raise ValueError("vertices_cam holds non-finite values; check the fit or the pose that made them")
     depth_in = vertices[:, 2]
     safe = np.where(depth_in < NEAR, 1.0, depth_in)
     homogeneous = vertices @ np.asarray(intrinsics, np.float64).T

@@ -1,4 +1,7 @@
-"""Pinhole cameras in the OpenCV convention (x right, y down, z forward), `world_to_camera` 4×4, `intrinsics` 3×3 in pixels."""
+"""Pinhole cameras in the OpenCV convention: x right, y down, z forward.
+
+`world_to_camera` is `4 4` (metres), `intrinsics` is `3 3` in pixels, and pixel centres lie at +0.5.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,22 @@ def intrinsics_from_fov(fov_degrees: float, width: int, height: int) -> np.ndarr
 
 
 def look_at(eye: np.ndarray, target: np.ndarray, up: tuple[float, float, float] = (0.0, 1.0, 0.0)) -> np.ndarray:
-    """`world_to_camera` `4 4` of a camera at `eye` that sees `target` in its centre with world `up` upwards."""
+    """`world_to_camera` `4 4` of a camera at `eye` that sees `target` in its centre with world `up` upwards.
+
+    Raises:
+        ValueError: `eye` is `target`, or the camera looks along `up`: no such camera is determined.
+    """
     eye, target = np.asarray(eye, np.float64), np.asarray(target, np.float64)
     forward = target - eye
-    forward /= np.linalg.norm(forward)
+    distance = np.linalg.norm(forward)
+    if not distance > 1e-9:
+        raise ValueError(f"the camera stands on its target {target.tolist()}; move one of them")
+    forward /= distance
     right = np.cross(forward, np.asarray(up, np.float64))
-    right /= np.linalg.norm(right)
+    across = np.linalg.norm(right)
+    if not across > 1e-9 * np.linalg.norm(up):
+        raise ValueError("the camera looks along 'up'; give another 'up' direction")
+    right /= across
     rotation = np.stack([right, np.cross(forward, right), forward])
     matrix = np.eye(4)
     matrix[:3, :3], matrix[:3, 3] = rotation, -rotation @ eye
@@ -56,6 +69,23 @@ def project(points: np.ndarray, world_to_camera: np.ndarray, intrinsics: np.ndar
     local = np.asarray(points, np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
     homogeneous = local @ np.asarray(intrinsics, np.float64).T
     return homogeneous[:, :2] / homogeneous[:, 2:], local[:, 2]
+
+
+def check_intrinsics(matrix: np.ndarray, where: str) -> np.ndarray:
+    """The matrix as `3 3` float64.
+
+    Raises:
+        UserError: wrong shape, non-finite values, a focal length that is not positive, or a bad last row.
+    """
+    matrix = np.asarray(matrix, np.float64)
+    expected, fix = "3x3 intrinsics in pixels", "give [fx 0 cx; 0 fy cy; 0 0 1] with positive fx and fy"
+    if matrix.shape != (3, 3):
+        raise UserError(f"intrinsics of shape {matrix.shape} in {where}", expected, fix)
+    if not np.isfinite(matrix).all():
+        raise UserError(f"non-finite intrinsics in {where}", expected, fix)
+    if min(matrix[0, 0], matrix[1, 1]) <= 0 or np.abs(matrix[2] - np.array([0, 0, 1])).max() > 1e-6:
+        raise UserError(f"the intrinsics {matrix.tolist()} in {where}", expected, fix)
+    return matrix
 
 
 def check_world_to_camera(matrix: np.ndarray, where: str, tolerance: float = 1e-3) -> np.ndarray:
