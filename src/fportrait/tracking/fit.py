@@ -19,10 +19,11 @@ from fportrait.body.model import BodyModel, Pose, rotation_matrix
 from fportrait.tracking.points import SUBSET_238
 
 LANDMARK_SIGMA = 0.02  # of the eye distance: what the landmark net is off by
-INDEPENDENT_LANDMARKS = 60.0  # errors of neighbouring landmarks are alike; the sum counts as this many
+INDEPENDENT_LANDMARKS = 15.0  # errors of neighbouring landmarks are alike; the sum counts as this many
 HUBER = 2.5  # sigmas
 ACTION_SIGMA = 0.35
 MIN_FACING = 0.1  # weight of landmarks on the far side, which the net guesses
+MIN_FRONTAL = 0.3  # cosine below which views count alike; the net errs 2.5 times as much at 60 degrees as in front
 SIZE_SIGMA = 0.02  # of the head, relative; see `size_prior`
 SMOOTH_FRAMES = 0.8  # standard deviation of the temporal filter
 EYES = (33, 263)
@@ -142,10 +143,11 @@ def _camera_terms(model, world, turned, moved, rotations, w2c, k, target, scale)
     centre = -axes.T @ shift
     view = centre - world[:, valid]
     view /= np.linalg.norm(view, axis=-1, keepdims=True)
+    frontal = np.clip((view.mean(1) * rotations[:, :, 2]).sum(-1), MIN_FRONTAL, 1) ** 3
     facing = ((model.normals[valid] @ rotations.transpose(0, 2, 1)) * view).sum(-1)
     size = np.linalg.norm(residual, axis=-1)
     huber = np.minimum(1.0, HUBER / np.maximum(size, 1e-9))
-    weights = huber * np.clip(facing * 1.5, MIN_FACING, 1) * (INDEPENDENT_LANDMARKS / len(valid))
+    weights = huber * np.clip(facing * 1.5, MIN_FACING, 1) * (INDEPENDENT_LANDMARKS / len(valid)) * frontal[:, None]
     return residual, jacobian, weights
 
 
@@ -198,7 +200,7 @@ def fit_identity(model: LandmarkModel, groups: list[Observations], rounds: int =
     """Identity coefficients `K` from moments spread over all the observations of one person.
 
     Alternates poses and actions (given identity) with a linear step in the identity. A person's many frames share the
-    landmark net's bias, so together they count as one frame against the unit prior.
+    landmark net's bias, so together they count as four views at most against the unit prior.
     """
     identity = np.zeros(model.body.identity_dim)
     prior = np.eye(len(identity))
