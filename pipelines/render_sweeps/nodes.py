@@ -56,7 +56,7 @@ def render_sweeps(
         for table in ("frames", "identities"):
             (folder / "validation" / f"{table}.parquet").rename(folder / f"{table}.parquet")
         shutil.rmtree(tables)
-    clips = frames.groupby("dataset").clip.nunique().to_dict()
+    clips = frames.groupby("dataset")["clip"].nunique().to_dict()
     return {"clips": clips, "quarantined": gate["quarantined"], "failures": len(report.failures)}
 
 
@@ -93,7 +93,7 @@ def identities_of(frames: Any, people: Any) -> Any:
     for (dataset, identity), part in frames.groupby(["dataset", "identity"], sort=True):
         best = part.iloc[int(np.argmax([frontality(row) for row in part.itertuples()]))]
         row = studio.loc[identity].to_dict()
-        reference = {"reference_clip": best.clip, "reference_frame": best.frame}
+        reference = {"reference_clip": best["clip"], "reference_frame": best["frame"]}
         rows.append({**row, "dataset": dataset, "identity": identity, **reference})
     table = pd.DataFrame(rows)[list(people.columns)]
     return table.astype({"reference_frame": people["reference_frame"].dtype})

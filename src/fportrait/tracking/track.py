@@ -36,7 +36,7 @@ from fportrait.tracking.fit import (
 )
 from fportrait.tracking.landmarks import Face, shared_landmarker
 
-CODE_VERSION = "tracking-1"
+CODE_VERSION = "tracking-2"
 SEARCH_EVERY = 12  # frames between searches for a second face
 LOOK_AT = np.array([0.0, -0.005, 0.02])  # of the head, in its own axes: the middle of the crop
 
@@ -219,6 +219,8 @@ def annotate(
 ) -> list[dict[str, Any]]:
     """Rows of the frame schema for every camera of a segment; `codes` `T 128`."""
     poses = [to_pose(body, shape, r, t) for r, t in zip(track.rotations, track.translations, strict=True)]
+    # A pose is as sure as the camera that saw its moment best: one behind the person takes nothing away from it.
+    confidence = np.max([seen.confidence for seen in track.seen], axis=0)
     rows = []
     for clip, camera, seen in zip(track.clips, track.cameras, track.seen, strict=True):
         crop = crop_square(track.translations, track.rotations, camera, clip.intrinsics, config.crop_metres)
@@ -233,7 +235,7 @@ def annotate(
                     "crop": crop.tolist(), "body_rotation": pose.body_rotation.ravel().tolist(),
                     "head_rotation": pose.head_rotation.ravel().tolist(),
                     "body_translation": pose.body_translation.tolist(), "expression_code": codes[t].astype(np.float32),
-                    "landmarks": points[t].astype(np.float32).ravel(), "confidence": float(seen.confidence[t]),
+                    "landmarks": points[t].astype(np.float32).ravel(), "confidence": float(confidence[t]),
                 }
             )  # fmt: skip
     return rows

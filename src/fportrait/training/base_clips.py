@@ -1,0 +1,129 @@
+"""Clips for pretraining the small base: embedded people seen by known cameras, one fresh person per clip.
+
+Only pretraining uses the known motion of these clips. Captures, which `track` annotates from pixels, come from
+other seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fportrait.atomic_io import atomic_path, value_hash
+from fportrait.body.model import BodyModel, load_body
+from fportrait.body.rasterizer import normal_map
+from fportrait.camera.cameras import project, scale_intrinsics
+from fportrait.capture import people, world
+from fportrait.tracking.crops import face_crop
+
+MOUTH = (13, 14, 61, 291)
+LEFT_EYE = (362, 263)
+RIGHT_EYE = (33, 133)
+
+
+@dataclass(frozen=True)
+class ClipRecipe:
+    """What is rendered. Equal recipes give equal bytes."""
+
+    clips: int = 6000
+    frames: int = 17
+    size: int = 64
+    render_scale: int = 3  # frames are rendered larger and averaged down; face crops are cut from the large frame
+    crop_size: int = 96
+    references: int = 2
+    chunk: int = 50
+    seed: int = 20_000_000  # far from the seeds of any capture
+    kinds: dict[str, float] = field(
+        default_factory=lambda: {"phone": 0.3, "studio": 0.15, "view_sweep": 0.15, "dynamic_sweep": 0.4}
+    )
+
+    @property
+    def name(self) -> str:
+        return value_hash(asdict(self))
+
+
+def render_clip(index: int, recipe: ClipRecipe, body: BodyModel) -> dict[str, np.ndarray]:
+    """One clip with everything known about it.
+
+    Returns:
+        `video`, `normals` `T S S 3` uint8; `crops` `T C C 3` uint8; `references` `R S S 3` uint8;
+        `world_to_camera` `T 4 4`, `reference_world_to_camera` `R 4 4`, `intrinsics` `3 3` (pixels of `video`);
+        `actions` `T 52`; `pose` `T 6` (head rotation vector, translation); `focus` `T 3 2` (eyes and mouth, pixels of `video`).
+    """
+    rng = np.random.default_rng([recipe.seed, index])
+    names = list(recipe.kinds)
+    weights = np.array([recipe.kinds[name] for name in names])
+    kind = names[rng.choice(len(names), p=weights / weights.sum())]
+    large = recipe.size * recipe.render_scale
+    clip = world.sample_training_clip(rng, body, kind, recipe.frames, large)
+    person = people.sample_person(int(clip["person_seed"]), body)
+    small_intrinsics = scale_intrinsics(clip["intrinsics"], 1 / recipe.render_scale)
+
+    normals, crops, focus = [], [], []
+    for t in range(recipe.frames):
+        pose, actions, w2c = clip["poses"][t], clip["actions"][t], clip["world_to_camera"][t]
+        vertices = body.vertices(clip["shape"], actions, pose)
+        pixels, _ = project(body.landmarks(vertices), w2c, clip["intrinsics"])
+        crops.append(face_crop(clip["video"][t], pixels.astype(np.float32), recipe.crop_size))
+        centres = np.stack([pixels[list(group)].mean(0) for group in (LEFT_EYE, RIGHT_EYE, MOUTH)])
+        focus.append(centres / recipe.render_scale)
+        neutral = body.vertices(clip["shape"], None, pose)
+        normals.append(
+            normal_map(neutral, body.faces, w2c, small_intrinsics, recipe.size, recipe.size, 2, body.weld)
+        )
+
+    references, reference_cameras = [], []
+    for _ in range(recipe.references):
+        view = world.sample_training_clip(rng, body, "studio" if rng.random() < 0.5 else "phone", 1, large, person=person)
+        references.append(shrink(view["video"][0], recipe.size))
+        reference_cameras.append(view["world_to_camera"][0])
+
+    return {
+        "video": np.stack([shrink(frame, recipe.size) for frame in clip["video"]]),
+        "normals": np.stack(normals),
+        "crops": np.stack(crops),
+        "references": np.stack(references),
+        "world_to_camera": np.asarray(clip["world_to_camera"], np.float32),
+        "reference_world_to_camera": np.asarray(reference_cameras, np.float32),
+        "intrinsics": np.asarray(small_intrinsics, np.float32),
+        "actions": np.asarray(clip["actions"], np.float32),
+        "pose": np.stack([pose_vector(pose) for pose in clip["poses"]]).astype(np.float32),
+        "focus": np.stack(focus).astype(np.float32),
+        "kind": np.int32(names.index(kind)),
+    }
+
+
+def pose_vector(pose) -> np.ndarray:
+    """Head rotation in the world as a rotation vector, then root translation, `6`."""
+    rotation, _ = cv2.Rodrigues(np.asarray(pose.body_rotation @ pose.head_rotation, np.float64))
+    return np.concatenate([rotation[:, 0], pose.body_translation])
+
+
+def shrink(image: np.ndarray, size: int) -> np.ndarray:
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+
+
+def render_chunk(chunk: int, recipe: ClipRecipe, folder: Path) -> Path:
+    """Render clips `chunk * recipe.chunk` and following into one file; an existing file is kept."""
+    target = Path(folder) / recipe.name / f"clips-{chunk:04d}.npz"
+    if not target.exists():
+        body = load_body()
+        count = min(recipe.chunk, recipe.clips - chunk * recipe.chunk)
+        clips = [render_clip(chunk * recipe.chunk + i, recipe, body) for i in range(count)]
+        with atomic_path(target) as path, open(path, "wb") as sink:
+            np.savez(sink, **{key: np.stack([clip[key] for clip in clips]) for key in clips[0]})
+    return target
+
+
+def chunk_files(recipe: ClipRecipe, folder: Path) -> Iterator[Path]:
+    return iter(sorted((Path(folder) / recipe.name).glob("clips-*.npz")))
+
+
+def load_clips(files: list[Path]) -> dict[str, np.ndarray]:
+    """All chunks as one dictionary of arrays with the clip as first axis."""
+    parts = [dict(np.load(file, allow_pickle=False)) for file in files]
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

@@ -1,0 +1,250 @@
+"""The recipe of the shipped small base, from nothing but the embedded world: clips, encoder, codec, transformer, scores.
+
+    python -m fportrait.training.base_recipe --work /big/disk --output src/fportrait/assets/base
+
+Two cores need about two hours. Every part found in the work folder is kept, so that a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fportrait.atomic_io import write_json, write_safetensors
+from fportrait.body.model import load_body
+from fportrait.bundle import BundleSettings, bundle_hashes
+from fportrait.diffusion.codec import BlockCodec, decode_latents, encode_video, load_vae
+from fportrait.diffusion.codec_training import train_refiner
+from fportrait.diffusion.transformer import FactorPortraitTransformer
+from fportrait.tracking.expression import ExpressionEncoder
+from fportrait.tracking.expression_training import train_expression_encoder
+from fportrait.training.base import BaseTraining, ClipBatches, to_video, train_base
+from fportrait.training.base_clips import ClipRecipe, load_clips, render_chunk
+
+TEST_CLIPS = 100  # the last ones; never trained on
+TRANSFORMER = {
+    "patch_size": (1, 1, 1),
+    "num_attention_heads": 4,
+    "attention_head_dim": 64,
+    "ffn_dim": 768,
+    "num_layers": 8,
+    "text_dim": 32,
+    "prompt_tokens": 2,
+    "controller_init_std": 0.02,
+}
+
+
+class Log:
+    """Prints, and keeps every line in `log.jsonl` beside the results."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / "log.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, values: dict[str, float], step: int) -> None:
+        line = json.dumps({"step": step, **{key: round(value, 6) for key, value in values.items()}})
+        print(line, flush=True)
+        with open(self.path, "a", encoding="utf-8") as sink:
+            sink.write(line + "\n")
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(10 * math.log10(255**2 / np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)))
+
+
+def to_uint8(video: torch.Tensor) -> np.ndarray:
+    """`B 3 T H W` in [−1, 1] to `B T H W 3` uint8."""
+    return ((video + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 4, 1).numpy()
+
+
+def make_encoder(clips: dict[str, np.ndarray], work: Path, steps: int, log: Log) -> tuple[ExpressionEncoder, dict]:
+    folder = work / "expression_encoder"
+    if not (folder / "config.json").exists():
+        crops, actions = clips["crops"], clips["actions"]
+        size = crops.shape[2]
+        encoder, readout, scores = train_expression_encoder(
+            crops.reshape(-1, size, size, 3), actions.reshape(-1, actions.shape[-1]), load_body().action_names,
+            steps, width=16, held_out=TEST_CLIPS * crops.shape[1], log=log,
+        )  # fmt: skip
+        encoder.save_pretrained(folder)
+        write_safetensors(folder / "readout.safetensors", readout.state_dict())
+        write_json(work / "expression_scores.json", scores)
+    return ExpressionEncoder.from_pretrained(folder), json.loads((work / "expression_scores.json").read_text())
+
+
+def codec_batches(clips: dict[str, np.ndarray], batch: int, seed: int):
+    """Endless mixed batches for the codec: three of four clips are pictures, the fourth normal maps."""
+    rng = np.random.default_rng(seed)
+    train, frames = len(clips["video"]) - TEST_CLIPS, clips["video"].shape[1]
+    while True:
+        picks, start = rng.choice(train, batch, replace=False), int(rng.integers(0, frames - 8))
+        window = slice(start, start + 9)
+        parts = [clips["normals" if i % 4 == 3 else "video"][p, window] for i, p in enumerate(picks)]
+        yield to_video(np.stack(parts))
+
+
+def make_codec(clips: dict[str, np.ndarray], work: Path, steps: int, whitening: float, log: Log):
+    """Fit the block codec. `whitening` 1 scales every channel to unit variance; below, strong channels stay stronger."""
+    folder = work / "vae"
+    if not (folder / "config.json").exists():
+        torch.manual_seed(0)
+        codec = BlockCodec()
+        source = codec_batches(clips, 32, 1)
+        codec.fit_pca([next(source) for _ in range(60)])
+        std = np.array(codec.config.latents_std)
+        softened = std**whitening
+        softened *= np.sqrt(np.mean((std / softened) ** 2))
+        codec.register_to_config(latents_std=softened.tolist())
+        train_refiner(
+            codec, codec_batches(clips, 8, 2), steps,
+            on_step=lambda step, loss: log({"codec_loss": loss}, step) if step % 100 == 0 else None,
+        )  # fmt: skip
+        codec.eval().save_pretrained(folder)
+    vae = load_vae(folder)
+    scores = {}
+    for name in ("video", "normals"):
+        truth = clips[name][-TEST_CLIPS:]
+        with torch.no_grad():
+            decoded = decode_latents(vae, encode_video(vae, to_video(truth)))
+        scores[f"codec_psnr_{name}"] = psnr(to_uint8(decoded), truth)
+    return vae, scores
+
+
+def make_codes(encoder: ExpressionEncoder, clips: dict[str, np.ndarray], work: Path) -> np.ndarray:
+    target = work / f"codes-{len(clips['crops'])}.npy"
+    if not target.exists():
+        crops = clips["crops"]
+        flat = encoder.encode(crops.reshape(-1, *crops.shape[2:]))
+        np.save(target, flat.reshape(*crops.shape[:2], -1).astype(np.float16))
+    return np.load(target)
+
+
+@torch.no_grad()
+def sample_clips(model, vae, batch: dict[str, torch.Tensor], shift: float, steps: int, seed: int = 0) -> np.ndarray:
+    """Sample from the conditions of a batch by Euler steps over the shifted schedule; `B T H W 3` uint8."""
+    from fportrait.diffusion.flow import shift_sigma
+
+    generator = torch.Generator().manual_seed(seed)
+    latents = torch.randn(batch["latents"].shape, generator=generator)
+    sigmas = shift_sigma(torch.linspace(1, 0, steps + 1), shift)
+    conditions = {key: batch[key] for key in ("reference", "rays", "normals", "codes")}
+    for high, low in zip(sigmas[:-1], sigmas[1:], strict=True):
+        with torch.autocast("cpu", torch.bfloat16):
+            velocity = model(latents, (high * 1000).expand(len(latents)), **conditions)
+        latents = latents + (low - high) * velocity.float()
+    return to_uint8(decode_latents(vae, latents))
+
+
+def score_base(model, vae, batches: ClipBatches, settings: BundleSettings, count: int = 24) -> dict[str, Any]:
+    """Scores on people never trained on: PSNR beside its limits, and what another clip's codes change.
+
+    `mouth_follows` and `eyes_follow` are gains: the change of the picture inside a box when the codes are exchanged,
+    projected on the change that the right codes would make.
+    """
+    clips = batches.clips
+    total = len(clips["video"])
+    picks = np.arange(total - TEST_CLIPS, total)[:count]
+    rng = np.random.default_rng(5)
+    batch = batches.cut(picks, np.zeros(len(picks), int), settings.frames, rng)
+    truth = clips["video"][picks][:, : settings.frames]
+    limit = to_uint8(decode_latents(vae, batch["latents"]))
+    sampled = sample_clips(model, vae, batch, settings.shift, settings.steps)
+    portrait = to_uint8(decode_latents(vae, batch["reference"]))
+    neutral = dict(batch, codes=batch["codes"][:, :1].expand_as(batch["codes"]).contiguous())
+    frozen = sample_clips(model, vae, neutral, settings.shift, settings.steps)
+    scores: dict[str, Any] = {
+        "psnr": psnr(sampled, truth),
+        "psnr_codec_limit": psnr(limit, truth),
+        "psnr_repeated_portrait": psnr(np.broadcast_to(portrait, truth.shape), truth),
+        "sharpness": float(laplacian(sampled) / laplacian(truth)),
+        "frozen_codes_psnr": psnr(frozen, truth),
+    }
+    return scores
+
+
+def laplacian(video: np.ndarray) -> float:
+    """Mean energy of the Laplacian: a measure of sharpness to be compared between videos of the same scenes."""
+    grey = video.astype(np.float32).mean(-1)
+    inner = 4 * grey[..., 1:-1, 1:-1] - grey[..., :-2, 1:-1] - grey[..., 2:, 1:-1] - grey[..., 1:-1, :-2]
+    return float(np.mean((inner - grey[..., 1:-1, 2:]) ** 2))
+
+
+def build_base(
+    work: Path,
+    output: Path,
+    recipe: ClipRecipe,
+    training: BaseTraining,
+    encoder_steps: int,
+    codec_steps: int,
+    whitening: float,
+    transformer: dict[str, Any] = TRANSFORMER,
+) -> dict[str, Any]:
+    """Run the whole recipe and write a bundle with its `provenance.json`; returns the scores."""
+    started, log = time.time(), Log(work)
+    settings = BundleSettings(size=recipe.size, frames=recipe.frames, shift=training.shift)
+    files = [render_chunk(c, recipe, work) for c in range(math.ceil(recipe.clips / recipe.chunk))]
+    clips = load_clips(files)
+    encoder, expression_scores = make_encoder(clips, work, encoder_steps, log)
+    codes = make_codes(encoder, clips, work)
+    vae, scores = make_codec(clips, work, codec_steps, whitening, log)
+    kept = len(codes) - TEST_CLIPS
+    train_clips = {key: value[:kept] for key, value in clips.items()}
+    torch.manual_seed(training.seed)
+    model = FactorPortraitTransformer(**transformer)
+    model = train_base(model, ClipBatches(train_clips, codes[:kept], vae, training), training, log)
+    held_out = ClipBatches(clips, codes, vae, replace(training, dropout=0.0))
+    scores |= score_base(model, vae, held_out, settings) | {"expression_correlation": expression_scores["mean"]}
+    publish(model, work, output, settings, scores, asdict(recipe), asdict(training), time.time() - started)
+    return scores
+
+
+def publish(model, work: Path, output: Path, settings: BundleSettings, scores, recipe, training, seconds) -> None:
+    """Write the bundle: weights in bfloat16 (the file is half as large, and training runs in it anyway)."""
+    output.mkdir(parents=True, exist_ok=True)
+    model.to(torch.bfloat16).save_pretrained(output / "transformer")
+    for part in ("vae", "expression_encoder"):
+        shutil.copytree(work / part, output / part, dirs_exist_ok=True)
+    write_json(output / "bundle.json", asdict(settings))
+    write_json(
+        output / "provenance.json",
+        {
+            "command": "python -m fportrait.training.base_recipe",
+            "licence": "Apache-2.0",
+            "data": "people rendered by fportrait's own embedded world (body data CC0)",
+            "recipe": recipe,
+            "training": training,
+            "scores": scores,
+            "seconds": round(seconds),
+            "files": bundle_hashes(output),
+        },
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for clips and parts, about 10 GB")
+    parser.add_argument("--output", type=Path, required=True, help="the bundle to write")
+    parser.add_argument("--clips", type=int, default=ClipRecipe.clips)
+    parser.add_argument("--minutes", type=float, default=BaseTraining.minutes, help="of the transformer's training")
+    parser.add_argument("--encoder-steps", type=int, default=3000)
+    parser.add_argument("--codec-steps", type=int, default=600)
+    parser.add_argument("--whitening", type=float, default=0.5)
+    arguments = parser.parse_args()
+    scores = build_base(
+        arguments.work, arguments.output, ClipRecipe(clips=arguments.clips), BaseTraining(minutes=arguments.minutes),
+        arguments.encoder_steps, arguments.codec_steps, arguments.whitening,
+    )  # fmt: skip
+    print(json.dumps(scores, indent=2))
+
+
+if __name__ == "__main__":
+    main()
