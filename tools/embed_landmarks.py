@@ -21,6 +21,7 @@ from fportrait.camera.paths import orbit
 from fportrait.tracking.landmarks import FaceLandmarker
 
 SIZE = 512
+INNER_LOWER_LIP = (95, 88, 178, 87, 14, 317, 402, 318, 324)
 COLOURS = {
     "face": (224, 180, 152), "scalp": (70, 50, 40), "ears": (214, 160, 140), "neck": (215, 172, 146),
     "torso": (70, 90, 140), "eyes": (245, 245, 245), "teeth": (235, 230, 220), "tongue": (190, 90, 90),
@@ -98,8 +99,9 @@ def main() -> None:
     valid = np.zeros(478, bool)
     face_part = body.part[body.faces[:, 0]]
     usable = np.isin(face_part, [body.part_names.index(n) for n in ("face", "scalp", "ears", "neck")])
-    candidates = np.flatnonzero(usable)
-    corners = body.template[body.faces[candidates]]
+    # With the mouth shut both lips' inner edges are one line: what the jaw carries tells the lower lip from the upper.
+    lowered = body.actions[body.action_names.index("jawOpen")][body.faces, 1].mean(1) < -0.012
+    everywhere, lower_lip = np.flatnonzero(usable), np.flatnonzero(usable & lowered)
     spreads = np.full(478, np.inf)
     for index, points in enumerate(votes):
         if len(points) < 0.4 * len(renders):
@@ -107,6 +109,8 @@ def main() -> None:
         cloud = np.array(points)
         centre = np.median(cloud, 0)
         spreads[index] = np.median(np.linalg.norm(cloud - centre, axis=1))
+        candidates = lower_lip if index in INNER_LOWER_LIP else everywhere
+        corners = body.template[body.faces[candidates]]
         nearest = np.argsort(np.linalg.norm(corners.mean(1) - centre, axis=1))[:24]
         best = min(((*closest_point(corners[i], centre), candidates[i]) for i in nearest), key=lambda hit: hit[1])
         barycentric[index], triangles[index] = best[0], best[2]

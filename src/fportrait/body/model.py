@@ -138,6 +138,10 @@ class BodyModel:
 
 
 @functools.cache
+def _embedded() -> BodyModel:
+    return BodyModel()
+
+
 def load_body(name: str = "embedded") -> BodyModel:
     """The body model of that name, read once.
 
@@ -146,4 +150,4 @@ def load_body(name: str = "embedded") -> BodyModel:
     """
     if name != "embedded":
         raise UserError(f"the body model '{name}'", "'embedded'", "set body_model: embedded")
-    return BodyModel()
+    return _embedded()
