@@ -29,6 +29,8 @@ LANDMARK_SIZE = 256
 MIN_SCORE = 0.5
 CROP_SCALE = 1.5  # side of the landmark net's crop over the face box: what the net was trained with
 SAME_FACE_IOU = 0.3
+COARSE = 0.25  # of a window's side: half as large a face is still detected there
+MIN_TILE = 64  # pixels
 
 
 @dataclass(frozen=True)
@@ -122,32 +124,20 @@ class FaceLandmarker:
             face = self._refine(image, _square_of(previous.landmarks))
             if face is not None:
                 return [face]
-        for squares in self._searches(image):
-            faces: list[Face] = []
-            for square in squares:
+        faces: list[Face] = []
+        for side, windows in _searches(*image.shape[:2]):
+            largest = max((face.size for face in faces), default=0.0)
+            # A face this large hides nobody of like size from a window of this side.
+            if faces and (len(faces) >= max_faces or largest > COARSE * side):
+                continue
+            for square in self._candidates(image, windows):
                 face = self._refine(image, square)
                 if face is not None:
                     # A second look, cropped by the points themselves as in tracking, is steadier than by the box.
                     face = self._refine(image, _square_of(face.landmarks)) or face
                     if all(_overlap(face, other) < SAME_FACE_IOU for other in faces):
                         faces.append(face)
-            if faces:
-                return sorted(faces, key=lambda face: -face.size)[:max_faces]
-        return []
-
-    def _searches(self, image: np.ndarray) -> Iterator[list[_Square]]:
-        """Candidates in the whole picture; else on a wider canvas (for a face that fills it); else in tiles."""
-        height, width = image.shape[:2]
-        side = float(max(height, width))
-        middle = np.array([width / 2, height / 2])
-        yield self._candidates(image, [_Square(middle, side, 0.0)])
-        yield self._candidates(image, [_Square(middle, side * wider, 0.0) for wider in (1.5, 2.5)])
-        for fraction in (0.5, 0.25):
-            tile = side * fraction
-            if tile < 64:
-                return
-            xs, ys = (np.arange(tile / 2, max(length - tile / 2, tile / 2) + 1, tile / 2) for length in (width, height))
-            yield self._candidates(image, [_Square(np.array([x, y]), tile, 0.0) for y in ys for x in xs])
+        return sorted(faces, key=lambda face: -face.size)[:max_faces]
 
     def _candidates(self, image: np.ndarray, windows: list[_Square]) -> list[_Square]:
         """Run the detector on each window; merge; return landmark crops, best score first."""
@@ -229,6 +219,21 @@ def _anchors() -> np.ndarray:
         y, x = np.meshgrid(centres, centres, indexing="ij")
         grids.append(np.repeat(np.column_stack([x.ravel(), y.ravel()]), repeat, axis=0))
     return np.concatenate(grids)
+
+
+def _searches(height: int, width: int) -> Iterator[tuple[float, list[_Square]]]:
+    """Windows for the detector, and the side of the windows before: the whole picture, a wider canvas (for a face that
+    fills it), then tiles of half and of a quarter of its longer side."""
+    side = float(max(height, width))
+    middle = np.array([width / 2, height / 2])
+    yield side, [_Square(middle, side, 0.0)]
+    yield 0.0, [_Square(middle, side * wider, 0.0) for wider in (1.5, 2.5)]
+    for fraction in (0.5, 0.25):
+        tile = side * fraction
+        if tile < MIN_TILE:
+            return
+        xs, ys = (np.arange(tile / 2, max(length - tile / 2, tile / 2) + 1, tile / 2) for length in (width, height))
+        yield 2 * tile, [_Square(np.array([x, y]), tile, 0.0) for y in ys for x in xs]
 
 
 def _merge(scores: np.ndarray, boxes: np.ndarray, eyes: np.ndarray) -> list[_Square]:
