@@ -112,8 +112,13 @@ def audio_only(path):
         container.mux(stream.encode(None))
 
 
+def truncated(path):
+    content = clip(path, 30).read_bytes()
+    path.write_bytes(content[: len(content) * 6 // 10])
+
+
 PHONE_FAULTS = {
-    "truncated": (lambda p: p.write_bytes(clip(p, 30).read_bytes()[:4000]), "truncated|damaged"),
+    "truncated": (truncated, "truncated|damaged"),
     "empty": (lambda p: p.write_bytes(b""), "zero bytes"),
     "audio": (audio_only, "no pictures"),
     "one_frame": (lambda p: clip(p, 1), "1 frame in"),

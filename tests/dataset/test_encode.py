@@ -89,7 +89,7 @@ def test_a_record_holds_the_latents_of_the_cropped_pixels_and_of_the_posed_neutr
         pose = Pose(row["body_rotation"].reshape(3, 3), row["body_translation"], row["head_rotation"].reshape(3, 3))
         camera = row["world_to_camera"].reshape(4, 4)
         vertices = body.vertices(np.zeros(body.identity_dim), None, pose)
-        maps.append(normal_map(vertices, body.faces, camera, intrinsics, 32, 32, 2))
+        maps.append(normal_map(vertices, body.faces, camera, intrinsics, 32, 32, 2, body.weld))
     assert np.stack(maps).any(axis=(1, 2, 3)).all()  # somebody is in the picture
     assert torch.allclose(tensors["normals"], encode_video(codec, to_model_range(np.stack(maps)[None]))[0], atol=1e-5)
     assert np.array_equal(tensors["codes"].numpy(), np.stack([row["expression_code"] for row in truth]))
