@@ -53,7 +53,7 @@ def test_tracking_from_the_frame_before_agrees_with_detection(photograph, landma
 
 
 def test_a_lost_face_is_detected_anew(photograph, landmarker, face):
-    lost = Face(face.landmarks + [150, 250], face.blendshapes, 1.0)
+    lost = Face(face.landmarks + np.array([150, 250]), face.blendshapes, 1.0)
     found = landmarker.detect(photograph, previous=lost)
     assert np.abs(found[0].landmarks - face.landmarks).mean() < 1
 
@@ -69,7 +69,7 @@ def test_a_small_face_in_a_large_picture_is_found(photograph, landmarker, face):
 def test_a_face_that_fills_the_picture_is_found(photograph, landmarker, face):
     (x0, y0), (x1, y1) = face.landmarks.min(0).astype(int), face.landmarks.max(0).astype(int)
     found = landmarker.detect(photograph[y0 : y1 + 1, x0 : x1 + 1])
-    assert np.abs(found[0].landmarks + [x0, y0] - face.landmarks).mean() < 2
+    assert np.abs(found[0].landmarks + np.array([x0, y0]) - face.landmarks).mean() < 2
 
 
 def test_two_faces_are_both_found_and_the_larger_comes_first(photograph, landmarker):

@@ -21,6 +21,7 @@ from fportrait.tracking.points import SUBSET_238
 LANDMARK_SIGMA = 0.02  # of the eye distance: what the landmark net is off by
 INDEPENDENT_LANDMARKS = 15.0  # errors of neighbouring landmarks are alike; the sum counts as this many
 HUBER = 2.5  # sigmas
+FIXED = 1e8  # stiffness of an unknown that must not move
 ACTION_SIGMA = 0.35
 MIN_FACING = 0.1  # weight of landmarks on the far side, which the net guesses
 MIN_FRONTAL = 0.3  # cosine below which views count alike; the net errs 2.5 times as much at 60 degrees as in front
@@ -199,7 +200,7 @@ def size_prior(model: LandmarkModel) -> np.ndarray:
 def fit_identity(model: LandmarkModel, groups: list[Observations], rounds: int = 4, moments: int = 32) -> np.ndarray:
     """Identity coefficients `K` from moments spread over all the observations of one person.
 
-    Alternates poses and actions (given identity) with a linear step in the identity. A person's many frames share the
+    Alternates poses and actions (given identity) with a linear step in the identity that lets them follow. A person's many frames share the
     landmark net's bias, so together they count as four views at most against the unit prior.
     """
     identity = np.zeros(model.body.identity_dim)
@@ -221,23 +222,30 @@ def fit_identity(model: LandmarkModel, groups: list[Observations], rounds: int =
             fits[index] = fit
             turned = model.at(identity, fit.actions) @ fit.rotations.transpose(0, 2, 1)
             world = turned + fit.translations[:, None]
-            modes = _turn_modes(model.identity[:, model.valid], fit.rotations)
+            modes = _turn_modes(np.concatenate([model.actions, model.identity])[:, model.valid], fit.rotations)
             scale, visible = eye_distance(group), group.seen
+            free = 6 + len(model.actions)
+            unknowns = free + len(identity)
+            full, slope = np.zeros((len(world), unknowns, unknowns)), np.zeros((len(world), unknowns))
             for c in range(len(group.intrinsics)):
                 residual, jacobian, weights = _camera_terms(
                     model, world, turned, modes, fit.rotations, group.world_to_camera[c], group.intrinsics[c],
                     np.nan_to_num(group.landmarks[:, c]), scale[:, c],
                 )  # fmt: skip
-                weights = weights * visible[:, c, None]
-                # Eliminate each moment's pose, so that identity does not fight a pose held fixed.
-                left, flat = _normal_factors(jacobian, weights)
-                full, slope = left @ flat, (left @ residual.reshape(len(flat), -1, 1))[..., 0]
-                h_pp, h_ps, h_ss = full[:, :6, :6] + 1e-6 * np.eye(6), full[:, :6, 6:], full[:, 6:, 6:]
-                g_p, g_s = slope[:, :6], slope[:, 6:]
-                back = np.linalg.solve(h_pp, np.concatenate([h_ps, g_p[..., None]], -1))
-                data_h += (h_ss - h_ps.transpose(0, 2, 1) @ back[..., :-1]).sum(0)
-                data_g += (g_s - (h_ps.transpose(0, 2, 1) @ back[..., -1:])[..., 0]).sum(0)
-                count += float(visible[:, c].sum())
+                left, flat = _normal_factors(jacobian, weights * visible[:, c, None])
+                full, slope = full + left @ flat, slope + (left @ residual.reshape(len(flat), -1, 1))[..., 0]
+            # Eliminate each moment's pose and actions, so that identity does not fight ones held fixed. Actions at
+            # rest stay there: they cannot turn negative.
+            stiff = np.where(fit.actions > 0, 1 / ACTION_SIGMA**2, FIXED)
+            diagonal = np.concatenate([np.full((len(world), 6), 1e-6), stiff], 1)
+            h_pp = full[:, :free, :free] + diagonal[:, :, None] * np.eye(free)
+            h_ps, h_ss = full[:, :free, free:], full[:, free:, free:]
+            g_p, g_s = slope[:, :free].copy(), slope[:, free:]
+            g_p[:, 6:] += fit.actions / ACTION_SIGMA**2
+            back = np.linalg.solve(h_pp, np.concatenate([h_ps, g_p[..., None]], -1))
+            data_h += (h_ss - h_ps.transpose(0, 2, 1) @ back[..., :-1]).sum(0)
+            data_g += (g_s - (h_ps.transpose(0, 2, 1) @ back[..., -1:])[..., 0]).sum(0)
+            count += float(visible.sum())
         effective = min(count, 4.0) / max(count, 1.0)
         identity = identity - np.linalg.solve(hessian + data_h * effective, gradient + data_g * effective)
         identity = np.clip(identity, -3, 3)

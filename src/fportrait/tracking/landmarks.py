@@ -131,6 +131,8 @@ class FaceLandmarker:
             if faces and (len(faces) >= max_faces or largest > COARSE * side):
                 continue
             for square in self._candidates(image, windows):
+                if any(_inside(square.centre, other) for other in faces):
+                    continue
                 face = self._refine(image, square)
                 if face is not None:
                     # A second look, cropped by the points themselves as in tracking, is steadier than by the box.
@@ -263,6 +265,10 @@ def _overlap(face: Face, other: Face) -> float:
     boxes = [np.concatenate([(f.landmarks.min(0) + f.landmarks.max(0)) / 2, np.ptp(f.landmarks, axis=0)])
              for f in (face, other)]  # fmt: skip
     return float(_box_iou(boxes[0], boxes[1][None])[0])
+
+
+def _inside(point: np.ndarray, face: Face) -> bool:
+    return bool((point >= face.landmarks.min(0)).all() and (point <= face.landmarks.max(0)).all())
 
 
 def _square_of(landmarks: np.ndarray) -> _Square:

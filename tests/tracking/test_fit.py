@@ -1,0 +1,157 @@
+"""The body fit against projected truth: exact when landmarks are exact, robust when they are not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fportrait.body.model import Pose, load_body, rotation_matrix, rotation_vector
+from fportrait.camera.cameras import intrinsics_from_fov, look_at, project
+from fportrait.tracking.fit import (
+    LandmarkModel,
+    Observations,
+    bridge_gaps,
+    fit_identity,
+    smooth_rotations,
+    solve_moments,
+    to_pose,
+)
+
+BODY = load_body()
+MODEL = LandmarkModel(BODY)
+SIZE = 512
+
+
+def camera(yaw_degrees: float, distance: float = 0.6) -> np.ndarray:
+    yaw = np.radians(yaw_degrees)
+    return look_at(distance * np.array([np.sin(yaw), 0.0, np.cos(yaw)]), np.zeros(3))
+
+
+def filmed(identity, poses, actions, yaws, noise=0.0, seed=0) -> Observations:
+    """Landmarks of a known person by known cameras, through the body model's own skinning."""
+    cameras, intrinsics = np.stack([camera(y) for y in yaws]), intrinsics_from_fov(35.0, SIZE, SIZE)
+    points = np.stack([
+        np.stack([project(BODY.landmarks(BODY.vertices(identity, a, p)), c, intrinsics)[0] for c in cameras])
+        for p, a in zip(poses, actions, strict=True)
+    ])  # fmt: skip
+    points = points + np.random.default_rng(seed).normal(0, noise, points.shape)
+    return Observations(points, cameras, np.stack([intrinsics] * len(cameras)))
+
+
+def degrees_between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.degrees(np.linalg.norm(rotation_vector(a @ np.swapaxes(b, -1, -2)), axis=-1))
+
+
+def person(seed: int, frames: int = 6, reach: float = 0.35):
+    """Identity, poses and actions, drawn."""
+    rng = np.random.default_rng(seed)
+    poses = [
+        Pose(np.eye(3), rng.normal(0, 0.01, 3), rotation_matrix(rng.uniform(-reach, reach, 3))) for _ in range(frames)
+    ]
+    actions = np.where(rng.random((frames, 52)) < 0.06, rng.uniform(0, 0.8, (frames, 52)), 0)
+    return 0.8 * rng.normal(size=BODY.identity_dim), poses, actions
+
+
+def test_exact_landmarks_of_a_known_person_give_the_exact_pose():
+    identity, poses, _ = person(0)
+    actions = np.zeros((len(poses), 52))
+    fit = solve_moments(MODEL, filmed(identity, poses, actions, [0]), identity, rounds=8)
+    truth = np.stack([p.head_rotation for p in poses])
+    assert degrees_between(fit.rotations, truth).max() < 0.2
+    centres = np.stack([BODY.head_centre(identity, p) for p in poses])
+    assert np.linalg.norm(fit.translations - centres, axis=1).max() < 1e-3
+    assert fit.errors.max() < 0.003
+
+
+def test_an_open_mouth_and_blinks_do_not_turn_the_head():
+    identity, poses, actions = person(1)
+    actions[:] = 0
+    actions[:, BODY.action_names.index("jawOpen")] = np.linspace(0, 0.9, len(poses))
+    actions[:, BODY.action_names.index("eyeBlinkLeft")] = 1
+    fit = solve_moments(MODEL, filmed(identity, poses, actions, [0], noise=0.3), identity)
+    assert np.median(degrees_between(fit.rotations, np.stack([p.head_rotation for p in poses]))) < 1
+    jaw = fit.actions[:, BODY.action_names.index("jawOpen")]
+    assert np.corrcoef(jaw, np.linspace(0, 0.9, len(poses)))[0, 1] > 0.9
+    assert (fit.actions >= 0).all() and (fit.actions <= 1).all()
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+def test_one_camera_finds_pose_and_size_of_a_stranger(seed):
+    identity, poses, actions = person(seed)
+    seen = filmed(identity, poses, actions, [0], noise=1.0)
+    shape = fit_identity(MODEL, [seen])
+    fit = solve_moments(MODEL, seen, shape)
+    assert np.median(degrees_between(fit.rotations, np.stack([p.head_rotation for p in poses]))) < 4
+    size = MODEL.at(shape)[MODEL.valid].std(0).mean() / MODEL.at(np.zeros_like(shape))[MODEL.valid].std(0).mean()
+    assert abs(size - 1) < 0.06
+
+
+def posed_faces(identity, rotations, translations) -> np.ndarray:
+    """Landmarks `N L 3` of the expressionless face in the world."""
+    return MODEL.at(identity)[MODEL.valid] @ rotations.transpose(0, 2, 1) + translations[:, None]
+
+
+@pytest.mark.parametrize("seed", [4, 5, 6])
+def test_several_cameras_find_the_face_to_millimetres_with_its_own_shape(seed):
+    identity, poses, actions = person(seed)
+    seen = filmed(identity, poses, actions, [-40, 0, 40], noise=0.5)
+    truth = posed_faces(
+        identity,
+        np.stack([p.head_rotation for p in poses]),
+        np.stack([BODY.head_centre(identity, p) for p in poses]),
+    )
+
+    def error(shape):
+        fit = solve_moments(MODEL, seen, shape)
+        return np.linalg.norm(posed_faces(shape, fit.rotations, fit.translations) - truth, axis=-1).mean()
+
+    fitted = error(fit_identity(MODEL, [seen]))
+    assert fitted < 0.0015
+    assert fitted < 0.7 * error(np.zeros_like(identity))  # than the average face in its best pose
+
+
+def test_a_camera_without_the_face_is_left_out():
+    identity, poses, actions = person(5)
+    seen = filmed(identity, poses, actions, [0, 30])
+    alone = solve_moments(
+        MODEL, Observations(seen.landmarks[:, :1], seen.world_to_camera[:1], seen.intrinsics[:1]), identity
+    )
+    seen.landmarks[:, 1] = np.nan
+    both = solve_moments(MODEL, seen, identity)
+    assert np.allclose(alone.rotations, both.rotations, atol=1e-9)
+
+
+def test_wild_landmarks_hardly_move_the_pose():
+    identity, poses, actions = person(6)
+    clean = filmed(identity, poses, actions, [0], noise=0.5)
+    wild = Observations(clean.landmarks.copy(), clean.world_to_camera, clean.intrinsics)
+    wild.landmarks[:, :, MODEL.valid[::15]] += 80
+    truth = np.stack([p.head_rotation for p in poses])
+    error = degrees_between(solve_moments(MODEL, wild, identity, rounds=10).rotations, truth)
+    assert np.median(error) < 2.5
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.floats(-0.6, 0.6), min_size=3, max_size=3), st.lists(st.floats(-0.1, 0.1), min_size=3, max_size=3))
+def test_a_pose_puts_the_head_bone_where_the_fit_found_it(vector, place):
+    rotation, translation = rotation_matrix(np.array(vector)), np.array(place)
+    identity = np.linspace(-1, 1, BODY.identity_dim)
+    pose = to_pose(BODY, identity, rotation, translation)
+    assert np.allclose(BODY.head_centre(identity, pose), translation, atol=1e-6)
+    assert np.allclose(pose.body_rotation, np.eye(3)) and np.allclose(pose.head_rotation, rotation)
+
+
+def test_smoothed_rotations_stay_rotations_and_lose_jitter():
+    rng = np.random.default_rng(0)
+    steady = rotation_matrix(np.linspace([0, 0, 0], [0.1, 0.3, 0], 40))
+    noisy = rotation_matrix(rng.normal(0, 0.02, (40, 3))) @ steady
+    smoothed = smooth_rotations(noisy)
+    assert np.allclose(smoothed @ smoothed.transpose(0, 2, 1), np.eye(3)) and np.allclose(np.linalg.det(smoothed), 1)
+    assert degrees_between(smoothed, steady).mean() < 0.75 * degrees_between(noisy, steady).mean()
+
+
+def test_gaps_are_bridged_in_a_straight_line_and_ends_are_held():
+    bridged = bridge_gaps(np.array([1, 4]), np.array([[10.0], [40.0]]), 6)
+    assert bridged[:, 0].tolist() == [10, 10, 20, 30, 40, 40]
