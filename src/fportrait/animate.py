@@ -25,7 +25,16 @@ from fportrait.capture.video_io import probe, read_image, read_video, write_imag
 from fportrait.dataset.encode import crop_picture, whole_pixels
 from fportrait.errors import UserError, nearest_name
 from fportrait.tracking.fit import LandmarkModel, to_pose
-from fportrait.tracking.track import LOOK_AT, Clip, TrackConfig, Track, crop_square, read_landmarks, segment_codes, track_segments
+from fportrait.tracking.track import (
+    LOOK_AT,
+    Clip,
+    Track,
+    TrackConfig,
+    crop_square,
+    read_landmarks,
+    segment_codes,
+    track_segments,
+)
 
 CAMERAS = ("front", "spin", "spiral")
 MAX_YAW = 50.0  # degrees of the named paths: as far as the small base was trained
@@ -62,7 +71,7 @@ def track_frames(frames: np.ndarray, name: str, model: LandmarkModel, config: Tr
     shape, tracks = track_segments([[(clip, seen)]], model, config)
     track = tracks[0]
     crop = crop_square(track.translations, track.rotations, track.cameras[0], k, config.crop_metres)
-    return Tracked(frames, shape, track, whole_pixels(crop))
+    return Tracked(frames, shape, track, whole_pixels(crop.tolist()))
 
 
 def camera_path(camera: str, frames: int, settings: BundleSettings, seed: int) -> np.ndarray:

@@ -5,8 +5,8 @@ import av
 import numpy as np
 import pandas as pd
 import pytest
-from fportrait.camera.cameras import intrinsics_from_fov, look_at
 
+from fportrait.camera.cameras import intrinsics_from_fov, look_at
 from fportrait.capture import ingest
 from fportrait.capture.ingest import PHONE, STUDIO, check_calibration, ingest_captures, split_identities
 from fportrait.capture.video_io import write_video

@@ -2,8 +2,8 @@ import itertools
 
 import numpy as np
 import pytest
-from fportrait.body.model import load_body
 
+from fportrait.body.model import load_body
 from fportrait.capture.motion import (
     HEAD_LIMITS_DEGREES,
     KINDS,

@@ -137,7 +137,8 @@ def sample_palette(rng: np.random.Generator) -> Palette:
     teeth = np.array([0.93, 0.91, 0.84]) * rng.uniform(0.9, 1.03)
     beard = rng.uniform(0.15, 1.0) if makeup == 0 and rng.random() < 0.35 else 0.0
     colours = [linear(c) for c in (skin, lips, hair, brow, _IRISES[eye] * rng.uniform(0.85, 1.15), teeth)]
-    return Palette(*colours, tone=tone, beard=beard, makeup=makeup)
+    skin, lips, hair, brow, iris, teeth = colours
+    return Palette(skin, lips, hair, brow, iris, teeth, tone, beard, makeup)
 
 
 def _noise(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:

@@ -65,7 +65,7 @@ def write_video(
         )
     if not (np.isfinite(fps) and 0 < fps <= 1000):
         raise UserError(f"{fps} frames per second", "a rate between 0 and 1000", "pass for example fps=25")
-    source = iter(frames)
+    source: Iterator[np.ndarray] = iter(frames)
     first = next(source, None)
     if first is None:
         raise UserError(f"no frames to write to {path.name}", "at least one frame", "check what made the frames")
@@ -227,7 +227,10 @@ def write_image(path: str | Path, image: np.ndarray) -> Path:
         raise UserError(f"the picture name {path.name}", "a name ending in .png or .jpg", "rename it to end in .png")
     image = _check_frame(image, path)
     with atomic_path(path) as temporary:
-        Image.fromarray(image).save(temporary, **({"quality": 95} if path.suffix.lower() != ".png" else {}))
+        if path.suffix.lower() == ".png":
+            Image.fromarray(image).save(temporary)
+        else:
+            Image.fromarray(image).save(temporary, quality=95)
     return path
 
 

@@ -233,7 +233,8 @@ def _film_phone(unit: IdentityUnit, body: BodyModel, person: Person, rng: np.ran
             name = f"{clip:02d}_{kind}"
             motion = sample_motion(kind, config.phone_frames, rng, config.fps)
             target = HEAD_TARGET + rng.uniform(-1, 1, 3) * 0.008
-            camera = orbit_camera(*rng.uniform(-4, 4, 2), config.phone_distance * rng.uniform(0.96, 1.04), target)
+            yaw, elevation = rng.uniform(-4, 4, 2)
+            camera = orbit_camera(yaw, elevation, config.phone_distance * rng.uniform(0.96, 1.04), target)
             frames = _frames(person, motion, camera, intrinsics, config, body)
             write_video(folder / f"{name}.mp4", frames, config.fps, config.crf)
             _write_truth(unit, name, person, motion, {"phone": camera}, intrinsics)

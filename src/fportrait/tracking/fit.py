@@ -200,8 +200,8 @@ def size_prior(model: LandmarkModel) -> np.ndarray:
 def fit_identity(model: LandmarkModel, groups: list[Observations], rounds: int = 4, moments: int = 32) -> np.ndarray:
     """Identity coefficients `K` from moments spread over all the observations of one person.
 
-    Alternates poses and actions (given identity) with a linear step in the identity that lets them follow. A person's many frames share the
-    landmark net's bias, so together they count as four views at most against the unit prior.
+    Alternates poses and actions (given identity) with a linear step in the identity that lets them follow. A person's
+    many frames share the landmark net's bias, so together they count as four views at most against the unit prior.
     """
     identity = np.zeros(model.body.identity_dim)
     prior = np.eye(len(identity))

@@ -52,7 +52,8 @@ def render_clip(index: int, recipe: ClipRecipe, body: BodyModel) -> dict[str, np
     Returns:
         `video`, `normals` `T S S 3` uint8; `crops` `T C C 3` uint8; `references` `R S S 3` uint8;
         `world_to_camera` `T 4 4`, `reference_world_to_camera` `R 4 4`, `intrinsics` `3 3` (pixels of `video`);
-        `actions` `T 52`; `pose` `T 6` (head rotation vector, translation); `focus` `T 3 2` (eyes and mouth, pixels of `video`).
+        `actions` `T 52`; `pose` `T 6` (head rotation vector, translation); `focus` `T 3 2` (eyes and mouth, pixels of
+        `video`).
     """
     rng = np.random.default_rng([recipe.seed, index])
     names = list(recipe.kinds)
@@ -72,13 +73,13 @@ def render_clip(index: int, recipe: ClipRecipe, body: BodyModel) -> dict[str, np
         centres = np.stack([pixels[list(group)].mean(0) for group in (LEFT_EYE, RIGHT_EYE, MOUTH)])
         focus.append(centres / recipe.render_scale)
         neutral = body.vertices(clip["shape"], None, pose)
-        normals.append(
-            normal_map(neutral, body.faces, w2c, small_intrinsics, recipe.size, recipe.size, 2, body.weld)
-        )
+        normals.append(normal_map(neutral, body.faces, w2c, small_intrinsics, recipe.size, recipe.size, 2, body.weld))
 
     references, reference_cameras = [], []
     for _ in range(recipe.references):
-        view = world.sample_training_clip(rng, body, "studio" if rng.random() < 0.5 else "phone", 1, large, person=person)
+        view = world.sample_training_clip(
+            rng, body, "studio" if rng.random() < 0.5 else "phone", 1, large, person=person
+        )
         references.append(shrink(view["video"][0], recipe.size))
         reference_cameras.append(view["world_to_camera"][0])
 
@@ -93,7 +94,7 @@ def render_clip(index: int, recipe: ClipRecipe, body: BodyModel) -> dict[str, np
         "actions": np.asarray(clip["actions"], np.float32),
         "pose": np.stack([pose_vector(pose) for pose in clip["poses"]]).astype(np.float32),
         "focus": np.stack(focus).astype(np.float32),
-        "kind": np.int32(names.index(kind)),
+        "kind": np.array(names.index(kind), np.int32),
     }
 
 
@@ -115,7 +116,7 @@ def render_chunk(chunk: int, recipe: ClipRecipe, folder: Path) -> Path:
         count = min(recipe.chunk, recipe.clips - chunk * recipe.chunk)
         clips = [render_clip(chunk * recipe.chunk + i, recipe, body) for i in range(count)]
         with atomic_path(target) as path, open(path, "wb") as sink:
-            np.savez(sink, **{key: np.stack([clip[key] for clip in clips]) for key in clips[0]})
+            np.savez(sink, **{key: np.stack([clip[key] for clip in clips]) for key in clips[0]})  # type: ignore[arg-type]
     return target
 
 
