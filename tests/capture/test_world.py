@@ -12,6 +12,7 @@ from fportrait.capture.video_io import read_video
 from fportrait.capture.world import (
     FIRST_TRAINING_SEED,
     TRAINING_KINDS,
+    VIEW_METRES,
     WorldConfig,
     sample_training_clip,
     studio_cameras,
@@ -141,7 +142,7 @@ def test_training_cameras_stay_in_range_and_are_slow_enough_for_a_temporal_codec
         assert turn < 26
         assert (np.abs(np.degrees(np.arctan2(centres[:, 0], centres[:, 2]))) < 65).all()
         span = 16 / clip["intrinsics"][0, 0] * np.linalg.norm(centres[0] - [0, 0, 0.02])
-        assert 0.34 < span < 0.39
+        assert span == pytest.approx(VIEW_METRES, rel=0.06)
 
 
 def test_a_given_person_is_kept_and_an_unknown_kind_names_the_nearest():

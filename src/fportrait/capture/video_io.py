@@ -98,7 +98,7 @@ def write_video(
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(padded), format="rgb24")
             frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
             container.mux(stream.encode(frame))
-            image = next(source, None)
+            image = next(source, None)  # type: ignore[arg-type]
         container.mux(stream.encode(None))
     return path
 
