@@ -37,13 +37,15 @@ class Skull:
     centre: np.ndarray
     triangles: np.ndarray
     weights: np.ndarray
+    correction: np.ndarray  # (A, E, 3) from there to a smooth skull, metres in the head's frame
     elevation_map: np.ndarray  # (ROWS, COLUMNS) degrees of elevation seen from the centre, on the texture
     hairline: np.ndarray  # (A,) degrees: an average hairline
     faces: np.ndarray  # of the shell, indices into its own vertices
 
-    def points(self, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-        """Foot points (A, E, 3) on a posed or unposed mesh."""
-        return np.einsum("aekx,aek->aex", vertices[faces[self.triangles]], self.weights)
+    def points(self, vertices: np.ndarray, faces: np.ndarray, head: np.ndarray) -> np.ndarray:
+        """Foot points (A, E, 3) on a posed mesh whose head has the world rotation `head` (3, 3)."""
+        attached = np.einsum("aekx,aek->aex", vertices[faces[self.triangles]], self.weights)
+        return attached + self.correction @ head.T
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Hair:
 
     def vertices(self, skull: Skull, vertices: np.ndarray, faces: np.ndarray, head: np.ndarray) -> np.ndarray:
         """Shell vertices for a posed mesh and the head's world rotation (3, 3)."""
-        foot = skull.points(vertices, faces)
+        foot = skull.points(vertices, faces, head)
         a = np.arange(AZIMUTHS)[:, None]
         mix = self.mix[..., None]
         base = foot[a, self.row] * (1 - mix) + foot[a, self.row + 1] * mix
@@ -88,9 +90,11 @@ def make_skull(body: BodyModel, chart: Chart, skin_faces: np.ndarray) -> Skull:
     centre = np.array([0.0, temples[1] + 0.02, chart.axis])
     azimuth, elevation = azimuth_grid(), elevation_grid()
     rays = directions(azimuth[:, None], elevation[None])
-    triangles, weights = _cast(centre, rays.reshape(-1, 3), template, faces, skin_faces.astype(np.int64))
+    triangles, weights, found = _cast(centre, rays.reshape(-1, 3), template, faces, skin_faces.astype(np.int64))
     triangles, weights = triangles.reshape(rays.shape[:2]), weights.reshape(rays.shape)
-    foot = np.einsum("aekx,aek->aex", template[faces[triangles]], weights)
+    attached = np.einsum("aekx,aek->aex", template[faces[triangles]], weights)
+    radius = np.einsum("aex,aex->ae", attached - centre, rays)
+    foot = centre + _close_holes(radius, found.reshape(radius.shape))[..., None] * rays
     # heights fall along a meridian, so each column of the texture can look its elevation up
     heights = np.minimum.accumulate(foot[..., 1], axis=1) - 1e-6 * np.arange(ELEVATIONS)
     columns = np.stack([np.interp(-chart.height, -heights[a], elevation) for a in range(AZIMUTHS)], axis=1)
@@ -103,7 +107,20 @@ def make_skull(body: BodyModel, chart: Chart, skin_faces: np.ndarray) -> Skull:
     places = np.array([0, 30, 50, 62, 72, 80, 88, 100, 115, 150, 180.0])
     lines = np.array([front + 6, front + 4, front - 6, front - 20, 0, -8, 6, 6, -14, -34, -38.0])
     hairline = np.interp(np.degrees(np.abs(azimuth)), places, lines)
-    return Skull(centre, triangles, weights, elevation_map.astype(np.float32), hairline, _shell_faces())
+    elevation_map = elevation_map.astype(np.float32)
+    return Skull(centre, triangles, weights, foot - attached, elevation_map, hairline, _shell_faces())
+
+
+def _close_holes(radius: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Radii (A, E) with the rays that left through an ear, and their neighbours, filled in smoothly from around."""
+    hole = cv2.dilate((~found).astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+    filled = np.where(hole, radius[~hole].mean(), radius)
+    for _ in range(200):  # Laplace's equation by Jacobi steps; the azimuth is a ring
+        around = np.roll(filled, 1, axis=0) + np.roll(filled, -1, axis=0)
+        padded = np.pad(filled, ((0, 0), (1, 1)), mode="edge")
+        filled = np.where(hole, 0.25 * (around + padded[:, 2:] + padded[:, :-2]), radius)
+    # around an ear the skin already rises towards it, so the filling is too high
+    return filled - 0.008 * cv2.GaussianBlur(hole.astype(np.float64), (0, 0), 1.5)
 
 
 def _shell_faces() -> np.ndarray:
@@ -154,11 +171,13 @@ def sample_hair(skull: Skull, chart: Chart, rng: np.random.Generator, beardy: bo
     edge = np.where(shell > 0.8, np.sqrt(np.clip((1 - shell) / 0.2, 0, 1)), 1.0)
     thick = thick * (blunt + (1 - blunt) * edge)
     rough = {"curly": 0.22, "short": 0.14, "quiff": 0.14}.get(style, 0.07)
-    lumps = cv2.resize(rng.standard_normal((10, 32)).astype(np.float32), (SHELL_ROWS, AZIMUTHS)[::1])
-    lumps = lumps.reshape(AZIMUTHS, SHELL_ROWS)
-    lumps[:, 0] = lumps[:, 0].mean()
+    knots = rng.standard_normal((10, 32)).astype(np.float32)
+    knots[-1] = knots[0]  # closed around the head
+    lumps = cv2.resize(knots, (SHELL_ROWS, AZIMUTHS))
     thick = thick * np.clip(1 + rough * lumps, 0.4, 1.8)
-    thick[:, 0] = thick[:, 0].mean()
+    # meridians that meet at the crown must agree there, or it bristles
+    ring = thick.mean(axis=0, keepdims=True)
+    thick = ring + (thick - ring) * np.clip(shell / 0.3, 0, 1)
     outward = directions(azimuth[:, None], elevation)
     offsets = outward * thick[..., None]
 
@@ -206,10 +225,11 @@ def _scalp(skull: Skull, line: np.ndarray, rng: np.random.Generator) -> np.ndarr
 @numba.njit(cache=True)
 def _cast(
     centre: np.ndarray, rays: np.ndarray, vertices: np.ndarray, faces: np.ndarray, chosen: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The farthest triangle each ray crosses (Möller and Trumbore 1997) and its barycentric weights."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The farthest triangle each ray crosses (Möller and Trumbore 1997), its weights, and whether one was found."""
     hit = np.zeros(len(rays), np.int64)
     weights = np.zeros((len(rays), 3))
+    found = np.ones(len(rays), np.bool_)
     for r in range(len(rays)):
         d = rays[r]
         best, nearest, miss = 0.0, 0, -2.0
@@ -240,6 +260,7 @@ def _cast(
                 hit[r] = index
                 weights[r, 0], weights[r, 1], weights[r, 2] = 1 - u - v, u, v
         if best == 0.0:  # a hole, for example at an ear: the nearest triangle stands in
+            found[r] = False
             hit[r] = nearest
             weights[r] = 1.0 / 3.0
-    return hit, weights
+    return hit, weights, found

@@ -182,7 +182,7 @@ def _sample_look(rng: np.random.Generator, palette: Palette, hair: Hair, stage: 
     put("eye_radii", [iris, iris * rng.uniform(0.36, 0.5), 0.0])
     chin = stage.chart.points[152, 1]
     opening = 0.0 if rng.random() < 0.6 else rng.uniform(0.4, 1.2)
-    put("neckline", [chin - rng.uniform(0.055, 0.095), rng.uniform(-0.1, 0.25), opening])
+    put("neckline", [chin - rng.uniform(0.045, 0.070), rng.uniform(0.0, 0.25), opening])
     kind = rng.choice(3, p=[0.65, 0.22, 0.13])
     put("pattern", [kind, rng.uniform(0.012, 0.045), rng.uniform(0.25, 0.6)])
     teeth = template[np.isin(part, _parts(body, "teeth"))]

@@ -145,9 +145,9 @@ def _surface(
 
     if material == TORSO:
         # neckline holds height at the front, rise towards the shoulders, opening half-width of a V (0: round)
-        edge = look[54] + look[55] * abs(x) - (look[56] * max(0.045 - abs(x), 0.0) if z > 0.0 else 0.0)
-        if z <= 0.0:
-            edge = max(edge, look[54] + 0.02)
+        front = _step(-0.07, 0.01, z)
+        edge = look[54] + look[55] * abs(x) - look[56] * max(0.045 - abs(x), 0.0)
+        edge = front * edge + (1.0 - front) * max(look[54] + look[55] * abs(x), look[54] + 0.02)
         depth = edge - y
         if depth > 0.0:
             wave = 0.0
