@@ -138,7 +138,7 @@ def animate(
 
     person = track_frames(read_image(portrait)[None], str(portrait), landmarks, config, encoder.crop_size)
     info = probe(driving)
-    drive = track_frames(read_video(driving, 0, max_frames), str(driving), landmarks, config, encoder.crop_size)
+    drive = track_frames(read_video(driving, 0, min(info.frames, max_frames)), str(driving), landmarks, config, encoder.crop_size)
     frames = len(drive.frames)
     codes = segment_codes(drive.track, encoder)
     cameras = camera_path(camera, frames, settings, seed)
@@ -234,8 +234,8 @@ def side_by_side(
     def row(label: str, pictures: list[np.ndarray], first: np.ndarray | None) -> np.ndarray:
         cells = [np.full((cell, cell, 3), 255, np.uint8) if first is None else first, *pictures]
         cells = [cv2.resize(c, (cell, cell), interpolation=cv2.INTER_CUBIC) for c in cells]
-        cv2.putText(cells[0], label, (6, cell - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 3, cv2.LINE_AA)
-        cv2.putText(cells[0], label, (6, cell - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
+        ink = (0, 0, 0) if first is None else (255, 255, 255)
+        cv2.putText(cells[0], label, (6, cell - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.4, ink, 1, cv2.LINE_AA)
         return np.hstack(cells)
 
     return np.vstack(

@@ -107,7 +107,7 @@ def make_codec(clips: dict[str, np.ndarray], work: Path, steps: int, whitening: 
         softened *= np.sqrt(np.mean((std / softened) ** 2))
         codec.register_to_config(latents_std=softened.tolist())
         train_refiner(
-            codec, codec_batches(clips, 8, 2), steps,
+            codec, codec_batches(clips, 8, 2), steps, noise=0.3,
             on_step=lambda step, loss: log({"codec_loss": loss}, step) if step % 100 == 0 else None,
         )  # fmt: skip
         codec.eval().save_pretrained(folder)
