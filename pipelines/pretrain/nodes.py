@@ -11,14 +11,19 @@ from fportrait.atomic_io import atomic_folder
 from fportrait.errors import UserError
 
 
-def pretrain(base: Path, *, source: str) -> dict[str, Any]:
-    """Copy a bundle to `06_models/base` after checking it.
+def pretrain(base: Path, units: Path, *, source: str, rebuild: dict[str, Any]) -> dict[str, Any]:
+    """Put a bundle into `06_models/base` after checking it.
 
-    `source` is `shipped` (the small base in the package, checked against its provenance) or the path of a bundle.
+    `source` is `shipped` (the small base in the package, checked against its provenance), `rebuild` (trained anew by
+    the recipe, with the settings in `rebuild`) or the path of a bundle.
     """
     from fportrait.bundle import SHIPPED_BASE, bundle_hashes, read_settings
 
-    folder = SHIPPED_BASE if source == "shipped" else Path(source)
+    if source == "rebuild":
+        folder = units / "base" / "bundle"
+        train_anew(folder, units / "base", **rebuild)
+    else:
+        folder = SHIPPED_BASE if source == "shipped" else Path(source)
     settings = read_settings(folder)
     hashes = bundle_hashes(folder)
     if source == "shipped":
@@ -33,3 +38,23 @@ def pretrain(base: Path, *, source: str) -> dict[str, Any]:
     with atomic_folder(base) as target:
         shutil.copytree(folder, target, dirs_exist_ok=True)
     return {"size": settings.size, "frames": settings.frames, "hashes": hashes}
+
+
+def train_anew(
+    folder: Path,
+    work: Path,
+    *,
+    clips: int,
+    held_out: int,
+    minutes: float,
+    encoder_steps: int,
+    codec_steps: int,
+    whitening: float,
+    workers: int,
+) -> None:
+    """Run the recipe of the small base; parts already made in `work` are kept, so a stopped run goes on."""
+    from fportrait.training.base_clips import ClipRecipe
+    from fportrait.training.base_recipe import build_base, two_phases
+
+    recipe = ClipRecipe(clips=clips, held_out=held_out)
+    build_base(work, folder, recipe, two_phases(minutes), encoder_steps, codec_steps, whitening, workers=workers)

@@ -7,4 +7,4 @@ from fportrait.pipelines.wiring import stage
 
 
 def create_pipeline() -> Pipeline:
-    return stage("pretrain", pretrain, reads={}, writes={"base": "base"})
+    return stage("pretrain", pretrain, reads={}, writes={"base": "base"}, uses={"units": "folders.units"})

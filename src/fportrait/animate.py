@@ -138,8 +138,8 @@ def animate(
 
     person = track_frames(read_image(portrait)[None], str(portrait), landmarks, config, encoder.crop_size)
     info = probe(driving)
-    drive = track_frames(read_video(driving, 0, min(info.frames, max_frames)), str(driving), landmarks, config, encoder.crop_size)
-    frames = len(drive.frames)
+    frames = min(info.frames, max_frames)
+    drive = track_frames(read_video(driving, 0, frames), str(driving), landmarks, config, encoder.crop_size)
     codes = segment_codes(drive.track, encoder)
     cameras = camera_path(camera, frames, settings, seed)
 
@@ -207,7 +207,7 @@ def load_pipeline(model: Path, settings: BundleSettings) -> Any:
     from fportrait.diffusion.transformer import FactorPortraitTransformer
 
     return FactorPortraitPipeline(
-        FactorPortraitTransformer.from_pretrained(Path(model) / "transformer").to(torch.float32).eval(),
+        FactorPortraitTransformer.from_pretrained(Path(model) / "transformer", torch_dtype=torch.float32).eval(),
         load_vae(Path(model) / "vae"),
         FlowMatchEulerDiscreteScheduler(shift=settings.shift),
         window_frames=settings.frames,

@@ -29,9 +29,9 @@ class BundleSettings:
 
     size: int = 64  # pixels, square
     frames: int = 17  # longest clip trained, 4k+1
-    shift: float = 2.0  # of the noise schedule
+    shift: float = 5.0  # of the noise schedule
     steps: int = 12  # sampling steps that the scores were taken with
-    crop_metres: float = 0.36  # width of the picture at the head
+    crop_metres: float = 0.30  # width of the picture at the head
     camera_distance: float = 0.55  # metres, of the canonical front camera
 
 

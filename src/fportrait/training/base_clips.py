@@ -35,6 +35,7 @@ class ClipRecipe:
     render_scale: int = 3  # frames are rendered larger and averaged down; face crops are cut from the large frame
     crop_size: int = 96
     references: int = 2
+    held_out: int = 100  # the last clips; never trained on
     chunk: int = 50
     seed: int = 20_000_000  # far from the seeds of any capture
     kinds: dict[str, float] = field(

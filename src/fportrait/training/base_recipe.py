@@ -8,12 +8,13 @@ Two cores need about two and a half hours. Every part found in the work folder i
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,12 @@ from fportrait.bundle import BundleSettings, bundle_hashes
 from fportrait.diffusion.codec import BlockCodec, decode_latents, encode_video, load_vae
 from fportrait.diffusion.codec_training import train_refiner
 from fportrait.diffusion.transformer import FactorPortraitTransformer
+from fportrait.scale.map_engine import map_units
 from fportrait.tracking.expression import ExpressionEncoder
 from fportrait.tracking.expression_training import train_expression_encoder
 from fportrait.training.base import CLIPS, PICTURES, BaseTraining, ClipBatches, to_video, train_base
 from fportrait.training.base_clips import ClipRecipe, load_clips, render_chunk
 
-TEST_CLIPS = 100  # the last ones; never trained on
 TRANSFORMER = {
     "patch_size": (1, 1, 1),
     "num_attention_heads": 4,
@@ -68,14 +69,16 @@ def to_uint8(video: torch.Tensor) -> np.ndarray:
     return ((video + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 4, 1).numpy()
 
 
-def make_encoder(clips: dict[str, np.ndarray], work: Path, steps: int, log: Log) -> tuple[ExpressionEncoder, dict]:
+def make_encoder(
+    clips: dict[str, np.ndarray], work: Path, steps: int, held_out: int, log: Log
+) -> tuple[ExpressionEncoder, dict]:
     folder = work / "expression_encoder"
     if not (folder / "config.json").exists():
         crops, actions = clips["crops"], clips["actions"]
         size = crops.shape[2]
         encoder, readout, scores = train_expression_encoder(
             crops.reshape(-1, size, size, 3), actions.reshape(-1, actions.shape[-1]), load_body().action_names,
-            steps, width=16, held_out=TEST_CLIPS * crops.shape[1], log=log,
+            steps, width=16, held_out=held_out * crops.shape[1], log=log,
         )  # fmt: skip
         encoder.save_pretrained(folder)
         write_safetensors(folder / "readout.safetensors", readout.state_dict())
@@ -83,10 +86,10 @@ def make_encoder(clips: dict[str, np.ndarray], work: Path, steps: int, log: Log)
     return ExpressionEncoder.from_pretrained(folder), json.loads((work / "expression_scores.json").read_text())
 
 
-def codec_batches(clips: dict[str, np.ndarray], batch: int, seed: int):
+def codec_batches(clips: dict[str, np.ndarray], batch: int, seed: int, held_out: int):
     """Endless mixed batches for the codec: three of four clips are pictures, the fourth normal maps."""
     rng = np.random.default_rng(seed)
-    train, frames = len(clips["video"]) - TEST_CLIPS, clips["video"].shape[1]
+    train, frames = len(clips["video"]) - held_out, clips["video"].shape[1]
     while True:
         picks, start = rng.choice(train, batch, replace=False), int(rng.integers(0, frames - 8))
         window = slice(start, start + 9)
@@ -94,27 +97,29 @@ def codec_batches(clips: dict[str, np.ndarray], batch: int, seed: int):
         yield to_video(np.stack(parts))
 
 
-def make_codec(clips: dict[str, np.ndarray], work: Path, steps: int, whitening: float, log: Log):
+def make_codec(
+    clips: dict[str, np.ndarray], work: Path, steps: int, whitening: float, held_out: int, log: Log
+) -> tuple[Any, dict[str, float]]:
     """Fit the block codec. `whitening` 1 scales every channel to unit variance; below it, strong ones stay strong."""
     folder = work / "vae"
     if not (folder / "config.json").exists():
         torch.manual_seed(0)
         codec = BlockCodec()
-        source = codec_batches(clips, 32, 1)
+        source = codec_batches(clips, min(32, len(clips["video"]) - held_out), 1, held_out)
         codec.fit_pca([next(source) for _ in range(60)])
         std = np.array(codec.config.latents_std)
         softened = std**whitening
         softened *= np.sqrt(np.mean((std / softened) ** 2))
         codec.register_to_config(latents_std=softened.tolist())
         train_refiner(
-            codec, codec_batches(clips, 8, 2), steps, noise=0.3,
+            codec, codec_batches(clips, 8, 2, held_out), steps, noise=0.3,
             on_step=lambda step, loss: log({"codec_loss": loss}, step) if step % 100 == 0 else None,
         )  # fmt: skip
         codec.eval().save_pretrained(folder)
     vae = load_vae(folder)
     scores = {}
     for name in ("video", "normals"):
-        truth = clips[name][-TEST_CLIPS:]
+        truth = clips[name][-held_out:]
         with torch.no_grad():
             decoded = decode_latents(vae, encode_video(vae, to_video(truth)))
         scores[f"codec_psnr_{name}"] = psnr(to_uint8(decoded), truth)
@@ -146,11 +151,9 @@ def sample_clips(model, vae, batch: dict[str, torch.Tensor], shift: float, steps
     return to_uint8(decode_latents(vae, latents))
 
 
-def score_base(model, vae, batches: ClipBatches, settings: BundleSettings, count: int = 24) -> dict[str, Any]:
-    """Scores on people never trained on: PSNR beside its limits, and with the codes frozen at the first frame's."""
+def score_base(model, vae, batches: ClipBatches, settings: BundleSettings, picks: np.ndarray) -> dict[str, Any]:
+    """Scores on the clips `picks`, of people never trained on: PSNR beside its limits, and with frozen codes."""
     clips = batches.clips
-    total = len(clips["video"])
-    picks = np.arange(total - TEST_CLIPS, total)[:count]
     rng = np.random.default_rng(5)
     batch = batches.cut(picks, np.zeros(len(picks), int), settings.frames, rng)
     truth = clips["video"][picks][:, : settings.frames]
@@ -184,25 +187,37 @@ def build_base(
     encoder_steps: int,
     codec_steps: int,
     whitening: float,
-    transformer: dict[str, Any] = TRANSFORMER,
+    transformer: Mapping[str, Any] = TRANSFORMER,
+    workers: int = 0,
 ) -> dict[str, Any]:
     """Run the whole recipe and write a bundle with its `provenance.json`; returns the scores."""
     started, log = time.time(), Log(work)
     settings = BundleSettings(size=recipe.size, frames=recipe.frames, shift=phases[-1].shift)
-    files = [render_chunk(c, recipe, work) for c in range(math.ceil(recipe.clips / recipe.chunk))]
+    report = map_units(
+        functools.partial(render_unit, recipe=recipe, clips_folder=work),
+        list(range(math.ceil(recipe.clips / recipe.chunk))),
+        workers=workers,
+        cache_folder=work / "units",
+        key=lambda chunk: [recipe.name, chunk],
+        progress="people",
+    )
+    files = [work / str(result.value) for result in report.results]
     clips = load_clips(files)
-    encoder, expression_scores = make_encoder(clips, work, encoder_steps, log)
+    encoder, expression_scores = make_encoder(clips, work, encoder_steps, recipe.held_out, log)
     codes = make_codes(encoder, clips, work)
-    vae, scores = make_codec(clips, work, codec_steps, whitening, log)
-    kept = len(codes) - TEST_CLIPS
+    vae, scores = make_codec(clips, work, codec_steps, whitening, recipe.held_out, log)
+    kept = len(codes) - recipe.held_out
     train_clips = {key: value[:kept] for key, value in clips.items()}
     torch.manual_seed(0)
     model = FactorPortraitTransformer(**transformer)
     model.set_attention_backend("_native_math")  # a tenth faster than the fused one on a CPU, at this size
     for phase in phases:
         model = train_base(model, ClipBatches(train_clips, codes[:kept], vae, phase), phase, log)
-    held_out = ClipBatches(clips, codes, vae, phases[-1])
-    scores |= score_base(model, vae, held_out, settings) | {"expression_correlation": expression_scores["mean"]}
+    everything = ClipBatches(clips, codes, vae, phases[-1])
+    picks = np.arange(kept, len(codes))[:24]
+    scores |= score_base(model, vae, everything, settings, picks) | {
+        "expression_correlation": expression_scores["mean"]
+    }
     publish(
         model,
         work,
@@ -214,6 +229,16 @@ def build_base(
         time.time() - started,
     )
     return scores
+
+
+def render_unit(chunk: int, folder: Path, recipe: ClipRecipe, clips_folder: Path) -> str:
+    """One chunk of clips as a unit of the map engine; the clips lie in `clips_folder`, named by the recipe."""
+    return render_chunk(chunk, recipe, clips_folder).relative_to(clips_folder).as_posix()
+
+
+def two_phases(minutes: float) -> tuple[BaseTraining, BaseTraining]:
+    """Pictures for three fifths of the time, clips for the rest."""
+    return replace(PICTURES, minutes=0.6 * minutes), replace(CLIPS, minutes=0.4 * minutes)
 
 
 def publish(model, work: Path, output: Path, settings: BundleSettings, scores, recipe, training, seconds) -> None:
@@ -244,14 +269,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="the bundle to write")
     parser.add_argument("--clips", type=int, default=ClipRecipe.clips)
     parser.add_argument("--minutes", type=float, default=100.0, help="of the transformer's training")
-    parser.add_argument("--encoder-steps", type=int, default=3000)
-    parser.add_argument("--codec-steps", type=int, default=600)
+    parser.add_argument("--encoder-steps", type=int, default=2400)
+    parser.add_argument("--codec-steps", type=int, default=1600)
+    parser.add_argument("--workers", type=int, default=2, help="processes that render clips")
     parser.add_argument("--whitening", type=float, default=0.5)
     arguments = parser.parse_args()
     scores = build_base(
-        arguments.work, arguments.output, ClipRecipe(clips=arguments.clips),
-        (replace(PICTURES, minutes=0.6 * arguments.minutes), replace(CLIPS, minutes=0.4 * arguments.minutes)),
-        arguments.encoder_steps, arguments.codec_steps, arguments.whitening,
+        arguments.work, arguments.output, ClipRecipe(clips=arguments.clips), two_phases(arguments.minutes),
+        arguments.encoder_steps, arguments.codec_steps, arguments.whitening, workers=arguments.workers,
     )  # fmt: skip
     print(json.dumps(scores, indent=2))
 

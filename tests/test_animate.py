@@ -1,0 +1,102 @@
+"""`fportrait animate` as a user calls it: a real photograph, a driving video, the shipped model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from fportrait.animate import animate, camera_path
+from fportrait.body.model import load_body
+from fportrait.bundle import SHIPPED_BASE, BundleSettings
+from fportrait.camera.paths import front_path, save_camera_path
+from fportrait.capture.people import sample_person
+from fportrait.capture.video_io import probe, read_image, read_video, write_image, write_video
+from fportrait.capture.world import sample_training_clip
+from fportrait.cli import main
+from fportrait.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, Path]:
+    data = pytest.importorskip("skimage.data")
+    folder = tmp_path_factory.mktemp("animate")
+    body = load_body()
+    clip = sample_training_clip(np.random.default_rng(4), body, "phone", 7, 192, person=sample_person(12, body))
+    write_video(folder / "driving.mp4", clip["video"])
+    write_image(folder / "portrait.png", data.astronaut())
+    write_image(folder / "wall.png", np.full((96, 96, 3), 120, np.uint8))
+    two = np.concatenate([data.astronaut()[:256, 128:384]] * 2, axis=1)
+    write_image(folder / "two.png", two)
+    (folder / "broken.mp4").write_bytes((folder / "driving.mp4").read_bytes()[:900])
+    return {path.stem: path for path in folder.iterdir()} | {"folder": folder}
+
+
+def run(files: dict[str, Path], name: str, camera: str = "front", **changes) -> dict[str, Path]:
+    arguments = {"portrait": files["portrait"], "driving": files["driving"], "steps": 2} | changes
+    return animate(camera=camera, output=files["folder"] / f"{name}.mp4", model=SHIPPED_BASE, **arguments)
+
+
+def test_a_photograph_is_animated_frame_for_frame_and_the_video_says_that_it_is_synthetic(files):
+    written = run(files, "out")
+    info = probe(written["video"])
+    assert (info.frames, info.width) == (7, 256) and info.fps == pytest.approx(25.0)
+    assert "synthetic" in str(info.metadata)
+    assert read_image(written["picture"]).shape == (3 * 128, 8 * 128, 3)
+    assert read_video(written["video"]).std() > 10  # a picture, not a grey square
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_camera_another_video(files):
+    first, again = run(files, "a")["video"].read_bytes(), run(files, "b")["video"].read_bytes()
+    assert first == again
+    front, spin = (read_video(run(files, name, name)["video"]).astype(int) for name in ("front", "spin"))
+    assert np.abs(front - spin).mean() > 2
+
+
+def test_a_still_drives_a_video_of_one_frame(files):
+    assert probe(run(files, "still", driving=files["portrait"])["video"]).frames == 1
+
+
+def test_a_file_of_the_front_cameras_gives_the_front_video(files):
+    settings = BundleSettings()
+    path = save_camera_path(files["folder"] / "path.json", front_path(7, settings.camera_distance))
+    assert np.allclose(camera_path(str(path), 7, settings, 0), camera_path("front", 7, settings, 5))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"portrait": "wall"}, "no face"),
+        ({"portrait": "two"}, "two faces"),
+        ({"driving": "broken"}, "broken.mp4"),
+        ({"camera": "spinn"}, "write 'spin'"),
+        ({"camera": "nowhere.json"}, "no camera file"),
+    ],
+)
+def test_bad_input_is_one_message_and_leaves_no_output(files, changes, message):
+    changes = {key: files.get(value, value) for key, value in changes.items()}
+    with pytest.raises(UserError, match=message):
+        run(files, "bad", **changes)
+    assert not (files["folder"] / "bad.mp4").exists()
+
+
+def test_the_command_line_prints_the_message_without_a_traceback_and_exits_with_two(files):
+    arguments = ["animate", "--portrait", str(files["wall"]), "--driving", str(files["driving"])]
+    result = CliRunner().invoke(main, [*arguments, "-o", str(files["folder"] / "x.mp4"), "--model", str(SHIPPED_BASE)])
+    assert result.exit_code == 2
+    assert "Found no face" in result.output and "Traceback" not in result.output
+
+
+def test_help_and_import_pull_in_neither_torch_nor_an_orchestrator():
+    program = (
+        "import sys, json, fportrait, fportrait.cli; from click.testing import CliRunner; "
+        "r = CliRunner().invoke(fportrait.cli.main, ['--help']); "
+        "print(json.dumps([r.exit_code, [m for m in ('torch', 'mlflow', 'kedro', 'dvc') if m in sys.modules]]))"
+    )
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert json.loads(out) == [0, []]
