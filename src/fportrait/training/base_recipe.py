@@ -247,6 +247,8 @@ def publish(model, work: Path, output: Path, settings: BundleSettings, scores, r
     model.to(torch.bfloat16).save_pretrained(output / "transformer")
     for part in ("vae", "expression_encoder"):
         shutil.copytree(work / part, output / part, dirs_exist_ok=True)
+    for config in output.glob("*/config.json"):  # diffusers notes where a model was loaded from: not for others to see
+        write_json(config, {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"})
     write_json(output / "bundle.json", asdict(settings))
     write_json(
         output / "provenance.json",
