@@ -1,5 +1,5 @@
-"""One numerical thread for every test: a matrix product's last bits depend on the number of threads, and several tests
-compare bits between this process and one they start."""
+"""One numerical thread and MKL's reproducible mode for every test: a matrix product's last bits depend on the number of
+threads and on where its operands lie in memory, and several tests compare bits between two runs or two processes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MKL_CBWR"] = "COMPATIBLE"
 
 
 @pytest.fixture(autouse=True, scope="session")
