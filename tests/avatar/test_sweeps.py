@@ -4,7 +4,7 @@ import pytest
 from fportrait.avatar import sweeps
 from fportrait.avatar.sweeps import plan_sweeps, render_sweeps, sweep_config
 from fportrait.camera.cameras import camera_centre
-from fportrait.capture.video_io import probe
+from fportrait.capture.video_io import probe, read_video
 from fportrait.errors import UserError
 
 SMALL = {"clips_view": 2, "clips_dynamic": 2, "frames_view": 5, "frames_dynamic": 9, "size": 32}
@@ -54,14 +54,15 @@ def test_a_killed_job_renders_only_what_is_missing_and_gives_the_same_table(trut
     folder, table = rendered
     videos = sorted(folder.glob("*.mp4"))
     kept = {path.name: path.stat().st_mtime_ns for path in videos[1:]}
-    content = videos[0].read_bytes()
+    content, pictures = videos[0].read_bytes(), read_video(videos[0]).astype(int)
     videos[0].write_bytes(content[: len(content) // 2])
     drawn = []
     original = sweeps.render_clip
     monkeypatch.setattr(sweeps, "render_clip", lambda avatar, clip: drawn.append(clip) or original(avatar, clip))
     again = render_sweeps(truth, capture.frames, sweep_config(SMALL), 0, folder, "data/sweeps/clips")
     assert len(drawn) == 1
-    assert videos[0].read_bytes() == content
+    # The same pictures; not always the same bytes: a product's last bit depends on where its operands lie in memory.
+    assert np.abs(read_video(videos[0]).astype(int) - pictures).max() <= 2
     assert {path.name: path.stat().st_mtime_ns for path in sorted(folder.glob("*.mp4"))[1:]} == kept
     assert again.drop(columns=["expression_code", "landmarks"]).equals(
         table.drop(columns=["expression_code", "landmarks"])
