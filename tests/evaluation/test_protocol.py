@@ -96,7 +96,7 @@ def test_the_protocol_scores_every_dataset_beside_its_baselines(house, tmp_path)
 
 
 def test_the_same_seed_gives_the_same_scores_and_another_seed_other_samples(house, tmp_path):
-    # After other tests in one process the bytes differed once; why is not known (operands' place in memory is suspected).
+    # After other tests in one process the bytes once differed; why is unknown (operands' place in memory is suspected).
     first, second = run(house, tmp_path / "a"), run(house, tmp_path / "b")
     for method in ("ours", "codec_limit"):
         means = [result["PhoneCapture"][method]["psnr"]["mean"] for result in (first, second)]
