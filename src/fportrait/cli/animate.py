@@ -1,41 +1,13 @@
-"""The `fportrait` command. Heavy libraries are imported inside the commands, so that `--help` answers at once."""
+"""`fportrait animate`."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
-from fportrait import __version__
-from fportrait.errors import UserError
 
-
-class FriendlyGroup(click.Group):
-    """Prints a `UserError` as one message, without a traceback, and exits with 2."""
-
-    def invoke(self, ctx: click.Context):
-        try:
-            return super().invoke(ctx)
-        except UserError as error:
-            click.echo(f"fportrait: {error}", err=True)
-            sys.exit(2)
-
-
-@click.group(cls=FriendlyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="fportrait")
-def main() -> None:
-    """Controllable portrait animation: one portrait, one driving video and one camera path in, a video out.
-
-    \b
-    Pipelines are run with Kedro and DVC:
-      kedro run                            the whole chain
-      kedro run --pipelines=train_stage4   one stage
-      dvc repro                            only what changed
-    """
-
-
-@main.command()
+@click.command()
 @click.option("--portrait", required=True, type=click.Path(path_type=Path), help="A picture with one face.")
 @click.option(
     "--driving", required=True, type=click.Path(path_type=Path), help="A video: its expressions and head pose."
@@ -71,16 +43,3 @@ def animate(portrait: Path, driving: Path, camera: str, output: Path, model: Pat
     )
     for name, path in written.items():
         click.echo(f"{name}: {path}")
-
-
-def __getattr__(name: str) -> click.Group:
-    """Kedro asks this module for its own group `cli`; made late, so that `fportrait --help` does not pay for Kedro."""
-    if name == "cli":
-        from fportrait.ops.kedro_cli import cli
-
-        return cli
-    raise AttributeError(name)
-
-
-if __name__ == "__main__":
-    main()

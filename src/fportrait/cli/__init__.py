@@ -1,0 +1,127 @@
+"""The `fportrait` command.
+
+Each command lives in a module of its own and is loaded only when it is called: `fportrait --help` reads the table below
+and imports nothing else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from fportrait import __version__
+from fportrait.errors import UserError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    # name: (module:command, its line in `fportrait --help`), in the order they are listed. A command `import` is named
+    # `import_captures` in its module.
+    "doctor": ("fportrait.cli.doctor:doctor", "Check the environment; name the fix for what is missing."),
+    "animate": ("fportrait.cli.animate:animate", "Animate a portrait with a driving video, along a camera path."),
+    "web": ("fportrait.cli.web:web", "Open the studio in a browser."),
+    "status": ("fportrait.cli.status:status", "Stages, champion, quarantine and last study on one screen."),
+    "import": ("fportrait.cli.captures:import_captures", "Bring phone clips or a studio data set into the project."),
+    "track": ("fportrait.cli.track:track", "Track the face of one picture or video; write what was found."),
+    "avatar": ("fportrait.cli.avatar:avatar", "Look at, render and export fitted Gaussian avatars."),
+    "plan": ("fportrait.cli.train:plan", "Memory and time that a training stage will need."),
+    "evaluate": ("fportrait.cli.evaluation:evaluate", "Score a model with the paper's protocols."),
+    "promote": ("fportrait.cli.models:promote", "Let the gate decide whether a model becomes champion."),
+    "rollback": ("fportrait.cli.models:rollback", "Give the alias champion back to the previous model."),
+    "lineage": ("fportrait.cli.models:lineage", "Everything that a model was made from."),
+    "weights": ("fportrait.cli.weights:weights", "Pretrained weights that you may add: list, check, import."),
+    "bench": ("fportrait.cli.bench:bench", "Run benchmarks and show their figures."),
+}
+
+EXIT_ERROR = 1  # a fault of fportrait's: please report it
+EXIT_USER = 2  # a mistake that the message says how to mend
+EXIT_PARTIAL = 3  # finished, but some inputs were quarantined
+EXIT_INTERRUPTED = 130
+
+
+class LazyGroup(click.Group):
+    """Loads a command on its first use, and prints a `UserError` as one message, without a traceback.
+
+    A command whose module is not installed is not listed.
+    """
+
+    def __init__(self, *args: Any, lazy: dict[str, tuple[str, str]] | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.lazy = lazy or {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        present = [name for name, (target, _) in self.lazy.items() if importlib.util.find_spec(target.split(":")[0])]
+        return [*present, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self.lazy:
+            return super().get_command(ctx, name)
+        module, attribute = self.lazy[name][0].split(":")
+        if importlib.util.find_spec(module) is None:
+            return None
+        command = getattr(import_module(module), attribute)
+        command.name = name
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            if near and "Did you mean" not in error.message:
+                error.message += f" Did you mean '{near[0]}'?"
+            raise
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, self.lazy[name][1]) for name in self.list_commands(ctx) if name in self.lazy]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"fportrait: {error}", err=True)
+            sys.exit(EXIT_USER)
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("fportrait: stopped", err=True)
+            sys.exit(EXIT_INTERRUPTED)
+        except BrokenPipeError:  # `fportrait status | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(EXIT_ERROR)
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="fportrait")
+def main() -> None:
+    """Controllable portrait animation: one portrait, one driving video and one camera path in, a video out.
+
+    \b
+    Examples:
+      fportrait doctor
+      fportrait animate --portrait me.jpg --driving talk.mp4 --camera spin -o out.mp4
+      fportrait web
+
+    \b
+    Pipelines are run with Kedro and DVC:
+      kedro run                            the whole chain
+      kedro run --pipelines=train_stage4   one stage
+      dvc repro                            only what changed
+
+    \b
+    Exit codes: 0 done; 1 a fault of fportrait; 2 a mistake that the message says how to mend;
+    3 done, but some inputs were quarantined; 130 stopped.
+    """
+
+
+def __getattr__(name: str) -> click.Group:
+    """Kedro asks this module for its own group `cli`; made late, so that `fportrait --help` does not pay for Kedro."""
+    if name == "cli":
+        from fportrait.ops.kedro_cli import cli
+
+        return cli
+    raise AttributeError(name)
