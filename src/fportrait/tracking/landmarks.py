@@ -141,6 +141,10 @@ class FaceLandmarker:
                         faces.append(face)
         return sorted(faces, key=lambda face: -face.size)[:max_faces]
 
+    def follow(self, image: np.ndarray, landmarks: np.ndarray) -> Face | None:
+        """The face that lies where `landmarks` (478, 2) say, or None: the landmark net alone, no search elsewhere."""
+        return self._refine(_checked(image), _square_of(np.asarray(landmarks)))
+
     def _candidates(self, image: np.ndarray, windows: list[_Square]) -> list[_Square]:
         """Run the detector on each window; merge; return landmark crops, best score first."""
         scores, boxes, eyes = [], [], []
