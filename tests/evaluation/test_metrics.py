@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from fportrait.errors import UserError
-from fportrait.evaluation.psnr import psnr
-from fportrait.evaluation.sharpness import sharpness
-from fportrait.evaluation.ssim import ssim
+from fportrait.evaluation.metrics.psnr import psnr
+from fportrait.evaluation.metrics.sharpness import sharpness
+from fportrait.evaluation.metrics.ssim import ssim
 
 METRICS = {"psnr": psnr, "ssim": ssim, "sharpness": sharpness}
 

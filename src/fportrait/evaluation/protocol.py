@@ -23,9 +23,9 @@ from fportrait.dataset.shards import Record, ShardReader
 from fportrait.errors import UserError, refuse_unknown_keys
 from fportrait.evaluation.bootstrap import bootstrap_mean, paired_difference
 from fportrait.evaluation.control import changes, gain
-from fportrait.evaluation.psnr import psnr
-from fportrait.evaluation.sharpness import sharpness
-from fportrait.evaluation.ssim import ssim
+from fportrait.evaluation.metrics.psnr import psnr
+from fportrait.evaluation.metrics.sharpness import sharpness
+from fportrait.evaluation.metrics.ssim import ssim
 
 if TYPE_CHECKING:
     import torch
