@@ -1,4 +1,4 @@
-"""Settings as frozen dataclasses: one way from a mapping (a parameters file, JSON, a command line) to a checked value."""
+"""Settings as frozen dataclasses: one way from a mapping (a parameters file, JSON) to a checked value."""
 
 from __future__ import annotations
 
