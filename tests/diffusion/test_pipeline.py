@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from safetensors.torch import save_file
 
 from fportrait.diffusion.codec import BlockCodec, encode_video
+from fportrait.diffusion.conditions import Cameras
 from fportrait.diffusion.pipeline import FactorPortraitPipeline
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.errors import UserError
@@ -177,6 +179,127 @@ def test_long_videos_want_normals_as_pixels_of_their_length(pipeline):
         sample(pipeline, {**given, "normals": given["normals"][:, :, :25]})
 
 
-def test_an_overflow_is_named_with_its_step(pipeline):
-    with pytest.raises(UserError, match="not finite after step 1 of 2"):
+def test_guidance_that_overflows_is_named_with_its_step(pipeline):
+    with pytest.raises(UserError, match=r"not finite at step 1 of 2 .*made by guidance"):
         sample(pipeline, conditions(5), num_inference_steps=2, guidance={"view": 1e39})
+
+
+def test_a_half_precision_overflow_is_named_with_its_layer(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    half = FactorPortraitPipeline.from_pretrained(tmp_path, torch_dtype=torch.float16)
+    half.set_progress_bar_config(disable=True)
+    assert torch.isfinite(sample(half, conditions(5))).all()
+    half.transformer.blocks[1].ffn.net[2].weight.data.mul_(1e6).clamp_(-6e4, 6e4)
+    with pytest.raises(UserError, match=r"first in blocks\.1\.ffn\.net\.2, in torch\.float16.* 6\.55e\+04.*bfloat16"):
+        sample(half, conditions(5))
+
+
+def test_frames_may_come_and_go_one_by_one(pipeline):
+    given = conditions(41)
+    pixels = ((given["normals"][0].permute(1, 2, 3, 0) + 1) * 127.5).round().to(torch.uint8).numpy()
+    whole = sample(pipeline, {**given, "normals": pixels}, output_type="uint8")
+    drawn = []
+
+    def draw():
+        for frame in pixels:
+            drawn.append(1)
+            yield frame
+
+    parts = sample(pipeline, {**given, "normals": draw()}, output_type="stream")
+    assert len(drawn) == 41, "normal maps are drawn while sampling"
+    parts = list(parts)
+    assert len(parts) > 1 or pipeline.vae.PART >= 11
+    assert np.array_equal(np.concatenate(parts, 1), whole)
+
+
+@pytest.mark.parametrize(("given_frames", "message"), [(37, "37 normal maps"), (45, "more than 41 normal maps")])
+def test_a_stream_of_another_length_is_refused(pipeline, given_frames, message):
+    with pytest.raises(UserError, match=message):
+        sample(pipeline, {**conditions(41), "normals": iter(np.zeros((given_frames, 32, 32, 3), np.uint8))})
+
+
+def test_conditions_come_from_files_as_well(pipeline, tmp_path):
+    from fportrait.camera.paths import save_camera_path, spin_path
+    from fportrait.camera.rays import fold_rays, plucker_rays
+    from fportrait.capture.video_io import read_video, write_image, write_video
+
+    rng = np.random.default_rng(0)
+    portrait, maps = rng.integers(0, 256, (32, 32, 3), np.uint8), rng.integers(0, 256, (17, 32, 32, 3), np.uint8)
+    codes = torch.randn(17, 128)
+    cameras, intrinsics = spin_path(17, rng, (0.5, 0.6)), np.array([[40.0, 0, 16], [0, 40, 16], [0, 0, 1]])
+    write_image(tmp_path / "portrait.png", portrait)
+    write_video(tmp_path / "pose.mp4", maps, fps=25)
+    save_camera_path(tmp_path / "camera.json", cameras, intrinsics)
+    np.save(tmp_path / "codes.npy", codes.numpy())
+    np.savez(tmp_path / "codes.npz", codes=codes.numpy())
+    save_file({"codes": codes}, tmp_path / "codes.safetensors")
+    from_arrays = sample(
+        pipeline,
+        {
+            "reference": portrait, "normals": read_video(tmp_path / "pose.mp4"), "codes": codes[None],
+            "rays": torch.from_numpy(fold_rays(plucker_rays(cameras, intrinsics, cameras[3], 32, 32)).copy())[None],
+        },
+    )  # fmt: skip
+    for name in ("codes.npy", "codes.npz", "codes.safetensors"):
+        from_files = sample(
+            pipeline,
+            {
+                "reference": tmp_path / "portrait.png", "normals": str(tmp_path / "pose.mp4"), "codes": tmp_path / name,
+                "rays": Cameras.from_file(tmp_path / "camera.json", 17, cameras[3]),
+            },
+        )  # fmt: skip
+        assert torch.equal(from_files, from_arrays)
+
+
+def test_one_factor_may_come_from_another_video(pipeline):
+    """Cross-reenactment: with another video's codes only what the codes say changes, and both codes lead elsewhere."""
+    one, other = conditions(29), conditions(29, seed=1)
+    crossed = sample(pipeline, {**one, "codes": other["codes"]})
+    assert torch.equal(crossed, sample(pipeline, {**one, "codes": other["codes"].clone()}))
+    assert not torch.equal(crossed, sample(pipeline, one)) and not torch.equal(crossed, sample(pipeline, other))
+    with pytest.raises(UserError, match="29 normal maps for 25 codes"):
+        sample(pipeline, {**one, "codes": conditions(25)["codes"], "rays": conditions(25)["rays"]})
+
+
+@pytest.mark.parametrize("name", ["codes.pkl", "codes.npy", "absent.npy"])
+def test_files_without_codes_are_named(pipeline, tmp_path, name):
+    if name != "absent.npy":
+        np.save(tmp_path / "codes.npy", np.array([{"codes": 1}]), allow_pickle=True)
+        (tmp_path / "codes.npy").rename(tmp_path / name)
+    with pytest.raises(UserError, match=name):
+        sample(pipeline, {**conditions(9), "codes": tmp_path / name})
+
+
+def test_too_few_cameras_are_named(pipeline):
+    cameras = Cameras(np.tile(np.eye(4), (5, 1, 1)), np.eye(3), np.eye(4))
+    with pytest.raises(UserError, match="5 cameras for 9 codes"):
+        sample(pipeline, {**conditions(9), "rays": cameras})
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_wans_own_autoencoder_fits_the_pipeline_and_its_folder(pipeline, tmp_path, tiled):
+    vae = AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1).eval()
+    FactorPortraitPipeline(pipeline.transformer, vae, pipeline.scheduler, window_frames=13).save_pretrained(tmp_path)
+    wan = FactorPortraitPipeline.from_pretrained(tmp_path)
+    wan.set_progress_bar_config(disable=True)
+    assert isinstance(wan.vae, AutoencoderKLWan)
+    if tiled:
+        wan.vae.enable_tiling(24, 24, 16, 16)
+    given = conditions(17)
+    whole = sample(wan, given, output_type="pt")
+    parts = list(sample(wan, given, output_type="stream"))
+    assert whole.shape == (1, 3, 17, 32, 32) and [part.shape[1] for part in parts] == [1, 4, 4, 4, 4]
+
+
+def test_another_flow_scheduler_of_diffusers_samples_as_well(pipeline):
+    scheduler = UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0, num_train_timesteps=1000
+    )
+    other = FactorPortraitPipeline(pipeline.transformer, pipeline.vae, scheduler, window_frames=13)
+    other.set_progress_bar_config(disable=True)
+    given = conditions(29)
+    sampled = sample(other, given, num_inference_steps=6)
+    assert torch.isfinite(sampled).all() and torch.equal(sampled, sample(other, given, num_inference_steps=6))
+    many = sample(pipeline, given, num_inference_steps=60)
+    few = sample(pipeline, given, num_inference_steps=6)
+    assert (sampled - many).square().mean() < (few - many).square().mean(), "a second-order scheduler is more exact"

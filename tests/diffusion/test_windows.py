@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fportrait.diffusion.windows import Window, blend, plan_windows, window_rays
+from fportrait.diffusion.windows import Window, plan_windows, window_rays, window_weights
 from fportrait.errors import UserError
 
 
@@ -50,10 +50,15 @@ def test_window_rays_equal_folding_the_windows_own_frames():
         assert torch.equal(window_rays(whole, window), own)
 
 
-def test_blending_equal_parts_changes_nothing():
-    video = torch.randn(1, 2, 9, 3, 3)
-    windows = plan_windows(33, 13, 4)
-    parts = [video[:, :, window.start : window.stop].clone() for window in windows]
-    for part in parts[1:]:
-        part[:, :, 0] = 99  # anchors do not enter
-    torch.testing.assert_close(blend(parts, windows, 9), video)
+def test_weights_are_positive_everywhere_and_a_join_is_a_ramp():
+    windows = plan_windows(33, 17, 8)
+    weights = window_weights(windows, 9)
+    assert (weights > 0).all()
+    shared = [place for place in range(9) if sum(w.start < place < w.stop for w in windows) == 2]
+    assert len(shared) >= 2
+    # Across a join the earlier window's share falls steadily and never by more than one step of the ramp.
+    first = torch.zeros(9)
+    first[windows[0].start : windows[0].stop] = torch.tensor(windows[0].weights)
+    share = first / weights
+    assert share[0] == 1 and share[-1] == 0
+    assert (share.diff() <= 0).all() and share.diff().abs().max() <= 1 / (len(shared) / (len(windows) - 1) + 1) + 1e-6

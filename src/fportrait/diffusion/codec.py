@@ -9,7 +9,7 @@ inverse projection plus a small residual network that sees the neighbours and re
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch import nn
 
 from fportrait.diffusion import checkpoint
 from fportrait.diffusion.shapes import SPATIAL_STRIDE, TEMPORAL_STRIDE, check_picture_size, latent_frames, video_frames
+from fportrait.diffusion.wan_decoding import decode_wan
 from fportrait.errors import UserError
 
 BLOCK = 3 * SPATIAL_STRIDE * SPATIAL_STRIDE  # numbers in one frame's block
@@ -123,7 +124,8 @@ class BlockCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     # The bases are orthonormal. A group's latents are halved, so that a still picture codes alike alone and in a group.
     GROUP_SCALE = TEMPORAL_STRIDE**-0.5
-    PART = 24  # latent frames decoded at once
+    PART = 24  # latent frames decoded at once, at most
+    PART_CELLS = 24 * 32 * 32  # their latent cells, about: 200 MB of activations for a refiner of 96 channels
 
     def encode(self, x: torch.Tensor, return_dict: bool = True) -> Any:
         """`B 3 T H W` in [-1, 1] to a distribution over `B 16 l H/8 W/8`, of which only `.mode()` carries anything.
@@ -145,19 +147,27 @@ class BlockCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def decode(self, z: torch.Tensor, return_dict: bool = True) -> Any:
         """`B 16 l h w` to `.sample` `B 3 T 8h 8w`, clipped to [-1, 1] unless in training mode.
 
-        Long videos are decoded in parts whose seams have all the context the refiner sees, so memory stays flat.
+        Long videos are decoded in parts whose seams have all the context the refiner sees.
         """
-        starts = range(0, z.shape[2], z.shape[2] if self.training else self.PART)
-        video = torch.cat([self._decode_part(z, start, start + starts.step) for start in starts], 2)
+        step = z.shape[2] if self.training else self.part(z.shape[3] * z.shape[4])
+        starts = range(0, z.shape[2], step)
+        video = torch.cat([self.decode_part(*self.with_context(z, start, start + step)) for start in starts], 2)
         sample = video.clamp(-1, 1) if not self.training else video
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
-    def _decode_part(self, z: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-        """The frames of latents `start` ... `stop`-1, decoded with one latent of context per four refiner blocks."""
+    def part(self, cells: int) -> int:
+        """Latent frames of `cells` = h w cells to decode at once: fewer of large pictures."""
+        return min(self.PART, max(2, self.PART_CELLS // cells))
+
+    def with_context(self, z: torch.Tensor, start: int, stop: int) -> tuple[torch.Tensor, int, int, int]:
+        """What `decode_part` needs for latents `start` ... `stop`-1: one latent of context per four refiner blocks."""
         stop = min(stop, z.shape[2])
         context = -(-self.config.refiner_blocks // TEMPORAL_STRIDE)
-        low, high = max(0, start - context), min(z.shape[2], stop + context)
-        part = z[:, :, low:high]
+        low = max(0, start - context)
+        return z[:, :, low : stop + context], low, start, stop
+
+    def decode_part(self, part: torch.Tensor, low: int, start: int, stop: int) -> torch.Tensor:
+        """The frames of latents `start` ... `stop`-1 of a video, unclipped; `part` holds its latents from `low` on."""
         video = self.decode_blocks(part, low == 0)
         if self.refiner is not None:
             video = video + self.refiner(video, normalise(self, part), low == 0)
@@ -264,6 +274,12 @@ def normalise(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     return (latents - mean) / std
 
 
+def denormalise(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Inverse of `normalise`."""
+    mean, std = _statistics(vae, latents)
+    return latents * std + mean
+
+
 @torch.no_grad()
 def encode_video(vae: Any, video: torch.Tensor) -> torch.Tensor:
     """`B 3 T H W` in [-1, 1] to normalised latents `B 16 l H/8 W/8`.
@@ -277,12 +293,22 @@ def encode_video(vae: Any, video: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
+def decode_parts(vae: Any, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Normalised latents `B 16 l h w` to video part by part, `B 3 t 8h 8w` in [-1, 1]: a long one is never whole."""
+    if isinstance(vae, BlockCodec):
+        step = vae.part(latents.shape[3] * latents.shape[4])
+        for start in range(0, latents.shape[2], step):
+            needed, *where = vae.with_context(latents, start, start + step)
+            yield vae.decode_part(denormalise(vae, needed).to(vae.dtype), *where).clamp(-1, 1)
+    else:
+        yield from decode_wan(vae, denormalise(vae, latents).to(vae.dtype))
+
+
 def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """Normalised latents `B 16 l h w` to video `B 3 T 8h 8w`, T = 4(l-1)+1, in [-1, 1]."""
-    mean, std = _statistics(vae, latents)
-    video = vae.decode((latents * std + mean).to(vae.dtype)).sample
+    video = torch.cat(list(decode_parts(vae, latents)), 2)
     assert video.shape[2] == video_frames(latents.shape[2])
-    return video.clamp(-1, 1)
+    return video
 
 
 def load_vae(folder: str | Path, torch_dtype: torch.dtype | None = None) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,23 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
-from fportrait.diffusion.codec import decode_latents, encode_video, load_vae
+from fportrait.diffusion.codec import decode_parts, load_vae
+from fportrait.diffusion.conditions import Cameras, Conditions, Pictures, WindowConditions, as_latents, read_codes
 from fportrait.diffusion.flow import FACTORS
+from fportrait.diffusion.numerics import first_not_finite
 from fportrait.diffusion.shapes import latent_frames
 from fportrait.diffusion.transformer import FactorPortraitTransformer
-from fportrait.diffusion.windows import Window, blend, plan_windows, window_rays
+from fportrait.diffusion.windows import Window, plan_windows, window_weights
 from fportrait.errors import UserError, refuse_unknown_keys
 
-Video = torch.Tensor | np.ndarray
-Conditions = dict[str, torch.Tensor | None]
-OUTPUT_TYPES = ("uint8", "pt", "latent")
+OUTPUT_TYPES = ("uint8", "pt", "latent", "stream")
 
 
 @dataclass
 class FactorPortraitPipelineOutput(BaseOutput):
-    """`frames`: `B T H W 3` uint8 (numpy), or `B 3 T H W` in [-1, 1], or normalised latents `B 16 l h w`."""
+    """`frames`: `B T H W 3` uint8 (numpy), or `B 3 T H W` in [-1, 1], or normalised latents `B 16 l h w`, or an
+    iterator of `B t H W 3` uint8 whose t sum to T.
+    """
 
     frames: Any
 
@@ -85,13 +87,13 @@ class FactorPortraitPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        reference: Video,
-        rays: torch.Tensor,
-        normals: Video | None,
-        codes: torch.Tensor,
+        reference: Pictures,
+        rays: torch.Tensor | Cameras,
+        normals: Pictures | Iterable[np.ndarray] | None,
+        codes: torch.Tensor | str | Path,
         num_inference_steps: int = 30,
         guidance: Mapping[str, float] | None = None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "uint8",
         callback_on_step_end: Callable[..., dict[str, torch.Tensor] | None] | None = None,
         reference_rays: torch.Tensor | None = None,
@@ -100,78 +102,110 @@ class FactorPortraitPipeline(DiffusionPipeline):
     ) -> FactorPortraitPipelineOutput:
         """Sample a video of as many frames as there are codes.
 
+        A long video needs no more memory for its pictures than a short one when they come and go one by one: `normals`
+        as a video file or an iterator, `rays` as `Cameras`, `output_type="stream"`.
+
         Args:
-            reference: the portrait, `H W 3` or `1 H W 3` uint8, `B 3 1 H W` in [-1, 1], or latents `B 16 1 h w`.
-            rays: `B 24|6 l h w`, folded.
-            normals: `T H W 3` uint8 (numpy), `B 3 T H W` in [-1, 1], or latents `B 16 l h w` (short videos only).
-            codes: `B T 128`, standardised, T = 4k+1.
+            reference: the portrait: a picture file, `H W 3` or `1 H W 3` uint8, `B 3 1 H W` in [-1, 1], or latents
+                `B 16 1 h w`.
+            rays: `B 24|6 l h w`, folded, or `Cameras`.
+            normals: a video file, an iterator of `H W 3` uint8, `T H W 3` uint8 (numpy), `B 3 T H W` in [-1, 1], or
+                latents `B 16 l h w` (short videos only).
+            codes: `B T 128`, standardised, T = 4k+1, or a file of them (`read_codes`).
             guidance: scale per factor, any of expression, pose, view, identity; 1, the default, costs nothing, any
                 other value one more model call per step. v + sum over f of (g_f - 1)(v - v without f).
-            generator: the same seed gives the same bits on the same machine.
-            output_type: `uint8`, `pt` or `latent`.
+            generator: the same seed gives the same bits on the same machine; a list holds one per sample.
+            output_type: `uint8`, `pt`, `latent`, or `stream`: frames are decoded as the iterator is read.
             callback_on_step_end: called with (pipeline, step, timestep, {"latents"}); may return new latents.
             reference_rays: only for models with `reference_rays="identity"`.
             window_frames: overrides the pipeline's own.
             overlap_frames: shared by neighbouring windows of a long video; about a third of a window when None.
 
         Raises:
-            UserError: shapes or lengths that do not fit, unknown factors, values that are not finite.
+            UserError: files, shapes or lengths that do not fit, unknown factors, values that are not finite.
         """
         if output_type not in OUTPUT_TYPES:
             raise UserError(f"output_type '{output_type}'", " or ".join(OUTPUT_TYPES), "choose one of them")
         guidance = dict(guidance or {})
         refuse_unknown_keys(guidance, FACTORS, "guidance")
+        if isinstance(codes, str | Path):
+            codes = read_codes(codes)
         if codes.ndim != 3:
             raise UserError(f"codes of shape {tuple(codes.shape)}", "B T 128", "give one code per driving frame")
         frames = codes.shape[1]
-        total = latent_frames(frames)
+        latent_frames(frames)
         windows = plan_windows(frames, window_frames or self.config.window_frames, overlap_frames)
         device = self._execution_device
-        portrait = self._latents_of(reference, "reference", device)
-        conditions = [
-            self._window_conditions(window, windows, portrait, rays, normals, codes, device) for window in windows
-        ]
-        for window_conditions in conditions:
-            window_conditions["reference_rays"] = None if reference_rays is None else reference_rays.to(device)
-
-        shape = (codes.shape[0], self.transformer.config.latent_channels, total, *portrait.shape[3:])
-        latents = randn_tensor(shape, generator, device=device, dtype=torch.float32)
-        anchor_shape = (*shape[:2], 1, *shape[3:])
-        anchors = [randn_tensor(anchor_shape, generator, device=device, dtype=torch.float32) for _ in windows[1:]]
-        prompt_cache = self.transformer.prompt_key_values()
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
-        with self.progress_bar(total=num_inference_steps) as progress:
-            for step, timestep in enumerate(self.scheduler.timesteps):
-                velocities = []
-                for index, window in enumerate(windows):
-                    part = latents[:, :, window.start : window.stop]
-                    if index > 0:
-                        part = torch.cat([anchors[index - 1], part[:, :, 1:]], 2)
-                    velocities.append(self._velocity(part, timestep, conditions[index], guidance, prompt_cache))
-                # Anchors ride along as extra frames, so that one scheduler step moves everything alike.
-                joined = torch.cat([latents, *anchors], 2)
-                velocity = torch.cat([blend(velocities, windows, total), *[v[:, :, :1] for v in velocities[1:]]], 2)
-                joined = self.scheduler.step(velocity, timestep, joined, return_dict=False)[0]
-                latents, anchors = joined[:, :, :total], list(joined[:, :, total:].split(1, 2)) if anchors else []
-                if not torch.isfinite(latents).all():
-                    raise UserError(
-                        f"values that are not finite after step {step + 1} of {num_inference_steps} "
-                        f"(timestep {float(timestep):.0f}, weights in {self.transformer.proj_out.weight.dtype})",
-                        "finite latents",
-                        "sample in bfloat16 or float32, or lower the guidance",
-                    )
-                if callback_on_step_end is not None:
-                    changed = callback_on_step_end(self, step, timestep, {"latents": latents}) or {}
-                    latents = changed.get("latents", latents)
-                progress.update()
-        self.maybe_free_model_hooks()
+        portrait = as_latents(self.vae, reference, "reference", device)
+        conditions = WindowConditions(
+            self.vae, self.transformer.config, windows, portrait, rays, normals, codes, reference_rays, device
+        )
+        latents = self._denoise(windows, conditions, num_inference_steps, guidance, generator, callback_on_step_end)
+        del conditions
         if output_type == "latent":
+            self.maybe_free_model_hooks()
             return FactorPortraitPipelineOutput(frames=latents)
-        video = decode_latents(self.vae, latents).float()
-        if output_type == "uint8":
-            pixels = ((video + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-            return FactorPortraitPipelineOutput(frames=pixels.permute(0, 2, 3, 4, 1).cpu().numpy())
-        return FactorPortraitPipelineOutput(frames=video)
+        parts = self._decode(latents)
+        if output_type == "pt":
+            return FactorPortraitPipelineOutput(frames=torch.cat(list(parts), 2))
+        pictures = (
+            ((part + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 4, 1).cpu().numpy()
+            for part in parts
+        )
+        return FactorPortraitPipelineOutput(
+            frames=pictures if output_type == "stream" else np.concatenate(list(pictures), 1)
+        )
+
+    def _decode(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+        for part in decode_parts(self.vae, latents):
+            yield part.float()
+        self.maybe_free_model_hooks()
+
+    def _denoise(
+        self,
+        windows: list[Window],
+        conditions: WindowConditions,
+        steps: int,
+        guidance: Mapping[str, float],
+        generator: torch.Generator | list[torch.Generator] | None,
+        callback: Callable[..., dict[str, torch.Tensor] | None] | None,
+    ) -> torch.Tensor:
+        """Latents `B 16 l h w` of the whole video: every step moves every window, and overlaps take the mean."""
+        device, total = conditions.device, windows[-1].stop
+        shape = (len(conditions.codes), self.transformer.config.latent_channels, total, *conditions.portrait.shape[3:])
+        noise = [randn_tensor(shape, generator, device=device, dtype=torch.float32)]
+        anchor_shape = (*shape[:2], 1, *shape[3:])
+        noise += [randn_tensor(anchor_shape, generator, device=device, dtype=torch.float32) for _ in windows[1:]]
+        # Anchors ride along as extra frames at the end, so that one scheduler step moves everything alike.
+        state = torch.cat(noise, 2)
+        del noise
+        weights = window_weights(windows, total).to(device)
+        if hasattr(self.transformer, "_hf_hook"):  # offloaded: bring it to the device before its first forward
+            self.transformer._hf_hook.pre_forward(self.transformer)
+        prompt_cache = self.transformer.prompt_key_values()
+        self.scheduler.set_timesteps(steps, device=device)
+        with self.progress_bar(total=steps) as progress:
+            for step, timestep in enumerate(self.scheduler.timesteps):
+                velocity = torch.zeros_like(state)
+                for index, window in enumerate(windows):
+                    part = state[:, :, window.start : window.stop]
+                    if index > 0:
+                        part = torch.cat([state[:, :, total + index - 1 :][:, :, :1], part[:, :, 1:]], 2)
+                    moved = self._velocity(part, timestep, conditions[index], guidance, prompt_cache)
+                    ramp = torch.tensor(window.weights, device=device)[:, None, None]
+                    velocity[:, :, window.start : window.stop] += moved * ramp
+                    if index > 0:
+                        velocity[:, :, total + index - 1] = moved[:, :, 0]
+                velocity[:, :, :total] /= weights[:, None, None]
+                if not torch.isfinite(velocity).all():
+                    self._refuse_not_finite(step, steps, timestep, state, windows, conditions)
+                state = self.scheduler.step(velocity, timestep, state, return_dict=False)[0]
+                if callback is not None:
+                    changed = callback(self, step, timestep, {"latents": state[:, :, :total]}) or {}
+                    if "latents" in changed:
+                        state = torch.cat([changed["latents"], state[:, :, total:]], 2)
+                progress.update()
+        return state[:, :, :total].clone()
 
     def _velocity(
         self,
@@ -179,7 +213,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
         timestep: torch.Tensor,
         conditions: Conditions,
         guidance: Mapping[str, float],
-        prompt_cache: list[Any],
+        prompt_cache: list[Any] | None,
     ) -> torch.Tensor:
         """The guided velocity; a factor whose scale is 1 costs no model call."""
         times = timestep.to(latents).expand(latents.shape[0])
@@ -194,64 +228,27 @@ class FactorPortraitPipeline(DiffusionPipeline):
             guided = guided + (scale - 1) * (full - dropped)
         return guided
 
-    def _window_conditions(
+    def _refuse_not_finite(
         self,
-        window: Window,
+        step: int,
+        steps: int,
+        timestep: torch.Tensor,
+        state: torch.Tensor,
         windows: list[Window],
-        portrait: torch.Tensor,
-        rays: torch.Tensor,
-        normals: Video | None,
-        codes: torch.Tensor,
-        device: torch.device,
-    ) -> Conditions:
-        total = windows[-1].stop
-        if rays.ndim != 5 or rays.shape[2] != total:
-            count = rays.shape[2] if rays.ndim == 5 else rays.shape
-            raise UserError(
-                f"rays of {count} latent frames for {codes.shape[1]} codes ({total} latent frames)",
-                "one camera per driving frame",
-                "extend the camera path or cut the driving video",
+        conditions: WindowConditions,
+    ) -> None:
+        """Raise `UserError` that names the step and, when the model itself overflowed, the module."""
+        dtype = self.transformer.proj_out.weight.dtype
+        where = None
+        for index, window in enumerate(windows):
+            part = state[:, :, window.start : window.stop]
+            where = where or first_not_finite(
+                self.transformer, lambda p=part, i=index: self._velocity(p, timestep, conditions[i], {}, None)
             )
-        if not self.transformer.config.use_normals or normals is None:
-            part = None
-        elif len(windows) == 1:
-            part = self._latents_of(normals, "normals", device)
-        else:
-            video = self._video_of(normals, "normals")
-            if video.shape[1] != 3:
-                raise UserError(
-                    "normals as latents for a video of several windows", "normal maps as pixels", "pass B 3 T H W"
-                )
-            if video.shape[2] != codes.shape[1]:
-                raise UserError(
-                    f"{video.shape[2]} normal maps for {codes.shape[1]} codes", "one per frame", "cut the longer one"
-                )
-            part = self._latents_of(video[:, :, window.frames], "normals", device)
-        conditions: Conditions = {
-            "reference": portrait,
-            "rays": window_rays(rays, window).float().to(device),
-            "normals": part,
-            "codes": codes[:, window.frames].float().to(device),
-        }
-        for name, value in conditions.items():
-            if value is not None and not torch.isfinite(value).all():
-                raise UserError(f"{name} that are not finite", "finite numbers", f"look for NaN where {name} are made")
-        return conditions
-
-    @staticmethod
-    def _video_of(value: Video, name: str) -> torch.Tensor:
-        """Numpy pictures as `1 3 T H W` in [-1, 1]; tensors of five axes as they are."""
-        if isinstance(value, np.ndarray):
-            pictures = value[None] if value.ndim == 3 else value
-            if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3:
-                raise UserError(f"{name} of {value.dtype} {value.shape}", "uint8 T H W 3", "convert it to RGB pictures")
-            return torch.from_numpy(np.ascontiguousarray(pictures)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-        if value.ndim != 5:
-            raise UserError(f"{name} of shape {tuple(value.shape)}", "B 3 T H W or B 16 l h w", f"reshape {name}")
-        return value
-
-    def _latents_of(self, value: Video, name: str, device: torch.device) -> torch.Tensor:
-        video = self._video_of(value, name).to(device)
-        if video.shape[1] == 3:
-            return encode_video(self.vae, video).float()
-        return video.float()
+        limit = f", whose largest number is {torch.finfo(dtype).max:.3g}" if where else ""
+        raise UserError(
+            f"values that are not finite at step {step + 1} of {steps} (timestep {float(timestep):.0f}), "
+            + (f"first in {where}, in {dtype}{limit}" if where else "made by guidance"),
+            "finite latents",
+            "sample in bfloat16 or float32" if where else "lower the guidance",
+        )

@@ -74,13 +74,9 @@ def window_rays(rays: torch.Tensor, window: Window) -> torch.Tensor:
     return part
 
 
-def blend(parts: list[torch.Tensor], windows: list[Window], total: int) -> torch.Tensor:
-    """Weighted mean over windows of `B c l h w` parts, on the whole video's latent frames."""
-    first = parts[0]
-    blended = first.new_zeros(*first.shape[:2], total, *first.shape[3:])
-    weight = first.new_zeros(total)
-    for part, window in zip(parts, windows, strict=True):
-        ramp = torch.tensor(window.weights, dtype=first.dtype, device=first.device)
-        blended[:, :, window.start : window.stop] += part * ramp[:, None, None]
-        weight[window.start : window.stop] += ramp
-    return blended / weight[:, None, None]
+def window_weights(windows: list[Window], total: int) -> torch.Tensor:
+    """The sum of the windows' blend weights on each of the video's `total` latent frames: what a mean divides by."""
+    weights = torch.zeros(total)
+    for window in windows:
+        weights[window.start : window.stop] += torch.tensor(window.weights)
+    return weights

@@ -1,0 +1,261 @@
+"""What controls a sample, from files, arrays or tensors, cut into the windows of a long video as they are needed.
+
+Each condition stands alone, so one can come from one video and another from elsewhere: expression from a driver, pose
+drawn with the portrait's own body, the view from a camera file. All they share is the number of frames.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fportrait.diffusion.codec import encode_video
+from fportrait.diffusion.shapes import latent_frames
+from fportrait.diffusion.windows import Window, window_rays
+from fportrait.errors import UserError
+
+Pictures = torch.Tensor | np.ndarray | str | Path
+Conditions = dict[str, torch.Tensor | None]
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """Where a video is seen from; its rays are computed when a window needs them.
+
+    `world_to_camera` `T 4 4`, `intrinsics` `3 3` in pixels of the model's picture, `reference_world_to_camera` `4 4` of
+    the portrait (contracts of docs/data-contracts.md).
+    """
+
+    world_to_camera: np.ndarray
+    intrinsics: np.ndarray
+    reference_world_to_camera: np.ndarray
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | Path,
+        frames: int,
+        reference_world_to_camera: np.ndarray,
+        intrinsics: np.ndarray | None = None,
+    ) -> Cameras:
+        """The first `frames` cameras of a camera file (`camera.paths`), with its intrinsics unless others are given.
+
+        Raises:
+            UserError: the file is no camera file or too short, or nobody gives intrinsics.
+        """
+        from fportrait.camera.paths import read_camera_file
+
+        content = read_camera_file(path, frames)
+        if intrinsics is None:
+            if content.intrinsics is None:
+                raise UserError(f"no intrinsics in {path}", "intrinsics in the file or as an argument", "add them")
+            intrinsics = content.intrinsics[0]
+        return cls(content.world_to_camera, np.asarray(intrinsics), np.asarray(reference_world_to_camera))
+
+    def rays(self, frames: slice, channels: int, height: int, width: int) -> torch.Tensor:
+        """Folded rays `1 24|6 l h w` of a window's frames for pictures of `height` x `width` pixels."""
+        from fportrait.camera.rays import fold_rays, plucker_rays
+
+        rays = plucker_rays(
+            self.world_to_camera[frames], self.intrinsics, self.reference_world_to_camera, height, width
+        )
+        return torch.from_numpy(np.ascontiguousarray(fold_rays(rays, channels)))[None]
+
+
+class FrameStream:
+    """Frames `H W 3` uint8 that come one by one; slices are served in order and only their overlap is kept."""
+
+    def __init__(self, frames: Iterable[np.ndarray], name: str):
+        self.frames, self.name = iter(frames), name
+        self.kept: deque[np.ndarray] = deque()
+        self.first = 0  # number of the oldest frame kept
+
+    def take(self, window: slice) -> np.ndarray:
+        """Frames `T H W 3` of a window that starts no earlier than the one before.
+
+        Raises:
+            UserError: the stream ends within the window.
+        """
+        assert window.start >= self.first, "windows come in order"
+        while self.kept and self.first < window.start:
+            self.kept.popleft()
+            self.first += 1
+        self.kept.extend(islice(self.frames, window.stop - self.first - len(self.kept)))
+        if len(self.kept) < window.stop - self.first:
+            raise UserError(
+                f"{self.first + len(self.kept)} {self.name} for {window.stop} frames or more",
+                "one per driving frame",
+                "extend them, or cut the driving video",
+            )
+        return np.stack(list(self.kept))
+
+    def check_end(self, frames: int) -> None:
+        """Raise `UserError` when more than `frames` frames come: the conditions would not belong together."""
+        if next(self.frames, None) is not None:
+            raise UserError(
+                f"more than {frames} {self.name} for {frames} driving frames", "one per frame", "cut the longer one"
+            )
+
+
+def read_codes(path: str | Path) -> torch.Tensor:
+    """Expression codes `1 T 128` of a `.npy` file, or the tensor `codes` of a `.npz` or `.safetensors` file.
+
+    Raises:
+        UserError: no such file, another format, no `codes` in it, or another shape.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no file {path}", "expression codes as .npy, .npz or .safetensors", "check the path")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            codes = load_file(path)["codes"]
+        elif path.suffix in (".npy", ".npz"):
+            values = np.load(path, allow_pickle=False)
+            codes = torch.from_numpy(values if path.suffix == ".npy" else values["codes"])
+        else:
+            raise UserError(f"the codes {path}", "a .npy, .npz or .safetensors file", "convert it")
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"no codes in {path} ({error})", "numbers `T 128`, named 'codes'", "write them again") from None
+    if codes.ndim == 2:
+        codes = codes[None]
+    if codes.ndim != 3 or not codes.is_floating_point():
+        raise UserError(f"codes of {codes.dtype} {tuple(codes.shape)} in {path}", "floats T 128", "convert them")
+    return codes.float()
+
+
+def as_video(value: Pictures, name: str) -> torch.Tensor:
+    """A picture file or uint8 pictures `T H W 3` as `1 3 T H W` in [-1, 1]; tensors of five axes as they are.
+
+    Raises:
+        UserError: another type or shape.
+    """
+    if isinstance(value, str | Path):
+        from fportrait.capture.video_io import read_image
+
+        value = read_image(value)
+    if isinstance(value, np.ndarray):
+        pictures = value[None] if value.ndim == 3 else value
+        if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3:
+            raise UserError(f"{name} of {value.dtype} {value.shape}", "uint8 T H W 3", "convert it to RGB pictures")
+        return torch.from_numpy(np.array(pictures)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    if not isinstance(value, torch.Tensor) or value.ndim != 5:
+        shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+        raise UserError(f"{name} of shape {shape}", "B 3 T H W or B 16 l h w", f"reshape {name}")
+    return value
+
+
+def as_latents(vae: Any, value: Pictures, name: str, device: torch.device) -> torch.Tensor:
+    """Normalised latents of pictures; what already has latent channels passes."""
+    video = as_video(value, name).to(device)
+    return encode_video(vae, video).float() if video.shape[1] == 3 else video.float()
+
+
+def check_finite(values: torch.Tensor, name: str) -> torch.Tensor:
+    if not torch.isfinite(values).all():
+        raise UserError(f"{name} that are not finite", "finite numbers", f"look for NaN where {name} are made")
+    return values
+
+
+class WindowConditions:
+    """The transformer's conditions by window: normal maps are encoded once, in order; the rest is cut when asked.
+
+    Args as of `FactorPortraitPipeline.__call__`; `portrait` are the reference's latents.
+    """
+
+    def __init__(
+        self,
+        vae: Any,
+        config: Any,
+        windows: list[Window],
+        portrait: torch.Tensor,
+        rays: torch.Tensor | Cameras,
+        normals: Pictures | Iterable[np.ndarray] | None,
+        codes: torch.Tensor,
+        reference_rays: torch.Tensor | None,
+        device: torch.device,
+    ):
+        self.windows, self.config, self.device = windows, config, device
+        self.portrait = check_finite(portrait, "reference")
+        self.codes = check_finite(codes.float(), "codes")
+        self.rays = self._check_rays(rays)
+        self.reference_rays = None if reference_rays is None else reference_rays.to(device)
+        self.normals: list[torch.Tensor | None] = [None] * len(windows)
+        if config.use_normals and normals is not None:
+            for index, part in enumerate(self._normals(vae, normals)):
+                self.normals[index] = check_finite(part, "normals")
+
+    def __getitem__(self, index: int) -> Conditions:
+        window = self.windows[index]
+        if isinstance(self.rays, Cameras):
+            height, width = (8 * side for side in self.portrait.shape[3:])
+            rays = self.rays.rays(window.frames, self.config.ray_channels, height, width)
+            rays = rays.expand(len(self.codes), -1, -1, -1, -1)
+        else:
+            rays = window_rays(self.rays, window)
+        return {
+            "reference": self.portrait,
+            "rays": rays.float().to(self.device),
+            "normals": self.normals[index],
+            "codes": self.codes[:, window.frames].to(self.device),
+            "reference_rays": self.reference_rays,
+        }
+
+    def _check_rays(self, rays: torch.Tensor | Cameras) -> torch.Tensor | Cameras:
+        frames, total = self.codes.shape[1], self.windows[-1].stop
+        fix = "extend the camera path or cut the driving video"
+        if isinstance(rays, Cameras):
+            if len(rays.world_to_camera) != frames:
+                raise UserError(
+                    f"{len(rays.world_to_camera)} cameras for {frames} codes", "one camera per driving frame", fix
+                )
+            return rays
+        if rays.ndim != 5 or rays.shape[2] != total:
+            count = rays.shape[2] if rays.ndim == 5 else tuple(rays.shape)
+            raise UserError(
+                f"rays of {count} latent frames for {frames} codes ({total} latent frames)",
+                "one camera per driving frame",
+                fix,
+            )
+        return check_finite(rays, "rays")
+
+    def _normals(self, vae: Any, normals: Pictures | Iterable[np.ndarray]) -> Iterator[torch.Tensor]:
+        frames = self.codes.shape[1]
+        if isinstance(normals, str | Path):
+            from fportrait.capture.video_io import iter_video
+
+            normals = iter_video(normals)
+        if not isinstance(normals, torch.Tensor | np.ndarray):
+            stream = FrameStream(normals, "normal maps")
+            for window in self.windows:
+                yield as_latents(vae, stream.take(window.frames), "normals", self.device)
+            stream.check_end(frames)
+            return
+        if isinstance(normals, np.ndarray) and normals.ndim == 3:
+            normals = normals[None]
+        pictures = isinstance(normals, np.ndarray) or (normals.ndim == 5 and normals.shape[1] == 3)
+        if not pictures:
+            if len(self.windows) > 1:
+                raise UserError(
+                    "normals as latents for a video of several windows", "normal maps as pixels", "pass B 3 T H W"
+                )
+            yield as_latents(vae, normals, "normals", self.device)
+            return
+        count = len(normals) if isinstance(normals, np.ndarray) else normals.shape[2]
+        if len(self.windows) > 1 and count != frames:
+            raise UserError(f"{count} normal maps for {frames} codes", "one per frame", "cut the longer one")
+        latent_frames(count)
+        for window in self.windows:
+            part = slice(None) if len(self.windows) == 1 else window.frames
+            cut = normals[part] if isinstance(normals, np.ndarray) else normals[:, :, part]
+            yield as_latents(vae, cut, "normals", self.device)
