@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fportrait.evaluation.frames import check_videos
+from fportrait.evaluation.metrics import Formula
 
 
 def psnr(produced: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -17,3 +18,7 @@ def psnr(produced: np.ndarray, truth: np.ndarray) -> np.ndarray:
     errors = [np.mean((a.astype(np.float64) - b) ** 2) for a, b in zip(produced, truth, strict=True)]
     with np.errstate(divide="ignore"):
         return 10 * np.log10(255.0**2 / np.array(errors))
+
+
+def make() -> Formula:
+    return Formula("PSNR", psnr)

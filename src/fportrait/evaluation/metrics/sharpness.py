@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from fportrait.evaluation.frames import check_videos
+from fportrait.evaluation.metrics import Formula
 
 
 def sharpness(produced: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -25,3 +26,7 @@ def sharpness(produced: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def _laplacian_variance(frame: np.ndarray) -> float:
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float64)
     return float(cv2.Laplacian(grey, cv2.CV_64F).var())
+
+
+def make() -> Formula:
+    return Formula("variance of the Laplacian", sharpness)

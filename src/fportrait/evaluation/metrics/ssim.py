@@ -11,6 +11,7 @@ import numpy as np
 
 from fportrait.errors import UserError
 from fportrait.evaluation.frames import check_videos
+from fportrait.evaluation.metrics import Formula
 
 WINDOW, SIGMA = 11, 1.5
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
@@ -43,3 +44,7 @@ def _frame(a: np.ndarray, b: np.ndarray) -> float:
     similarity = (2 * mean_a * mean_b + C1) * (2 * covariance + C2)
     similarity /= (mean_a**2 + mean_b**2 + C1) * (variance_a + variance_b + C2)
     return float(similarity.mean())
+
+
+def make() -> Formula:
+    return Formula("SSIM, 11×11 Gaussian σ 1.5", ssim)

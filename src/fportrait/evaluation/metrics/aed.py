@@ -1,0 +1,96 @@
+"""AED: mean absolute difference of expression coefficients between the frames of the same moment.
+
+Time-aligned: frame t against frame t, never the nearest of a clip. Deep3DFaceRecon's 64 coefficients with the user's
+weights; offline the 52 blendshape scores of MediaPipe, which see mouth and lids well and brows and cheeks hardly.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from fportrait.evaluation.faces import shared_finder
+from fportrait.evaluation.frames import check_videos
+from fportrait.evaluation.weights import Backbone, load
+
+FACE_SHARE = 102 / 224  # of Deep3DFaceRecon's crop: scale of the five points in it
+CROP = 224
+
+
+class ExpressionDistance:
+    """Per frame; NaN where a face is missing in either picture."""
+
+    def __init__(self, backbone: str):
+        self.kind = backbone
+        if backbone == "deep3d":
+            self.model, self.backbone = load("deep3d")
+        else:
+            from fportrait.atomic_io import file_hash
+            from fportrait.tracking.landmarks import MODELS_FOLDER
+
+            self.backbone = Backbone("MediaPipe blendshapes, 52 scores", file_hash(MODELS_FOLDER / "face_blendshapes.tflite"))
+
+    def __call__(self, produced: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """Distances `T`; both `T H W 3` uint8.
+
+        Raises:
+            UserError: sizes, lengths or types differ.
+        """
+        check_videos(produced, truth)
+        values = []
+        for ours, theirs in zip(produced, truth, strict=True):
+            one, two = self.coefficients(ours), self.coefficients(theirs)
+            values.append(np.nan if one is None or two is None else float(np.abs(one - two).mean()))
+        return np.array(values)
+
+    def coefficients(self, frame: np.ndarray) -> np.ndarray | None:
+        """Expression of a picture, or None without a face."""
+        face = shared_finder()(frame)
+        if face is None:
+            return None
+        if self.kind == "blendshapes":
+            return face.blendshapes.astype(np.float64)
+        import torch
+
+        crop = aligned_face(frame, face.landmarks)
+        with torch.no_grad():
+            return self.model(torch.from_numpy(crop).permute(2, 0, 1)[None])[0, self.model.expression].double().numpy()
+
+
+def aligned_face(picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """Deep3DFaceRecon's `224 224 3` crop in [0, 1]: five points fitted to a mean head under weak perspective.
+
+    The mean head is the embedded body's, because the original's five points belong to the Basel model, which may not be
+    shipped; both pictures of a comparison are cut alike.
+    """
+    from fportrait.evaluation.metrics.csim import aligned, five_points
+
+    points, head = five_points(landmarks), _mean_head()
+    flipped = head * [1, -1, -1]  # the picture's y runs down
+    # Weak perspective (POS): u = s·(r1·X) + tx, v = s·(r2·X) + ty, by least squares.
+    design = np.column_stack([flipped, np.ones(5)])
+    solution = np.linalg.lstsq(design, points, rcond=None)[0]
+    scale = float(np.linalg.norm(solution[:3], axis=0).mean())
+    zoom = FACE_SHARE * CROP / scale
+    matrix = np.array([[zoom, 0, CROP / 2 - zoom * solution[3, 0]], [0, zoom, CROP / 2 - zoom * solution[3, 1]]])
+    return aligned(picture, matrix, CROP).astype(np.float32) / 255
+
+
+@functools.cache
+def _mean_head() -> np.ndarray:
+    """The five points on the mean head, in units of 10 cm, around their middle's place between eyes and mouth."""
+    from fportrait.body.model import load_body
+
+    body = load_body()
+    return five_points_3d(body.landmarks(body.template)) * 10
+
+
+def five_points_3d(points: np.ndarray) -> np.ndarray:
+    """`5 3` from `478 3`, around their mean in the picture's plane."""
+    chosen = np.stack([points[[33, 133]].mean(0), points[[263, 362]].mean(0), points[1], points[61], points[291]])
+    return chosen - [*chosen[:, :2].mean(0), chosen[:2, 2].mean()]
+
+
+def make(backbone: str) -> ExpressionDistance:
+    return ExpressionDistance(backbone)

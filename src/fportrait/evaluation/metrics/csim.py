@@ -1,0 +1,138 @@
+"""CSIM: cosine of identity embeddings of the produced and the true face, frame by frame; never clamped.
+
+ArcFace (user's weights) on 112×112 faces aligned to its five points; offline dlib's ResNet, whose embeddings of two
+people have a cosine near 0.8 already: its CSIM compares models, it is not ArcFace's number.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import cv2
+import numpy as np
+
+from fportrait.evaluation.faces import shared_finder
+from fportrait.evaluation.frames import check_videos
+from fportrait.evaluation.weights import Backbone, find, load, require
+
+# Where ArcFace wants both eyes, the nose and both corners of the mouth in its 112×112 crop (left to right in the picture).
+ARCFACE_POINTS = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
+CHIP = 150  # pixels; dlib's crop
+CHIP_PADDING = 0.25
+
+
+def five_points(landmarks: np.ndarray) -> np.ndarray:
+    """Eyes, nose tip and mouth corners, left to right in the picture, `5 2`."""
+    points = np.asarray(landmarks, np.float64)
+    return np.stack([points[[33, 133]].mean(0), points[[263, 362]].mean(0), points[1], points[61], points[291]])
+
+
+def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The `2 3` similarity (Umeyama, 1991) that takes points `N 2` to others with the least squared error."""
+    mean_s, mean_t = source.mean(0), target.mean(0)
+    s, t = source - mean_s, target - mean_t
+    u, values, vt = np.linalg.svd(t.T @ s / len(s))
+    sign = np.array([1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt)) or 1.0])
+    rotation = u @ np.diag(sign) @ vt
+    scale = (values * sign).sum() / s.var(0).sum()
+    return np.column_stack([scale * rotation, mean_t - scale * rotation @ mean_s])
+
+
+def aligned(picture: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+    """A `size size 3` crop; `matrix` `2 3` takes pixels of the picture to the crop's, centres at +0.5 in both."""
+    linear = matrix[:, :2]
+    shift = matrix[:, 2] + linear @ [0.5, 0.5] - 0.5
+    zoom = np.sqrt(abs(np.linalg.det(linear)))
+    if zoom < 0.6:  # shrinking by bilinear sampling alone would alias
+        picture = cv2.GaussianBlur(picture, (0, 0), 0.35 / zoom)
+    return cv2.warpAffine(picture, np.column_stack([linear, shift]), (size, size), flags=cv2.INTER_LINEAR)
+
+
+class ArcFace:
+    """Unit embeddings of aligned faces."""
+
+    def __init__(self) -> None:
+        self.model, self.backbone = load("arcface")
+
+    def embed(self, picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+        import torch
+
+        face = aligned(picture, similarity(five_points(landmarks), ARCFACE_POINTS), 112)
+        with torch.no_grad():
+            value = self.model(torch.from_numpy(face.astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None])[0].double()
+        return (value / value.norm()).numpy()
+
+
+class Dlib:
+    """dlib's 128-d embedding, unit length. The chip is cut by our own landmarks; no landmark model of dlib is used."""
+
+    # Where dlib's five-point chip puts the eye corners and the nose base, in units of the unpadded chip.
+    points = np.array([[0.8595674595992, 0.2134981538014], [0.6460604764104, 0.2289674387677],
+                       [0.1205750620789, 0.2137274526848], [0.3340850613712, 0.2290642403242], [0.4901123135679, 0.6277975316475]])  # fmt: skip
+
+    def __init__(self) -> None:
+        import dlib
+
+        stored = require("dlib")
+        self._net = dlib.face_recognition_model_v1(str(stored.path))
+        self.backbone = Backbone("dlib face recognition ResNet, 128-d", stored.sha256)
+
+    def embed(self, picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+        target = (self.points + CHIP_PADDING) / (1 + 2 * CHIP_PADDING) * CHIP
+        source = np.asarray(landmarks, np.float64)[[263, 362, 33, 133, 2]]
+        chip = aligned(picture, similarity(source, target), CHIP)
+        value = np.array(self._net.compute_face_descriptor(np.ascontiguousarray(chip)))
+        return value / np.linalg.norm(value)
+
+
+class IdentitySimilarity:
+    """Cosine per frame; NaN where a face is missing in either picture."""
+
+    def __init__(self, network: Any):
+        self.network, self.backbone = network, network.backbone
+        self._last: tuple[bytes, np.ndarray | None] | None = None  # a repeated portrait is embedded once
+
+    def __call__(self, produced: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """Cosines `T`; both `T H W 3` uint8.
+
+        Raises:
+            UserError: sizes, lengths or types differ.
+        """
+        check_videos(produced, truth)
+        values = []
+        for ours, theirs in zip(produced, truth, strict=True):
+            wanted = self._wanted(theirs)
+            face = shared_finder()(ours) if wanted is not None else None
+            values.append(np.nan if face is None else float(self.network.embed(ours, face.landmarks) @ wanted))
+        return np.array(values)
+
+    def _wanted(self, frame: np.ndarray) -> np.ndarray | None:
+        key = frame.tobytes()
+        if self._last is None or self._last[0] != key:
+            face = shared_finder()(frame)
+            self._last = (key, None if face is None else self.network.embed(frame, face.landmarks))
+        return self._last[1]
+
+
+@functools.cache
+def _network(name: str) -> Any:
+    return ArcFace() if name == "arcface" else Dlib()
+
+
+def default_identity() -> Any | None:
+    """The best identity network that is there (`embed`, `backbone`), or None."""
+    for name in ("arcface", "dlib"):
+        if find(name) is not None and (name != "dlib" or _dlib_installed()):
+            return _network(name)
+    return None
+
+
+def _dlib_installed() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("dlib") is not None
+
+
+def make(backbone: str) -> IdentitySimilarity:
+    return IdentitySimilarity(_network(backbone))
