@@ -186,7 +186,8 @@ def test_a_picture_of_any_mode_reads_as_rgb(tmp_path, mode):
         image = Image.fromarray(ramp.astype(np.int32 if mode == "I" else np.float32))
     else:
         image = Image.fromarray(ramp).convert(mode) if mode != "P" else Image.fromarray(ramp).convert("RGB").quantize()
-    path = tmp_path / ("a.tif" if mode in ("CMYK", "YCbCr", "F", "I") else "a.png")
+    suffix = {"CMYK": "tif", "F": "tif", "I": "tif", "YCbCr": "jpg"}.get(mode, "png")
+    path = tmp_path / f"a.{suffix}"
     image.save(path)
     read = read_image(path)
     assert read.shape == (20, 32, 3) and read.dtype == np.uint8

@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from fportrait.atomic_io import atomic_folder, file_hash, write_json, write_parquet
-from fportrait.camera.cameras import check_world_to_camera
+from fportrait.atomic_io import file_hash, write_json
+from fportrait.capture.calibration import Camera, check_name, phone_field_of_view, read_calibration
+from fportrait.capture.features import SUFFIX as FEATURES_SUFFIX
+from fportrait.capture.features import read_features
+from fportrait.capture.manifest import PHONE, STUDIO, write_manifest
 from fportrait.capture.video_io import VIDEO_SUFFIXES, probe
 from fportrait.errors import UserError
 
-PHONE, STUDIO = "PhoneCapture", "StudioCapture"
-MAX_METRES_FROM_ORIGIN = 50.0  # no studio is larger; millimetres always exceed it
-MANIFEST_COLUMNS = [
-    *("dataset", "identity", "segment", "camera", "clip", "path", "frames", "fps", "width", "height"),
-    *("sha256", "horizontal_fov_degrees", "split"),
-]
-CAMERA_COLUMNS = ["dataset", "identity", "camera", "width", "height", "intrinsics", "world_to_camera"]
+FOLDERS = {PHONE: "phone", STUDIO: "studio"}  # under the raw folder
+FPS_RANGE = (1.0, 1000.0)
+RATE_DIFFERENCE = 0.01  # relative, between the cameras of one segment
 
 
 @dataclass(frozen=True)
@@ -41,12 +38,19 @@ class IngestResult:
 
 @dataclass
 class _Scan:
+    """What the walk over the folders has found so far."""
+
+    raw: Path
+    facts: Mapping[str, dict[str, Any]]
+    min_frames: int
     rows: list[dict[str, Any]] = field(default_factory=list)
     cameras: list[dict[str, Any]] = field(default_factory=list)
     quarantine: list[dict[str, str]] = field(default_factory=list)
+    seen: dict[str, str] = field(default_factory=dict)  # content hash -> the first place that holds it
 
-    def refuse(self, dataset: str, identity: str, path: str, reason: str) -> None:
-        self.quarantine.append({"dataset": dataset, "identity": identity, "path": path, "reason": reason})
+    def refuse(self, dataset: str, identity: str, path: Path, reason: str | UserError) -> None:
+        entry = {"dataset": dataset, "identity": identity, "path": _relative(path, self.raw), "reason": str(reason)}
+        self.quarantine.append(entry)
 
 
 def ingest_captures(
@@ -73,35 +77,32 @@ def ingest_captures(
         UserError: nothing usable was found, or a split would leave no identity to train on.
     """
     raw, project_root = Path(raw).resolve(), Path(project_root).resolve()
-    if not raw.is_dir() or not ((raw / "phone").is_dir() or (raw / "studio").is_dir()):
+    if not raw.is_dir() or not any((raw / name).is_dir() for name in FOLDERS.values()):
         raise UserError(
             f"no captures under {raw}", "folders phone/ or studio/ in it", "put captures there, or set source: embedded"
         )
-    files = [path for folder in _folders(raw / "phone") for path in _video_files(folder)]
-    segments = [segment for folder in _folders(raw / "studio") for segment in _folders(folder)]
-    files += [path for segment in segments for path in _video_files(segment)]
+    people = {dataset: _folders(raw / name) for dataset, name in FOLDERS.items()}
+    parents = people[PHONE] + [segment for person in people[STUDIO] for segment in _folders(person)]
+    files = [path for parent in parents for path in _entries(parent) if _is_video_name(path) and not path.is_dir()]
     facts, files_read = _all_facts(files, raw, cache, map_function)
-    scan = _Scan()
-    for folder in _folders(raw / "phone"):
-        _scan_phone(folder, raw, facts, scan, default_fov_degrees, min_frames)
-    for folder in _folders(raw / "studio"):
-        _scan_studio(folder, raw, facts, scan, min_frames)
+    scan = _Scan(raw, facts, min_frames)
+    for dataset, name in FOLDERS.items():
+        _refuse_strays(dataset, "", raw / name, scan)
+    for person in people[PHONE]:
+        _scan_phone(person, scan, default_fov_degrees)
+    for person in people[STUDIO]:
+        _scan_studio(person, scan)
     if not scan.rows:
-        reason = (
-            f"; the first fault: {scan.quarantine[0]['path']}: {scan.quarantine[0]['reason']}"
-            if scan.quarantine
-            else ""
-        )
+        first = scan.quarantine[0] if scan.quarantine else None
+        reason = f"; the first fault: {first['path']}: {first['reason']}" if first else ""
         raise UserError(f"no usable capture under {raw}{reason}", "at least one whole video", "mend or add captures")
-    for row in scan.rows:
+    for row in (*scan.rows, *scan.quarantine):
         row["path"] = _relative(raw / row["path"], project_root)
-    for entry in scan.quarantine:
-        entry["path"] = _relative(raw / entry["path"], project_root)
-    identities = {name: sorted({r["identity"] for r in scan.rows if r["dataset"] == name}) for name in (PHONE, STUDIO)}
+    identities = {name: sorted({r["identity"] for r in scan.rows if r["dataset"] == name}) for name in FOLDERS}
     test = split_identities(identities, test_identities, seed)
     for row in scan.rows:
         row["split"] = "test" if row["identity"] in test[row["dataset"]] else "train"
-    _write(scan, Path(target))
+    write_manifest(target, scan.rows, scan.cameras, scan.quarantine)
     counts = {name: len(members) for name, members in identities.items()}
     return IngestResult(len(scan.rows), counts, files_read, scan.quarantine)
 
@@ -140,132 +141,82 @@ def read_facts(path: str | Path) -> dict[str, Any]:
     """All that ingest keeps of one video: hash, frames, rate, size; or `error`, why it cannot be used."""
     try:
         info = asdict(probe(path))
-        return {"sha256": file_hash(path), **{key: info[key] for key in ("frames", "fps", "width", "height")}}
+        keys = ("frames", "fps", "width", "height", "variable_rate")
+        return {"sha256": file_hash(path), **{key: info[key] for key in keys}}
     except UserError as error:
         return {"error": str(error)}
     except OSError as error:
         return {"error": f"Found {path} unreadable ({error.strerror})."}
 
 
-def check_calibration(path: str | Path) -> dict[str, dict[str, Any]]:
-    """Read and check a `calibration.json`; camera name to width, height, intrinsics (3, 3), world_to_camera (4, 4).
-
-    Raises:
-        UserError: missing or not JSON, no cameras, missing keys, units other than metres, a matrix that is not finite
-            or not a rotation, an impossible focal length.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no {path.name} in {path.parent.name}", "the calibration of all cameras", f"write {path.name}")
+def _scan_phone(folder: Path, scan: _Scan, default_fov: float) -> None:
+    identity = folder.name
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(
-            f"{path.name} that is not JSON ({error})", "a JSON object", "export the calibration again"
-        ) from None
-    cameras = content.get("cameras") if isinstance(content, dict) else None
-    if not isinstance(cameras, dict) or not cameras:
-        raise UserError(f"no cameras in {path.name}", 'an object {"units": "m", "cameras": {...}}', "add the cameras")
-    if content.get("units", "m") != "m":
-        raise UserError(
-            f"the units '{content['units']}' in {path.name}", "metres ('m')", "scale the translations and write 'm'"
-        )
-    return {name: _check_camera(name, camera) for name, camera in cameras.items()}
-
-
-def _check_camera(name: str, camera: Any) -> dict[str, Any]:
-    if not isinstance(camera, dict):
-        raise UserError(f"camera {name} as {type(camera).__name__}", "an object", "write its four fields")
-    missing = [key for key in ("width", "height", "intrinsics", "world_to_camera") if key not in camera]
-    if missing:
-        raise UserError(f"camera {name} without {', '.join(missing)}", "all four fields", "add what is missing")
-    try:
-        intrinsics = np.array(camera["intrinsics"], dtype=np.float64).reshape(3, 3)
-        matrix = np.array(camera["world_to_camera"], dtype=np.float64).reshape(4, 4)
-        width, height = int(camera["width"]), int(camera["height"])
-    except (TypeError, ValueError) as error:
-        raise UserError(f"camera {name} with bad numbers ({error})", "3x3 and 4x4 numbers", "export it again") from None
-    if not (np.isfinite(intrinsics).all() and np.isfinite(matrix).all()):
-        raise UserError(f"NaN or infinity in camera {name}", "finite matrices", "calibrate this camera again")
-    check_world_to_camera(matrix, f"camera {name}")
-    away = float(np.linalg.norm(matrix[:3, :3].T @ matrix[:3, 3]))
-    if away > MAX_METRES_FROM_ORIGIN:
-        raise UserError(
-            f"camera {name} {away:.0f} units from the origin",
-            f"metres, at most {MAX_METRES_FROM_ORIGIN:.0f}",
-            "these are probably millimetres: divide the translations by 1000",
-        )
-    if intrinsics[0, 0] <= 0 or intrinsics[1, 1] <= 0 or not np.allclose(intrinsics[2], [0, 0, 1]):
-        raise UserError(
-            f"intrinsics {intrinsics.tolist()} of camera {name}",
-            "[[fx,s,cx],[0,fy,cy],[0,0,1]], fx,fy > 0",
-            "export them again",
-        )
-    return {"width": width, "height": height, "intrinsics": intrinsics, "world_to_camera": matrix}
-
-
-def _scan_phone(
-    folder: Path, raw: Path, facts: Mapping[str, dict[str, Any]], scan: _Scan, default_fov: float, min_frames: int
-) -> None:
-    identity, place = folder.name, _relative(folder, raw)
-    try:
-        fov = _phone_fov(folder / "capture.json", default_fov)
+        check_name(identity, "an identity's")
+        fov = phone_field_of_view(folder / "capture.json", default_fov)
     except UserError as error:
-        scan.refuse(PHONE, identity, place, str(error))
+        scan.refuse(PHONE, identity, folder, error)
         return
-    clips = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and path.name != "capture.json"]
-    if not clips:
-        scan.refuse(
-            PHONE, identity, place, str(UserError("an empty folder", "clips", "add clips or remove the folder"))
-        )
-    seen: set[str] = set()
-    for path in clips:
+    clips = [path for path in _entries(folder) if path.name != "capture.json"]
+    videos = [path for path in clips if not path.name.endswith(FEATURES_SUFFIX)]
+    if not videos:
+        scan.refuse(PHONE, identity, folder, UserError("an empty folder", "clips", "add clips or remove the folder"))
+    stems: set[str] = set()
+    for path in videos:
         try:
             _check_suffix(path)
-            if path.stem in seen:
+            check_name(path.stem, "a clip's")
+            if path.stem in stems:
                 raise UserError(f"two clips named {path.stem}", "names that differ before the dot", "rename one")
-            row = _row(PHONE, identity, path.stem, "phone", path, raw, facts, fov, min_frames)
-            seen.add(path.stem)
+            row = _row(PHONE, identity, path.stem, "phone", path, scan, fov)
+            _refuse_copy(row, path, scan)
+            stems.add(path.stem)
             scan.rows.append(row)
         except UserError as error:
-            scan.refuse(PHONE, identity, _relative(path, raw), str(error))
+            scan.refuse(PHONE, identity, path, error)
+            continue
+        try:  # a video is good without its features
+            read_features(path, row["frames"])
+        except UserError as error:
+            scan.refuse(PHONE, identity, path.with_suffix(FEATURES_SUFFIX), error)
+    for path in clips:
+        stem = path.name.removesuffix(FEATURES_SUFFIX)
+        if path not in videos and stem not in {video.stem for video in videos}:
+            reason = UserError(f"features {path.name} without a video", f"{stem}.mp4 beside them", "add the video")
+            scan.refuse(PHONE, identity, path, reason)
 
 
-def _scan_studio(folder: Path, raw: Path, facts: Mapping[str, dict[str, Any]], scan: _Scan, min_frames: int) -> None:
-    identity, place = folder.name, _relative(folder, raw)
+def _scan_studio(folder: Path, scan: _Scan) -> None:
+    identity = folder.name
     try:
-        cameras = check_calibration(folder / "calibration.json")
+        check_name(identity, "an identity's")
+        cameras = read_calibration(folder / "calibration.json")
         segments = _folders(folder)
         if not segments:
             raise UserError(f"no segments in {identity}", "folders of synchronised videos", "add videos")
     except UserError as error:
-        scan.refuse(STUDIO, identity, place, str(error))
+        scan.refuse(STUDIO, identity, folder, error)
         return
+    _refuse_strays(STUDIO, identity, folder, scan)
     kept = 0
     for segment in segments:
         try:
-            rows = _segment_rows(identity, segment, raw, facts, cameras, min_frames)
+            check_name(segment.name, "a segment's")
+            rows = _segment_rows(identity, segment, scan, cameras)
             scan.rows.extend(rows)
             kept += len(rows)
         except UserError as error:
-            scan.refuse(STUDIO, identity, _relative(segment, raw), str(error))
+            scan.refuse(STUDIO, identity, segment, error)
     if kept:
         for name, camera in cameras.items():
-            flat = {key: camera[key].ravel().tolist() for key in ("intrinsics", "world_to_camera")}
-            size = {"width": camera["width"], "height": camera["height"]}
-            scan.cameras.append({"dataset": STUDIO, "identity": identity, "camera": name, **size, **flat})
+            matrices = {key: getattr(camera, key).ravel().tolist() for key in ("intrinsics", "world_to_camera")}
+            size = {"width": camera.width, "height": camera.height}
+            scan.cameras.append({"dataset": STUDIO, "identity": identity, "camera": name, **size, **matrices})
 
 
-def _segment_rows(
-    identity: str,
-    segment: Path,
-    raw: Path,
-    facts: Mapping[str, dict[str, Any]],
-    cameras: Mapping[str, dict[str, Any]],
-    min_frames: int,
-) -> list[dict[str, Any]]:
+def _segment_rows(identity: str, segment: Path, scan: _Scan, cameras: Mapping[str, Camera]) -> list[dict[str, Any]]:
     """The rows of one synchronised segment; all its cameras or none, for half a segment is not synchronised."""
-    paths = [path for path in sorted(segment.iterdir()) if not path.name.startswith(".")]
+    paths = _entries(segment)
     for path in paths:
         _check_suffix(path)
     found, known = {path.stem for path in paths}, set(cameras)
@@ -281,12 +232,12 @@ def _segment_rows(
         )
     rows = []
     for path in paths:
-        row = _row(STUDIO, identity, segment.name, path.stem, path, raw, facts, float("nan"), min_frames)
+        row = _row(STUDIO, identity, segment.name, path.stem, path, scan, float("nan"))
         camera = cameras[path.stem]
-        if (row["width"], row["height"]) != (camera["width"], camera["height"]):
+        if (row["width"], row["height"]) != (camera.width, camera.height):
             raise UserError(
                 f"{row['width']}x{row['height']} pixels in {path.name}",
-                f"{camera['width']}x{camera['height']} as calibrated",
+                f"{camera.width}x{camera.height} as calibrated",
                 "calibrate at the recorded size or record at the calibrated one",
             )
         rows.append(row)
@@ -294,33 +245,47 @@ def _segment_rows(
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
         raise UserError(f"different frame counts ({listed})", "synchronised cameras", "cut the videos to common frames")
+    rates = {row["camera"]: row["fps"] for row in rows}
+    if max(rates.values()) > (1 + RATE_DIFFERENCE) * min(rates.values()):
+        listed = ", ".join(f"{name} {rate:.4g}" for name, rate in sorted(rates.items()))
+        raise UserError(f"different frame rates ({listed})", "synchronised cameras", "resample the videos to one rate")
+    for row, path in zip(rows, paths, strict=True):
+        _refuse_copy(row, path, scan)
     return rows
 
 
-def _row(
-    dataset: str,
-    identity: str,
-    segment: str,
-    camera: str,
-    path: Path,
-    raw: Path,
-    facts: Mapping[str, dict[str, Any]],
-    fov: float,
-    min_frames: int,
-) -> dict[str, Any]:
-    place = _relative(path, raw)
-    fact = facts[place]
+def _row(dataset: str, identity: str, segment: str, camera: str, path: Path, scan: _Scan, fov: float) -> dict[str, Any]:
+    place = _relative(path, scan.raw)
+    fact = dict(scan.facts[place])
     if "error" in fact:
         raise UserErrorText(fact["error"])
-    if fact["frames"] < min_frames:
+    if fact.pop("variable_rate"):
+        raise UserError(
+            f"a variable frame rate in {path.name}",
+            "frames at equal distances in time",
+            "bring it in with `fportrait import`, which resamples it, or record at a constant rate",
+        )
+    if not FPS_RANGE[0] <= fact["fps"] <= FPS_RANGE[1]:
+        raise UserError(
+            f"{fact['fps']:.4g} frames per second in {path.name}", "1 to 1000", "write the file again with its rate"
+        )
+    if fact["frames"] < scan.min_frames:
         raise UserError(
             f"{fact['frames']} frame{'s' * (fact['frames'] != 1)} in {path.name}",
-            f"at least {min_frames}",
+            f"at least {scan.min_frames}",
             "record a longer clip",
         )
     names = {"dataset": dataset, "identity": identity, "segment": segment, "camera": camera}
     clip = f"{identity}/{segment}/{camera}"
     return {**names, "clip": clip, "path": place, **fact, "horizontal_fov_degrees": fov}
+
+
+def _refuse_copy(row: dict[str, Any], path: Path, scan: _Scan) -> None:
+    """One file under two names would put a person on both sides of the split, or count a view twice."""
+    place = _relative(path, scan.raw)
+    first = scan.seen.setdefault(row["sha256"], place)
+    if first != place:
+        raise UserError(f"{path.name} with the same content as {first}", "every video once", "remove one of the two")
 
 
 class UserErrorText(UserError):
@@ -333,68 +298,59 @@ class UserErrorText(UserError):
 def _all_facts(
     files: list[Path], raw: Path, cache: str | Path | None, map_function: Callable[..., Iterable[Any]]
 ) -> tuple[dict[str, dict[str, Any]], int]:
-    known: dict[str, Any] = {}
-    if cache is not None and Path(cache).is_file():
-        try:
-            known = json.loads(Path(cache).read_text(encoding="utf-8"))
-        except ValueError:
-            known = {}  # a damaged cache only costs time
-    stamps = {}
+    known = _read_cache(cache)
+    stamps: dict[str, list[Any] | None] = {}
     for path in files:
-        status = path.stat()
-        stamps[_relative(path, raw)] = [str(path), status.st_size, status.st_mtime_ns]
-    stale = [place for place, stamp in stamps.items() if known.get(place, {}).get("stamp") != stamp]
+        try:
+            status = path.stat()
+            stamps[_relative(path, raw)] = [str(path), status.st_size, status.st_mtime_ns]
+        except OSError:  # a link that leads nowhere: `read_facts` says so
+            stamps[_relative(path, raw)] = None
+    stale = [place for place, stamp in stamps.items() if stamp is None or known.get(place, {}).get("stamp") != stamp]
     read = map_function(read_facts, [str(raw / place) for place in stale])
     for place, fact in zip(stale, read, strict=True):
         known[place] = {"stamp": stamps[place], "facts": fact}
-    if cache is not None:
-        write_json(cache, {place: known[place] for place in stamps})
+    if cache is not None:  # faults are not kept: a disk may be mounted, a permission given
+        write_json(cache, {place: known[place] for place in stamps if "error" not in known[place]["facts"]})
     return {place: known[place]["facts"] for place in stamps}, len(stale)
 
 
-def _phone_fov(path: Path, default: float) -> float:
-    if not path.exists():
-        return float(default)
+def _read_cache(cache: str | Path | None) -> dict[str, Any]:
+    """What an earlier run knew; a damaged cache, or one of an older version, only costs time."""
+    keys = {"sha256", "frames", "fps", "width", "height", "variable_rate"}
     try:
-        fov = float(json.loads(path.read_text(encoding="utf-8")).get("horizontal_fov_degrees", default))
-    except (ValueError, TypeError, AttributeError, OSError) as error:
-        raise UserError(
-            f"a bad {path.name} ({error})", '{"horizontal_fov_degrees": 60}', "correct or remove it"
-        ) from None
-    if not 5.0 <= fov <= 150.0:
-        raise UserError(f"a field of view of {fov} degrees in {path.name}", "5 to 150 degrees", "correct the number")
-    return fov
+        entries = json.loads(Path(cache).read_text(encoding="utf-8")) if cache is not None else {}
+        return {place: entry for place, entry in entries.items() if set(entry["facts"]) == keys and "stamp" in entry}
+    except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError):
+        return {}
 
 
-def _write(scan: _Scan, target: Path) -> None:
-    import pandas as pd
-
-    manifest = pd.DataFrame(scan.rows, columns=MANIFEST_COLUMNS).sort_values(["dataset", "clip"], ignore_index=True)
-    manifest = manifest.astype({"frames": "int32", "width": "int32", "height": "int32", "fps": "float64"})
-    cameras = pd.DataFrame(scan.cameras, columns=CAMERA_COLUMNS).astype({"width": "int32", "height": "int32"})
-    order = sorted(scan.quarantine, key=lambda entry: (entry["dataset"], entry["path"]))
-    with atomic_folder(target) as folder:
-        write_parquet(folder / "manifest.parquet", manifest)
-        write_parquet(folder / "cameras.parquet", cameras)
-        write_json(folder / "quarantine.json", order)
+def _refuse_strays(dataset: str, identity: str, folder: Path, scan: _Scan) -> None:
+    """Videos that lie one folder too high would otherwise be lost without a word."""
+    for path in _entries(folder) if folder.is_dir() else ():
+        if not path.is_dir() and _is_video_name(path):
+            wanted = "a folder per segment" if identity else "a folder per identity"
+            scan.refuse(
+                dataset, identity, path, UserError(f"the video {path.name} in {folder.name}", wanted, "move it")
+            )
 
 
-def _video_files(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith("."):
-            yield path
+def _entries(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _folders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    return [path for path in _entries(folder) if path.is_dir()] if folder.is_dir() else []
+
+
+def _is_video_name(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def _check_suffix(path: Path) -> None:
     if path.is_dir():
         raise UserError(f"a folder {path.name} where a video belongs", "a video file", "move its videos up")
-    if path.suffix.lower() not in VIDEO_SUFFIXES:
+    if not _is_video_name(path):
         known = ", ".join(VIDEO_SUFFIXES)
         raise UserError(
             f"{path.name}, which is not named as a video", f"a name ending in {known}", "rename or remove it"

@@ -247,10 +247,17 @@ def _check_frame(image: np.ndarray, path: str | Path) -> np.ndarray:
 
 def _check_present(path: str | Path, what: str) -> None:
     path = Path(path)
-    if not path.exists():
-        raise UserError(f"no file at {path}", what, "check the path")
-    if not path.is_file():
+    try:
+        there = path.exists()
+    except OSError as error:  # a loop of links, a name too long, no permission on the way
+        raise UserError(f"{path} unreadable ({error.strerror})", what, "check the path and its permissions") from None
+    if not there:
+        kind = "a link that leads nowhere" if path.is_symlink() else "no file"
+        raise UserError(f"{kind} at {path}", what, "check the path")
+    if path.is_dir():
         raise UserError(f"a folder at {path}", what, "name the file inside it")
+    if not path.is_file():  # reading a pipe would never end
+        raise UserError(f"a pipe or device at {path}", what, "name a file")
     if path.stat().st_size == 0:
         raise UserError(f"{path} with zero bytes", what, "copy or download the file again")
 
