@@ -3,11 +3,13 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 
+from fportrait.diffusion.checkpoint import open_wan
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.errors import UserError
 
@@ -35,6 +37,124 @@ def original_name(key):
     if key == "scale_shift_table":
         return "head.modulation"
     return key.replace("scale_shift_table", "modulation")
+
+
+def original_shapes(dim, ffn_dim, num_layers, text_dim=4096, patch=(1, 2, 2)):
+    """Names and shapes of Wan's own release, written out from its model's definition."""
+
+    def linear(name, width, into):
+        return {f"{name}.weight": (width, into), f"{name}.bias": (width,)}
+
+    shapes = {"patch_embedding.weight": (dim, 16, *patch), "patch_embedding.bias": (dim,)}
+    shapes |= linear("text_embedding.0", dim, text_dim) | linear("text_embedding.2", dim, dim)
+    shapes |= linear("time_embedding.0", dim, 256) | linear("time_embedding.2", dim, dim)
+    shapes |= linear("time_projection.1", 6 * dim, dim)
+    for number in range(num_layers):
+        block = f"blocks.{number}"
+        shapes[f"{block}.modulation"] = (1, 6, dim)
+        for attention in ("self_attn", "cross_attn"):
+            for part in "qkvo":
+                shapes |= linear(f"{block}.{attention}.{part}", dim, dim)
+            shapes |= {f"{block}.{attention}.norm_{part}.weight": (dim,) for part in "qk"}
+        shapes |= {f"{block}.norm3.weight": (dim,), f"{block}.norm3.bias": (dim,)}
+        shapes |= linear(f"{block}.ffn.0", ffn_dim, dim) | linear(f"{block}.ffn.2", dim, ffn_dim)
+    shapes |= linear("head.head", 16 * patch[1] * patch[2], dim)
+    shapes["head.modulation"] = (1, 2, dim)
+    return shapes
+
+
+ORIGINAL_SIZES = {
+    "1.3B": {"dim": 1536, "ffn_dim": 8960, "num_layers": 30, "num_heads": 12},
+    "14B": {"dim": 5120, "ffn_dim": 13824, "num_layers": 40, "num_heads": 40},
+}
+TENSORS = {"1.3B": 825, "14B": 1095}
+PARAMETERS = {"1.3B": 1_418_996_800, "14B": 14_288_491_584}
+
+
+def original_config_file(folder, **size):
+    config = {"_class_name": "WanModel", "_diffusers_version": "0.30.0", "model_type": "t2v", "text_len": 512,
+              "eps": 1e-6, "freq_dim": 256, "in_dim": 16, "out_dim": 16, **size}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def write_hollow(path, shapes):
+    """A safetensors file of full size whose numbers are a hole: headers as real, no bytes on the disk."""
+    header, offset = {}, 0
+    for name, shape in shapes.items():
+        size = 2 * int(np.prod(shape))
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + offset)
+
+
+@pytest.mark.parametrize("name", ORIGINAL_SIZES)
+def test_the_released_sizes_are_recognised_key_by_key_in_both_layouts(tmp_path, name):
+    size = ORIGINAL_SIZES[name]
+    shapes = original_shapes(size["dim"], size["ffn_dim"], size["num_layers"])
+    assert len(shapes) == TENSORS[name]
+    assert sum(int(np.prod(shape)) for shape in shapes.values()) == PARAMETERS[name]
+    original, converted = tmp_path / "original", tmp_path / "diffusers" / "transformer"
+    original.mkdir()
+    converted.mkdir(parents=True)
+    original_config_file(original, **size)
+    names = list(shapes)
+    for part, kept in enumerate((names[::2], names[1::2])):  # released in several files
+        write_hollow(original / f"diffusion_pytorch_model-0000{part + 1}.safetensors", {n: shapes[n] for n in kept})
+    found = open_wan(original)
+    config = {"num_attention_heads": size["num_heads"], "attention_head_dim": 128, "ffn_dim": size["ffn_dim"],
+              "num_layers": size["num_layers"]}  # fmt: skip
+    assert {key: found.config[key] for key in config} == config
+    with torch.device("meta"):
+        wan = WanTransformer3DModel(**config)
+    assert found.shapes == {key: tuple(value.shape) for key, value in wan.state_dict().items()}
+
+    wan.save_config(converted)
+    write_hollow(converted / WEIGHTS, found.shapes)
+    assert open_wan(tmp_path / "diffusers").shapes == found.shapes
+
+    del shapes["blocks.17.cross_attn.norm_k.weight"]
+    shapes["blocks.3.ffn.0.bias"], shapes["img_emb.proj.1.bias"] = (7,), (1280,)
+    for file in original.glob("*.safetensors"):
+        file.unlink()
+    write_hollow(original / WEIGHTS, shapes)
+    with pytest.raises(UserError) as raised:
+        open_wan(original)
+    for part in ("1 missing: blocks.17.attn2.norm_k.weight", "1 extra:", "blocks.3.ffn.net.0.proj.bias (7,)"):
+        assert part in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ORIGINAL_SIZES)
+@torch.no_grad()
+def test_a_small_checkpoint_of_the_released_names_loads_runs_and_starts_as_wan(tmp_path, name):
+    """All blocks and names of the release, at a width of 48."""
+    size = {**ORIGINAL_SIZES[name], "dim": 48, "ffn_dim": 64, "num_heads": 2, "text_dim": 32}
+    generator = torch.Generator().manual_seed(0)
+    shapes = original_shapes(48, 64, size["num_layers"], text_dim=32)
+    state = {key: 0.2 * torch.randn(shape, generator=generator) for key, shape in shapes.items()}
+    original_config_file(tmp_path, **size)
+    save_file(state, tmp_path / WEIGHTS)
+    model = FactorPortraitTransformer.from_wan(tmp_path)
+    assert len(model.blocks) == size["num_layers"]
+    state_dict = model.state_dict()
+    assert torch.equal(state_dict["blocks.29.attn2.to_out.0.weight"], state["blocks.29.cross_attn.o.weight"])
+    assert torch.equal(state_dict["blocks.2.scale_shift_table"], state["blocks.2.modulation"])
+    assert torch.equal(state_dict["blocks.1.norm2.bias"], state["blocks.1.norm3.bias"])
+    assert torch.equal(state_dict["scale_shift_table"], state["head.modulation"])
+    latents, prompt = torch.randn(1, 16, 2, 4, 4, generator=generator), torch.randn(1, 3, 32, generator=generator)
+    # In a file's memory map tensors lie unaligned, and a matrix product's last bits depend on that: take fresh memory.
+    model.load_state_dict({key: value.clone() for key, value in state_dict.items()}, assign=True)
+    ours = model(latents, torch.tensor([500.0]), torch.zeros(1, 16, 1, 4, 4), torch.randn(1, 24, 2, 4, 4),
+                 torch.randn(1, 16, 2, 4, 4), torch.randn(1, 5, 128), prompt)  # fmt: skip
+    wan = WanTransformer3DModel(num_attention_heads=2, attention_head_dim=24, text_dim=32, ffn_dim=64,
+                                num_layers=size["num_layers"]).eval()  # fmt: skip
+    wan.load_state_dict({key: state_dict[key] if key != "patch_embedding.weight" else state_dict[key][:, 16:32]
+                         for key in wan.state_dict()})  # fmt: skip
+    theirs = wan(torch.cat([torch.zeros(1, 16, 1, 4, 4), latents], 2), torch.tensor([500.0]), prompt, return_dict=False)
+    assert torch.equal(ours, theirs[0][:, :, 1:])
 
 
 @pytest.fixture
@@ -125,9 +245,12 @@ def test_broken_files_and_wrong_folders_are_user_errors(wan_folder, tmp_path):
         FactorPortraitTransformer.from_wan(tmp_path / "nowhere")
     with pytest.raises(UserError, match="WanTransformer3DModel"):
         FactorPortraitTransformer.from_pretrained(wan_folder / "transformer")
-    (wan_folder / "transformer" / WEIGHTS).write_bytes(b"\x10" * 64)
-    with pytest.raises(UserError, match="broken"):
-        FactorPortraitTransformer.from_wan(wan_folder)
+    whole = (wan_folder / "transformer" / WEIGHTS).read_bytes()
+    for broken, message in ((b"\x10" * 64, "header of"), (whole[:-9], "unfinished"), (whole[:3], "header"),
+                            ((4).to_bytes(8, "little") + b"[{}]", "broken")):  # fmt: skip
+        (wan_folder / "transformer" / WEIGHTS).write_bytes(broken)
+        with pytest.raises(UserError, match=f"broken.*{message}|{message}"):
+            FactorPortraitTransformer.from_wan(wan_folder)
     (wan_folder / "transformer" / "config.json").write_text("{")
     with pytest.raises(UserError, match="broken"):
         FactorPortraitTransformer.from_wan(wan_folder)

@@ -1,5 +1,6 @@
 """The transformer against bare Wan, and what each condition may and may not touch."""
 
+import numpy as np
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
@@ -7,8 +8,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fportrait.diffusion.checkpoint import empty_model
 from fportrait.diffusion.controller import group_frames
+from fportrait.diffusion.landmarks import landmark_codes
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.errors import UserError
+from fportrait.tracking.points import SUBSET_238
 
 TINY_WAN = {
     "num_attention_heads": 2, "attention_head_dim": 32, "in_channels": 16, "out_channels": 16, "text_dim": 32,
@@ -44,8 +47,7 @@ def tiny(**config):
     return FactorPortraitTransformer(**{**TINY, **config}).eval()
 
 
-@pytest.mark.parametrize("frames", [1, 5, 9, 13])
-@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(("frames", "batch"), [(1, 1), (5, 2), (9, 1), (13, 2), (25, 1), (49, 1), (81, 1)])
 @torch.no_grad()
 def test_at_initialisation_it_is_bare_wan_with_a_zero_frame_prepended_bit_for_bit(frames, batch):
     torch.manual_seed(0)
@@ -136,6 +138,78 @@ def test_every_condition_reaches_the_output_and_is_learned(name):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+def c3_inputs(frames, batch=1, points=238, size=4):
+    given = inputs(frames, batch, size)
+    return {**given, "codes": torch.rand(batch, frames, 2 * points, generator=torch.Generator().manual_seed(1)) * 2 - 1}
+
+
+@pytest.mark.parametrize("frames", [1, 9])
+@torch.no_grad()
+def test_with_landmarks_it_also_starts_as_bare_wan_bit_for_bit(frames):
+    torch.manual_seed(0)
+    wan = WanTransformer3DModel(**TINY_WAN).eval()
+    model = FactorPortraitTransformer.from_wan(wan, expression="landmarks")
+    given = c3_inputs(frames, batch=2, size=8)
+    prompt = torch.randn(2, 7, 32)
+    theirs = wan(
+        torch.cat([torch.zeros(2, 16, 1, 8, 8), given["latents"]], 2), given["timestep"], prompt, return_dict=False
+    )[0]
+    assert (model(**given, prompt=prompt) - theirs[:, :, 1:]).abs().max() == 0
+    assert model.controller is None and not any(p.isnan().any() for p in model.parameters())
+    assert (
+        sum(layer.over_time for layer in model.landmark_encoder.layers) == 2 == len(model.landmark_encoder.layers) / 2
+    )
+
+
+@torch.no_grad()
+def test_landmarks_reach_their_own_latent_frames_tokens_and_no_others():
+    model = tiny(expression="landmarks", landmarks=5, num_layers=1)
+    for layer in model.landmark_encoder.layers[1::2]:  # temporal attention becomes the identity
+        torch.nn.init.zeros_(layer.to_out.weight)
+        torch.nn.init.zeros_(layer.to_out.bias)
+    attention = model.blocks[0].landmark_attention
+    torch.nn.init.normal_(attention.attention.to_out[0].weight)
+    codes = torch.rand(1, 13, 10)
+    hidden = torch.randn(1, 5, 16, 64)  # the reference and four latent frames of sixteen tokens
+    before = attention(hidden, model.landmark_encoder(codes))
+    assert torch.equal(before[:, 0], hidden[:, 0]), "the portrait's own tokens see no landmarks"
+    for frame, latent in [(0, 1), (1, 2), (4, 2), (5, 3), (12, 4)]:
+        moved = codes.clone()
+        moved[:, frame, 3] += 1
+        after = attention(hidden, model.landmark_encoder(moved))
+        assert (after != before).any(-1).any(-1)[0].nonzero().flatten().tolist() == [latent]
+
+
+def test_landmarks_are_learned_from():
+    model = tiny(expression="landmarks", reference_init="wan")
+    for block in model.blocks:
+        torch.nn.init.normal_(block.landmark_attention.attention.to_out[0].weight, std=0.1)
+    given = c3_inputs(5)
+    given["codes"].requires_grad_()
+    model(**given).square().mean().backward()
+    assert given["codes"].grad.abs().sum() > 0
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    with pytest.raises(UserError, match=r"codes of shape .* 476"):
+        model(**inputs(5))
+
+
+@torch.no_grad()
+def test_a_landmark_model_saves_loads_and_keeps_its_kind(tmp_path):
+    model = tiny(expression="landmarks")
+    model.save_pretrained(tmp_path)
+    loaded = FactorPortraitTransformer.from_pretrained(tmp_path)
+    assert loaded.expression_width == 476
+    assert torch.equal(loaded(**c3_inputs(5)), model(**c3_inputs(5)))
+
+
+def test_landmark_codes_are_238_points_from_edge_to_edge():
+    points = np.zeros((3, 478, 2))
+    points[:, SUBSET_238[7]] = (64, 16)
+    codes = landmark_codes(points, size=64)
+    assert codes.shape == (3, 476) and codes.dtype == np.float32
+    assert codes[0, 14:16].tolist() == [1.0, -0.5] and (np.delete(codes, [14, 15], 1) == -1).all()
+
+
 @torch.no_grad()
 def test_without_normals_the_model_takes_none():
     model = tiny(use_normals=False)
@@ -218,7 +292,9 @@ def test_latents_that_do_not_divide_into_patches_are_refused():
         tiny(patch_size=(1, 2, 2))(**inputs(5, size=5))
 
 
-@pytest.mark.parametrize("switch", [{"ray_channels": 12}, {"reference_init": "ones"}, {"reference_rays": "wan"}])
+@pytest.mark.parametrize(
+    "switch", [{"ray_channels": 12}, {"reference_init": "ones"}, {"reference_rays": "wan"}, {"expression": "text"}]
+)
 def test_an_unknown_switch_is_refused(switch):
     with pytest.raises(UserError, match=next(iter(switch))):
         tiny(**switch)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from diffusers import WanTransformer3DModel
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from fportrait.errors import UserError
 
@@ -20,6 +21,7 @@ WAN_SHARED_CONFIG = (
     "patch_size", "num_attention_heads", "attention_head_dim", "text_dim", "freq_dim", "ffn_dim", "num_layers",
     "cross_attn_norm", "qk_norm", "eps", "rope_max_seq_len",
 )  # fmt: skip
+MAX_HEADER = 100_000_000  # bytes, as safetensors itself
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -69,26 +71,41 @@ def weight_files(location: Path) -> list[Path]:
     raise UserError(f"no weights in {location}", "*.safetensors", "train or download the model again")
 
 
-def _open(path: Path) -> Any:
+def read_header(path: Path) -> dict[str, Any]:
+    """A safetensors file's header, without mapping its numbers into memory (56 GB for 14B in float32).
+
+    Raises:
+        UserError: the header is broken, or the file is not as long as the header says.
+    """
+    size = path.stat().st_size
     try:
-        return safe_open(str(path), framework="pt")
-    except SafetensorError as error:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 0 < length <= min(size - 8, MAX_HEADER):
+                raise ValueError(f"a header of {length} bytes in {size}")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        if end != size:
+            raise ValueError(f"{size} bytes instead of {end}: an unfinished download?")
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"a broken file {path} ({error})", "safetensors", "write or download it again") from None
+    return header
 
 
 def read_shapes(location: Path) -> Shapes:
     """Names and shapes of all tensors in the folder, from the files' headers alone."""
     shapes: Shapes = {}
     for path in weight_files(location):
-        with _open(path) as file:
-            shapes.update({name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
+        shapes.update({name: tuple(entry["shape"]) for name, entry in read_header(path).items()})
     return shapes
 
 
 def read_tensors(location: Path) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
     for path in weight_files(location):
-        with _open(path) as file:
+        read_header(path)
+        with safe_open(str(path), framework="pt") as file:
             tensors.update({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     return tensors
 
@@ -122,16 +139,45 @@ def check_keys(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tupl
         )
 
 
-def read_wan(source: str | Path | WanTransformer3DModel) -> tuple[dict[str, Any], dict[str, torch.Tensor], str]:
-    """Configuration and weights, in diffusers' names, of a Wan 2.1 text-to-video transformer.
+@dataclass(frozen=True)
+class WanCheckpoint:
+    """A Wan 2.1 text-to-video transformer on disk or in memory, known to be whole before a weight is read.
 
-    `source` is a model in memory, or a folder: the transformer's own, or a pipeline's that holds `transformer/`.
-    The original layout is recognised by its `config.json` (`dim`, `num_heads`).
+    `config` and `shapes` are in diffusers' words, whatever the layout.
+    """
+
+    config: dict[str, Any]
+    shapes: Shapes
+    where: str
+    read: Callable[[], dict[str, torch.Tensor]]
+
+
+def open_wan(source: str | Path | WanTransformer3DModel) -> WanCheckpoint:
+    """Find, name and check a checkpoint by its headers alone; `read()` then loads it.
+
+    Args:
+        source: a model in memory, or a folder: the transformer's own, or a pipeline's that holds `transformer/`. The
+            original layout is recognised by its `config.json` (`dim`, `num_heads`).
+
+    Raises:
+        UserError: a pickle, an image-to-video model, another class, or keys missing, extra or misshapen (all listed).
     """
     if isinstance(source, WanTransformer3DModel):
         config = {key: value for key, value in source.config.items() if not key.startswith("_")}
-        return config, {key: value.detach().clone() for key, value in source.state_dict().items()}, "the given model"
-    location = Path(source)
+        state = source.state_dict()
+        found = WanCheckpoint(
+            config, shapes_of(source), "the given model", lambda: {k: v.detach().clone() for k, v in state.items()}
+        )
+    else:
+        found = _open_wan_folder(Path(source))
+    if found.config.get("image_dim") or found.config.get("added_kv_proj_dim"):
+        raise UserError(f"an image-to-video Wan in {found.where}", "text-to-video", "use the text-to-video weights")
+    expected = shapes_of(empty_model(WanTransformer3DModel, found.config))
+    check_keys(found.shapes, expected, found.where)
+    return found
+
+
+def _open_wan_folder(location: Path) -> WanCheckpoint:
     if not (location / "config.json").is_file() and (location / "transformer" / "config.json").is_file():
         location = location / "transformer"
     location = model_folder(location)
@@ -141,14 +187,17 @@ def read_wan(source: str | Path | WanTransformer3DModel) -> tuple[dict[str, Any]
         raise UserError(
             f"a {config.get('_class_name')} in {location}", "a Wan 2.1 transformer", "point to Wan's transformer folder"
         )
-    tensors = read_tensors(location)
-    if original:
-        if config.get("model_type", "t2v") != "t2v":
-            raise UserError(f"a Wan model of type {config['model_type']}", "t2v", "use the text-to-video weights")
-        config, tensors = original_config(config), original_tensors(tensors)
-    elif config.get("image_dim") or config.get("added_kv_proj_dim"):
-        raise UserError(f"an image-to-video Wan in {location}", "text-to-video", "use the text-to-video weights")
-    return {key: value for key, value in config.items() if not key.startswith("_")}, tensors, str(location)
+    if original and config.get("model_type", "t2v") != "t2v":
+        raise UserError(f"a Wan model of type {config['model_type']}", "t2v", "use the text-to-video weights")
+    shapes = read_shapes(location)
+    if not original:
+        named = {key: value for key, value in config.items() if not key.startswith("_")}
+        return WanCheckpoint(named, shapes, str(location), lambda: read_tensors(location))
+    empty = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    shapes = {key: tuple(value.shape) for key, value in original_tensors(empty).items()}
+    return WanCheckpoint(
+        original_config(config), shapes, str(location), lambda: original_tensors(read_tensors(location))
+    )
 
 
 def original_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,11 +22,16 @@ def group_frames(features_BTC: torch.Tensor) -> torch.Tensor:
     return padded.unflatten(1, (-1, TEMPORAL_STRIDE)).flatten(2)
 
 
-class TemporalAttention(nn.Module):
-    """Pre-norm self-attention over frames with a residual; zero `to_out` makes it the identity."""
+class SelfAttention(nn.Module):
+    """Pre-norm self-attention over axis 1 with a residual; zero `to_out` makes it the identity.
 
-    def __init__(self, width: int):
+    Over frames (`over_time`) it has rotary positions: it sees distances only, so a window may start anywhere in a long
+    video.
+    """
+
+    def __init__(self, width: int, over_time: bool = True):
         super().__init__()
+        self.over_time = over_time
         self.heads = max(1, width // 64) if width % max(1, width // 64) == 0 else 1
         if (width // self.heads) % 2:
             raise ValueError(f"controller width {width} leaves {width // self.heads} channels per head: make it even")
@@ -39,12 +44,24 @@ class TemporalAttention(nn.Module):
             part.unflatten(2, (self.heads, -1)).transpose(1, 2)
             for part in self.to_qkv(self.norm(features_BTC)).chunk(3, dim=-1)
         )
-        # Rotary positions: attention sees distances in time only, so a window may start anywhere in a long video.
-        cos, sin = get_1d_rotary_pos_embed(query.shape[-1], features_BTC.shape[1], use_real=True)
-        rotary = (cos.to(query.device), sin.to(query.device))
-        query, key = apply_rotary_emb(query, rotary), apply_rotary_emb(key, rotary)
+        if self.over_time:
+            cos, sin = get_1d_rotary_pos_embed(query.shape[-1], features_BTC.shape[1], use_real=True)
+            rotary = (cos.to(query.device), sin.to(query.device))
+            query, key = apply_rotary_emb(query, rotary), apply_rotary_emb(key, rotary)
         attended = F.scaled_dot_product_attention(query, key, value)
         return features_BTC + self.to_out(attended.transpose(1, 2).flatten(2))
+
+
+def reset_parameters(module: nn.Module) -> None:
+    """Draw every parameter of a new module anew (needed after it was built on the meta device)."""
+    for part in module.modules():
+        if isinstance(part, nn.RMSNorm):
+            nn.init.ones_(part.weight)
+        elif isinstance(part, nn.Linear | nn.LayerNorm | nn.Embedding):
+            part.reset_parameters()
+    for part in module.modules():  # outputs that start at zero, last
+        if hasattr(part, "reset_output"):
+            part.reset_output()  # type: ignore[operator]
 
 
 class ExpressionController(nn.Module):
@@ -58,7 +75,7 @@ class ExpressionController(nn.Module):
         super().__init__()
         self.init_std = init_std
         self.input = nn.Linear(code_dim, width)
-        self.layers = nn.ModuleList([TemporalAttention(width) for _ in range(layers)])
+        self.layers = nn.ModuleList([SelfAttention(width) for _ in range(layers)])
         grouped = TEMPORAL_STRIDE * width
         self.bridge = nn.Identity() if grouped == dim else nn.Linear(grouped, dim)
         self.output = nn.Linear(dim, dim)
@@ -67,13 +84,6 @@ class ExpressionController(nn.Module):
     def reset_output(self) -> None:
         nn.init.normal_(self.output.weight, std=self.init_std) if self.init_std else nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
-
-    def reset_parameters(self) -> None:
-        """Draw every parameter anew (needed after the module was built on the meta device)."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.LayerNorm):
-                module.reset_parameters()
-        self.reset_output()
 
     def forward(self, codes_BTE: torch.Tensor) -> torch.Tensor:
         features = self.input(codes_BTE)

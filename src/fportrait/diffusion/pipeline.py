@@ -239,12 +239,12 @@ class FactorPortraitPipeline(DiffusionPipeline):
     ) -> None:
         """Raise `UserError` that names the step and, when the model itself overflowed, the module."""
         dtype = self.transformer.proj_out.weight.dtype
-        where = None
-        for index, window in enumerate(windows):
-            part = state[:, :, window.start : window.stop]
-            where = where or first_not_finite(
-                self.transformer, lambda p=part, i=index: self._velocity(p, timestep, conditions[i], {}, None)
-            )
+
+        def run() -> None:
+            for index, window in enumerate(windows):
+                self._velocity(state[:, :, window.start : window.stop], timestep, conditions[index], {}, None)
+
+        where = first_not_finite(self.transformer, run)
         limit = f", whose largest number is {torch.finfo(dtype).max:.3g}" if where else ""
         raise UserError(
             f"values that are not finite at step {step + 1} of {steps} (timestep {float(timestep):.0f}), "

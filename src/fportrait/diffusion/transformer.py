@@ -19,105 +19,22 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.attention import AttentionMixin
-from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.normalization import FP32LayerNorm
 from diffusers.models.transformers.transformer_wan import (
-    WanAttention,
-    WanAttnProcessor,
     WanRotaryPosEmbed,
     WanTimeTextImageEmbedding,
     WanTransformer3DModel,
-    WanTransformerBlock,
 )
 from torch import nn
 
 from fportrait.diffusion import checkpoint
-from fportrait.diffusion.controller import ExpressionController
-from fportrait.diffusion.shapes import video_frames
+from fportrait.diffusion.blocks import FactorPortraitAttnProcessor, FactorPortraitBlock, KeyValue
+from fportrait.diffusion.controller import ExpressionController, reset_parameters
+from fportrait.diffusion.landmarks import LandmarkEncoder
+from fportrait.diffusion.shapes import latent_frames, video_frames
 from fportrait.errors import UserError
-
-KeyValue = tuple[torch.Tensor, torch.Tensor]
-
-
-def rotate(tokens_BSHE: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Wan's rotary embedding: the same numbers, without strided writes (slow on CPU)."""
-    x1, x2 = tokens_BSHE.unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = cos[..., 0::2], sin[..., 1::2]
-    return torch.stack([x1 * cos - x2 * sin, x1 * sin + x2 * cos], dim=-1).flatten(-2).type_as(tokens_BSHE)
-
-
-class FactorPortraitAttnProcessor(WanAttnProcessor):
-    """Wan's attention; its cross-attention also takes one prompt for a whole batch, or its cached keys and values."""
-
-    def __call__(
-        self,
-        attn: WanAttention,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | KeyValue | None = None,
-        attention_mask: torch.Tensor | None = None,
-        rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
-    ) -> torch.Tensor:
-        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
-        if isinstance(encoder_hidden_states, tuple):
-            key, value = encoder_hidden_states
-        else:
-            key, value = self.key_value(attn, hidden_states if encoder_hidden_states is None else encoder_hidden_states)
-        if rotary_emb is not None:
-            query, key = rotate(query, *rotary_emb), rotate(key, *rotary_emb)
-        if key.shape[0] != query.shape[0]:  # one prompt for the whole batch
-            key = key.expand(query.shape[0], -1, -1, -1)
-            value = value.expand(query.shape[0], -1, -1, -1)
-        parallel_config = self._parallel_config if encoder_hidden_states is None else None
-        attended = dispatch_attention_fn(
-            query,
-            key,
-            value,
-            attn_mask=attention_mask,
-            backend=self._attention_backend,
-            parallel_config=parallel_config,
-        )
-        return attn.to_out[1](attn.to_out[0](attended.flatten(2, 3).type_as(query)))
-
-    @staticmethod
-    def key_value(attn: WanAttention, tokens: torch.Tensor) -> KeyValue:
-        """Keys and values `B S heads E` of `tokens` `B S D`."""
-        key = attn.norm_k(attn.to_k(tokens)).unflatten(2, (attn.heads, -1))
-        return key, attn.to_v(tokens).unflatten(2, (attn.heads, -1))
-
-
-class FactorPortraitBlock(WanTransformerBlock):
-    """A Wan block whose modulation is per latent frame, broadcast over that frame's tokens."""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.attn1.set_processor(FactorPortraitAttnProcessor())
-        self.attn2.set_processor(FactorPortraitAttnProcessor())
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        prompt: torch.Tensor | KeyValue,
-        modulation_BF6D: torch.Tensor,
-        rotary_emb: tuple[torch.Tensor, torch.Tensor],
-    ) -> torch.Tensor:
-        """`hidden_states` `B F*N D`, `modulation_BF6D` for F = 1+l latent frames; returns `B F*N D`."""
-        frames = modulation_BF6D.shape[1]
-        table = (self.scale_shift_table.unsqueeze(0) + modulation_BF6D.float()).unsqueeze(2)  # B F 1 6 D: no token axis
-        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = table.unbind(3)
-        hidden = hidden_states.unflatten(1, (frames, -1))
-
-        normed = (self.norm1(hidden.float()) * (1 + scale) + shift).type_as(hidden)
-        attended = self.attn1(normed.flatten(1, 2), None, None, rotary_emb).view_as(hidden)
-        hidden = (hidden.float() + attended * gate).type_as(hidden)
-
-        normed = self.norm2(hidden.float()).type_as(hidden)
-        hidden = hidden + self.attn2(normed.flatten(1, 2), prompt, None, None).view_as(hidden)
-
-        normed = (self.norm3(hidden.float()) * (1 + ffn_scale) + ffn_shift).type_as(hidden)
-        hidden = (hidden.float() + self.ffn(normed).float() * ffn_gate).type_as(hidden)
-        return hidden.flatten(1, 2)
 
 
 class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, AttentionMixin):  # type: ignore[misc]
@@ -126,7 +43,9 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
     Args beyond Wan's own:
         latent_channels: channels of a VAE latent (16).
         prompt_tokens: length of the empty prompt's embedding, which is a buffer of the checkpoint.
+        expression: `codes` through the controller, or `landmarks` through cross-attention (the ablation C3).
         code_dim: width of an expression code.
+        landmarks: number of landmarks; `codes` then holds their x and y (`landmarks.landmark_codes`).
         ray_channels: 24 (four frames folded) or 6 (every fourth frame).
         use_normals: False leaves the normal maps out (the ablation C2).
         reference_init: the reference's columns start at `zeros`, or as a copy of the noise columns (`wan`).
@@ -157,7 +76,9 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         eps: float = 1e-6,
         rope_max_seq_len: int = 1024,
         prompt_tokens: int = 512,
+        expression: str = "codes",
         code_dim: int = 128,
+        landmarks: int = 238,
         ray_channels: int = 24,
         use_normals: bool = True,
         reference_init: str = "zeros",
@@ -169,6 +90,7 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         super().__init__()
         for name, value, known in (
             ("ray_channels", ray_channels, (24, 6)),
+            ("expression", expression, ("codes", "landmarks")),
             ("reference_init", reference_init, ("zeros", "wan")),
             ("reference_rays", reference_rays, ("zeros", "identity")),
             ("patch_size[0]", patch_size[0], (1,)),
@@ -181,12 +103,15 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         self.rope = WanRotaryPosEmbed(attention_head_dim, patch_size, rope_max_seq_len)
         self.patch_embedding = nn.Conv3d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
         self.condition_embedder = WanTimeTextImageEmbedding(dim, freq_dim, 6 * dim, text_dim)
-        self.controller = ExpressionController(
-            code_dim, controller_width or dim // 4, dim, controller_layers, controller_init_std
-        )
+        width, by_landmarks = controller_width or dim // 4, expression == "landmarks"
+        self.controller, self.landmark_encoder = None, None
+        if by_landmarks:
+            self.landmark_encoder = LandmarkEncoder(landmarks, width, dim)
+        else:
+            self.controller = ExpressionController(code_dim, width, dim, controller_layers, controller_init_std)
         self.blocks = nn.ModuleList(
             [
-                FactorPortraitBlock(dim, ffn_dim, num_attention_heads, qk_norm, cross_attn_norm, eps)
+                FactorPortraitBlock(dim, ffn_dim, num_attention_heads, qk_norm, cross_attn_norm, eps, by_landmarks)
                 for _ in range(num_layers)
             ]
         )
@@ -198,6 +123,16 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         with torch.no_grad():
             noise_columns = self.patch_embedding.weight[:, latent_channels : 2 * latent_channels].clone()
             self.patch_embedding.weight.copy_(self.widen_patch_embedding(noise_columns))
+
+    @property
+    def expression_width(self) -> int:
+        """Numbers per driving frame that the model calls its codes: 128, or 2 per landmark."""
+        return 2 * self.config.landmarks if self.config.expression == "landmarks" else self.config.code_dim
+
+    def new_modules(self) -> dict[str, nn.Module]:
+        """What Wan does not have, by name. (Its patch embedding is wider besides.)"""
+        ours = ("controller", "landmark_encoder", "landmark_attention")
+        return {name: module for name, module in self.named_modules() if name.rsplit(".", 1)[-1] in ours}
 
     def widen_patch_embedding(self, noise_columns: torch.Tensor) -> torch.Tensor:
         """Wan's patch weight `D 16 1 p p` in its place among the new columns, which start as `reference_init` says."""
@@ -242,12 +177,16 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
             time_dtype = embedder.time_embedder.linear_1.weight.dtype
             shared = embedder.time_embedder(embedder.timesteps_proj(timestep).to(time_dtype))
             shared = shared.to(embedder.time_proj.weight.dtype)
+            if self.controller is None:
+                projected = embedder.time_proj(embedder.act_fn(shared)).unflatten(1, (6, -1))
+                frames = 1 + latent_frames(codes.shape[1])
+                return shared[:, None].expand(-1, frames, -1), projected[:, None].expand(-1, frames, -1, -1)
             expression = self.controller(codes.to(self.controller.input.weight.dtype))
             expression = torch.cat([torch.zeros_like(expression[:, :1]), expression], dim=1)
             times_BFD = shared[:, None] + expression
             # Frame by frame: B rows are what bare Wan multiplies, and a matrix product's last bits depend on its rows.
-            projected = [embedder.time_proj(embedder.act_fn(time)) for time in times_BFD.unbind(1)]
-        return times_BFD, torch.stack(projected, dim=1).unflatten(2, (6, -1))
+            by_frame = [embedder.time_proj(embedder.act_fn(time)) for time in times_BFD.unbind(1)]
+        return times_BFD, torch.stack(by_frame, dim=1).unflatten(2, (6, -1))
 
     @torch.no_grad()
     def prompt_key_values(self, prompt: torch.Tensor | None = None) -> list[KeyValue]:
@@ -282,7 +221,7 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
             reference: `B 16 1 h w`, the portrait's latent.
             rays: `B 24 l h w` or `B 6 l h w`.
             normals: `B 16 l h w`; unused (may be None) without `use_normals`.
-            codes: `B T 128`, standardised, T = 4l - 3.
+            codes: `B T 128`, standardised, T = 4l - 3 (`B T 476` with `expression="landmarks"`).
             prompt: `B|1 tokens text_dim`; the checkpoint's empty prompt when None.
             prompt_cache: `prompt_key_values()`, instead of `prompt`.
             reference_rays: `B 24|6 1 h w`, only with `reference_rays="identity"`.
@@ -298,14 +237,19 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         hidden = embedded.flatten(2).transpose(1, 2).contiguous()
 
         times_BFD, modulation_BF6D = self.modulation(timestep, codes)
+        landmarks = None
+        if self.landmark_encoder is not None:
+            landmarks = self.landmark_encoder(codes.to(self.landmark_encoder.input.weight.dtype))
         prompts: list[Any] | None = prompt_cache
         if prompts is None:
             prompts = [self.condition_embedder.text_embedder(self._prompt(prompt))] * len(self.blocks)
         for block, block_prompt in zip(self.blocks, prompts, strict=True):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                hidden = self._gradient_checkpointing_func(block, hidden, block_prompt, modulation_BF6D, rotary_emb)
+                hidden = self._gradient_checkpointing_func(
+                    block, hidden, block_prompt, modulation_BF6D, rotary_emb, landmarks
+                )
             else:
-                hidden = block(hidden, block_prompt, modulation_BF6D, rotary_emb)
+                hidden = block(hidden, block_prompt, modulation_BF6D, rotary_emb, landmarks)
 
         shift, scale = (self.scale_shift_table.unsqueeze(0) + times_BFD.unsqueeze(2)).unsqueeze(2).unbind(3)
         hidden = hidden.unflatten(1, (grid[0], -1))
@@ -336,7 +280,7 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
             "latents": (latents, (batch, config.latent_channels, frames, height, width)),
             "reference": (reference, (batch, config.latent_channels, 1, height, width)),
             "rays": (rays, (batch, config.ray_channels, frames, height, width)),
-            "codes": (codes, (batch, video_frames(frames), config.code_dim)),
+            "codes": (codes, (batch, video_frames(frames), self.expression_width)),
         }
         if config.use_normals:
             if normals is None:
@@ -378,9 +322,8 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         Raises:
             UserError: a pickle, an image-to-video model, or keys missing, extra or misshapen (all listed).
         """
-        config, state, where = checkpoint.read_wan(source)
-        expected = checkpoint.shapes_of(checkpoint.empty_model(WanTransformer3DModel, config))
-        checkpoint.check_keys({key: tuple(value.shape) for key, value in state.items()}, expected, where)
+        wan = checkpoint.open_wan(source)
+        state, config = wan.read(), wan.config
         shared = {key: config[key] for key in checkpoint.WAN_SHARED_CONFIG if key in config}
         shared["latent_channels"] = config["in_channels"]
         if prompt_embedding is not None:
@@ -390,9 +333,11 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
             state = {key: value.to(torch_dtype) for key, value in state.items()}
         state["patch_embedding.weight"] = model.widen_patch_embedding(state["patch_embedding.weight"])
         missing = model.load_state_dict(state, strict=False, assign=True).missing_keys
-        assert all(key.startswith("controller.") or key == "prompt_embedding" for key in missing), missing
-        model.controller.to_empty(device="cpu").reset_parameters()
-        model.controller.to(state["proj_out.weight"].dtype)
+        new = (*model.new_modules(), "prompt_embedding")
+        assert all(key.startswith(new) for key in missing), missing
+        for module in model.new_modules().values():
+            reset_parameters(module.to_empty(device="cpu"))
+            module.to(state["proj_out.weight"].dtype)
         if prompt_embedding is not None:
             model.prompt_embedding.copy_(prompt_embedding)
         return model.eval()
