@@ -1,101 +1,270 @@
-"""One portrait, one driving video and one camera path in, a video out.
-
-The head's middle becomes the world's origin in both the portrait and the driving video, so that a camera path means the
-same for everyone: the front camera stands at +z, at the distance the model was trained with. Pose and expression come
-from the driving video, body shape and appearance from the portrait.
-"""
+"""Loads a model once and animates portraits with it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
-from fportrait import __version__
-from fportrait.body.model import BodyModel, load_body
-from fportrait.body.rasterizer import normal_map
+from fportrait.animate.pictures import enlarge, rows_of_pictures, shown_moments
+from fportrait.animate.tracked import Report, Tracked, draw_normals, track_picture, track_video
+from fportrait.animate.viewpoint import Viewpoint, training_fit, viewpoint
+from fportrait.atomic_io import atomic_path, write_json
+from fportrait.body.model import load_body
 from fportrait.bundle import BundleSettings, read_settings
-from fportrait.camera.cameras import intrinsics_from_fov
-from fportrait.camera.paths import front_path, load_camera_path, spin_path, spiral_path
+from fportrait.camera.paths import save_camera_path
 from fportrait.camera.rays import fold_rays, plucker_rays
-from fportrait.capture.video_io import probe, read_image, read_video, write_image, write_video
-from fportrait.dataset.encode import crop_picture, whole_pixels
-from fportrait.errors import UserError, nearest_name
-from fportrait.tracking.fit import LandmarkModel, to_pose
-from fportrait.tracking.track import (
-    LOOK_AT,
-    Clip,
-    Track,
-    TrackConfig,
-    crop_square,
-    read_landmarks,
-    segment_codes,
-    track_segments,
-)
+from fportrait.capture.video_io import write_video
+from fportrait.dataset.encode import crop_picture
+from fportrait.errors import UserError
+from fportrait.provenance import provenance_tags
+from fportrait.tracking.fit import LandmarkModel
+from fportrait.tracking.track import TrackConfig, segment_codes
 
-CAMERAS = ("front", "spin", "spiral")
-MAX_YAW = 50.0  # degrees of the named paths: as far as the small base was trained
-DEFAULT_FOV = 40.0  # degrees, horizontal, of pictures that do not say
+FACTORS = ("expression", "pose", "view", "identity")
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """The report that nobody reads."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One video to make. Each factor has a source of its own.
+
+    Args:
+        portrait: a picture with one face: identity. driving: a video: head pose, and expression unless `expression` is
+            given. expression: another video, whose expressions are used; the shorter of the two decides the length.
+        camera: see `fportrait.animate.viewpoint`.
+        guidance: scale per factor (expression, pose, view, identity); 1 costs nothing, any other value one more model
+            call per step. steps: sampling steps; None takes the model's own.
+        scale: enlarges the written video, for viewing. max_frames: longer videos are cut there, and the cut is said.
+    """
+
+    portrait: Path
+    driving: Path
+    camera: str = "front"
+    expression: Path | None = None
+    guidance: Mapping[str, float] = field(default_factory=dict)
+    steps: int | None = None
+    seed: int = 0
+    scale: int = 4
+    max_frames: int = 250
 
 
 @dataclass
-class Tracked:
-    """A picture or video with its track. `frames` `T H W 3` uint8, `shape` `K`, `crop` `x0, y0, size`."""
+class Prepared:
+    """A request whose files were tracked: what the model will be given."""
 
-    frames: np.ndarray
-    shape: np.ndarray
-    track: Track
-    crop: tuple[int, int, int]
+    request: Request
+    person: Tracked
+    drive: Tracked
+    express: Tracked
+    image: np.ndarray  # the portrait, H W 3
+    view: Viewpoint
+    notes: list[str]
 
-    @property
-    def middle(self) -> np.ndarray:
-        """Mean place of the head's middle in the clip's own world."""
-        return (self.track.translations + self.track.rotations @ LOOK_AT).mean(0)
-
-
-def track_frames(frames: np.ndarray, name: str, model: LandmarkModel, config: TrackConfig, crop_size: int) -> Tracked:
-    """Track one clip (or one picture, T = 1) of one person with an unknown camera.
-
-    Raises:
-        UserError: no face, or two of like size.
-    """
-    height, width = frames.shape[1:3]
-    side = max(height, width)
-    k = intrinsics_from_fov(DEFAULT_FOV, side, side)
-    k[0, 2], k[1, 2] = width / 2, height / 2
-    clip = Clip(name, name, "", "phone", width, height, k, None)
-    seen = read_landmarks(frames, name, crop_size, config)
-    shape, tracks = track_segments([[(clip, seen)]], model, config)
-    track = tracks[0]
-    crop = crop_square(track.translations, track.rotations, track.cameras[0], k, config.crop_metres)
-    return Tracked(frames, shape, track, whole_pixels(crop.tolist()))
+    def __len__(self) -> int:
+        return len(self.view.world_to_camera)
 
 
-def camera_path(camera: str, frames: int, settings: BundleSettings, seed: int) -> np.ndarray:
-    """World-to-camera matrices `T 4 4` around a head at the origin.
+class Animator:
+    """Args:
+    model: a bundle folder.
 
     Raises:
-        UserError: neither a named path nor a readable camera file.
+        UserError: the folder is no bundle.
     """
-    rng = np.random.default_rng(seed)
-    distance = settings.camera_distance
-    reach = (0.95 * distance, 1.1 * distance)
-    if camera == "front":
-        return front_path(frames, distance)
-    if camera == "spin":
-        return spin_path(frames, rng, reach, yaw_degrees=MAX_YAW)
-    if camera == "spiral":
-        return spiral_path(frames, rng, reach, yaw_degrees=MAX_YAW, elevation_degrees=15.0)
-    if not camera.endswith(".json"):
-        near = nearest_name(camera, CAMERAS)
-        raise UserError(
-            f"the camera '{camera}'", "front, spin, spiral or a .json file of cameras",
-            f"write '{near}'" if near else "choose one of them",
+
+    def __init__(self, model: str | Path):
+        from fportrait.tracking.expression import ExpressionEncoder
+
+        self.model = Path(model)
+        self.settings: BundleSettings = read_settings(self.model)
+        self.encoder = ExpressionEncoder.from_pretrained(self.model / "expression_encoder")
+        self.body = load_body()
+        self.landmarks = LandmarkModel(self.body)
+        self.config = TrackConfig(camera_distance=self.settings.camera_distance, crop_metres=self.settings.crop_metres)
+
+    @cached_property
+    def pipeline(self) -> Any:
+        """The sampling pipeline, in float32; loaded when first asked for, because tracking does without it."""
+        import torch
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        from fportrait.diffusion.codec import load_vae
+        from fportrait.diffusion.pipeline import FactorPortraitPipeline
+        from fportrait.diffusion.transformer import FactorPortraitTransformer
+
+        transformer = FactorPortraitTransformer.from_pretrained(self.model / "transformer", torch_dtype=torch.float32)
+        pipeline = FactorPortraitPipeline(
+            transformer.eval(),
+            load_vae(self.model / "vae"),
+            FlowMatchEulerDiscreteScheduler(shift=self.settings.shift),
+            window_frames=self.settings.frames,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def prepare(self, request: Request, report: Report = quiet) -> Prepared:
+        """Track the request's files and lay out its cameras.
+
+        Raises:
+            UserError: unreadable files, no face or two faces, a bad camera, unknown factors.
+        """
+        for factor, value in request.guidance.items():
+            if factor not in FACTORS or not 0 <= value <= 20:
+                raise UserError(
+                    f"guidance {factor}={value:g}", f"one of {', '.join(FACTORS)} and a scale from 0 to 20", "change it"
+                )
+        size, most = self.encoder.crop_size, request.max_frames
+        person, image = track_picture(request.portrait, self.landmarks, self.config, size)
+        drive = track_video(request.driving, self.landmarks, self.config, size, most, report, "track driving")
+        express = drive
+        if request.expression is not None:
+            express = track_video(
+                request.expression, self.landmarks, self.config, size, most, report, "track expression"
+            )
+        frames = min(len(drive), len(express))
+        view = viewpoint(request.camera, frames, self.settings, request.seed)
+        notes = []
+        for clip in {id(clip): clip for clip in (drive, express)}.values():
+            if clip.frames_in_file > frames:
+                notes.append(f"{clip.path.name} was cut after {frames} of its {clip.frames_in_file} frames")
+        outside = training_fit(view, self.settings)
+        return Prepared(request, person, drive, express, image, view, notes + ([outside] if outside else []))
+
+    def normals(self, prepared: Prepared, moments: Iterable[int]) -> Iterator[np.ndarray]:
+        """Normal maps `S S 3` of the portrait's body in the driver's poses, one by one."""
+        moments = list(moments)
+        return draw_normals(
+            self.body, prepared.person.shape, prepared.drive, prepared.view.world_to_camera[moments],
+            prepared.view.intrinsics[moments], self.settings.size, moments,
         )  # fmt: skip
-    return load_camera_path(camera, frames)
+
+    def rays(self, prepared: Prepared, frames: int) -> Any:
+        """Folded rays `1 24 l h w` of the path, its last camera repeated until there are `frames`."""
+        import torch
+
+        view, size = prepared.view.padded(frames), self.settings.size
+        reference = prepared.person.reference_camera
+        matrices, which = np.unique(view.intrinsics, axis=0, return_inverse=True)
+        rays = np.empty((frames, 6, size // 8, size // 8), np.float32)
+        for index, intrinsics in enumerate(matrices):  # one, unless the camera zooms
+            rows = which.ravel() == index
+            rays[rows] = plucker_rays(view.world_to_camera[rows], intrinsics, reference, size, size)
+        return torch.from_numpy(fold_rays(rays, self.pipeline.transformer.config.ray_channels))[None]
+
+    def sample(self, prepared: Prepared, report: Report = quiet) -> Iterator[np.ndarray]:
+        """Frames `S S 3` uint8, decoded as they are read; an exception raised by `report` ends the work.
+
+        Raises:
+            UserError: values that are not finite.
+        """
+        import torch
+
+        request, count = prepared.request, len(prepared)
+        steps = request.steps or self.settings.steps
+        # One frame repeated at the end makes up 4k+1; the surplus is cut off again.
+        padded = np.minimum(np.arange(-(-(count - 1) // 4) * 4 + 1), count - 1)
+        codes = segment_codes(prepared.express.track, self.encoder)[padded]
+
+        def tell(pipeline: Any, step: int, timestep: Any, state: dict[str, Any]) -> dict[str, Any]:
+            report("sample", step + 1, steps)
+            return {}
+
+        report("sample", 0, steps)
+        result = self.pipeline(
+            crop_picture(prepared.image, prepared.person.crop, self.settings.size),
+            self.rays(prepared, len(padded)),
+            self.normals(prepared, padded.tolist()),
+            torch.from_numpy(codes)[None],
+            num_inference_steps=steps,
+            guidance=request.guidance,
+            generator=torch.Generator().manual_seed(request.seed),
+            output_type="stream",
+            callback_on_step_end=tell,
+        )
+        left = count
+        for chunk in result.frames:
+            yield from chunk[0][:left]
+            left -= len(chunk[0])
+            if left <= 0:
+                return
+
+    def tags(self, prepared: Prepared) -> dict[str, str]:
+        """Provenance of a video; see `fportrait.provenance`."""
+        request = prepared.request
+        inputs = {"portrait": request.portrait, "driving": request.driving}
+        if request.expression is not None:
+            inputs["expression"] = request.expression
+        camera = request.camera
+        if camera.lower().endswith(".json"):
+            inputs["camera"], camera = Path(camera), "file"
+        settings = {
+            "camera": camera, "steps": request.steps or self.settings.steps, "seed": request.seed,
+            "guidance": dict(request.guidance), "frames": len(prepared), "scale": request.scale,
+        }  # fmt: skip
+        return provenance_tags(self.model, inputs, settings)
+
+    def write(self, prepared: Prepared, output: Path, report: Report = quiet) -> dict[str, Path]:
+        """Sample and write `output` (.mp4) and, beside it, a picture (.png) of portrait, driving frames and result.
+
+        Returns:
+            `video` and `picture`: the files written.
+        """
+        request, size = prepared.request, self.settings.size
+        moments = shown_moments(len(prepared))
+        shown: list[np.ndarray] = []
+        tags = self.tags(prepared)
+
+        def frames() -> Iterator[np.ndarray]:
+            for index, frame in enumerate(self.sample(prepared, report)):
+                if index in moments:
+                    shown.append(frame)
+                yield enlarge(frame, request.scale)
+
+        write_video(output, frames(), fps=prepared.drive.fps, metadata=tags)
+        rows: list[tuple[str, np.ndarray | None, Any]] = [("driving", None, prepared.drive.crops(moments, size))]
+        if prepared.express is not prepared.drive:
+            rows[0] = ("pose from", None, rows[0][2])
+            rows.insert(0, ("expression from", None, prepared.express.crops(moments, size)))
+        reference = crop_picture(prepared.image, prepared.person.crop, size)
+        rows += [
+            ("pose", None, list(self.normals(prepared, moments))),
+            ("portrait, result", reference, shown),
+        ]
+        picture = output.with_suffix(".png")
+        write_labelled_picture(picture, rows_of_pictures(rows, max(96, size * 2)), tags)
+        return {"video": output, "picture": picture}
+
+    def write_conditions(self, prepared: Prepared, folder: Path) -> Path:
+        """What the model was given, for use elsewhere: `normals.mp4`, `cameras.json`, `codes.npy`, `settings.json`."""
+        tags = self.tags(prepared)
+        write_video(folder / "normals.mp4", self.normals(prepared, range(len(prepared))), prepared.drive.fps, crf=8)
+        view = prepared.view
+        save_camera_path(folder / "cameras.json", view.world_to_camera, view.intrinsics[0])
+        codes = segment_codes(prepared.express.track, self.encoder)[: len(prepared)]
+        with atomic_path(folder / "codes.npy") as path:
+            np.save(path, codes, allow_pickle=False)
+        write_json(folder / "provenance.json", {"tags": tags})
+        return folder
+
+
+def write_labelled_picture(path: Path, image: np.ndarray, tags: Mapping[str, str]) -> Path:
+    """A PNG that carries the same tags as the video."""
+    from PIL import Image, PngImagePlugin
+
+    labels = PngImagePlugin.PngInfo()
+    for key, value in tags.items():
+        labels.add_itxt(key, value)
+    with atomic_path(path) as temporary:
+        Image.fromarray(image).save(temporary, pnginfo=labels)
+    return path
 
 
 def animate(
@@ -104,144 +273,30 @@ def animate(
     camera: str,
     output: Path,
     model: Path,
-    steps: int | None = None,
-    seed: int = 0,
-    scale: int = 4,
-    progress: bool = False,
-    max_frames: int = 250,
+    report: Report = quiet,
+    conditions: Path | None = None,
+    **settings: Any,
 ) -> dict[str, Path]:
     """Animate `portrait` with the expressions and head pose of `driving`, seen along `camera`.
 
     Args:
-        camera: front, spin, spiral, or a JSON file of cameras around a head at the origin.
-        model: a bundle folder. scale: enlarges the written video, for viewing.
-        max_frames: longer driving videos are cut there, and the cut is said.
+        output: the video (.mp4). model: a bundle folder. conditions: a folder for what the model was given.
+        settings: the other fields of `Request`.
 
     Returns:
-        `video` and `picture`: the files written.
+        `video` and `picture`: the files written; `conditions` when asked for.
 
     Raises:
         UserError: unreadable files, no face or two faces, a bad camera, a model folder with parts missing.
     """
-    import torch
-
-    from fportrait.tracking.expression import ExpressionEncoder
-
     output = Path(output)
     if output.suffix.lower() != ".mp4":
         raise UserError(f"the output {output}", "a name that ends with .mp4", f"write to {output.with_suffix('.mp4')}")
-    settings = read_settings(model)
-    encoder = ExpressionEncoder.from_pretrained(Path(model) / "expression_encoder")
-    body, size = load_body(), settings.size
-    landmarks = LandmarkModel(body)
-    config = TrackConfig(camera_distance=settings.camera_distance, crop_metres=settings.crop_metres)
-
-    person = track_frames(read_image(portrait)[None], str(portrait), landmarks, config, encoder.crop_size)
-    info = probe(driving)
-    frames = min(info.frames, max_frames)
-    drive = track_frames(read_video(driving, 0, frames), str(driving), landmarks, config, encoder.crop_size)
-    codes = segment_codes(drive.track, encoder)
-    cameras = camera_path(camera, frames, settings, seed)
-
-    # One frame repeated at the end makes up 4k+1; the surplus is cut off again.
-    padded = np.minimum(np.arange(-(-(frames - 1) // 4) * 4 + 1), frames - 1)
-    intrinsics = square_intrinsics(settings)
-    normals = draw_normals(body, person.shape, drive, cameras, intrinsics, size)
-    rays = fold_rays(plucker_rays(cameras[padded], intrinsics, reference_camera(person), size, size))
-    reference = crop_picture(person.frames[0], person.crop, size)
-
-    pipeline = load_pipeline(model, settings)
-    pipeline.set_progress_bar_config(disable=not progress, desc="sample", leave=False)
-    result = pipeline(
-        reference,
-        torch.from_numpy(rays)[None],
-        normals[padded],
-        torch.from_numpy(codes[padded])[None],
-        num_inference_steps=steps or settings.steps,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    video = result.frames[0][:frames]
-    write_video(output, enlarge(video, scale), fps=info.fps, metadata={"comment": provenance(model)})
-    picture = output.with_suffix(".png")
-    write_image(picture, side_by_side(reference, drive, normals, video, size))
-    written = {"video": output, "picture": picture}
-    if frames == max_frames and info.frames > max_frames:
-        print(f"the driving video was cut after {max_frames} of its {info.frames} frames")
+    animator = Animator(model)
+    prepared = animator.prepare(Request(Path(portrait), Path(driving), camera, **settings), report)
+    for note in prepared.notes:
+        report(f"note: {note}", 0, 0)
+    written = animator.write(prepared, output, report)
+    if conditions is not None:
+        written["conditions"] = animator.write_conditions(prepared, Path(conditions))
     return written
-
-
-def square_intrinsics(settings: BundleSettings) -> np.ndarray:
-    """Intrinsics of the model's picture for a head at the training distance."""
-    focal = settings.size * settings.camera_distance / settings.crop_metres
-    return np.array([[focal, 0, settings.size / 2], [0, focal, settings.size / 2], [0, 0, 1.0]])
-
-
-def reference_camera(person: Tracked) -> np.ndarray:
-    """The portrait's camera in a world whose origin is the head's middle."""
-    camera = person.track.cameras[0].copy()
-    camera[:3, 3] += camera[:3, :3] @ person.middle
-    return camera
-
-
-def draw_normals(
-    body: BodyModel, shape: np.ndarray, drive: Tracked, cameras: np.ndarray, intrinsics: np.ndarray, size: int
-) -> np.ndarray:
-    """Normal maps `T S S 3` of the portrait's body in the driver's poses, seen by `cameras`."""
-    maps = []
-    for rotation, translation, camera in zip(
-        drive.track.rotations, drive.track.translations - drive.middle, cameras, strict=True
-    ):
-        pose = to_pose(body, shape, rotation, translation)
-        vertices = body.vertices(shape, None, pose)
-        maps.append(normal_map(vertices, body.faces, camera, intrinsics, size, size, 2, body.weld))
-    return np.stack(maps)
-
-
-def load_pipeline(model: Path, settings: BundleSettings) -> Any:
-    """The sampling pipeline of a bundle, in float32."""
-    import torch
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    from fportrait.diffusion.codec import load_vae
-    from fportrait.diffusion.pipeline import FactorPortraitPipeline
-    from fportrait.diffusion.transformer import FactorPortraitTransformer
-
-    return FactorPortraitPipeline(
-        FactorPortraitTransformer.from_pretrained(Path(model) / "transformer", torch_dtype=torch.float32).eval(),
-        load_vae(Path(model) / "vae"),
-        FlowMatchEulerDiscreteScheduler(shift=settings.shift),
-        window_frames=settings.frames,
-    )
-
-
-def enlarge(video: np.ndarray, scale: int) -> np.ndarray:
-    side = video.shape[1] * scale
-    return np.stack([cv2.resize(frame, (side, side), interpolation=cv2.INTER_CUBIC) for frame in video])
-
-
-def provenance(model: Path) -> str:
-    """Written into every video: it says that the video is synthetic and what made it."""
-    return f"synthetic: generated by fportrait {__version__} with {Path(model).name}; not a recording"
-
-
-def side_by_side(
-    reference: np.ndarray, drive: Tracked, normals: np.ndarray, video: np.ndarray, size: int, columns: int = 8
-) -> np.ndarray:
-    """Rows of driving frames, normal maps and results over time, the portrait at the left; uint8."""
-    cell = max(96, size * 2)
-    times = np.linspace(0, len(video) - 1, min(columns, len(video))).round().astype(int)
-
-    def row(label: str, pictures: list[np.ndarray], first: np.ndarray | None) -> np.ndarray:
-        cells = [np.full((cell, cell, 3), 255, np.uint8) if first is None else first, *pictures]
-        cells = [cv2.resize(c, (cell, cell), interpolation=cv2.INTER_CUBIC) for c in cells]
-        ink = (0, 0, 0) if first is None else (255, 255, 255)
-        cv2.putText(cells[0], label, (6, cell - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.4, ink, 1, cv2.LINE_AA)
-        return np.hstack(cells)
-
-    return np.vstack(
-        [
-            row("driving", [crop_picture(drive.frames[t], drive.crop, size) for t in times], None),
-            row("pose", [normals[t] for t in times], None),
-            row("portrait, result", [video[t] for t in times], reference),
-        ]
-    )

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     # `import_captures` in its module.
     "doctor": ("fportrait.cli.doctor:doctor", "Check the environment; name the fix for what is missing."),
     "animate": ("fportrait.cli.animate:animate", "Animate a portrait with a driving video, along a camera path."),
+    "provenance": ("fportrait.cli.animate:provenance", "Show what a generated video says about itself."),
     "web": ("fportrait.cli.web:web", "Open the studio in a browser."),
     "status": ("fportrait.cli.status:status", "Stages, champion, quarantine and last study on one screen."),
     "import": ("fportrait.cli.captures:import_captures", "Bring phone clips or a studio data set into the project."),
@@ -73,7 +74,7 @@ class LazyGroup(click.Group):
         except click.UsageError as error:
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
             if near and "Did you mean" not in error.message:
-                error.message += f" Did you mean '{near[0]}'?"
+                raise click.UsageError(f"{error.message} Did you mean '{near[0]}'?", ctx) from None
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -3,13 +3,52 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+path_type = click.Path(path_type=Path)
 
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output; paths and dates as text."""
     click.echo(json.dumps(value, indent=2, sort_keys=True, default=str))
+
+
+def promoted_or_shipped(model: Path | None) -> Path:
+    """The model folder that was asked for, else the champion, else the shipped base."""
+    if model is not None:
+        return model
+    from fportrait.ops.registry import default_model
+
+    return default_model()
+
+
+class Bars:
+    """Shows reports `(what, done, total)` as one progress bar after another, with the time left; notes as lines.
+
+    Bars go to standard error, and only to a terminal.
+    """
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._what = ""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if what.startswith("note: "):
+            self.close()
+            click.echo(what, err=True)
+            return
+        if what != self._what:
+            self.close()
+            self._bar, self._what = tqdm(total=total, desc=what, leave=False, disable=None), what
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar, self._what = None, ""

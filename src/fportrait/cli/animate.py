@@ -1,4 +1,4 @@
-"""`fportrait animate`."""
+"""`fportrait animate` and `fportrait provenance`."""
 
 from __future__ import annotations
 
@@ -6,40 +6,103 @@ from pathlib import Path
 
 import click
 
+from fportrait.cli._options import Bars, json_option, path_type, print_json, promoted_or_shipped
+from fportrait.errors import UserError
+
+
+def parse_guidance(entries: tuple[str, ...]) -> dict[str, float]:
+    """`("expression=2",)` to `{"expression": 2.0}`.
+
+    Raises:
+        UserError: not FACTOR=SCALE.
+    """
+    scales = {}
+    for entry in entries:
+        factor, _, value = entry.partition("=")
+        try:
+            scales[factor.strip()] = float(value)
+        except ValueError:
+            raise UserError(f"--guidance {entry}", "FACTOR=SCALE", "write e.g. --guidance expression=2") from None
+    return scales
+
 
 @click.command()
-@click.option("--portrait", required=True, type=click.Path(path_type=Path), help="A picture with one face.")
-@click.option(
-    "--driving", required=True, type=click.Path(path_type=Path), help="A video: its expressions and head pose."
-)
-@click.option("--camera", default="front", show_default=True, metavar="front|spin|spiral|PATH.json",
-              help="The viewpoint: a named path or a file of cameras.")  # fmt: skip
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The video to write (.mp4).")
-@click.option("--model", type=click.Path(path_type=Path),
-              help="A model folder. Default: the promoted one, else the shipped base.")  # fmt: skip
+@click.option("--portrait", required=True, type=path_type, help="A picture with one face: identity.")
+@click.option("--driving", required=True, type=path_type, help="A video: head pose, and expressions.")
+@click.option("--expression", type=path_type, help="Another video: take the expressions from it instead.")
+@click.option("--camera", default="front", show_default=True, metavar="front|spin|spiral|KEYS|PATH.json",
+              help="The viewpoint: a named path, key positions 'YAW,ELEVATION[,DISTANCE]; …', or a file.")  # fmt: skip
+@click.option("-o", "--output", required=True, type=path_type, help="The video to write (.mp4).")
+@click.option("--model", type=path_type, help="A model folder. Default: the promoted one, else the shipped base.")
+@click.option("--guidance", multiple=True, metavar="FACTOR=SCALE",
+              help="Strengthen expression, pose, view or identity; 1 is the default. May be repeated.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(1, 1000), help="Sampling steps. Default: the model's own.")
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same video.")
 @click.option("--scale", default=4, show_default=True, type=click.IntRange(1, 16),
               help="Enlarge the written video by this factor for viewing.")  # fmt: skip
-def animate(portrait: Path, driving: Path, camera: str, output: Path, model: Path | None, steps: int | None,
-            seed: int, scale: int) -> None:  # fmt: skip
+@click.option("--max-frames", default=250, show_default=True, type=click.IntRange(1),
+              help="Cut longer driving videos here.")  # fmt: skip
+@click.option("--conditions", type=path_type, help="A folder for normal maps, cameras and codes that were used.")
+@json_option
+def animate(portrait: Path, driving: Path, expression: Path | None, camera: str, output: Path, model: Path | None,
+            guidance: tuple[str, ...], steps: int | None, seed: int, scale: int, max_frames: int,
+            conditions: Path | None, as_json: bool) -> None:  # fmt: skip
     """Animate a portrait with the expressions and head pose of a driving video.
 
-    Writes the video and, beside it, a picture (.png) of portrait, driving frames, normal maps and result.
+    Writes the video and, beside it, a picture (.png) of portrait, driving frames, normal maps and result. Both say in
+    their metadata that they are synthetic: `fportrait provenance out.mp4`.
 
     \b
     Examples:
       fportrait animate --portrait me.jpg --driving talk.mp4 -o out.mp4
       fportrait animate --portrait me.jpg --driving talk.mp4 --camera spin -o spin.mp4
+      fportrait animate --portrait me.jpg --driving talk.mp4 --camera '-40,0; 0,15,0.9; 40,0' -o keys.mp4
+      fportrait animate --portrait me.jpg --driving nod.mp4 --expression talk.mp4 -o mixed.mp4
+      fportrait animate --portrait me.jpg --driving talk.mp4 --guidance expression=2 -o strong.mp4
     """
+    scales = parse_guidance(guidance)
     from fportrait.animate import animate as run_animation
 
-    if model is None:
-        from fportrait.ops.registry import default_model
-
-        model = default_model()
-    written = run_animation(
-        portrait, driving, camera, output, model, steps=steps, seed=seed, scale=scale, progress=True
-    )
+    bars = Bars()
+    try:
+        written = run_animation(
+            portrait, driving, camera, output, promoted_or_shipped(model), bars, conditions, expression=expression,
+            guidance=scales, steps=steps, seed=seed, scale=scale, max_frames=max_frames,
+        )  # fmt: skip
+    finally:
+        bars.close()
+    if as_json:
+        print_json(written)
+        return
     for name, path in written.items():
         click.echo(f"{name}: {path}")
+
+
+@click.command()
+@click.argument("video", type=path_type)
+@json_option
+def provenance(video: Path, as_json: bool) -> None:
+    """Show what a generated video says about itself.
+
+    \b
+    Examples:
+      fportrait provenance out.mp4
+      fportrait provenance out.mp4 --json
+
+    Without fportrait: `ffprobe -show_entries format_tags out.mp4`. A video without these tags may still be synthetic,
+    because tags can be removed.
+    """
+    from fportrait.provenance import read_provenance
+
+    found = read_provenance(video)
+    if as_json:
+        print_json(found)
+        return
+    click.echo("synthetic" if found.get("synthetic") else "does not say that it is synthetic")
+    click.echo(f"made by    {found.get('generator', '?')}")
+    model = found.get("model", {})
+    click.echo(f"model      {model.get('name', '?')} {model.get('hash', '')}")
+    for name, entry in found.get("inputs", {}).items():
+        click.echo(f"{name:<10} sha256 {entry.get('sha256', '?')}")
+    for name, value in found.get("settings", {}).items():
+        click.echo(f"{name:<10} {value}")

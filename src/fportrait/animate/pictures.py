@@ -1,0 +1,53 @@
+"""Pictures of an animation for people to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from fportrait.animate.tracked import Tracked
+from fportrait.camera.cameras import project
+
+
+def enlarge(frame: np.ndarray, scale: int) -> np.ndarray:
+    """`H W 3` uint8 enlarged for viewing; it adds no detail."""
+    side = frame.shape[1] * scale
+    return cv2.resize(frame, (side, side), interpolation=cv2.INTER_CUBIC)
+
+
+def shown_moments(frames: int, columns: int = 8) -> list[int]:
+    """Frame numbers spread over a video, in rising order."""
+    return np.linspace(0, frames - 1, min(columns, frames)).round().astype(int).tolist()
+
+
+def rows_of_pictures(rows: Sequence[tuple[str, np.ndarray | None, Sequence[np.ndarray]]], cell: int) -> np.ndarray:
+    """Rows over time as one picture. A row is its label, a picture for the first column (or None) and the others."""
+
+    def row(label: str, first: np.ndarray | None, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        cells = [np.full((cell, cell, 3), 255, np.uint8) if first is None else first, *pictures]
+        cells = [cv2.resize(c, (cell, cell), interpolation=cv2.INTER_CUBIC) for c in cells]
+        ink = (0, 0, 0) if first is None else (255, 255, 255)
+        cv2.putText(cells[0], label, (6, cell - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.4, ink, 1, cv2.LINE_AA)
+        return np.hstack(cells)
+
+    return np.vstack([row(*entry) for entry in rows])
+
+
+def tracking_overlay(frame: np.ndarray, tracked: Tracked, moment: int, size: int = 320) -> np.ndarray:
+    """The tracked square of a frame with its 478 landmarks and the axes of the head (x red, y green, z blue)."""
+    x0, y0, side = tracked.crop
+    scale = size / side
+    moved = np.array([[scale, 0, -x0 * scale], [0, scale, -y0 * scale]])
+    picture = cv2.warpAffine(np.ascontiguousarray(frame), moved, (size, size), flags=cv2.INTER_AREA)
+    seen = tracked.track.seen[0].landmarks[moment]
+    for x, y in (seen[np.isfinite(seen).all(1)] - [x0, y0]) * scale:
+        cv2.circle(picture, (round(float(x)), round(float(y))), 1, (90, 220, 255), -1, cv2.LINE_AA)
+    rotation, translation = tracked.track.rotations[moment], tracked.track.translations[moment]
+    ends = translation + np.concatenate([np.zeros((1, 3)), 0.08 * np.eye(3)]) @ rotation.T  # 8 cm
+    pixels, _ = project(ends, tracked.track.cameras[0], tracked.track.clips[0].intrinsics)
+    start, *tips = [(round(float(x)), round(float(y))) for x, y in (pixels - [x0, y0]) * scale]
+    for tip, colour in zip(tips, ((230, 60, 60), (60, 200, 60), (70, 110, 255)), strict=True):
+        cv2.line(picture, start, tip, colour, 2, cv2.LINE_AA)
+    return picture

@@ -1,0 +1,151 @@
+"""Camera paths of an animation: named ones, one through key positions, or a camera file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.interpolate import PchipInterpolator
+
+from fportrait.bundle import BundleSettings
+from fportrait.camera.paths import front_path, orbit, read_camera_file, spin_path, spiral_path
+from fportrait.errors import UserError, nearest_name
+
+CAMERAS = ("front", "spin", "spiral")
+MAX_YAW = 50.0  # degrees of the named paths: as far as the small base was trained
+KEY_LIMITS = {"yaw": (-90.0, 90.0), "elevation": (-60.0, 60.0), "distance": (0.5, 2.0)}
+
+
+@dataclass(frozen=True)
+class Viewpoint:
+    """`world_to_camera` `T 4 4` around a head at the origin; `intrinsics` `T 3 3` in pixels of the model's picture."""
+
+    world_to_camera: np.ndarray
+    intrinsics: np.ndarray
+
+    def padded(self, frames: int) -> Viewpoint:
+        """The last camera repeated until there are `frames`."""
+        rows = np.minimum(np.arange(frames), len(self.world_to_camera) - 1)
+        return Viewpoint(self.world_to_camera[rows], self.intrinsics[rows])
+
+
+def viewpoint(camera: str, frames: int, settings: BundleSettings, seed: int) -> Viewpoint:
+    """The viewpoint that `camera` asks for.
+
+    Args:
+        camera: front, spin, spiral; key positions `YAW,ELEVATION[,DISTANCE]; …` (degrees, degrees, times the model's
+            own distance), passed through smoothly at even times; or the path of a camera file (.json).
+
+    Raises:
+        UserError: none of these, or key positions out of range.
+    """
+    intrinsics = np.repeat(square_intrinsics(settings)[None], frames, axis=0)
+    if camera.lower().endswith(".json"):
+        content = read_camera_file(camera, frames)
+        if content.intrinsics is not None:
+            intrinsics = np.stack([fit_intrinsics(matrix, settings.size) for matrix in content.intrinsics])
+        return Viewpoint(content.world_to_camera, intrinsics)
+    return Viewpoint(camera_path(camera, frames, settings, seed), intrinsics)
+
+
+def camera_path(camera: str, frames: int, settings: BundleSettings, seed: int) -> np.ndarray:
+    """World-to-camera matrices `T 4 4` of a viewpoint; see `viewpoint`."""
+    rng = np.random.default_rng(seed)
+    distance = settings.camera_distance
+    reach = (0.95 * distance, 1.1 * distance)
+    if camera == "front":
+        return front_path(frames, distance)
+    if camera == "spin":
+        return spin_path(frames, rng, reach, yaw_degrees=MAX_YAW)
+    if camera == "spiral":
+        return spiral_path(frames, rng, reach, yaw_degrees=MAX_YAW, elevation_degrees=15.0)
+    if camera.lower().endswith(".json"):
+        return read_camera_file(camera, frames).world_to_camera
+    if re.search(r"\d", camera):
+        return key_path(parse_keys(camera), frames, distance)
+    near = nearest_name(camera, CAMERAS)
+    raise UserError(
+        f"the camera '{camera}'",
+        "front, spin, spiral, key positions such as '-40,0; 40,10', or a .json file of cameras",
+        f"write '{near}'" if near else "choose one of them",
+    )
+
+
+def parse_keys(text: str) -> list[tuple[float, float, float]]:
+    """Key positions `(yaw, elevation, distance)` of a text such as `-40,0; 0,10,0.9; 40,0`.
+
+    Raises:
+        UserError: not numbers, or out of range.
+    """
+    keys = []
+    for part in filter(str.strip, text.split(";")):
+        try:
+            values = [float(number) for number in part.split(",")]
+        except ValueError:
+            values = []
+        if len(values) not in (2, 3):
+            raise UserError(
+                f"the key position '{part.strip()}'", "YAW,ELEVATION or YAW,ELEVATION,DISTANCE", "write e.g. -40,0,1"
+            )
+        key = (*values, 1.0)[:3]
+        for (name, (low, high)), value in zip(KEY_LIMITS.items(), key, strict=True):
+            if not low <= value <= high:
+                raise UserError(f"{name} {value:g} in a key position", f"{low:g} to {high:g}", "move it into the range")
+        keys.append((key[0], key[1], key[2]))
+    if not keys:
+        raise UserError("no key position", "one at least", "write e.g. '-40,0; 40,10'")
+    return keys
+
+
+def key_path(keys: Sequence[tuple[float, float, float]], frames: int, distance: float) -> np.ndarray:
+    """Cameras `T 4 4` that pass key positions at even times; monotone pieces between them, so none is overshot."""
+    points = np.array(keys, np.float64) * [1, 1, distance]
+    if len(points) == 1 or frames == 1:
+        rows = np.repeat(points[:1], frames, axis=0)
+    else:
+        rows = PchipInterpolator(np.linspace(0, frames - 1, len(points)), points)(np.arange(frames))
+    return orbit(*rows.T)
+
+
+def square_intrinsics(settings: BundleSettings) -> np.ndarray:
+    """Intrinsics `3 3` of the model's picture for a head at the training distance."""
+    focal = settings.size * settings.camera_distance / settings.crop_metres
+    return np.array([[focal, 0, settings.size / 2], [0, focal, settings.size / 2], [0, 0, 1.0]])
+
+
+def fit_intrinsics(intrinsics: np.ndarray, size: int) -> np.ndarray:
+    """A camera file's intrinsics `3 3` for a square picture of `size` pixels.
+
+    A camera file does not tell the size of its picture, so the picture is the square around the principal point, as
+    wide as the shorter of 2·cx and 2·cy: for a centred 1920×1080 camera the middle 1080 pixels.
+
+    Raises:
+        UserError: the principal point is not inside a picture.
+    """
+    shorter = 2 * min(intrinsics[0, 2], intrinsics[1, 2])
+    if not shorter > 0:
+        raise UserError(
+            f"a principal point {intrinsics[0, 2]:g}, {intrinsics[1, 2]:g} in a camera file",
+            "one inside the picture, in pixels",
+            "give cx and cy as half the width and height of the camera's picture",
+        )
+    scale = size / shorter
+    return np.array([[intrinsics[0, 0] * scale, 0, size / 2], [0, intrinsics[1, 1] * scale, size / 2], [0, 0, 1.0]])
+
+
+def training_fit(view: Viewpoint, settings: BundleSettings) -> str | None:
+    """A sentence when the path leaves what the model saw in training; None when it stays inside."""
+    directions = view.world_to_camera[:, 2, :3]  # what the camera looks along, in the world
+    yaw = np.degrees(np.arctan2(-directions[:, 0], -directions[:, 2]))
+    centres = np.linalg.norm(view.world_to_camera[:, :3, 3], axis=-1)  # distance to the head at the origin
+    width = centres * settings.size / view.intrinsics[:, 0, 0] / settings.crop_metres
+    if np.abs(yaw).max() > MAX_YAW + 10:
+        return f"the camera turns {np.abs(yaw).max():.0f}° aside; the model was trained to about {MAX_YAW:.0f}°"
+    if width.min() < 0.7 or width.max() > 1.4:
+        return (
+            f"the picture is {100 * width.min():.0f}% to {100 * width.max():.0f}% as wide at the head as in training; "
+            "move the camera or change the focal length"
+        )
+    return None
