@@ -17,6 +17,7 @@ from fportrait.errors import UserError, refuse_unknown_keys
 
 MAX_METRES_FROM_ORIGIN = 50.0  # no studio is larger; millimetres always exceed it
 MIN_METRES_FROM_ORIGIN = 0.05  # of the farthest camera; kilometres and normalised scenes stay below it
+METRES_ONLY: Mapping[str, float] = {"m": 1.0}
 MAX_JSON_BYTES = 64 * 2**20
 MAX_NAME = 100  # characters; identity, segment and camera together stay within what file systems allow
 RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(10))}
@@ -83,8 +84,11 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def read_calibration(path: str | Path) -> dict[str, Camera]:
+def read_calibration(path: str | Path, metres: Mapping[str, float] = METRES_ONLY) -> dict[str, Camera]:
     """Read and check our own `calibration.json`: `{"units": "m", "cameras": {NAME: {width, height, intrinsics, ...}}}`.
+
+    Args:
+        metres: the units that are accepted, and how many metres each is; the cameras come back in metres.
 
     Raises:
         UserError: missing or not JSON, no cameras, unknown or missing keys, units other than metres, a bad name or
@@ -96,11 +100,15 @@ def read_calibration(path: str | Path) -> dict[str, Camera]:
     cameras = content.get("cameras")
     if not isinstance(cameras, dict) or not cameras:
         raise UserError(f"no cameras in {path.name}", 'an object {"units": "m", "cameras": {...}}', "add the cameras")
-    if content.get("units", "m") != "m":
+    units = content.get("units", "m")
+    if not isinstance(units, str) or units not in metres:
         raise UserError(
-            f"the units '{content['units']}' in {path.name}", "metres ('m')", "scale the translations and write 'm'"
-        )
-    checked = {check_name(name, "a camera's"): _read_camera(name, camera) for name, camera in cameras.items()}
+            f"the units '{str(units)[:40]}' in {path.name}", f"one of {', '.join(metres)}",
+            "scale the translations to metres and write 'm'",
+        )  # fmt: skip
+    checked = {
+        check_name(name, "a camera's"): _read_camera(name, camera, metres[units]) for name, camera in cameras.items()
+    }
     check_studio(checked)
     return checked
 
@@ -117,7 +125,7 @@ def write_calibration(path: str | Path, cameras: Mapping[str, Camera]) -> Path:
     return write_json(path, {"units": "m", "cameras": content})
 
 
-def _read_camera(name: str, camera: Any) -> Camera:
+def _read_camera(name: str, camera: Any, metres_per_unit: float) -> Camera:
     where = f"camera {name}"
     if not isinstance(camera, dict):
         raise UserError(f"{where} as {type(camera).__name__}", "an object", "write its four fields")
@@ -127,10 +135,10 @@ def _read_camera(name: str, camera: Any) -> Camera:
         raise UserError(f"{where} without {', '.join(missing)}", "all four fields", "add what is missing")
     refuse_unknown_keys(camera, keys, where)
     width, height = (_pixels(camera[key], f"{key} of {where}") for key in ("width", "height"))
-    return make_camera(
-        width, height, to_numbers(camera["intrinsics"], (3, 3), f"intrinsics of {where}"),
-        to_numbers(camera["world_to_camera"], (4, 4), f"world_to_camera of {where}"), where,
-    )  # fmt: skip
+    intrinsics = to_numbers(camera["intrinsics"], (3, 3), f"intrinsics of {where}")
+    matrix = to_numbers(camera["world_to_camera"], (4, 4), f"world_to_camera of {where}")
+    matrix[:3, 3] *= metres_per_unit
+    return make_camera(width, height, intrinsics, matrix, where)
 
 
 def make_camera(width: int, height: int, intrinsics: np.ndarray, world_to_camera: np.ndarray, where: str) -> Camera:

@@ -1,8 +1,8 @@
 """Reading and writing pictures and videos; the only place that talks to PyAV.
 
 Videos on disk are H.264, yuv420p, BT.709, one encoder thread and no macroblock tree: the same frames give the same
-bytes with the same x264. Yuv420p needs even sizes, so an odd frame is padded by repeating its last row or column and its true size is kept
-in the container's tags; `read_video` cuts the padding off again.
+bytes with the same x264. Yuv420p needs even sizes, so an odd frame is padded by repeating its last row or column and
+its true size is kept in the container's tags; `read_video` cuts the padding off again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -153,13 +153,31 @@ def probe(path: str | Path) -> VideoInfo:
     Raises:
         UserError: missing, empty, truncated, without pictures, or not a video at all.
     """
+    times, promised, nominal, codec, metadata = _frame_times(path)
+    if promised and len(times) < promised:
+        raise UserError(f"{len(times)} of {promised} frames in {path}: it is truncated", "a whole video", _FIX_VIDEO)
+    if not times:
+        raise UserError(f"{path} without a frame", "a video with at least one frame", _FIX_VIDEO)
+    with _open(path) as container:
+        true_size = _true_size(container)
+        first = next(_decode(container, path), None)
+        if first is None:
+            raise UserError(f"{path} whose first frame cannot be decoded", "a whole video", _FIX_VIDEO)
+        height, width = _upright(first, true_size).shape[:2]
+    gaps = np.diff(np.sort(times))
+    fps = float(1.0 / gaps.mean()) if len(gaps) and gaps.mean() > 0 else nominal
+    variable = bool(len(gaps) > 1 and gaps.max() > 1.5 * np.median(gaps))
+    return VideoInfo(len(times), fps if fps > 0 else 25.0, width, height, codec, variable, metadata)
+
+
+def _frame_times(path: str | Path) -> tuple[list[float], int, float, str, dict[str, str]]:
+    """Seconds of every stored frame in the order of the file; frames and rate as the header has them; codec; tags."""
     import av
 
     with _open(path) as container:
         stream = container.streams.video[0]
         promised, codec, metadata = stream.frames, stream.codec_context.name, dict(container.metadata)
         nominal = float(stream.average_rate or stream.guessed_rate or 0)
-        true_size = _true_size(container)
         times: list[float] = []
         try:
             for packet in container.demux(stream):
@@ -171,19 +189,7 @@ def probe(path: str | Path) -> VideoInfo:
             raise UserError(
                 f"{path} damaged at frame {len(times)} ({error.strerror})", "a whole video", _FIX_VIDEO
             ) from None
-    if promised and len(times) < promised:
-        raise UserError(f"{len(times)} of {promised} frames in {path}: it is truncated", "a whole video", _FIX_VIDEO)
-    if not times:
-        raise UserError(f"{path} without a frame", "a video with at least one frame", _FIX_VIDEO)
-    with _open(path) as container:
-        first = next(_decode(container, path), None)
-        if first is None:
-            raise UserError(f"{path} whose first frame cannot be decoded", "a whole video", _FIX_VIDEO)
-        height, width = _upright(first, true_size).shape[:2]
-    gaps = np.diff(np.sort(times))
-    fps = float(1.0 / gaps.mean()) if len(gaps) and gaps.mean() > 0 else nominal
-    variable = bool(len(gaps) > 1 and gaps.max() > 1.5 * np.median(gaps))
-    return VideoInfo(len(times), fps if fps > 0 else 25.0, width, height, codec, variable, metadata)
+    return times, promised, nominal, codec, metadata
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -192,11 +198,16 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         UserError: missing, empty, truncated or not a picture.
     """
+    _check_present(path, "a picture (PNG, JPEG, WebP ...)")
+    return decode_image(Path(path), str(path))
+
+
+def decode_image(source: Path | IO[bytes], where: str) -> np.ndarray:
+    """`read_image` for a file or bytes in memory, called `where` in messages."""
     from PIL import Image, ImageOps
 
-    _check_present(path, "a picture (PNG, JPEG, WebP ...)")
     try:
-        with Image.open(path) as opened:
+        with Image.open(source) as opened:
             image = ImageOps.exif_transpose(opened)
             if image.mode.startswith(("I", "F")):  # 16-bit or float: PIL's own conversion would clip, not scale
                 values = np.asarray(image, dtype=np.float64)
@@ -211,10 +222,40 @@ def read_image(path: str | Path) -> np.ndarray:
             return np.ascontiguousarray(np.asarray(image.convert("RGB"), dtype=np.uint8))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(
-            f"{path}, which cannot be read as a picture ({error})",
+            f"{where}, which cannot be read as a picture ({error})",
             "a whole PNG, JPEG or WebP picture",
             "open it in a picture viewer and save it again as PNG",
         ) from None
+
+
+def constant_rate(path: str | Path) -> tuple[float, Iterator[np.ndarray]]:
+    """A video of variable rate as frames at equal distances in time: for each, the stored frame shown at that moment.
+
+    The rate is one over the median distance of stored frames; a gap repeats the frame before it, a burst loses frames.
+
+    Returns:
+        Frames per second, and the frames (H, W, 3) RGB uint8, upright.
+
+    Raises:
+        UserError: not a readable video, or one without times.
+    """
+    times = np.array(sorted(_frame_times(path)[0]))
+    gaps = np.diff(times)
+    if len(gaps) == 0 or not (gaps > 0).any():
+        raise UserError(f"{path} whose frames have no times", "a video with a clock", _FIX_VIDEO)
+    fps = round(float(1.0 / np.median(gaps[gaps > 0])), 3)
+    moments = times[0] + np.arange(round((times[-1] - times[0]) * fps) + 1) / fps
+    shown = np.searchsorted(times, moments + 0.5 / fps, side="right") - 1  # the newest frame by the moment's middle
+
+    def frames() -> Iterator[np.ndarray]:
+        wanted = iter(shown.tolist())
+        target = next(wanted, None)
+        for index, frame in enumerate(iter_video(path)):
+            while target == index:
+                yield frame
+                target = next(wanted, None)
+
+    return fps, frames()
 
 
 def write_image(path: str | Path, image: np.ndarray) -> Path:
