@@ -1,54 +1,21 @@
 import json
 import re
-import zlib
+import sys
+from pathlib import Path
 
 import av
 import numpy as np
 import pandas as pd
 import pytest
 
-from fportrait.camera.cameras import intrinsics_from_fov, look_at
 from fportrait.capture import ingest
 from fportrait.capture.calibration import read_calibration
 from fportrait.capture.ingest import PHONE, STUDIO, ingest_captures, split_identities
 from fportrait.capture.manifest import CAMERA_COLUMNS, MANIFEST_COLUMNS
-from fportrait.capture.video_io import write_video
 from fportrait.errors import UserError
 
-
-def clip(path, frames=6, height=32, width=48, **options):
-    """A clip whose content differs from that of every other path."""
-    start = zlib.crc32(str(path).encode()) % 1009
-    ramp = np.arange(frames * height * width * 3, dtype=np.uint32).reshape(frames, height, width, 3)
-    return write_video(path, ((ramp + 7919 * start) // 97 % 256).astype(np.uint8), **options)
-
-
-def calibration(cameras=("cam00", "cam01"), height=32, width=48):
-    intrinsics = intrinsics_from_fov(40, width, height).tolist()
-    eyes = [(0.3 * i, 0.0, 1.0) for i in range(len(cameras))]
-    return {
-        "units": "m",
-        "cameras": {
-            name: {
-                "width": width,
-                "height": height,
-                "intrinsics": intrinsics,
-                "world_to_camera": look_at(np.array(eye), np.zeros(3)).tolist(),
-            }
-            for name, eye in zip(cameras, eyes, strict=True)
-        },
-    }
-
-
-def studio(folder, segments=("s0",), cameras=("cam00", "cam01"), edit=None):
-    content = calibration(cameras)
-    if edit:
-        edit(content)
-    folder.mkdir(parents=True)
-    (folder / "calibration.json").write_text(json.dumps(content))
-    for segment in segments:
-        for camera in cameras:
-            clip(folder / segment / f"{camera}.mp4")
+sys.path.insert(0, str(Path(__file__).parent))
+from trees import clip, ring, studio
 
 
 @pytest.fixture
@@ -85,7 +52,7 @@ def test_a_clean_folder_becomes_a_manifest_with_one_row_per_video(raw):
     assert manifest[manifest.dataset == STUDIO].horizontal_fov_degrees.isna().all()
     assert not manifest.duplicated(["dataset", "clip"]).any()
     assert {len(c.intrinsics) for c in cameras.itertuples()} == {9}
-    assert np.allclose(np.reshape(cameras.world_to_camera[0], (4, 4)), look_at(np.array([0, 0, 1.0]), np.zeros(3)))
+    assert np.allclose(np.reshape(cameras.world_to_camera[0], (4, 4)), ring(2)[0])
     held_out = manifest[manifest.split == "test"].groupby("dataset").identity.nunique()
     assert held_out.to_dict() == {PHONE: 1, STUDIO: 1}
     assert (manifest.groupby(["dataset", "identity"]).split.nunique() == 1).all()

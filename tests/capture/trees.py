@@ -19,9 +19,9 @@ from fportrait.capture.video_io import write_video
 
 def pictures(path: Path | str, frames: int, height: int, width: int) -> np.ndarray:
     """Frames whose content differs from that of every other path."""
-    start = zlib.crc32(str(path).encode()) % 1009
+    start = zlib.crc32(str(path).encode())
     ramp = np.arange(frames * height * width * 3, dtype=np.uint32).reshape(frames, height, width, 3)
-    return ((ramp + 7919 * start) // 97 % 256).astype(np.uint8)
+    return ((ramp + start % 24832) // (61 + start // 24832 % 97) % 256).astype(np.uint8)
 
 
 def clip(path: Path, frames: int = 6, height: int = 32, width: int = 48, **options) -> Path:
