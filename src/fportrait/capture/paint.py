@@ -130,9 +130,10 @@ def sample_palette(rng: np.random.Generator) -> Palette:
     hair = hair * rng.uniform(0.85, 1.2) + rng.normal(0, 0.01, 3)
     makeup = rng.uniform(0.3, 1.0) if rng.random() < 0.3 else 0.0
     rouge = np.array([0.62, 0.12, 0.18]) if rng.random() < 0.5 else np.array([0.70, 0.25, 0.30])
-    natural = skin * [0.86, 0.60, 0.60] + [0.02, 0.0, 0.01]
+    natural = skin * [0.84, 0.50, 0.52] + [0.03, 0.0, 0.015]  # red and dark enough to be seen at 64 pixels
     lips = natural + makeup * 0.8 * (rouge - natural)
     brow = np.minimum(hair * rng.uniform(0.5, 0.8), 0.38) if hair.mean() < 0.7 else hair * 0.6
+    brow = brow * min(1.0, 0.62 * skin.mean() / brow.mean())  # never as light as the skin it lies on
     eye = rng.choice(len(_IRISES), p=[0.3, 0.25, 0.12, 0.08, 0.15, 0.1] if tone < 0.6 else [0.7, 0.25, 0.05, 0, 0, 0])
     teeth = np.array([0.93, 0.91, 0.84]) * rng.uniform(0.9, 1.03)
     beard = rng.uniform(0.15, 1.0) if makeup == 0 and rng.random() < 0.35 else 0.0

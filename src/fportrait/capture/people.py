@@ -104,9 +104,12 @@ def render(
     faces = stage.faces if person.hair.style != "bald" else stage.faces[: len(body.faces)]
     ids, weights, _ = rasterize(camera, faces, large, height * supersample, width * supersample)
     rays = np.ascontiguousarray(world_to_camera[:3, :3].T @ np.linalg.inv(large))
+    look = person.look.copy()
+    if actions is not None:
+        look[shading.LOOK["mouth"]] = [actions[body.action_names.index("tongueOut")], 0.0, 0.0]
     return shading.shade(
         ids, weights, stage.faces, stage.materials, normals, stage.places, stage.uv, tangents, stage.first_hair,
-        person.texture, person.hair.strands, person.look, rays, supersample,
+        person.texture, person.hair.strands, look, rays, supersample,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ SKIN, HAIR, TORSO, EYE, TEETH, TONGUE, CAVITY = range(7)
 _LOOK_NAMES = (
     *("hair", "iris", "teeth", "key_direction", "key_colour", "fill_direction", "fill_colour", "sky", "ground"),
     *("cloth", "cloth_second", "collar", "background_top", "background_bottom", "background_spot"),
-    *("left_eye", "right_eye", "eye_radii", "neckline", "pattern", "shine"),
+    *("left_eye", "right_eye", "eye_radii", "neckline", "pattern", "shine", "mouth"),
 )
 LOOK = {name: slice(3 * i, 3 * i + 3) for i, name in enumerate(_LOOK_NAMES)}
 LOOK_SIZE = 3 * len(LOOK)
@@ -175,7 +175,7 @@ def _surface(
         dx, dy, dz = x - look[base], y - look[base + 1], z - look[base + 2]
         around = np.sqrt(dx * dx + dy * dy)
         iris, pupil = look[51], look[52]
-        white = 0.78 - 0.25 * _step(0.5 * iris, 2.2 * iris, abs(dx)) * 0.4
+        white = 0.92 - 0.1 * _step(0.5 * iris, 2.2 * iris, abs(dx))
         ring = _step(0.72 * iris, iris, around)
         fibre = 0.85 + 0.3 * np.sin(np.arctan2(dy, dx) * 23.0) * np.sin(around * 1800.0 + 2.0)
         blend_iris = 1 - _step(0.94 * iris, 1.08 * iris, around)
@@ -187,17 +187,19 @@ def _surface(
             colour = look[3 + c] * fibre * (1 - 0.75 * ring)
             value += (colour - value) * blend_iris
             rgb[c] = value * (1 - blend_pupil) + 0.004 * blend_pupil
-        occlusion = 0.55 + 0.45 * (1 - _step(0.1 * iris, 1.1 * iris, dy))  # the upper lid's shadow
+        occlusion = 0.7 + 0.3 * (1 - _step(0.3 * iris, 1.2 * iris, dy))  # the upper lid's shadow
         gloss, sharp, wrap = 0.5, 160.0, 0.45
     elif material == TEETH:
         for c in range(3):
             rgb[c] = look[6 + c]
         # dim towards the back of the mouth and towards the gums; shine holds gloss of skin, hair, teeth's front z
-        occlusion = 0.25 + 0.75 * _step(look[62] - 0.028, look[62] - 0.002, z)
+        occlusion = 0.25 + 0.75 * _step(look[62] - 0.028, look[62] - 0.010, z)
         gloss, sharp = 0.12, 60.0
     elif material == TONGUE:
-        rgb[0], rgb[1], rgb[2] = 0.42, 0.10, 0.10
-        occlusion = 0.25 + 0.75 * _step(look[62] - 0.03, look[62] + 0.005, z)
+        rgb[0], rgb[1], rgb[2] = 0.55, 0.15, 0.17
+        # dark inside the mouth; what is stretched out between the lips (mouth holds how far) stands in the light
+        edge = look[62] - 0.05 * look[63]
+        occlusion = 0.12 + 0.88 * _step(edge - 0.02, edge + 0.02 * (1 - look[63]) + 0.005, z)
         gloss, sharp = 0.08, 30.0
     elif material == CAVITY:
         rgb[0], rgb[1], rgb[2] = 0.05, 0.012, 0.012
