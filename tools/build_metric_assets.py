@@ -2,7 +2,7 @@
 
     python tools/build_metric_assets.py --brisque DIR --lpips DIR
 
-DIR: the unpacked wheels of `brisque` 0.2.0 (its support vector machine and feature ranges) and `lpips` 0.1.4 (its heads).
+DIR: the unpacked wheels of `brisque` 0.2.0 (support vector machine and feature ranges) and `lpips` 0.1.4 (heads).
 The ranges lie in a pickle of two lists of numbers: it is read operation by operation and never executed.
 """
 

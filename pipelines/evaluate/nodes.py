@@ -1,4 +1,4 @@
-"""PSNR, SSIM and expression gain on people held out of training."""
+"""Scores on people held out of training, and whether every control moves what it should and nothing else."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from typing import Any
 
 
 def evaluate(
-    shards: Path, base: Path, model: Path, evaluation: Path, *, protocol: dict[str, Any], seed: int
-) -> dict[str, Any]:
-    """Write the generated videos and return the scores per dataset."""
+    shards: Path, base: Path, model: Path, validated: Path, sweeps: Path, evaluation: Path, *,
+    protocol: dict[str, Any], probes: dict[str, Any], modes: dict[str, int], cross: dict[str, int], seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Write the generated videos and the report; return the scores."""
     from fportrait.atomic_io import atomic_folder
     from fportrait.evaluation.protocol import evaluate as score
     from fportrait.ops.runs import log_artifact
 
     with atomic_folder(evaluation) as folder:
-        metrics = score(model / "transformer", base, shards, folder, protocol, seed)
+        metrics = score(
+            model / "transformer", base, shards, folder, protocol, seed, probes=probes, modes=modes, cross=cross,
+            annotations=[validated, sweeps],
+        )  # fmt: skip
         log_artifact(folder, "evaluation")
     return metrics

@@ -10,6 +10,6 @@ def create_pipeline() -> Pipeline:
     return stage(
         "evaluate",
         evaluate,
-        reads={"shards": "shards", "base": "base", "model": "stage4"},
+        reads={"shards": "shards", "base": "base", "model": "stage4", "validated": "validated", "sweeps": "sweeps"},
         writes={"evaluation": "evaluation"},
     )

@@ -10,6 +10,13 @@ def create_pipeline() -> Pipeline:
     return stage(
         "promote",
         promote,
-        reads={"base": "base", "trained": "stage4", "scores": "evaluate_report"},
+        reads={
+            "base": "base",
+            "trained": "stage4",
+            "scores": "evaluate_report",
+            "evaluation": "evaluation",
+            "shards": "shards",
+        },
         writes={"model": "model"},
+        uses={"protocol": "evaluate.protocol"},
     )

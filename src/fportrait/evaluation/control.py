@@ -46,3 +46,45 @@ def changes(series: np.ndarray) -> np.ndarray:
     """Differences of each frame from the mean over the clip, `T …`; one frame alone gives zeros."""
     series = np.asarray(series, np.float64)
     return series - series.mean(0, keepdims=True)
+
+
+class FaceErrors(NamedTuple):
+    """How far a clip's faces are from those asked for; NaN where fewer than two frames show a face.
+
+    `found`: share of frames with a face. `landmarks`: mean distance of the points, pixels; `reprojection`: the same in
+    percent of the picture's side, the error of camera and pose together. `head_degrees`: mean angle of the head's
+    rotation to the camera. `lips`: difference of the mouth's opening, `gaze` of the irises' place, see `faces`.
+    """
+
+    found: float
+    landmarks: float
+    reprojection: float
+    head_degrees: float
+    lips: float
+    gaze: float
+    gain: float
+
+
+def face_errors(video: np.ndarray, asked: np.ndarray, intrinsics: np.ndarray) -> FaceErrors:
+    """Compare the faces found in `video` `T H W 3` with the landmarks asked for, `T 478 2` in its pixels."""
+    from fportrait.evaluation.faces import angles_between, gaze, head_rotations, lip_distance, shared_finder
+
+    faces = [shared_finder()(frame, points) for frame, points in zip(video, asked, strict=True)]
+    seen = [t for t, face in enumerate(faces) if face is not None]
+    nothing = float("nan")
+    if len(seen) < 2:
+        return FaceErrors(len(seen) / len(video), *[nothing] * 6)
+    points = np.stack([face.landmarks for face in faces if face is not None]).astype(np.float64)
+    true = np.asarray(asked, np.float64)[seen]
+    distance = float(np.linalg.norm(points - true, axis=-1).mean())
+    turned = angles_between(head_rotations(points, intrinsics), head_rotations(true, intrinsics))
+    moved = np.abs(changes(true)).max() > 1  # pixels; less is the detector's own noise
+    return FaceErrors(
+        len(seen) / len(video),
+        distance,
+        100 * distance / video.shape[2],
+        float(turned.mean()),
+        float(np.abs(lip_distance(points) - lip_distance(true)).mean()),
+        float(np.abs(gaze(points) - gaze(true)).mean()),
+        gain(changes(true), changes(points)).gain if moved else nothing,
+    )

@@ -67,7 +67,9 @@ class Studio:
         distance, crop_metres: of the canonical camera, as the model was trained.
     """
 
-    def __init__(self, encoder: Any, size: int, ray_channels: int = 24, distance: float = 0.55, crop_metres: float = 0.3):
+    def __init__(
+        self, encoder: Any, size: int, ray_channels: int = 24, distance: float = 0.55, crop_metres: float = 0.3
+    ):
         self.encoder, self.size, self.ray_channels = encoder, size, ray_channels
         self.distance = distance
         self.body: BodyModel = load_body()
@@ -122,9 +124,11 @@ class Studio:
             "picture": cv2.resize(picture, (self.size, self.size), interpolation=cv2.INTER_AREA),
             "crop": face_crop(picture, pixels.astype(np.float32), self.encoder.crop_size),
             "landmarks": pixels / RENDER_SCALE,
-            "normals": normal_map(neutral, self.body.faces, camera, self.intrinsics, self.size, self.size, 2, self.body.weld),
+            "normals": normal_map(
+                neutral, self.body.faces, camera, self.intrinsics, self.size, self.size, 2, self.body.weld
+            ),
             "camera": camera,
-        }  # fmt: skip
+        }
 
 
 def action_vector(strengths: Mapping[str, float], body: BodyModel | None = None) -> np.ndarray:
@@ -138,7 +142,9 @@ def action_vector(strengths: Mapping[str, float], body: BodyModel | None = None)
     for name, strength in strengths.items():
         if name not in names:
             near = nearest_name(name, names)
-            raise UserError(f"the action '{name}'", "one of the body's actions", f"use '{near}'" if near else "check it")
+            raise UserError(
+                f"the action '{name}'", "one of the body's actions", f"use '{near}'" if near else "check it"
+            )
         actions[names.index(name)] = np.clip(strength, 0, 1)
     return actions
 

@@ -38,8 +38,8 @@ class FaceFinder:
             near: landmarks `478 2` of where the face should be. The search is then confined to that place: a face
                 elsewhere is no answer to what was asked, and a missing one costs no search of the whole picture.
         """
-        key = hashlib.blake2b(np.ascontiguousarray(frame), digest_size=16).digest()
-        key += b"" if near is None else hashlib.blake2b(np.ascontiguousarray(near), digest_size=8).digest()
+        key = hashlib.blake2b(np.ascontiguousarray(frame).data, digest_size=16).digest()
+        key += b"" if near is None else hashlib.blake2b(np.ascontiguousarray(near).data, digest_size=8).digest()
         if key not in self._known:
             self._known[key] = _find(frame, near)
             if len(self._known) > REMEMBERED:

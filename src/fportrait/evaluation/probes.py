@@ -99,8 +99,9 @@ def run_probes(pipeline: Any, studio: Studio, steps: int, seed: int, settings: P
         person, other = sample_person(first, studio.body), sample_person(first + 1, studio.body)
         everybody.append(probe_person(pipeline, studio, person, other, steps, seed, settings))
     result: dict[str, Any] = {"people": settings.people, "frames": settings.frames}
-    for method in ("ours", "codec_limit"):
-        result[method] = summarise([measure(probed, method) for probed in everybody], seed)
+    result["methods"] = {
+        method: summarise([measure(probed, method) for probed in everybody], seed) for method in ("ours", "codec_limit")
+    }
     if settings.tracker:
         result["tracker"] = tracker_view(everybody, studio)
     result["pictures"] = probe_pictures(everybody[0])
@@ -174,7 +175,9 @@ def leakage(basis: np.ndarray, results: np.ndarray) -> np.ndarray:
     scale = np.linalg.norm(basis, axis=0)
     gram = (basis / scale).T @ (basis / scale)
     if np.linalg.cond(gram) > 1e8:
-        raise UserError("probes that cannot be told apart", "factors with pictures of their own", "leave one of them out")
+        raise UserError(
+            "probes that cannot be told apart", "factors with pictures of their own", "leave one of them out"
+        )
     weights = np.linalg.solve(gram, (basis / scale).T @ results) / scale[:, None]
     return np.asarray(weights.T)
 
@@ -192,7 +195,9 @@ def summarise(measured: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any
                 entry |= {"low": round(estimate.low, 4), "high": round(estimate.high, 4)}
             gains[name][kind] = entry
     matrix = np.mean([one["leakage"] for one in measured], 0)
-    rows = {row: {column: round(float(matrix[i, j]), 4) for j, column in enumerate(names)} for i, row in enumerate(names)}
+    rows = {
+        row: {column: round(float(matrix[i, j]), 4) for j, column in enumerate(names)} for i, row in enumerate(names)
+    }
     off = np.abs(matrix[~np.eye(len(names), dtype=bool)])
     return {"gains": gains, "leakage": rows, "worst_leak": round(float(off.max()), 4) if len(off) else 0.0}
 
@@ -237,8 +242,13 @@ def tracker_view(everybody: Sequence[Probed], studio: Studio) -> dict[str, Any]:
                     values["identity"] = 1 - float(one["identity"] @ rest["identity"])
                 for key, value in values.items():
                     rows.setdefault(method, {}).setdefault(name, {}).setdefault(key, []).append(value)
-    view: dict[str, Any] = {method: {name: {key: round(float(np.mean(values)), 4) for key, values in entry.items()}
-                                     for name, entry in entries.items()} for method, entries in rows.items()}  # fmt: skip
+    view: dict[str, Any] = {
+        method: {
+            name: {key: round(float(np.mean(values)), 4) for key, values in entry.items()}
+            for name, entry in entries.items()
+        }
+        for method, entries in rows.items()
+    }
     view["faces_found"] = {method: round(float(np.mean(flags)), 4) for method, flags in found.items()}
     view["identity_network"] = identity.backbone.name if identity is not None else None
     return view

@@ -1,38 +1,54 @@
-"""Self-reenactment of held-out people: their own video's pose, camera and expression, from one portrait.
+"""The protocols: what is generated, what it is compared with, and how the numbers become a report.
 
-For every dataset, records of the test split are sampled and scored against the true pixels, beside two baselines on
-the same clips: the codec's own limit (the true latents decoded) and the portrait repeated. A frame that is the portrait
-itself is left out of the picture scores of all three. Control is measured as a
-gain (`control.gain`): of the expression codes, read back by the expression encoder, and of the face landmarks, found
-anew in the generated frames, which move with head, camera and face.
+- **Self-reenactment** of held-out people on every dataset: their own video's pose, camera and expression, from one
+  portrait, against the true pixels. Beside it two baselines on the same clips: the codec's own limit (the true latents
+  decoded) and the portrait repeated. A frame that is the portrait itself is left out of the picture scores of all.
+- **Control modes** (`modes`): one embedded person does what another did, with a rendered truth.
+- **Probes** (`probes`): one factor moved alone.
+- **Cross-reenactment** (`cross`): a held-out person does what another one's annotations say, without a truth.
+
+Every model is scored on the same records, drawn in the index's order; `holdout` names them and their bytes.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from fportrait.dataset.mixing import draw_integer
+from fportrait.atomic_io import value_hash, write_json
 from fportrait.dataset.schema import DATASETS
 from fportrait.dataset.shards import Record, ShardReader
 from fportrait.errors import UserError, refuse_unknown_keys
 from fportrait.evaluation.bootstrap import bootstrap_mean, paired_difference
-from fportrait.evaluation.control import changes, gain
-from fportrait.evaluation.metrics.psnr import psnr
-from fportrait.evaluation.metrics.sharpness import sharpness
-from fportrait.evaluation.metrics.ssim import ssim
+from fportrait.evaluation.control import changes, face_errors, gain
+from fportrait.evaluation.metrics import METRICS, available
+from fportrait.evaluation.probes import ProbeSettings, run_probes
+from fportrait.evaluation.sampling import (
+    decode,
+    held_out,
+    load_encoder,
+    make_pipeline,
+    sample_records,
+    sampling_settings,
+)
+from fportrait.evaluation.scoring import ClipScorer, FrechetScorer
+from fportrait.evaluation.slices import (
+    expression_strength,
+    skin_degrees,
+    slice_of,
+    summarise_slices,
+    view_degrees,
+)
 
-if TYPE_CHECKING:
-    import torch
+__all__ = ["ClipResult", "Protocol", "evaluate", "held_out", "make_pipeline", "sample_records"]
 
 METHODS = ("ours", "codec_limit", "repeated_portrait")
 LEAST_ASKED = 0.1  # root mean square change of the codes below which a clip asks for no expression
-DETECTION_SIZE = 256  # pixels; the face detector misses smaller faces
+FACELESS = ("psnr", "ssim", "sharpness", "lpips", "iqa")  # what a repeated portrait is scored by
 
 
 @dataclass(frozen=True)
@@ -46,20 +62,56 @@ class Protocol:
     batch: int = 4
     guidance: dict[str, float] = field(default_factory=dict)
     control: bool = True  # read expression codes and landmarks back from the generated frames
+    metrics: dict[str, str] = field(default_factory=lambda: {"psnr": "auto", "ssim": "auto", "sharpness": "auto"})
+    network_every: int = 1  # metrics with a network look at every so many frames
+    shown: int = 8  # clips per dataset with players in the report; the others are in its tables
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Protocol:
         refuse_unknown_keys(values, [f.name for f in fields(cls)], "evaluate.protocol")
-        return cls(**values)
+        protocol = cls(**values)
+        refuse_unknown_keys(protocol.metrics, METRICS, "evaluate.protocol.metrics")
+        return protocol
 
 
-@dataclass(frozen=True)
+@dataclass
 class ClipResult:
-    """One record's scores and videos: `T H W 3` uint8 by method, `truth` and `normals`; the `portrait` `H W 3`."""
+    """One clip's scores and videos: `T H W 3` uint8 by method, `truth` and `normals`; the `portrait` `H W 3`.
 
-    record: Record
+    `scores` by METHOD/METRIC; `slices` by axis; `missed`: frames without a face, by METHOD/METRIC; `curve`: mean
+    absolute difference of ours to the truth per frame, 0–255.
+    """
+
+    id: str
+    identity: str
     videos: dict[str, np.ndarray]
     scores: dict[str, float]
+    slices: dict[str, str] = field(default_factory=dict)
+    missed: dict[str, int] = field(default_factory=dict)
+    curve: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Scorers:
+    """What every clip is measured with."""
+
+    frame: dict[str, Any]
+    frechet: dict[str, FrechetScorer]
+    every: int
+    encoder: Any
+    control: bool
+    lacking: dict[str, str]
+
+    @classmethod
+    def of(cls, protocol: Protocol, encoder: Any) -> Scorers:
+        made, lacking = available(protocol.metrics)
+        frechet = {name: FrechetScorer(made.pop(name)) for name in list(made) if METRICS[name].frechet}
+        return cls(made, frechet, protocol.network_every, encoder, protocol.control, lacking)
+
+    def backbones(self) -> dict[str, dict[str, str]]:
+        found = {name: metric.backbone for name, metric in self.frame.items()}
+        found |= {name: scorer.features.backbone for name, scorer in self.frechet.items()}
+        return {name: {"name": backbone.name, "sha256": backbone.sha256} for name, backbone in sorted(found.items())}
 
 
 def evaluate(
@@ -69,14 +121,23 @@ def evaluate(
     out_folder: str | Path,
     protocol: Protocol | Mapping[str, Any],
     seed: int = 0,
+    probes: ProbeSettings | Mapping[str, Any] | None = None,
+    modes: Mapping[str, int] | None = None,
+    cross: Mapping[str, int] | None = None,
+    annotations: Sequence[str | Path] = (),
+    external: Mapping[str, str | Path] | None = None,
 ) -> dict[str, Any]:
-    """Score a transformer on the held-out records of every dataset; write videos, `metrics.json` and `report.html`.
+    """Score a transformer; write videos, tables, `metrics.json`, `scores.json` (per clip) and `report.html`.
 
     Args:
         base_folder: holds `vae/`, and `expression_encoder/` for the control measures.
+        modes: `people` and `frames` of the control modes. cross: `pairs` per dataset. Both off by default.
+        annotations: folders with `frames.parquet` and `identities.parquet`, for `cross`.
+        external: videos of other methods, name to folder, in the layout of docs/evaluation.md.
 
     Returns:
-        Metrics by dataset: means with confidence intervals over clips.
+        By dataset: means with confidence intervals over clips. Beside them `slices`, `control`, `modes`, `cross`,
+        `external`, `frechet`, `backbones`, `holdout`, `settings` and `warnings`.
 
     Raises:
         UserError: the shards are of another VAE, have no held-out records, or hold clips shorter than asked.
@@ -84,7 +145,7 @@ def evaluate(
     from fportrait.dataset.encode import vae_hash
     from fportrait.diffusion.codec import load_vae
     from fportrait.diffusion.transformer import FactorPortraitTransformer
-    from fportrait.evaluation.report import write_report
+    from fportrait.evaluation.report import Report
 
     protocol = protocol if isinstance(protocol, Protocol) else Protocol.from_dict(protocol)
     base, reader = Path(base_folder), ShardReader(shards_folder)
@@ -92,202 +153,221 @@ def evaluate(
         raise UserError(f"shards of another VAE than {base / 'vae'}", "shards of the model's VAE",
                         "run `kedro run --pipelines=encode` again")  # fmt: skip
     frames, steps, shift = sampling_settings(protocol, Path(transformer_folder), base)
-    transformer = FactorPortraitTransformer.from_pretrained(transformer_folder).eval()
     vae = load_vae(base / "vae")
-    pipeline = make_pipeline(transformer, vae, shift)
-    encoder = load_encoder(base / "expression_encoder") if protocol.control else None
+    pipeline = make_pipeline(FactorPortraitTransformer.from_pretrained(transformer_folder).eval(), vae, shift)
+    scorers = Scorers.of(protocol, load_encoder(base / "expression_encoder") if protocol.control else None)
+    report = Report(Path(out_folder), shown=protocol.shown)
 
-    results: dict[str, list[ClipResult]] = {}
+    summary: dict[str, Any] = {}
+    chosen: list[tuple[Record, int]] = []
+    everything: list[ClipResult] = []
     for dataset in DATASETS:
         records = held_out(reader, dataset, protocol.records, frames)
         length = min([frames or 10**9, *(record.frames for record in records)])
+        clips = []
         for first in range(0, len(records), protocol.batch):
             part = records[first : first + protocol.batch]
             samples = sample_records(pipeline, reader, part, length, steps, seed, protocol.guidance)
             for record, sample in zip(part, samples, strict=True):
-                clip = score_record(reader, record, length, sample, vae, encoder, protocol.control)
-                results.setdefault(dataset, []).append(clip)
-    if not results:
+                clip = score_record(reader, record, length, sample, vae, scorers, dataset)
+                report.add(dataset, clip)
+                clip.videos = {}  # on disk now
+                clips.append(clip)
+        chosen += [(record, length) for record in records]
+        everything += clips
+        if clips:
+            summary[dataset] = summarise(clips, seed) | frechet_of(scorers, dataset)
+    if not everything:
         raise UserError(f"no held-out records in {shards_folder}", "identities of the split 'test'",
                         "raise the share of test identities in ingest, and encode again")  # fmt: skip
-    metrics = {dataset: summarise(clips, seed) for dataset, clips in results.items()}
-    settings = {"frames": frames, "steps": steps, "shift": shift, "seed": seed, "guidance": protocol.guidance,
-                "shards": reader.hash}  # fmt: skip
-    write_report(Path(out_folder), results, metrics, settings)
-    return metrics
+    summary["slices"] = summarise_slices([(clip.slices, clip.scores) for clip in everything], seed)
+    extra = further_protocols(pipeline, base, frames, steps, seed, protocol, scorers, report, probes, modes)
+    if cross and cross.get("pairs"):
+        from fportrait.evaluation.cross import run_cross
+
+        extra["cross"] = run_cross(
+            pipeline, reader, annotations, frames, steps, seed, protocol, scorers, report, cross["pairs"]
+        )
+    if external:
+        from fportrait.evaluation.external import score_external
+
+        extra["external"] = {
+            name: score_external(name, folder, reader, chosen, scorers, report, seed)
+            for name, folder in external.items()
+        }
+    summary |= extra
+    summary["holdout"] = value_hash(
+        [[record.id, record.checksum, record.references_checksum, n] for record, n in chosen]
+    )
+    summary["backbones"] = scorers.backbones()
+    summary["not_measured"] = scorers.lacking
+    summary["settings"] = {
+        "frames": frames,
+        "steps": steps,
+        "shift": shift,
+        "seed": seed,
+        "guidance": protocol.guidance,
+        "network_every": protocol.network_every,
+        "shards": reader.hash,
+        "same": {"frames": frames, "steps": steps},
+    }
+    write_json(Path(out_folder) / "scores.json", {"holdout": summary["holdout"], "clips": {
+        clip.id: {name: round(value, 6) for name, value in sorted(clip.scores.items()) if np.isfinite(value)}
+        for clip in everything}})  # fmt: skip
+    report.finish(summary)
+    return summary
 
 
-def sampling_settings(protocol: Protocol, transformer_folder: Path, base: Path) -> tuple[int | None, int, float]:
-    """Frames, steps and shift: as asked, else as the stage was trained, else as the base says."""
-    trained: dict[str, Any] = {}
-    for folder in (transformer_folder, transformer_folder.parent):
-        if (folder / "training.json").is_file():
-            trained = json.loads((folder / "training.json").read_text())["stage"]
-    stated = json.loads((base / "bundle.json").read_text()) if (base / "bundle.json").is_file() else {}
-    frames = protocol.frames or trained.get("frames") or stated.get("frames")
-    steps = protocol.steps or stated.get("steps", 30)
-    return frames, steps, protocol.shift or trained.get("shift") or stated.get("shift", 5.0)
+def further_protocols(
+    pipeline: Any, base: Path, frames: int | None, steps: int, seed: int, protocol: Protocol, scorers: Scorers,
+    report: Any, probes: ProbeSettings | Mapping[str, Any] | None, modes: Mapping[str, int] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Control modes and probes on embedded people."""
+    probes = probes if isinstance(probes, ProbeSettings) or probes is None else ProbeSettings.from_dict(probes)
+    people = int((modes or {}).get("people", 0))
+    refuse_unknown_keys(modes or {}, ("people", "frames"), "evaluate.modes")
+    if not people and not (probes and probes.people):
+        return {}
+    from fportrait.bundle import read_settings
+    from fportrait.evaluation.embedded import Studio
+    from fportrait.evaluation.modes import mode_scenes, run_modes
+    from fportrait.tracking.expression import ExpressionEncoder
+
+    stated = read_settings(base)
+    encoder = ExpressionEncoder.from_pretrained(base / "expression_encoder")
+    studio = Studio(
+        encoder, stated.size, pipeline.transformer.config.ray_channels, stated.camera_distance, stated.crop_metres
+    )
+    extra: dict[str, Any] = {}
+    if people:
+        scenes = mode_scenes(studio, people, int((modes or {}).get("frames") or frames or stated.frames), seed)
+        videos = run_modes(pipeline, scenes, steps, seed, protocol.batch, protocol.guidance)
+        extra["modes"] = {}
+        for mode, some in scenes.items():
+            clips = []
+            for index, (scene, shown) in enumerate(zip(some, videos[mode], strict=True)):
+                request = Request(scene.video, scene.reference, scene.landmarks, scene.codes, scene.intrinsics)
+                clip = score_clip(f"{mode}/{index}", f"target {index}", shown, request, scorers, f"modes {mode}")
+                report.add(f"mode: {mode.replace('_', ' ')}", clip)
+                clip.videos = {}
+                clips.append(clip)
+            extra["modes"][mode] = summarise(clips, seed)
+    if probes and probes.people:
+        control = run_probes(pipeline, studio, steps, seed, probes)
+        report.add_probes(control, control.pop("pictures"))
+        extra["control"] = control
+    return extra
 
 
-def held_out(reader: ShardReader, dataset: str, count: int, frames: int | None) -> list[Record]:
-    """Up to `count` test records of a dataset, the first of every identity before the second of any.
+@dataclass(frozen=True)
+class Request:
+    """What was asked for: `truth` `T H W 3` and `portrait` `H W 3` uint8, `landmarks` `T 478 2`, `codes` `T 128`,
+    `intrinsics` `3 3`."""
 
-    Raises:
-        UserError: a record is shorter than `frames`.
-    """
-    by_identity: dict[str, list[Record]] = {}
-    for record in reader.records("test").get(dataset, []):
-        by_identity.setdefault(record.identity, []).append(record)
-    rounds = max(map(len, by_identity.values()), default=0)
-    turns = [records[turn] for turn in range(rounds) for records in by_identity.values() if turn < len(records)]
-    for record in turns[:count]:
-        if frames and record.frames < frames:
-            raise UserError(
-                f"{frames} frames asked of {record.id}, which has {record.frames}", "at most the window of the shards",
-                "lower evaluate's frames, or raise encode's window and encode again",
-            )  # fmt: skip
-    return turns[:count]
-
-
-def make_pipeline(transformer: torch.nn.Module, vae: Any, shift: float) -> Any:
-    """A `FactorPortraitPipeline` without progress bar."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    from fportrait.diffusion.pipeline import FactorPortraitPipeline
-
-    pipeline = FactorPortraitPipeline(transformer, vae, FlowMatchEulerDiscreteScheduler(shift=shift))  # type: ignore[arg-type]
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def sample_records(
-    pipeline: Any,
-    reader: ShardReader,
-    records: Sequence[Record],
-    frames: int,
-    steps: int,
-    seed: int,
-    guidance: Mapping[str, float] | None = None,
-) -> list[np.ndarray]:
-    """`T H W 3` uint8 for each record, from the identity's first portrait; a record's id names its noise."""
-    import torch
-
-    from fportrait.dataset.batches import folded_rays
-
-    if not records:
-        return []
-    channels = pipeline.transformer.config.ray_channels
-    parts: dict[str, list[torch.Tensor]] = {"rays": [], "normals": [], "codes": [], "reference": []}
-    own_rays, generators = [], []
-    for record in records:
-        window, portraits = reader.read(record, frames), reader.references(record)
-        camera = portraits["world_to_camera"][0]
-        parts["reference"].append(portraits["latents"][0])
-        parts["rays"].append(folded_rays(window, camera, channels))
-        parts["normals"].append(window["normals"])
-        parts["codes"].append(window["codes"])
-        own = {"latents": window["latents"], "intrinsics": portraits["intrinsics"][0], "world_to_camera": camera[None]}
-        own_rays.append(folded_rays(own, camera, channels))
-        generators.append(torch.Generator().manual_seed(draw_integer(seed, 0, record.id, 2**63)))
-    inputs = {name: torch.stack(values) for name, values in parts.items()}
-    if pipeline.transformer.config.reference_rays == "identity":
-        inputs["reference_rays"] = torch.stack(own_rays)
-    output = pipeline(**inputs, num_inference_steps=steps, guidance=guidance, generator=generators)
-    return list(output.frames)
+    truth: np.ndarray
+    portrait: np.ndarray
+    landmarks: np.ndarray | None
+    codes: np.ndarray
+    intrinsics: np.ndarray
 
 
 def score_record(
-    reader: ShardReader, record: Record, frames: int, sample: np.ndarray, vae: Any, encoder: Any, control: bool
+    reader: ShardReader, record: Record, frames: int, sample: np.ndarray, vae: Any, scorers: Scorers, group: str
 ) -> ClipResult:
     """Scores of one sample and of its baselines; control measures where the record and the encoder allow them."""
     window, portraits = reader.read(record, frames), reader.references(record)
     truth, portrait = window["video"].numpy(), portraits["images"][0].numpy()
+    landmarks = window["landmarks"].numpy() if "landmarks" in window else None
+    request = Request(truth, portrait, landmarks, window["codes"].numpy(), window["intrinsics"].numpy())
     videos = {
         "ours": sample,
         "codec_limit": decode(vae, window["latents"]),
         "repeated_portrait": np.broadcast_to(portrait, truth.shape).copy(),
+        "truth": truth,
+        "normals": decode(vae, window["normals"]),
+        "portrait": portrait,
     }
+    clip = score_clip(record.id, record.identity, videos, request, scorers, group)
+    degrees = view_degrees(window["world_to_camera"].numpy(), portraits["world_to_camera"][0].numpy())
+    clip.slices = {
+        "view": slice_of("view", degrees),
+        "expression": slice_of("expression", expression_strength(request.codes)),
+    }
+    if landmarks is not None:
+        clip.slices["skin"] = slice_of("skin", skin_degrees(truth[0], landmarks[0]))
+    return clip
+
+
+def score_clip(
+    name: str, identity: str, videos: dict[str, np.ndarray], request: Request, scorers: Scorers, group: str
+) -> ClipResult:
+    """Every measure of every method among `videos`; `group` is what its Fréchet distances are taken over."""
+    truth, clip = request.truth, ClipResult(name, identity, videos, {})
     # A frame that is the portrait itself asks for nothing, and would give the repeated portrait an infinite score.
-    asked = [t for t, frame in enumerate(truth) if not np.array_equal(frame, portrait)] or list(range(len(truth)))
-    scores: dict[str, float] = {}
-    for method, video in videos.items():
-        scores[f"{method}/psnr"] = float(psnr(video[asked], truth[asked]).mean())
-        scores[f"{method}/ssim"] = float(100 * ssim(video[asked], truth[asked]).mean())
-        scores[f"{method}/sharpness"] = float(np.nanmean(sharpness(video[asked], truth[asked])))
-    if control:
-        scores |= control_scores(videos, truth, window, encoder)
-    shown = {**videos, "truth": truth, "normals": decode(vae, window["normals"]), "portrait": portrait}
-    return ClipResult(record, shown, scores)
+    same = [t for t, frame in enumerate(truth) if np.array_equal(frame, request.portrait)]
+    skip = same if len(same) < len(truth) else []
+    for method in METHODS:
+        if method not in videos:
+            continue
+        some = {
+            key: metric for key, metric in scorers.frame.items() if method != "repeated_portrait" or key in FACELESS
+        }
+        scores = ClipScorer(some, scorers.every).score(videos[method], truth, skip, request.landmarks)
+        clip.scores |= {f"{method}/{key}": value for key, value in scores.means.items()}
+        clip.missed |= {f"{method}/{key}": count for key, count in scores.missed.items() if count}
+        if method == "ours":
+            clip.curve = [round(value, 2) for value in scores.per_frame["difference"]]
+        if scorers.control and method != "repeated_portrait":
+            clip.scores |= {
+                f"{method}/{key}": value
+                for key, value in control_scores(videos[method], request, scorers.encoder).items()
+            }
+    for frechet in scorers.frechet.values():
+        for method in ("truth", *METHODS[:2]):
+            if method in videos:
+                frechet.feed(f"{group}/{method}", list(videos[method]))
+                frechet.end_clip(f"{group}/{method}")
+    return clip
 
 
-def control_scores(
-    videos: Mapping[str, np.ndarray], truth: np.ndarray, window: Mapping[str, torch.Tensor], encoder: Any
-) -> dict[str, float]:
-    """Expression and landmark gains of the sample and of the codec's limit, which is the most that can come out.
+def control_scores(video: np.ndarray, request: Request, encoder: Any) -> dict[str, float]:
+    """Expression gain and the faces' errors of one video against what was asked; those without an answer are left out.
 
     Face crops are cut at the true landmarks in every video alike, so that a difference is one of pixels.
     """
     scores: dict[str, float] = {}
-    landmarks, codes = window["landmarks"].numpy(), window["codes"].numpy()
-    asked = changes(codes)
-    for method in ("ours", "codec_limit"):
-        if encoder is not None and np.sqrt(np.mean(asked**2)) >= LEAST_ASKED:
-            read = encoder(videos[method], landmarks)
-            measured = gain(asked, changes(read))
-            scores[f"{method}/expression_gain"] = measured.gain
-            scores[f"{method}/expression_correlation"] = measured.correlation
-            scores[f"{method}/expression_error"] = float(np.sqrt(np.mean((read - codes) ** 2)))
-        found = [find_landmarks(frame) for frame in videos[method]]
-        seen = [t for t, face in enumerate(found) if face is not None]
-        scores[f"{method}/faces_found"] = len(seen) / len(found)
-        if len(seen) >= 2:
-            points = np.stack([face for face in found if face is not None])
-            true_points = landmarks[seen]
-            scores[f"{method}/landmark_error"] = float(np.linalg.norm(points - true_points, axis=-1).mean())
-            if np.abs(changes(true_points)).max() > 1:  # pixels; less is the detector's own noise
-                scores[f"{method}/landmark_gain"] = gain(changes(true_points), changes(points)).gain
+    if request.landmarks is None:
+        return scores
+    asked = changes(request.codes)
+    if encoder is not None and np.sqrt(np.mean(asked**2)) >= LEAST_ASKED:
+        read = encoder(video, request.landmarks)
+        measured = gain(asked, changes(read))
+        scores["expression_gain"] = measured.gain
+        scores["expression_correlation"] = measured.correlation
+        scores["expression_error"] = float(np.sqrt(np.mean((read - request.codes) ** 2)))
+    errors = face_errors(video, request.landmarks, request.intrinsics)
+    scores |= {
+        "faces_found": errors.found, "landmark_error": errors.landmarks, "reprojection_error": errors.reprojection,
+        "head_pose_error": errors.head_degrees, "lip_error": errors.lips, "gaze_error": errors.gaze,
+        "landmark_gain": errors.gain,
+    }  # fmt: skip
     return {name: value for name, value in scores.items() if np.isfinite(value)}
 
 
-def find_landmarks(frame: np.ndarray) -> np.ndarray | None:
-    """478 landmarks in pixels of `frame`, or None without a face."""
-    import cv2
-
-    from fportrait.tracking.landmarks import shared_landmarker
-
-    scale = max(1, -(-DETECTION_SIZE // frame.shape[0]))
-    large = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-    faces = shared_landmarker().detect(large, max_faces=1)
-    return faces[0].landmarks / scale if faces else None
-
-
-def load_encoder(folder: Path) -> Any:
-    """A function from frames `T H W 3` and landmarks `T 478 2` to codes `T 128`; None when there is no encoder."""
-    if not (folder / "config.json").is_file():
-        return None
-    from fportrait.tracking.crops import face_crop
-    from fportrait.tracking.expression import ExpressionEncoder
-
-    model = ExpressionEncoder.from_pretrained(folder)
-
-    def encode(frames: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-        crops = [face_crop(frame, points, model.crop_size) for frame, points in zip(frames, landmarks, strict=True)]
-        return np.asarray(model.encode(np.stack(crops)), np.float64)
-
-    return encode
-
-
-def decode(vae: Any, latents: torch.Tensor) -> np.ndarray:
-    """Normalised latents `16 l h w` to `T H W 3` uint8."""
-    from fportrait.diffusion.codec import decode_latents
-
-    video = decode_latents(vae, latents[None].float())[0]
-    return ((video + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).numpy()
+def frechet_of(scorers: Scorers, group: str) -> dict[str, Any]:
+    """Fréchet distances of a group's clips to the truth: `{"frechet": {METHOD: {METRIC: {"value", "warning"}}}}`."""
+    table: dict[str, Any] = {}
+    for name, scorer in scorers.frechet.items():
+        for method in METHODS[:2]:
+            found = scorer.distance(f"{group}/{method}", f"{group}/truth")
+            if found is not None:
+                table.setdefault(method, {})[name] = {"value": round(found[0], 4), "warning": found[1]}
+    return {"frechet": table} if table else {}
 
 
 def summarise(clips: Sequence[ClipResult], seed: int) -> dict[str, Any]:
     """Means over clips with 95% intervals; `ours_minus_portrait` is the paired difference in PSNR."""
-    summary: dict[str, Any] = {"clips": len(clips), "identities": len({clip.record.identity for clip in clips})}
+    summary: dict[str, Any] = {"clips": len(clips), "identities": len({clip.identity for clip in clips})}
     names = sorted({name for clip in clips for name in clip.scores})
     for name in names:
         values = [clip.scores[name] for clip in clips if name in clip.scores]
@@ -299,8 +379,13 @@ def summarise(clips: Sequence[ClipResult], seed: int) -> dict[str, Any]:
         entry: dict[str, Any] = {"mean": round(estimate.mean, 4), "clips": estimate.clips}
         if estimate.clips > 1:
             entry |= {"low": round(estimate.low, 4), "high": round(estimate.high, 4)}
+        missed = sum(clip.missed.get(name, 0) for clip in clips)
+        if missed:
+            entry["frames_without_face"] = missed
         summary.setdefault(method, {})[metric] = entry
-    ours, theirs = ([clip.scores[f"{method}/psnr"] for clip in clips] for method in ("ours", "repeated_portrait"))
+    ours, theirs = (
+        [clip.scores.get(f"{method}/psnr", np.nan) for clip in clips] for method in ("ours", "repeated_portrait")
+    )
     if np.isfinite([*ours, *theirs]).all():
         difference = paired_difference(ours, theirs, seed)
         summary["ours_minus_portrait"] = {"mean": round(difference.mean, 4)}

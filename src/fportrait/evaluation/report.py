@@ -1,10 +1,15 @@
-"""`metrics.json`, the videos, and one HTML page that carries its pictures inside and needs no network."""
+"""The report: `metrics.json`, tables, videos, contact sheets, and one HTML page that opens offline and on a phone.
+
+Clips are written as they come, so that memory does not grow; the page is put together at the end. It carries pictures
+and the worst clips' videos inside, loads nothing, and its only script moves the players of a clip together.
+"""
 
 from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,98 +18,183 @@ import numpy as np
 
 from fportrait.atomic_io import write_json, write_text
 from fportrait.capture.video_io import write_image, write_video
+from fportrait.evaluation.page import (
+    SCRIPT,
+    STYLE,
+    backbone_table,
+    control_section,
+    cross_section,
+    head_table,
+    interval_tables,
+    slice_tables,
+    sparkline,
+)
+from fportrait.evaluation.tables import write_tables
 
 if TYPE_CHECKING:
     from fportrait.evaluation.protocol import ClipResult
 
 ROWS = ("portrait", "truth", "ours", "normals")
-METRICS = ("psnr", "ssim", "sharpness", "expression_gain", "expression_error", "landmark_gain", "landmark_error",
-           "faces_found")  # fmt: skip
-NOTES = {
-    "psnr": "decibels; rewards blur, so read it beside sharpness",
-    "ssim": "× 100, RGB, 11×11 Gaussian of σ 1.5",
-    "sharpness": "variance of the Laplacian over the truth's; 1 is as sharp",
-    "expression_gain": "change of the codes read back over the change asked; 1 is full strength",
-    "expression_error": "root mean square difference of codes, in standard deviations",
-    "landmark_gain": "movement of the face's points over the true movement",
-    "landmark_error": "mean distance of the face's points, pixels",
-    "faces_found": "share of frames in which the detector finds a face",
-}
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:0 auto;padding:1rem;color:#1c2024;background:#fff}
-h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}table{border-collapse:collapse;margin:.5rem 0}
-.wide{overflow-x:auto}th,td{text-align:right;padding:.25rem .7rem;border-bottom:1px solid #dde1e6;white-space:nowrap}
-th:first-child,td:first-child{text-align:left}small{color:#5b636b}figure{margin:1rem 0;overflow-x:auto}
-img{image-rendering:auto;max-width:none;height:auto}
-@media (prefers-color-scheme:dark){body{background:#15181c;color:#e6e9ec}th,td{border-color:#363d45}
-small{color:#9aa3ab}}
-"""
+PLAYERS = ("truth", "ours", "codec_limit", "difference", "normals")
+PLAYER_TITLES = {"codec_limit": "codec's limit", "difference": "|ours − truth| × 3", "normals": "pose asked"}
+PLAYER_SIZE = 160  # pixels; smaller videos are enlarged, because players blur
 
 
-def write_report(
-    folder: Path,
-    results: Mapping[str, Sequence[ClipResult]],
-    metrics: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    fps: float = 25.0,
-) -> Path:
-    """Write `metrics.json`, `videos/DATASET/RECORD.mp4` (truth beside ours), `strips/…png` and `report.html`."""
-    write_json(folder / "metrics.json", {"metrics": metrics, "settings": settings})
-    parts = [f"<h1>Self-reenactment of held-out people</h1>{table_of(metrics)}"]
-    for dataset, clips in results.items():
-        parts.append(f"<h2>{html.escape(dataset)}</h2>")
-        # Worst first: that is where the work is.
-        for clip in sorted(clips, key=lambda clip: clip.scores["ours/psnr"]):
-            name = f"{clip.record.identity}-{clip.record.record}"
-            both = np.concatenate([clip.videos["truth"], clip.videos["ours"]], axis=2)
-            write_video(folder / "videos" / dataset / f"{name}.mp4", both, fps)
-            strip = contact_strip(clip.videos)
-            path = write_image(folder / "strips" / dataset / f"{name}.png", strip)
-            data = base64.b64encode(Path(path).read_bytes()).decode()
-            caption = f"{clip.record.id}: {clip.scores['ours/psnr']:.2f} dB; rows: {', '.join(ROWS)}"
-            parts.append(f'<figure><img alt="" src="data:image/png;base64,{data}">'
-                         f"<figcaption><small>{html.escape(caption)}</small></figcaption></figure>")  # fmt: skip
-    listed = ", ".join(f"{key} {value}" for key, value in settings.items())
-    page = (
-        "<!DOCTYPE html><html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>Evaluation</title><style>{STYLE}</style></head><body>{''.join(parts)}"
-        f"<p><small>{html.escape(listed)}</small></p></body></html>\n"
-    )
-    return write_text(folder / "report.html", page)
+@dataclass
+class Shown:
+    """What the page needs of a clip after its videos are on disk."""
+
+    id: str
+    score: float
+    caption: str
+    strip: Path
+    players: dict[str, Path]
+    curve: list[float] = field(default_factory=list)
 
 
-def table_of(metrics: Mapping[str, Any]) -> str:
-    """One table per metric: datasets down, methods across, with 95% intervals over clips."""
-    tables = []
-    for metric in METRICS:
-        methods = [m for m in ("ours", "codec_limit", "repeated_portrait")
-                   if any(metric in summary.get(m, {}) for summary in metrics.values())]  # fmt: skip
-        if not methods:
-            continue
-        head = "".join(f"<th>{method.replace('_', ' ')}" for method in methods)
+class Report:
+    """Collects clips into `folder`; `finish` writes the page. `shown` clips per group have players in it."""
+
+    def __init__(self, folder: Path, shown: int = 8, fps: float = 25.0):
+        self.folder, self.shown, self.fps = folder, shown, fps
+        self.groups: dict[str, list[Shown]] = {}
+        self.probe_picture: Path | None = None
+
+    def add(self, group: str, clip: ClipResult) -> None:
+        """Write a clip's videos and contact strip."""
+        where = "".join(c if c.isalnum() or c in "-_" else "-" for c in group)
+        name = "".join(c if c.isalnum() or c in "-_" else "-" for c in clip.id.split("/", 1)[-1])
+        videos = dict(clip.videos)
+        players = {}
+        if "truth" in videos and "ours" in videos:
+            both = np.concatenate([videos["truth"], videos["ours"]], axis=2)
+            write_video(self.folder / "videos" / where / f"{name}.mp4", both, self.fps)
+            difference = 3 * np.abs(videos["ours"].astype(np.int16) - videos["truth"])
+            videos["difference"] = np.clip(difference, 0, 255).astype(np.uint8)
+        wanted = [player for player in PLAYERS if player in videos] + [p for p in videos if p.startswith("driver")]
+        for player in wanted:
+            path = self.folder / "players" / where / f"{name}-{player}.mp4"
+            write_video(path, enlarged(videos[player]), self.fps, 20)
+            players[player] = path
+        rows = [row for row in ("portrait", "driver", *ROWS[1:]) if row in videos]
+        path = self.folder / "strips" / where / f"{name}.png"
+        write_image(path, contact_strip(videos, rows))
+        score = clip.scores.get("ours/psnr", float("nan"))
+        words = [
+            f"{METRIC_WORDS[key]} {clip.scores[f'ours/{key}']:.3g}"
+            for key in METRIC_WORDS
+            if f"ours/{key}" in clip.scores
+        ]
+        words += [f"{axis}: {label}" for axis, label in clip.slices.items()]
+        self.groups.setdefault(group, []).append(Shown(clip.id, score, " · ".join(words), path, players, clip.curve))
+
+    def add_probes(self, control: Mapping[str, Any], pictures: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """The probes' pictures: factors across, truth, codec's limit and ours down."""
         rows = []
-        for dataset, summary in metrics.items():
-            cells = "".join(f"<td>{_cell(summary.get(method, {}).get(metric))}" for method in methods)
-            rows.append(f"<tr><td>{html.escape(dataset)}{cells}<td>{summary['clips']}</tr>")
-        title = f"<h2>{metric.replace('_', ' ')}</h2><small>{html.escape(NOTES[metric])}</small>"
-        tables.append(f"{title}<div class=wide><table><tr><th>{head}<th>clips</tr>{''.join(rows)}</table></div>")
-    return "".join(tables)
+        for method in ("truth", "codec_limit", "ours"):
+            cells = [
+                cv2.resize(shown[method], (112, 112), interpolation=cv2.INTER_CUBIC) for shown in pictures.values()
+            ]
+            rows.append(np.hstack(cells))
+        self.probe_picture = Path(write_image(self.folder / "probes.png", np.vstack(rows)))
+
+    def finish(self, summary: Mapping[str, Any]) -> Path:
+        """Write `metrics.json`, the tables and `report.html`."""
+        write_json(self.folder / "metrics.json", summary)
+        write_tables(self.folder, summary)
+        parts = [
+            "<h1>Evaluation on held-out people</h1>",
+            "<p>",
+            html.escape(_lead(summary)),
+            "</p>",
+            head_table(summary),
+        ]
+        parts += [interval_tables(summary), slice_tables(summary.get("slices", {}))]
+        if "control" in summary:
+            parts.append(
+                control_section(summary["control"], _image(self.probe_picture, "probes") if self.probe_picture else "")
+            )
+        parts += [cross_section(summary)]
+        for group, clips in self.groups.items():
+            parts.append(f"<h2>{html.escape(group)}</h2>")
+            # Worst first: that is where the work is.
+            ordered = sorted(clips, key=lambda one: one.score if np.isfinite(one.score) else 1e9)
+            parts += [_figure(clip) for clip in ordered[: self.shown]]
+            if len(ordered) > self.shown:
+                rest = "".join(f"<li>{html.escape(c.id)}: {html.escape(c.caption)}</li>" for c in ordered[self.shown :])
+                parts.append(
+                    f"<details><summary>{len(ordered) - self.shown} better clips</summary><ul>{rest}</ul></details>"
+                )
+        parts.append(backbone_table(summary))
+        page = (
+            "<!DOCTYPE html><html lang=en><head><meta charset=utf-8>"
+            "<meta name=viewport content='width=device-width,initial-scale=1'>"
+            f"<title>Evaluation</title><style>{STYLE}</style></head><body>{''.join(parts)}"
+            f"<script>{SCRIPT}</script></body></html>\n"
+        )
+        return write_text(self.folder / "report.html", page)
 
 
-def _cell(entry: Mapping[str, float] | None) -> str:
-    if entry is None:
-        return "–"
-    interval = f" <small>{entry['low']:.2f} … {entry['high']:.2f}</small>" if "low" in entry else ""
-    return f"{entry['mean']:.2f}{interval}"
+METRIC_WORDS = {
+    "psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "csim": "CSIM", "expression_gain": "expression gain",
+    "head_pose_error": "head °", "faces_found": "faces found",
+}  # fmt: skip
 
 
-def contact_strip(videos: Mapping[str, np.ndarray], columns: int = 6, height: int = 128) -> np.ndarray:
+def _lead(summary: Mapping[str, Any]) -> str:
+    datasets = [
+        value for value in summary.values() if isinstance(value, Mapping) and "ours" in value and "clips" in value
+    ]
+    clips = sum(entry["clips"] for entry in datasets)
+    return (
+        f"{clips} clips of held-out people, holdout {summary.get('holdout', '?')}. Intervals are 95% by bootstrap over "
+        "clips. Worst clips come first. Every metric names its network at the end of the page."
+    )
+
+
+def _figure(clip: Shown) -> str:
+    players = "".join(
+        f"<figure><video muted loop playsinline preload=auto src='{_data(path, 'video/mp4')}'></video>"
+        f"<figcaption>{html.escape(PLAYER_TITLES.get(name, name))}</figcaption></figure>"
+        for name, path in clip.players.items()
+    )
+    controls = (
+        "<div class=bar><button type=button aria-label='play or pause'>▶</button>"
+        "<input type=range min=0 max=1000 value=0 aria-label=time></div>"
+    )
+    return (
+        f"<section class=clip><h3>{html.escape(clip.id)}</h3><p><small>{html.escape(clip.caption)}</small></p>"
+        f"<div class=players>{players}</div>{controls}{sparkline(clip.curve)}"
+        f"<details><summary>contact sheet</summary><div class=wide>{_image(clip.strip, clip.id)}</div></details></section>"
+    )
+
+
+def _data(path: Path, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(Path(path).read_bytes()).decode()}"
+
+
+def _image(path: Path, alt: str) -> str:
+    return f"<img alt='{html.escape(alt, quote=True)}' src='{_data(path, 'image/png')}'>"
+
+
+def enlarged(video: np.ndarray) -> np.ndarray:
+    """At least `PLAYER_SIZE` pixels high, by a whole factor."""
+    factor = max(1, -(-PLAYER_SIZE // video.shape[1]))
+    if factor == 1:
+        return video
+    size = (video.shape[2] * factor, video.shape[1] * factor)
+    return np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC) for frame in video])
+
+
+def contact_strip(
+    videos: Mapping[str, np.ndarray], rows: tuple[str, ...] | list[str] = ROWS, columns: int = 6, height: int = 128
+) -> np.ndarray:
     """Rows of frames, evenly spaced in time: the portrait (once), truth, ours, normals; `H W 3` uint8."""
-    truth = videos["truth"]
-    picks = np.linspace(0, len(truth) - 1, min(columns, len(truth))).round().astype(int)
-    width = round(height * truth.shape[2] / truth.shape[1])
-    strip = np.zeros((height * len(ROWS), width * len(picks), 3), np.uint8)
-    for row, name in enumerate(ROWS):
+    longest = videos["ours"]
+    picks = np.linspace(0, len(longest) - 1, min(columns, len(longest))).round().astype(int)
+    width = round(height * longest.shape[2] / longest.shape[1])
+    strip = np.zeros((height * len(rows), width * len(picks), 3), np.uint8)
+    for row, name in enumerate(rows):
         frames = videos["portrait"][None] if name == "portrait" else videos[name][picks]
         for column, frame in enumerate(frames):
             interpolation = cv2.INTER_AREA if frame.shape[0] > height else cv2.INTER_CUBIC

@@ -2,8 +2,8 @@
 
     scores = ClipScorer(metrics).score(produced_frames, true_frames)
 
-Both sides are read side by side, a few frames at a time. Lengths, sizes and types that differ are errors, never numbers;
-a frame without a face is left out of the metrics that need one, and counted.
+Both sides are read together, a few frames at a time. Lengths, sizes and types that differ are errors, never numbers; a
+frame without a face is left out of the metrics that need one, and counted.
 """
 
 from __future__ import annotations
@@ -74,18 +74,25 @@ class ClipScorer:
         self.metrics, self.every = dict(metrics), every
 
     def score(
-        self, produced: Iterable[np.ndarray], truth: Iterable[np.ndarray], skip: Sequence[int] = ()
+        self,
+        produced: Iterable[np.ndarray],
+        truth: Iterable[np.ndarray],
+        skip: Sequence[int] = (),
+        near: np.ndarray | None = None,
     ) -> ClipScores:
         """Scores of one clip; frames `H W 3` uint8 from arrays or readers.
 
         Args:
             skip: frames that are left out (they are the portrait itself).
+            near: landmarks `T 478 2` of the true faces, where they are known: faces are looked for there.
 
         Raises:
             UserError: one side is longer, sizes or types differ, or there is no frame.
         """
-        result, values = ClipScores(), {name: [] for name in self.metrics}
-        left_out, chunk, index = set(skip), ([], []), 0
+        result = ClipScores()
+        values: dict[str, list[float]] = {name: [] for name in self.metrics}
+        left_out, index = set(skip), 0
+        chunk: tuple[list, list, list] = ([], [], [])
         for ours, theirs in zip_longest(produced, truth):
             if ours is None or theirs is None:
                 shorter = "produced" if ours is None else "true"
@@ -96,10 +103,11 @@ class ClipScorer:
             if index not in left_out:
                 chunk[0].append(ours)
                 chunk[1].append(theirs)
+                chunk[2].append(None if near is None else near[index])
             index += 1
             if len(chunk[0]) == CHUNK:
                 self._chunk(chunk, values, result)
-                chunk = ([], [])
+                chunk = ([], [], [])
         if chunk[0]:
             self._chunk(chunk, values, result)
         if not result.frames:
@@ -112,17 +120,22 @@ class ClipScorer:
                 result.means[name] = float(array[seen].mean()) * METRICS[name].scale
         return result
 
-    def _chunk(self, chunk: tuple[list, list], values: dict[str, list[float]], result: ClipScores) -> None:
+    def _chunk(self, chunk: tuple[list, list, list], values: dict[str, list[float]], result: ClipScores) -> None:
         sizes = {getattr(frame, "shape", None) for frame in (*chunk[0], *chunk[1])}
         if len(sizes) > 1:
             raise UserError(f"frames of {' and '.join(map(str, sorted(map(str, sizes))))}", "frames of one size",
                             "crop or resize both videos alike")  # fmt: skip
         ours, theirs = np.stack(chunk[0]), np.stack(chunk[1])
         check_videos(ours, theirs)
+        places = None if chunk[2][0] is None else np.stack(chunk[2])
         looked = [i for i in range(len(ours)) if (result.frames + i) % self.every == 0]
         for name, metric in self.metrics.items():
             if METRICS[name].network:
-                if looked:
+                if looked and getattr(metric, "needs_face", False):
+                    values[name].extend(
+                        metric(ours[looked], theirs[looked], None if places is None else places[looked])
+                    )
+                elif looked:
                     values[name].extend(metric(ours[looked], theirs[looked]))
             else:
                 values[name].extend(metric(ours, theirs))

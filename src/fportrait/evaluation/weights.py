@@ -160,7 +160,11 @@ def find(name: str) -> Stored | None:
     if path.is_file():
         note = folder() / f"{name}.json"
         if not note.is_file():
-            raise UserError(f"{path} without its {note.name}", "weights added by fportrait", f"run `fportrait weights add {name} FILE --replace`")  # fmt: skip
+            raise UserError(
+                f"{path} without its {note.name}",
+                "weights added by fportrait",
+                f"run `fportrait weights add {name} FILE --replace`",
+            )
         stated = json.loads(note.read_text(encoding="utf-8"))
         if _hash_of(str(path), path.stat().st_mtime_ns) != stated["sha256"]:
             raise UserError(
@@ -188,7 +192,11 @@ def require(name: str) -> Stored:
     stored = find(name)
     if stored is None:
         entry = known(name)
-        fix = entry.source if entry.source.startswith("pip ") else f"run `fportrait weights add {name} FILE` with {entry.source}"
+        fix = (
+            entry.source
+            if entry.source.startswith("pip ")
+            else f"run `fportrait weights add {name} FILE` with {entry.source}"
+        )
         raise UserError(f"no weights '{name}' ({entry.what})", "weights that were added", fix)
     return stored
 
@@ -273,8 +281,13 @@ def fitting(model: nn.Module, state: State, where: str) -> State:
     wanted = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
     problems = [f"no {name}" for name in wanted if name not in state]
     known_names = {*wanted, *(name for name in model.state_dict())}
-    problems += [f"unknown {name}" for name in state if name not in known_names and not name.startswith(ignored or ("\0",))
-                 and not name.endswith("num_batches_tracked")]  # fmt: skip
+    problems += [
+        f"unknown {name}"
+        for name in state
+        if name not in known_names
+        and not name.startswith(ignored or ("\0",))
+        and not name.endswith("num_batches_tracked")
+    ]
     for name, value in wanted.items():
         if name in state and state[name].shape != value.shape:
             problems.append(f"{name} {tuple(state[name].shape)} instead of {tuple(value.shape)}")
@@ -282,7 +295,9 @@ def fitting(model: nn.Module, state: State, where: str) -> State:
             problems.append(f"{name} with numbers that are not finite")
     if problems:
         shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
-        raise UserError(f"{shown} in {where}", f"the tensors of {type(model).__name__}", "choose the published checkpoint")
+        raise UserError(
+            f"{shown} in {where}", f"the tensors of {type(model).__name__}", "choose the published checkpoint"
+        )
     return {name: state[name].detach().float().contiguous().clone() for name in wanted}
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,60 @@ def gaps(stages: list[str], folder: Path = FOLDER) -> list[str]:
                 reasons.append(f"'{stage}' used another {path} than the one '{maker}' made; run '{stage}' again")
         written.update({path: (stage, entry["hash"]) for path, entry in record["outputs"].items()})
     return reasons
+
+
+def collect(stages: Sequence[str], folder: Path = FOLDER) -> dict[str, Any]:
+    """Everything a model was made from, in one document: the stages' records and the captures they began with."""
+    records = {stage: read_record(stage, folder) for stage in stages}
+    return {"stages": {stage: record for stage, record in records.items() if record}, "captures": captures(records)}
+
+
+def captures(records: dict[str, dict[str, Any] | None]) -> dict[str, Any]:
+    """Clips per identity with one hash over their SHA-256, from the manifest that the records name."""
+    outputs = (records.get("ingest") or {}).get("outputs", {})
+    manifest = next(
+        (Path(path) / "manifest.parquet" for path in outputs if (Path(path) / "manifest.parquet").is_file()), None
+    )
+    if manifest is None:
+        return {}
+    import pandas as pd
+
+    table = pd.read_parquet(manifest, columns=["dataset", "identity", "split", "clip", "frames", "sha256"])
+    found: dict[str, Any] = {}
+    for (dataset, identity), rows in table.sort_values("clip").groupby(["dataset", "identity"], sort=True):
+        digest = hashlib.sha256("\n".join(rows["sha256"]).encode()).hexdigest()[:16]
+        found[f"{dataset}/{identity}"] = {"clips": len(rows), "frames": int(rows["frames"].sum()),
+                                          "split": str(rows["split"].iloc[0]), "hash": digest}  # fmt: skip
+    return found
+
+
+def story_lines(story: dict[str, Any]) -> list[str]:
+    """The document of `collect` as lines for people: newest stage first, back to the captures."""
+    lines: list[str] = []
+    stages = story.get("stages", {})
+    makers = {path: name for name, record in stages.items() for path in record.get("outputs", {})}
+    for name in reversed(stages):
+        record = stages[name]
+        commit = record.get("git_commit") or "no commit"
+        seconds, memory = record.get("seconds", 0.0), record.get("peak_memory_mib", 0.0)
+        lines.append(
+            f"{name}  run {record.get('run_id', '?')[:8]}  code {commit[:12]}{'+' if commit.endswith('+') else ''}"
+            f"  {seconds:.1f} s  {memory:.0f} MiB"
+        )
+        for path, entry in record.get("inputs", {}).items():
+            origin = f"  made by {makers[path]}" if path in makers and makers[path] != name else ""
+            lines.append(f"    from {path}  {entry['hash']}  {entry.get('bytes', 0) / 2**20:.1f} MiB{origin}")
+        for key, value in sorted(_flat(record.get("parameters", {})).items()):
+            lines.append(f"    {key} = {value}")
+    for name, entry in story.get("captures", {}).items():
+        lines.append(
+            f"capture {name}  {entry['clips']} clips, {entry['frames']} frames, {entry['split']}, {entry['hash']}"
+        )
+    return lines
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat

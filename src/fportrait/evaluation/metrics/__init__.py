@@ -1,4 +1,4 @@
-"""Metrics, one file each. `METRICS` names them; `make` gives one with the network that is there, or says what is missing.
+"""Metrics, one file each. `METRICS` names them; `make` gives one with the network that is there, or says what to add.
 
 Frame metrics are called with a few frames at a time and give one number per frame, NaN where nothing could be measured
 (no face); `scoring.score_clip` feeds them. Fréchet metrics collect features of clips and compare two sets.
@@ -27,7 +27,7 @@ class FrameMetric(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """How a metric is made and read. `backbones`: choices of networks, the best first; each names the weights it needs."""
+    """How a metric is made and read. `backbones`: choices of networks, best first, with the weights that each needs."""
 
     module: str
     title: str

@@ -21,6 +21,8 @@ CROP = 224
 class ExpressionDistance:
     """Per frame; NaN where a face is missing in either picture."""
 
+    needs_face = True
+
     def __init__(self, backbone: str):
         self.kind = backbone
         if backbone == "deep3d":
@@ -29,24 +31,27 @@ class ExpressionDistance:
             from fportrait.atomic_io import file_hash
             from fportrait.tracking.landmarks import MODELS_FOLDER
 
-            self.backbone = Backbone("MediaPipe blendshapes, 52 scores", file_hash(MODELS_FOLDER / "face_blendshapes.tflite"))
+            self.backbone = Backbone(
+                "MediaPipe blendshapes, 52 scores", file_hash(MODELS_FOLDER / "face_blendshapes.tflite")
+            )
 
-    def __call__(self, produced: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        """Distances `T`; both `T H W 3` uint8.
+    def __call__(self, produced: np.ndarray, truth: np.ndarray, near: np.ndarray | None = None) -> np.ndarray:
+        """Distances `T`; both `T H W 3` uint8. `near` `T 478 2`: where the faces are looked for, if that is known.
 
         Raises:
             UserError: sizes, lengths or types differ.
         """
         check_videos(produced, truth)
         values = []
-        for ours, theirs in zip(produced, truth, strict=True):
-            one, two = self.coefficients(ours), self.coefficients(theirs)
+        for t, (ours, theirs) in enumerate(zip(produced, truth, strict=True)):
+            place = None if near is None else near[t]
+            one, two = self.coefficients(ours, place), self.coefficients(theirs, place)
             values.append(np.nan if one is None or two is None else float(np.abs(one - two).mean()))
         return np.array(values)
 
-    def coefficients(self, frame: np.ndarray) -> np.ndarray | None:
+    def coefficients(self, frame: np.ndarray, near: np.ndarray | None = None) -> np.ndarray | None:
         """Expression of a picture, or None without a face."""
-        face = shared_finder()(frame)
+        face = shared_finder()(frame, near)
         if face is None:
             return None
         if self.kind == "blendshapes":

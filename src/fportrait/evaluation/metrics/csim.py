@@ -16,8 +16,10 @@ from fportrait.evaluation.faces import shared_finder
 from fportrait.evaluation.frames import check_videos
 from fportrait.evaluation.weights import Backbone, find, load, require
 
-# Where ArcFace wants both eyes, the nose and both corners of the mouth in its 112×112 crop (left to right in the picture).
-ARCFACE_POINTS = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
+# Where ArcFace wants both eyes, the nose and both corners of the mouth in its 112×112 crop, left to right.
+ARCFACE_POINTS = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
 CHIP = 150  # pixels; dlib's crop
 CHIP_PADDING = 0.25
 
@@ -68,8 +70,15 @@ class Dlib:
     """dlib's 128-d embedding, unit length. The chip is cut by our own landmarks; no landmark model of dlib is used."""
 
     # Where dlib's five-point chip puts the eye corners and the nose base, in units of the unpadded chip.
-    points = np.array([[0.8595674595992, 0.2134981538014], [0.6460604764104, 0.2289674387677],
-                       [0.1205750620789, 0.2137274526848], [0.3340850613712, 0.2290642403242], [0.4901123135679, 0.6277975316475]])  # fmt: skip
+    points = np.array(
+        [
+            [0.8595674595992, 0.2134981538014],
+            [0.6460604764104, 0.2289674387677],
+            [0.1205750620789, 0.2137274526848],
+            [0.3340850613712, 0.2290642403242],
+            [0.4901123135679, 0.6277975316475],
+        ]
+    )
 
     def __init__(self) -> None:
         import dlib
@@ -89,28 +98,31 @@ class Dlib:
 class IdentitySimilarity:
     """Cosine per frame; NaN where a face is missing in either picture."""
 
+    needs_face = True
+
     def __init__(self, network: Any):
         self.network, self.backbone = network, network.backbone
         self._last: tuple[bytes, np.ndarray | None] | None = None  # a repeated portrait is embedded once
 
-    def __call__(self, produced: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        """Cosines `T`; both `T H W 3` uint8.
+    def __call__(self, produced: np.ndarray, truth: np.ndarray, near: np.ndarray | None = None) -> np.ndarray:
+        """Cosines `T`; both `T H W 3` uint8. `near` `T 478 2`: where the faces are looked for, if that is known.
 
         Raises:
             UserError: sizes, lengths or types differ.
         """
         check_videos(produced, truth)
         values = []
-        for ours, theirs in zip(produced, truth, strict=True):
-            wanted = self._wanted(theirs)
-            face = shared_finder()(ours) if wanted is not None else None
+        for t, (ours, theirs) in enumerate(zip(produced, truth, strict=True)):
+            place = None if near is None else near[t]
+            wanted = self._wanted(theirs, place)
+            face = shared_finder()(ours, place) if wanted is not None else None
             values.append(np.nan if face is None else float(self.network.embed(ours, face.landmarks) @ wanted))
         return np.array(values)
 
-    def _wanted(self, frame: np.ndarray) -> np.ndarray | None:
+    def _wanted(self, frame: np.ndarray, near: np.ndarray | None) -> np.ndarray | None:
         key = frame.tobytes()
         if self._last is None or self._last[0] != key:
-            face = shared_finder()(frame)
+            face = shared_finder()(frame, near)
             self._last = (key, None if face is None else self.network.embed(frame, face.landmarks))
         return self._last[1]
 

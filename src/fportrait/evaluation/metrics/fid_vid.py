@@ -5,6 +5,8 @@ Offline, under its own name, segments are described by the mean over their frame
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 
@@ -21,6 +23,7 @@ class SegmentFeatures:
 
     def __init__(self, backbone: str, motion: bool = False):
         self.kind, self.motion = backbone, motion
+        self.model: Any
         self.model, found = load(backbone)
         self.backbone = found
 
@@ -29,7 +32,7 @@ class SegmentFeatures:
 
         if self.kind == "resnet3d50":
             small = np.stack([resize(frame, SIZE) for frame in segment]).astype(np.float32)
-            clip = torch.from_numpy(small - np.float32(self.model.mean)).permute(3, 0, 1, 2)[None]
+            clip = torch.from_numpy(small - np.array(self.model.mean, np.float32)).permute(3, 0, 1, 2)[None]
             with torch.no_grad():
                 return self.model(clip)[0].double().numpy()
         with torch.no_grad():

@@ -1,8 +1,8 @@
 """Fréchet distance of two sets of features (Dowson & Landau, 1982; Heusel et al., 2017), in memory that does not grow.
 
 d² = ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½). While a set has fewer members than dimensions its members are kept and the
-root's trace is the sum of the singular values of A₁ᵀA₂ (Σ = AAᵀ), which is exact and quick; afterwards the set is folded
-into its moments.
+root's trace is the sum of the singular values of A₁ᵀA₂ (Σ = AAᵀ), which is exact and quick; afterwards the set is
+folded into its moments.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ class FeatureSet:
         if not self.count:
             self._mean = np.zeros(len(feature))
         if len(feature) != len(self._mean) or not np.isfinite(feature).all():
-            raise UserError(f"a feature of {len(feature)} numbers, finite or not", f"{len(self._mean)} finite ones", "check the clip")
+            raise UserError(
+                f"a feature of {len(feature)} numbers, finite or not",
+                f"{len(self._mean)} finite ones",
+                "check the clip",
+            )
         self.count += 1
         if self._members is not None:
             self._members.append(feature)
@@ -89,5 +93,7 @@ def too_few(one: FeatureSet, two: FeatureSet) -> str:
     count = min(one.count, two.count)
     if count >= FEW * one.dimensions:
         return ""
-    return (f"{count} segments for features of {one.dimensions} numbers: a Fréchet distance from fewer than "
-            f"{FEW * one.dimensions} is biased upwards; compare it only between methods on these same clips")  # fmt: skip
+    return (
+        f"{count} segments for features of {one.dimensions} numbers: a Fréchet distance from fewer than "
+        f"{FEW * one.dimensions} is biased upwards; compare it only between methods on these same clips"
+    )

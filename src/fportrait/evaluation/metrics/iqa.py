@@ -1,4 +1,4 @@
-"""IQA: quality of a picture without any truth, 0 (worst) to 100. The paper does not name its network, so results name ours.
+"""IQA: quality of a picture without any truth, 0 (worst) to 100. The paper names no network, so results name ours.
 
 HyperIQA with the user's weights, on the whole picture at 224²; offline 100 − BRISQUE (Mittal et al., 2012), a formula
 on natural-scene statistics. Neither was made for renders: flat skin and plain walls look like blur to BRISQUE, so
@@ -35,6 +35,7 @@ class HyperIQA:
 
     def __init__(self) -> None:
         self.model, self.backbone = load("hyperiqa")
+        self.size = 224
 
     def __call__(self, produced: np.ndarray, truth: np.ndarray) -> np.ndarray:
         """Scores `T` of the produced frames; the truth only has to have their shape."""
@@ -43,9 +44,11 @@ class HyperIQA:
         from fportrait.evaluation.networks.hyperiqa import MEAN, STD
 
         check_videos(produced, truth)
-        size = self.model.size
-        small = np.stack([cv2.resize(frame, (size, size), interpolation=_interpolation(frame, size)) for frame in produced])
-        scaled = (small.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
+        size = self.size
+        small = np.stack(
+            [cv2.resize(frame, (size, size), interpolation=_interpolation(frame, size)) for frame in produced]
+        )
+        scaled = (small.astype(np.float32) / 255 - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
         with torch.no_grad():
             return self.model(torch.from_numpy(scaled).permute(0, 3, 1, 2)).double().numpy()
 

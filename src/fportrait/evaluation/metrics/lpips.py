@@ -6,6 +6,8 @@ learned ones. It orders degradations, but its numbers are not LPIPS' numbers.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from fportrait.errors import UserError
@@ -24,6 +26,7 @@ class PerceptualDistance:
         from fportrait.evaluation.networks.features import SCALE, SHIFT
 
         weights = {"alex": "alexnet", "vgg": "vgg16"}.get(backbone, backbone)
+        self.model: Any
         self.model, found = load(weights)
         self.learned = weights != backbone
         title = f"LPIPS 0.1, {found.name}" if self.learned else f"{found.name}, unlearned heads"
@@ -49,7 +52,9 @@ class PerceptualDistance:
         check_videos(produced, truth)
         least = self.model.least
         if min(truth.shape[1:3]) < least:
-            raise UserError(f"pictures of {truth.shape[1]}x{truth.shape[2]}", f"at least {least}x{least}", "score larger ones")
+            raise UserError(
+                f"pictures of {truth.shape[1]}x{truth.shape[2]}", f"at least {least}x{least}", "score larger ones"
+            )
         with torch.no_grad():
             one, two = (self._maps(video) for video in (produced, truth))
             return unit_distance(one, two, self.heads).double().numpy()

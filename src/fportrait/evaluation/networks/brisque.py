@@ -1,4 +1,4 @@
-"""BRISQUE (Mittal, Moorthy & Bovik, 2012): statistics of locally normalised luminance, rated by a support vector machine.
+"""BRISQUE (Mittal, Moorthy & Bovik, 2012): statistics of normalised luminance, rated by a support vector machine.
 
 The machine is the authors' own (LIVE, University of Texas at Austin), stored as arrays. 0 is best, 100 worst.
 """
@@ -26,7 +26,9 @@ def score(picture: np.ndarray) -> float:
         UserError: another type or shape, a picture too small, or one without any structure.
     """
     if picture.dtype != np.uint8 or picture.ndim != 3 or min(picture.shape[:2]) < LEAST:
-        raise UserError(f"a picture {picture.dtype} {picture.shape}", f"uint8 H W 3 of at least {LEAST} pixels", "enlarge it")
+        raise UserError(
+            f"a picture {picture.dtype} {picture.shape}", f"uint8 H W 3 of at least {LEAST} pixels", "enlarge it"
+        )
     low, high, vectors, coefficients, rho, gamma = _machine()
     scaled = -1 + 2 * (features(picture) - low) / (high - low)
     return float(coefficients @ np.exp(-gamma * ((vectors - scaled) ** 2).sum(1)) - rho)
@@ -68,7 +70,9 @@ def _fit(values: np.ndarray) -> tuple[float, float, float]:
     flat = values.ravel()
     negative, positive = flat[flat < 0], flat[flat > 0]
     if not len(negative) or not len(positive):
-        raise UserError("a picture without structure (all pixels alike)", "a picture with some texture", "look at that frame")
+        raise UserError(
+            "a picture without structure (all pixels alike)", "a picture with some texture", "look at that frame"
+        )
     left, right = np.sqrt((negative**2).mean()), np.sqrt((positive**2).mean())
     ratio = left / right
     r = np.abs(flat).mean() ** 2 / (flat**2).mean() * (ratio**3 + 1) * (ratio + 1) / (ratio**2 + 1) ** 2
@@ -86,4 +90,11 @@ def _shapes() -> tuple[np.ndarray, np.ndarray]:
 def _machine() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float, float]:
     with np.load(ASSET, allow_pickle=False) as data:
         arrays = {name: data[name].astype(np.float64) for name in data.files}
-    return (arrays["low"], arrays["high"], arrays["vectors"], arrays["coefficients"], float(arrays["rho"]), float(arrays["gamma"]))  # fmt: skip
+    return (
+        arrays["low"],
+        arrays["high"],
+        arrays["vectors"],
+        arrays["coefficients"],
+        float(arrays["rho"]),
+        float(arrays["gamma"]),
+    )

@@ -49,6 +49,8 @@ class EfficientNetLite0(nn.Module):
 
     ignored = ("_fc.",)
     least = 32
+    mean: Tensor
+    std: Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -8,10 +8,16 @@ from torch.nn import functional as F
 
 # name, then channels of the branches: 1×1; 1×1 and 3×3×3; 1×1 and 3×3×3; pooled 1×1 (Szegedy et al., 2015, table 1)
 MIXED = {
-    "Mixed_3b": (64, 96, 128, 16, 32, 32), "Mixed_3c": (128, 128, 192, 32, 96, 64), "Mixed_4b": (192, 96, 208, 16, 48, 64),
-    "Mixed_4c": (160, 112, 224, 24, 64, 64), "Mixed_4d": (128, 128, 256, 24, 64, 64), "Mixed_4e": (112, 144, 288, 32, 64, 64),
-    "Mixed_4f": (256, 160, 320, 32, 128, 128), "Mixed_5b": (256, 160, 320, 32, 128, 128), "Mixed_5c": (384, 192, 384, 48, 128, 128),
-}  # fmt: skip
+    "Mixed_3b": (64, 96, 128, 16, 32, 32),
+    "Mixed_3c": (128, 128, 192, 32, 96, 64),
+    "Mixed_4b": (192, 96, 208, 16, 48, 64),
+    "Mixed_4c": (160, 112, 224, 24, 64, 64),
+    "Mixed_4d": (128, 128, 256, 24, 64, 64),
+    "Mixed_4e": (112, 144, 288, 32, 64, 64),
+    "Mixed_4f": (256, 160, 320, 32, 128, 128),
+    "Mixed_5b": (256, 160, 320, 32, 128, 128),
+    "Mixed_5c": (384, 192, 384, 48, 128, 128),
+}
 
 
 def _same(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
@@ -43,7 +49,9 @@ class Pool(nn.Module):
         self.kernel, self.stride = kernel, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.max_pool3d(_same(x, self.kernel, self.stride), self.kernel, self.stride)  # after ReLU, zeros are neutral
+        return F.max_pool3d(
+            _same(x, self.kernel, self.stride), self.kernel, self.stride
+        )  # after ReLU, zeros are neutral
 
 
 class Mixed(nn.Module):
@@ -64,6 +72,10 @@ class InceptionI3D(nn.Module):
 
     ignored: tuple[str, ...] = ()
     least_frames = 9
+    Mixed_3b: nn.Module
+    Mixed_3c: nn.Module
+    Mixed_5b: nn.Module
+    Mixed_5c: nn.Module
 
     def __init__(self, classes: int = 400, divide: int = 1):
         super().__init__()

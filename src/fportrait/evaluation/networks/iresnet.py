@@ -34,6 +34,10 @@ class IResNet(nn.Module):
 
     ignored: tuple[str, ...] = ()
     size = 112
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+    layer4: nn.Module
 
     def __init__(self, layers: Sequence[int] = DEPTHS[50], width: int = 64, features: int = 512):
         super().__init__()

@@ -35,6 +35,10 @@ class ResNet50(nn.Module):
     """Maps of the four stages. `dimensions` 3 is Hara et al.'s (2018): 7×7×7 stem, stride 1 in time."""
 
     ignored: tuple[str, ...] = ("fc.",)
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+    layer4: nn.Module
 
     def __init__(self, width: int = 64, dimensions: int = 2, layers: tuple[int, ...] = LAYERS):
         super().__init__()
@@ -77,7 +81,7 @@ class KineticsResNet50(ResNet50):
 
 
 class FaceReconstruction(nn.Module):
-    """Deep3DFaceRecon (Deng et al., 2019): faces `N 3 224 224` in [0, 1] to 257 numbers, of which 80:144 are expression.
+    """Deep3DFaceRecon (Deng et al., 2019): faces `N 3 224 224` in [0, 1] to 257 numbers; 80:144 are expression.
 
     In their order: identity 80, expression 64, texture 80, angles 3, light 27, translation 2 and 1.
     """

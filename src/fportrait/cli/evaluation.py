@@ -1,0 +1,175 @@
+"""`fportrait evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fportrait.cli._options import json_option, print_json
+
+SHARDS = Path("data/05_model_input/shards")
+ANNOTATIONS = (Path("data/03_primary/validated"), Path("data/03_primary/sweeps"))
+
+
+@click.command()
+@click.option("--model", type=click.Path(path_type=Path),
+              help="A model folder or a trained stage (data/06_models/stage4). Default: the champion, else the shipped base.")  # fmt: skip
+@click.option(
+    "--shards",
+    type=click.Path(path_type=Path),
+    default=SHARDS,
+    show_default=True,
+    help="Latent shards with held-out people.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("evaluation"),
+    show_default=True,
+    help="Folder of the report.",
+)
+@click.option("--records", type=click.IntRange(1), default=4, show_default=True, help="Clips per dataset.")
+@click.option("--steps", type=click.IntRange(1, 1000), help="Sampling steps. Default: the model's own.")
+@click.option(
+    "--every", type=click.IntRange(1), default=1, show_default=True, help="Networks look at every so many frames."
+)
+@click.option(
+    "--metric", "metrics", multiple=True, metavar="NAME[=BACKBONE]", help="Only these metrics; may be repeated."
+)
+@click.option(
+    "--probes", type=click.IntRange(0), default=1, show_default=True, help="People on whom one factor is moved alone."
+)
+@click.option("--modes", type=click.IntRange(0), default=1, show_default=True, help="People per control mode.")
+@click.option(
+    "--cross", type=click.IntRange(0), default=0, show_default=True, help="Cross-reenactment pairs per dataset."
+)
+@click.option("--external", multiple=True, metavar="NAME=FOLDER", help="Score another method's videos beside ours.")
+@click.option(
+    "--export",
+    "export_to",
+    type=click.Path(path_type=Path),
+    help="Only write every clip's portrait, driving video and cameras there.",
+)
+@click.option(
+    "--run", "method", help="Only call another method (gagavatar, cap4d, hunyuanportrait) for every exported clip."
+)
+@click.option("--repo", type=click.Path(path_type=Path), help="With --run: the method's repository.")
+@click.option("--inputs", type=click.Path(path_type=Path), help="With --run: what --export wrote.")
+@click.option(
+    "--command", default="", help="With --run: another command; {portrait} {driving} {cameras} {output} are filled in."
+)
+@click.option("--seed", default=0, show_default=True, help="The same seed gives the same scores.")
+@json_option
+def evaluate(
+    model: Path | None,
+    shards: Path,
+    output: Path,
+    records: int,
+    steps: int | None,
+    every: int,
+    metrics: tuple[str, ...],
+    probes: int,
+    modes: int,
+    cross: int,
+    external: tuple[str, ...],
+    export_to: Path | None,
+    method: str | None,
+    repo: Path | None,
+    inputs: Path | None,
+    command: str,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Score a model on held-out people: pictures, control, slices, cross-reenactment, other methods beside it.
+
+    \b
+    Examples:
+      fportrait evaluate -o report
+      fportrait evaluate --model data/06_models/stage4 --records 50 --cross 50
+      fportrait evaluate --export inputs
+      fportrait evaluate --run gagavatar --repo ../GAGAvatar --inputs inputs -o theirs
+      fportrait evaluate --external GAGAvatar=theirs -o report
+    """
+    from fportrait.errors import UserError
+
+    if method:
+        if repo is None or inputs is None:
+            raise UserError("--run without --repo and --inputs", "both", "name the repository and the exported folder")
+        from fportrait.evaluation.external import run_method
+
+        done = run_method(method, repo, inputs, output, command)
+        print_json(done) if as_json else click.echo(f"{done['done']} clips done, {len(done['failed'])} failed")
+        if done["failed"]:
+            for clip, reason in done["failed"].items():
+                click.echo(f"{clip}: {reason}", err=True)
+            raise SystemExit(3)
+        return
+    if export_to:
+        click.echo(f"{_export(shards, export_to, records)} clips in {export_to}")
+        return
+    transformer, base = _parts(model)
+    from fportrait.evaluation.metrics import METRICS
+    from fportrait.evaluation.protocol import evaluate as score
+    from fportrait.evaluation.tables import rows_of, to_markdown
+
+    chosen = dict(part.partition("=")[::2] for part in metrics) or dict.fromkeys(METRICS, "auto")
+    protocol = {"records": records, "steps": steps, "network_every": every,
+                "metrics": {name: backbone or "auto" for name, backbone in chosen.items()}}  # fmt: skip
+    others = {}
+    for entry in external:
+        name, given, folder = entry.partition("=")
+        if not given:
+            raise UserError(f"--external {entry}", "NAME=FOLDER", "name the method and the folder of its videos")
+        others[name] = folder
+    summary = score(
+        transformer,
+        base,
+        shards,
+        output,
+        protocol,
+        seed,
+        {"people": probes, "frames": 9},
+        {"people": modes},
+        {"pairs": cross},
+        ANNOTATIONS,
+        others,
+    )
+    if as_json:
+        print_json(summary)
+    else:
+        click.echo(to_markdown(rows_of(summary)))
+        for name, fix in summary["not_measured"].items():
+            click.echo(f"not measured: {name}; {fix}")
+        click.echo(f"report: {output / 'report.html'}")
+    if any(found["missing"] or found["refused"] for found in summary.get("external", {}).values()):
+        raise SystemExit(3)
+
+
+def _parts(model: Path | None) -> tuple[Path, Path]:
+    """Transformer folder and base folder of a bundle or of a trained stage."""
+    from fportrait.errors import UserError
+
+    if model is None:
+        from fportrait.ops.registry import default_model
+
+        model = default_model()
+    if not (model / "transformer").is_dir():
+        raise UserError(f"no transformer in {model}", "a model folder or a trained stage", "check --model")
+    base = model if (model / "vae").is_dir() else Path("data/06_models/base")
+    return model / "transformer", base
+
+
+def _export(shards: Path, folder: Path, records: int) -> int:
+    from fportrait.dataset.schema import DATASETS
+    from fportrait.dataset.shards import ShardReader
+    from fportrait.evaluation.external import export_inputs
+    from fportrait.evaluation.sampling import held_out
+
+    reader = ShardReader(shards)
+    chosen: list[tuple[Any, int]] = [
+        (record, record.frames) for name in DATASETS for record in held_out(reader, name, records, None)
+    ]
+    return export_inputs(reader, chosen, folder)

@@ -1,0 +1,192 @@
+"""`fportrait promote`, `fportrait rollback`, `fportrait lineage`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fportrait.cli._options import json_option, print_json
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Show every check of the gate; register nothing.")
+@json_option
+def promote(dry_run: bool, as_json: bool) -> None:
+    """Let the gate decide whether the trained model becomes champion (the stage `promote`).
+
+    \b
+    Examples:
+      fportrait promote --dry-run
+      fportrait promote
+    """
+    from fportrait.errors import UserError
+    from fportrait.hooks import user_error
+
+    _in_project()
+    from kedro.framework.session import KedroSession
+    from kedro.framework.startup import bootstrap_project
+
+    bootstrap_project(Path.cwd())
+    if dry_run:
+        with KedroSession.create() as session:
+            parameters = session.load_context().params  # type: ignore[attr-defined]
+        checks = _checks(parameters["promote"])
+        if as_json:
+            print_json([check.as_dict() for check in checks])
+        else:
+            for check in checks:
+                click.echo(f"{'pass' if check.passed else 'FAIL'}  {check.detail}")
+        if not all(check.passed for check in checks):
+            raise SystemExit(2)
+        return
+    try:
+        with KedroSession.create() as session:
+            session.run(pipeline_names=["promote"])  # type: ignore[call-arg]
+    except Exception as error:
+        known = user_error(error)
+        if known is None or isinstance(error, UserError):
+            raise
+        raise known from None
+    _tell(as_json)
+
+
+def _checks(section: dict[str, Any]) -> list[Any]:
+    """The gate's checks on the evaluation that lies here, against the champion that is there."""
+    import json
+
+    from fportrait.errors import UserError
+    from fportrait.ops import registry, runs
+    from fportrait.ops.gate import GateSettings
+    from fportrait.pipeline_registry import CHAIN
+
+    scores, report = Path("data/07_model_output/evaluation/scores.json"), Path("data/08_reporting/evaluate.json")
+    for path in (scores, report):
+        if not path.is_file():
+            raise UserError(f"no {path}", "the result of 'evaluate'", "run `kedro run --pipelines=evaluate`")
+    own, metrics = json.loads(scores.read_text()), json.loads(report.read_text())
+    values = {key: value for key, value in section.items() if key != "frames"}
+    values |= {key: runs.flatten(values[key]) for key in ("floors", "limits")}
+    settings = GateSettings.from_dict(values)
+    champion = None
+    if registry.use_store():
+        with registry.store_errors():
+            server = runs.client()
+            champion = registry.champion_scores(server, registry.champion_version(server), own, settings, None)
+    flat = {name: value for name, value in runs.flatten(metrics).items() if isinstance(value, int | float)}
+    return registry.decide(flat, settings, CHAIN[: CHAIN.index("promote")], own, metrics.get("slices"), champion)
+
+
+def _tell(as_json: bool) -> None:
+    import json
+
+    result = json.loads(Path("data/08_reporting/promote.json").read_text())
+    if as_json:
+        print_json(result)
+        return
+    for check in result.get("checks", []):
+        click.echo(f"pass  {check['detail']}")
+    click.echo(f"version {result['version']} is champion; previous: {result['previous'] or 'none'}")
+
+
+@click.command()
+@click.option("--to", "version", metavar="VERSION", help="Go back to this version. Default: the previous champion.")
+@click.option("--reason", default="", help="Kept with the version that is taken back.")
+@json_option
+def rollback(version: str | None, reason: str, as_json: bool) -> None:
+    """Give the alias champion back to the previous model, after checking that its files are there.
+
+    \b
+    Examples:
+      fportrait rollback --reason "mouths stay shut"
+      fportrait rollback --to 3
+    """
+    from fportrait.ops import registry
+
+    _store(registry)
+    result = registry.rollback(reason, version)
+    if as_json:
+        print_json(result)
+    else:
+        click.echo(f"version {result['version']} is champion again; version {result['rolled_back']} was taken back")
+
+
+@click.command()
+@click.argument("model", default="champion", metavar="[MODEL]")
+@json_option
+def lineage(model: str, as_json: bool) -> None:
+    """Everything that a model was made from: stages, code, parameters, parents, metrics, back to the captures.
+
+    MODEL: champion (default), previous, or a version number.
+
+    \b
+    Examples:
+      fportrait lineage
+      fportrait lineage 2 --json
+    """
+    from fportrait.errors import UserError
+    from fportrait.ops import registry, runs
+    from fportrait.ops.lineage import story_lines
+
+    _store(registry)
+    with registry.store_errors():
+        server = runs.client()
+        version = model if model.isdigit() else registry.alias_version(server, model)
+        known = {str(one.version): one for one in registry.versions(server)}
+        if version is None or version not in known:
+            raise UserError(
+                f"no model '{model}'",
+                f"champion, previous or a version ({', '.join(sorted(known, key=int)) or 'none yet'})",
+                "promote one with `fportrait promote`",
+            )
+        entry = known[version]
+        story = registry.read_json(server, version, "lineage.json") or {"stages": {}, "captures": {}}
+        metrics = dict(server.get_run(entry.run_id).data.metrics) if entry.run_id else {}
+        import mlflow
+
+        metrics |= mlflow.models.get_model_info(f"models:/{registry.MODEL}/{version}").metadata["metrics"]  # type: ignore[index]
+    base = entry.tags.get(registry.BASE_TAG, "none")
+    if as_json:
+        print_json(
+            {"version": int(version), "tags": dict(entry.tags), "parent_version": base, "metrics": metrics, **story}
+        )
+        return
+    click.echo(
+        f"{registry.MODEL} version {version}  {entry.tags.get(registry.STATE_TAG, '')}  champion before it: {base}"
+    )
+    if entry.tags.get(registry.REASON_TAG):
+        click.echo(f"    {entry.tags[registry.REASON_TAG]}")
+    shown = {
+        name: value
+        for name, value in sorted(metrics.items())
+        if name.endswith(("ours.psnr.mean", "ours_minus_portrait.mean"))
+    }
+    for name, value in shown.items():
+        click.echo(f"    {name} = {value:.4g}")
+    for line in story_lines(story):
+        click.echo(line)
+
+
+def _in_project() -> None:
+    from kedro.utils import find_kedro_project
+
+    from fportrait.errors import UserError
+
+    root = find_kedro_project(Path.cwd())
+    if root is None:
+        raise UserError(
+            f"no fportrait project in {Path.cwd()}", "a folder with pyproject.toml and conf/", "change into the project"
+        )
+    import os
+
+    os.chdir(root)
+
+
+def _store(registry: Any) -> None:
+    from fportrait.errors import UserError
+
+    if not registry.use_store():
+        raise UserError(
+            f"no {registry.DATABASE}", "a registry of models", "run `kedro run`, or set MLFLOW_TRACKING_URI"
+        )
