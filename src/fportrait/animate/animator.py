@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from fportrait.animate.pictures import enlarge, rows_of_pictures, shown_moments
 from fportrait.animate.tracked import Report, Tracked, draw_normals, track_picture, track_video
 from fportrait.animate.viewpoint import Viewpoint, training_fit, viewpoint
-from fportrait.atomic_io import atomic_path, write_json
+from fportrait.atomic_io import atomic_path, file_hash, write_json
 from fportrait.body.model import load_body
 from fportrait.bundle import BundleSettings, read_settings
 from fportrait.camera.paths import save_camera_path
@@ -74,16 +75,17 @@ class Prepared:
 
 class Animator:
     """Args:
-    model: a bundle folder.
+    model: a bundle folder. remember: how many tracked files to keep, so that a second video of them starts at once.
 
     Raises:
         UserError: the folder is no bundle.
     """
 
-    def __init__(self, model: str | Path):
+    def __init__(self, model: str | Path, remember: int = 0):
         from fportrait.tracking.expression import ExpressionEncoder
 
-        self.model = Path(model)
+        self.model, self.remember = Path(model), remember
+        self._kept: OrderedDict[Any, Any] = OrderedDict()
         self.settings: BundleSettings = read_settings(self.model)
         self.encoder = ExpressionEncoder.from_pretrained(self.model / "expression_encoder")
         self.body = load_body()
@@ -122,13 +124,19 @@ class Animator:
                     f"guidance {factor}={value:g}", f"one of {', '.join(FACTORS)} and a scale from 0 to 20", "change it"
                 )
         size, most = self.encoder.crop_size, request.max_frames
-        person, image = track_picture(request.portrait, self.landmarks, self.config, size)
-        drive = track_video(request.driving, self.landmarks, self.config, size, most, report, "track driving")
-        express = drive
-        if request.expression is not None:
-            express = track_video(
-                request.expression, self.landmarks, self.config, size, most, report, "track expression"
+        person, image = self._once(
+            ("portrait", request.portrait),
+            lambda: track_picture(request.portrait, self.landmarks, self.config, size),
+        )
+
+        def track(path: Path, what: str) -> Tracked:
+            tracked = self._once(
+                (most, path), lambda: track_video(path, self.landmarks, self.config, size, most, report, what)
             )
+            return replace(tracked, path=Path(path))  # the same bytes may lie elsewhere now
+
+        drive = track(request.driving, "track driving")
+        express = track(request.expression, "track expression") if request.expression is not None else drive
         frames = min(len(drive), len(express))
         view = viewpoint(request.camera, frames, self.settings, request.seed)
         notes = []
@@ -137,6 +145,18 @@ class Animator:
                 notes.append(f"{clip.path.name} was cut after {frames} of its {clip.frames_in_file} frames")
         outside = training_fit(view, self.settings)
         return Prepared(request, person, drive, express, image, view, notes + ([outside] if outside else []))
+
+    def _once(self, key: tuple[Any, Path], make: Callable[[], Any]) -> Any:
+        """What `make` gives, kept under the file's bytes when this animator remembers."""
+        if not self.remember:
+            return make()
+        name = (key[0], file_hash(key[1]))
+        if name not in self._kept:
+            self._kept[name] = make()
+        self._kept.move_to_end(name)
+        while len(self._kept) > self.remember:
+            self._kept.popitem(last=False)
+        return self._kept[name]
 
     def normals(self, prepared: Prepared, moments: Iterable[int]) -> Iterator[np.ndarray]:
         """Normal maps `S S 3` of the portrait's body in the driver's poses, one by one."""

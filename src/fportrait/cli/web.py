@@ -1,0 +1,74 @@
+"""`fportrait web`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fportrait.cli._options import path_type, promoted_or_shipped
+from fportrait.errors import UserError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def read_logins(path: Path | None, host: str) -> list[tuple[str, str]] | None:
+    """Pairs of name and password from a file of `name:password` lines.
+
+    Raises:
+        UserError: the studio would be open to the network without a password, or the file has no such line.
+    """
+    if path is None:
+        if host not in LOOPBACK:
+            raise UserError(
+                f"--host {host} without --logins", "a password for a studio that others can reach",
+                "write 'name:password' into a file and pass --logins FILE, or leave --host out",
+            )  # fmt: skip
+        return None
+    if not path.is_file():
+        raise UserError(f"no file {path}", "one 'name:password' per line", "check the path")
+    pairs = [line.strip().partition(":") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not pairs or not all(name and password for name, _, password in pairs):
+        raise UserError(f"a line without 'name:password' in {path}", "one 'name:password' per line", "mend the file")
+    return [(name, password) for name, _, password in pairs]
+
+
+@click.command()
+@click.option("--model", type=path_type, help="A model folder. Default: the promoted one, else the shipped base.")
+@click.option("--results", type=path_type, default=Path("data/07_model_output/studio"), show_default=True,
+              help="Where results are kept.")  # fmt: skip
+@click.option("--keep", default=100, show_default=True, type=click.IntRange(1), help="Results kept; older ones go.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Other addresses need --logins.")
+@click.option("--port", default=7860, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--logins", type=path_type, help="A file with one 'name:password' per line.")
+def web(model: Path | None, results: Path, keep: int, host: str, port: int, logins: Path | None) -> None:
+    """Open the studio: upload a portrait and a video, choose a camera path, generate, download.
+
+    It listens on this computer only. Needs Gradio: pip install 'fportrait[web]'.
+
+    \b
+    Examples:
+      fportrait web
+      fportrait web --port 8000 --results ~/portraits
+      fportrait web --host 0.0.0.0 --logins logins.txt
+    """
+    import importlib.util
+    import shutil
+
+    pairs = read_logins(logins, host)
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError("no Gradio", "the extra 'web'", "run pip install 'fportrait[web]'")
+    from fportrait.web.app import serve
+    from fportrait.web.results import ResultStore
+    from fportrait.web.studio import Studio
+
+    store = ResultStore(results, keep)
+    uploads = store.folder / ".uploads"
+    shutil.rmtree(uploads, ignore_errors=True)  # of a server before this one
+    try:
+        serve(Studio(promoted_or_shipped(model), store), store.folder / ".samples", uploads, host, port, pairs)
+    except OSError as error:
+        raise UserError(f"port {port} that cannot be used ({error})", "a free port", "pass another --port") from None
+    finally:
+        shutil.rmtree(uploads, ignore_errors=True)
+        store.close()

@@ -1,0 +1,1 @@
+"""The web studio: `fportrait web`. Needs the extra `web` (Gradio)."""

@@ -1,0 +1,36 @@
+"""Sample inputs, made once from the embedded world: nobody's picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from fportrait.atomic_io import atomic_folder
+
+PORTRAITS, VIDEOS = ("portrait1.png", "portrait2.png"), ("talk.mp4", "turn.mp4")
+
+
+def sample_files(folder: Path) -> dict[str, Path]:
+    """Paths by name; rendered into `folder` the first time (a few seconds)."""
+    if not folder.is_dir():
+        _render(folder)
+    return {name: folder / name for name in (*PORTRAITS, *VIDEOS)}
+
+
+def _render(target: Path) -> None:
+    from fportrait.body.model import load_body
+    from fportrait.capture.people import sample_person
+    from fportrait.capture.video_io import write_image, write_video
+    from fportrait.capture.world import sample_training_clip
+
+    body = load_body()
+    with atomic_folder(target) as folder:
+        for seed, name in zip((7012, 7019), PORTRAITS, strict=True):
+            person = sample_person(seed, body)
+            clip = sample_training_clip(np.random.default_rng(seed), body, "phone", 1, 256, person=person)
+            write_image(folder / name, clip["video"][0])
+        for seed, name in zip((7104, 7111), VIDEOS, strict=True):
+            person = sample_person(seed, body)
+            clip = sample_training_clip(np.random.default_rng(seed), body, "phone", 17, 192, person=person)
+            write_video(folder / name, clip["video"])

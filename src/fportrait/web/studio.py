@@ -1,0 +1,149 @@
+"""What the web studio does, without its pages: previews, jobs in turn, cancelling."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fportrait.animate import Animator, Prepared, Request
+from fportrait.animate.pictures import shown_moments, tracking_overlay
+from fportrait.animate.tracked import Report
+from fportrait.errors import UserError
+from fportrait.web.results import PICTURE, VIDEO, Result, ResultStore
+
+WAITING = 8  # jobs beyond the running one; more are turned away at once
+
+
+class Cancelled(Exception):
+    """The user, or a closed tab, ended the job."""
+
+
+@dataclass
+class Preview:
+    """Overlays `H W 3` of portrait, driving (and expression) frames, and the normal maps the model would be given."""
+
+    overlays: list[tuple[np.ndarray, str]]
+    normals: list[tuple[np.ndarray, str]]
+    prepared: Prepared
+
+
+class Studio:
+    """Jobs run one at a time in the order they came; a session has at most one.
+
+    Args:
+        model: a bundle. store: where results go.
+    """
+
+    def __init__(self, model: str | Path, store: ResultStore):
+        self.animator = Animator(model, remember=16)
+        self.store = store
+        self._turn = threading.Condition()
+        self._queue: deque[str] = deque()
+        self._cancelled: set[str] = set()
+
+    @contextmanager
+    def job(self, session: str, report: Report) -> Iterator[Report]:
+        """Wait for this session's turn; yields a report that raises `Cancelled` once the session was cancelled.
+
+        Raises:
+            UserError: the session already has a job, or too many wait.
+            Cancelled: cancelled while waiting.
+        """
+        with self._turn:
+            if session in self._queue:
+                raise UserError("a job of yours that still runs", "one at a time", "wait for it or cancel it")
+            if len(self._queue) > WAITING:
+                raise UserError(f"{len(self._queue)} jobs before yours", f"at most {WAITING}", "try again in a minute")
+            self._queue.append(session)
+
+        def checked(what: str, done: int, total: int) -> None:
+            if session in self._cancelled:
+                raise Cancelled
+            report(what, done, total)
+
+        try:
+            with self._turn:
+                while self._queue[0] != session:
+                    checked(f"waiting, {self._queue.index(session)} before you", 0, 1)
+                    self._turn.wait(0.5)
+            yield checked
+        finally:
+            with self._turn:
+                self._queue.remove(session)
+                self._cancelled.discard(session)
+                self._turn.notify_all()
+
+    def cancel(self, session: str) -> bool:
+        """End a session's job, running or waiting, at its next step; whether there was one."""
+        with self._turn:
+            if session not in self._queue:
+                return False
+            self._cancelled.add(session)
+            self._turn.notify_all()
+            return True
+
+    def preview(self, session: str, request: Request, report: Report) -> Preview:
+        """Track the files and show what was found."""
+        with self.job(session, report) as checked:
+            prepared = self.animator.prepare(request, checked)
+            moments = shown_moments(len(prepared), 6)
+            overlays = [(tracking_overlay(prepared.image, prepared.person, 0), "portrait")]
+            clips = [("driving", prepared.drive)]
+            if prepared.express is not prepared.drive:
+                clips = [("pose", prepared.drive), ("expression", prepared.express)]
+            for label, clip in clips:
+                frames = clip.pictures(moments)
+                overlays += [
+                    (tracking_overlay(frame, clip, moment), f"{label}, frame {moment}")
+                    for frame, moment in zip(frames, moments, strict=True)
+                ]
+            maps = self.animator.normals(prepared, moments)
+            normals = [(image, f"frame {moment}") for image, moment in zip(maps, moments, strict=True)]
+            return Preview(overlays, normals, prepared)
+
+    def generate(self, session: str, request: Request, report: Report, names: dict[str, str]) -> Result:
+        """Make a video and keep it; `names` are what the user called the files."""
+        started = time.monotonic()
+        with self.job(session, report) as checked:
+            prepared = self.animator.prepare(request, checked)
+            settings: dict[str, Any] = {
+                **names, "camera": request.camera if "camera_file" not in names else "file",
+                "guidance": dict(request.guidance), "steps": request.steps or self.animator.settings.steps,
+                "seed": request.seed, "frames": len(prepared), "model": self.animator.model.name,
+                "notes": prepared.notes, "created": time.strftime("%Y-%m-%d %H:%M:%S"),
+            }  # fmt: skip
+
+            def write(folder: Path) -> None:
+                written = self.animator.write(prepared, folder / VIDEO, checked)
+                written["picture"].rename(folder / PICTURE)
+                (folder / "conditions").mkdir()
+                self.animator.write_conditions(prepared, folder / "conditions")
+                settings["seconds"] = round(time.monotonic() - started, 1)
+
+            return self.store.add(write, settings)
+
+
+def describe(settings: dict[str, Any]) -> str:
+    """A result's settings as lines of Markdown."""
+    lines = []
+    for key, value in settings.items():
+        if value in ("", None, {}, []):
+            continue
+        text = ", ".join(f"{k} {v:g}" for k, v in value.items()) if isinstance(value, dict) else value
+        text = "; ".join(text) if isinstance(text, list) else text
+        lines.append(f"**{key.replace('_', ' ')}** {escape(str(text))}")
+    return "  \n".join(lines)
+
+
+def escape(text: str) -> str:
+    """Text that Markdown and HTML show as it is: names of files come from strangers."""
+    marks = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+    return "".join(marks.get(c, f"\\{c}" if c in "\\`*_{}[]()#!|~$" else c) for c in text)[:200]

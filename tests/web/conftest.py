@@ -1,0 +1,167 @@
+"""A real server in a process of its own, and a headless Chromium that looks at it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fportrait.bundle import SHIPPED_BASE
+
+SOURCES = Path(__file__).parents[2] / "src"
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+PATIENCE = 180  # seconds; a busy machine is no failure
+
+
+class Server:
+    """`fportrait web` on a free port; `kill` ends it as a crash would."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/"
+        self.log = folder.with_suffix(".log")
+        command = [sys.executable, "-m", "fportrait", "web", "--model", str(SHIPPED_BASE)]
+        environment = os.environ | {"PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1"}
+        with open(self.log, "a") as log:
+            self.process = subprocess.Popen(
+                [*command, "--results", str(folder), "--port", str(self.port)], env=environment, stdout=log, stderr=log
+            )
+        wait(self.answers, "the server")
+
+    def answers(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            return urllib.request.urlopen(self.url, timeout=5).status == 200
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    @property
+    def results(self) -> list[Path]:
+        return sorted(path for path in self.folder.iterdir() if not path.name.startswith("."))
+
+
+def wait(condition, what: str, seconds: float = PATIENCE):
+    """Poll until `condition()` is true; its value."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.1)
+    raise AssertionError(f"waited {seconds} s for {what}")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory) -> Iterator[Server]:
+    pytest.importorskip("gradio", reason="the extra 'web' is not installed")
+    running = Server(tmp_path_factory.mktemp("studio") / "results")
+    yield running
+    running.kill()
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory) -> dict[str, Path]:
+    """A portrait and a driving video of rendered people, and files that are neither."""
+    from fportrait.body.model import load_body
+    from fportrait.capture.people import sample_person
+    from fportrait.capture.video_io import write_image, write_video
+    from fportrait.capture.world import sample_training_clip
+
+    folder, body = tmp_path_factory.mktemp("uploads"), load_body()
+    clip = sample_training_clip(np.random.default_rng(4), body, "phone", 5, 160, person=sample_person(12, body))
+    write_image(folder / "portrait.png", clip["video"][0])
+    write_video(folder / "driving.mp4", clip["video"])
+    (folder / "text.png").write_text("not a picture")
+    (folder / "playlist.mp4").write_text("#EXTM3U\n#EXTINF:1,\n/etc/passwd\n")
+    return {path.stem: path for path in folder.iterdir()}
+
+
+def browser(width: int = 1280, height: int = 1400):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    if CHROMIUM is None or shutil.which("chromedriver") is None:
+        pytest.skip("no Chromium with its driver: apt install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.add_argument(f"--window-size={width},{height}")
+    options.binary_location = CHROMIUM
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+
+
+class Page:
+    """The studio as a user sees it."""
+
+    def __init__(self, server: Server, width: int = 1280, height: int = 1400):
+        self.driver = browser(width, height)
+        self.driver.get(server.url)
+        wait(lambda: self.all("#generate"), "the first page")
+
+    def all(self, selector: str) -> list:
+        return self.driver.find_elements("css selector", selector)
+
+    def one(self, selector: str):
+        return wait(lambda: self.all(selector), selector)[0]
+
+    def click(self, selector: str) -> None:
+        self.driver.execute_script("arguments[0].click()", self.one(selector))
+
+    def upload(self, element: str, path: Path) -> None:
+        if not self.all(f"#{element} input[type=file]"):
+            self.click(f"#{element} button[aria-label='Clear'], #{element} button[aria-label='Remove']")
+        self.one(f"#{element} input[type=file]").send_keys(str(path))
+        uploaded = f"#{element} img, #{element} video, #{element} .file-preview, #{element} a"
+        wait(lambda: self.all(uploaded) or self.toasts(), f"the upload of {path.name}")
+
+    def set_number(self, element: str, value: int) -> None:
+        field = self.one(f"#{element} input[type=number]")
+        self.driver.execute_script(
+            "const f = arguments[0]; Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(f, "
+            "arguments[1]); f.dispatchEvent(new Event('input', {bubbles: true})); "
+            "f.dispatchEvent(new Event('change', {bubbles: true})); f.dispatchEvent(new Event('blur'))",
+            field, str(value),
+        )  # fmt: skip
+
+    def toasts(self) -> str:
+        return " ".join(toast.text for toast in self.all(".toast-body, .toast-text"))
+
+    def downloads(self) -> dict[str, str]:
+        links = [link.get_attribute("href") for link in self.all("#downloads a[href]")]
+        return {link.rsplit("/", 1)[1]: link for link in links if link}
+
+    def close(self) -> None:
+        self.driver.quit()
+
+
+@pytest.fixture(scope="session")
+def wait_for():
+    """`wait_for(condition, what)`: poll until the condition is true; its value."""
+    return wait
+
+
+@pytest.fixture(scope="session")
+def open_page():
+    """`open_page(server)`: a browser of its own on the studio's first page."""
+    return Page
+
+
+@pytest.fixture(scope="session")
+def start_server():
+    return Server

@@ -1,0 +1,132 @@
+"""The studio in a real browser, against a real server with the shipped model."""
+
+from __future__ import annotations
+
+import io
+import json
+import urllib.request
+import zipfile
+
+import pytest
+
+from fportrait.capture.video_io import probe, read_video
+from fportrait.provenance import read_provenance
+
+
+@pytest.fixture(scope="module")
+def page(server, open_page):
+    shown = open_page(server)
+    yield shown
+    shown.close()
+
+
+def give_files(page, files, steps: int) -> None:
+    page.upload("portrait", files["portrait"])
+    page.upload("driving", files["driving"])
+    page.set_number("steps", steps)
+
+
+def finished(page):
+    assert not page.toasts(), page.toasts()
+    return page.downloads()
+
+
+def test_the_page_asks_no_other_server_for_anything(server, page):
+    events = [json.loads(entry["message"])["message"] for entry in page.driver.get_log("performance")]
+    urls = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    assert urls and all(url.startswith((server.url, "data:", "blob:")) for url in urls)
+
+
+def test_files_go_up_and_a_video_with_its_conditions_comes_down(server, page, files, wait_for, tmp_path):
+    give_files(page, files, 2)
+    page.click("#generate")
+    links = wait_for(lambda: finished(page), "the result")
+    assert set(links) == {"video.mp4", "picture.png", "conditions.zip"}
+    video = tmp_path / "video.mp4"
+    video.write_bytes(urllib.request.urlopen(links["video.mp4"]).read())
+    assert probe(video).frames == 5 and read_video(video).std() > 10
+    assert read_provenance(video)["settings"]["steps"] == 2
+    with zipfile.ZipFile(io.BytesIO(urllib.request.urlopen(links["conditions.zip"]).read())) as conditions:
+        assert {"normals.mp4", "cameras.json", "codes.npy"} <= set(conditions.namelist())
+    assert page.one("#result video").get_attribute("src")
+    assert len(server.results) == 1
+
+
+def test_a_file_that_is_no_video_gets_a_sentence_and_the_page_goes_on(server, page, files, wait_for):
+    page.click("#driving button[aria-label='Clear'], #driving button[aria-label='Remove']")
+    page.upload("driving", files["playlist"])
+    page.click("#generate")
+    text = wait_for(page.toasts, "the sentence")
+    assert "playlist.mp4, which is not a video" in text and "Traceback" not in text and str(server.folder) not in text
+    page.click(".toast-close")
+    assert len(server.results) == 1
+
+
+def test_cancelling_stops_the_work_and_leaves_nothing(server, page, files, wait_for):
+    page.driver.get(server.url)
+    give_files(page, files, 60)
+    page.click("#generate")
+    wait_for(lambda: list(server.folder.glob(".tmp-*")), "sampling")
+    page.click("#cancel")
+    assert "Cancelled" in wait_for(page.toasts, "the word")
+    wait_for(lambda: not list(server.folder.glob(".tmp-*")), "an empty folder")
+    assert len(server.results) == 1
+
+
+def test_on_a_narrow_screen_nothing_is_cut_off(server, page):
+    metrics = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        page.driver.get(server.url)
+        page.one("#generate")
+        width = page.driver.execute_script("return document.documentElement.scrollWidth")
+        assert width <= 390
+        for name in ("portrait", "driving", "camera", "generate", "cancel"):
+            place = page.one(f"#{name}").rect
+            assert place["x"] >= 0 and place["x"] + place["width"] <= 390 and place["width"] > 120
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_two_users_at_once_each_get_their_own_video(server, page, files, wait_for, open_page):
+    other = open_page(server)
+    try:
+        page.driver.get(server.url)
+        for user, steps in ((page, 3), (other, 4)):
+            give_files(user, files, steps)
+            user.click("#generate")
+        seen = {}
+        for name, user in (("first", page), ("second", other)):
+            links = wait_for(lambda user=user: finished(user), f"the {name} result")
+            seen[name] = links["video.mp4"], user.one("#facts").text
+        assert seen["first"][0] != seen["second"][0]
+        assert "steps 3" in seen["first"][1] and "steps 4" in seen["second"][1]
+    finally:
+        other.close()
+
+
+def test_a_closed_tab_ends_its_job_and_a_killed_server_leaves_results_and_no_ghosts(
+    server, page, files, wait_for, open_page, start_server
+):
+    other = open_page(server)
+    give_files(other, files, 60)
+    other.click("#generate")
+    wait_for(lambda: list(server.folder.glob(".tmp-*")), "sampling")
+    other.close()
+    wait_for(lambda: not list(server.folder.glob(".tmp-*")), "the end of the job", 60)
+
+    before = [path.name for path in server.results]
+    page.driver.get(server.url)
+    give_files(page, files, 60)
+    page.click("#generate")
+    wait_for(lambda: list(server.folder.glob(".tmp-*")), "sampling")
+    server.kill()
+    assert list(server.folder.glob(".tmp-*"))
+    again = start_server(server.folder)
+    try:
+        assert not list(server.folder.glob(".tmp-*")) and [path.name for path in again.results] == before
+        page.driver.get(again.url)
+        page.click("button[role=tab]:nth-of-type(2)")
+        wait_for(lambda: len(page.all("#gallery img")) == len(before), "the gallery")
+    finally:
+        again.kill()
