@@ -14,6 +14,8 @@ from typing import Any
 
 from kedro.pipeline import Pipeline, node
 
+from fportrait.scale.engines import use_engine
+
 Verb = Callable[..., dict[str, Any]]
 
 
@@ -35,18 +37,24 @@ def stage(
         uses: argument name to a parameter of another section (`folders.units`, `validate.thresholds`).
         settings: further keys of the stage's section, passed together as the argument `settings`, a dictionary.
     """
-    uses = uses or {}
+    uses = dict(uses or {})
     keywords = [p.name for p in inspect.signature(verb).parameters.values() if p.kind is p.KEYWORD_ONLY]
+
+    maps = "workers" in keywords  # a verb that maps units is also told on which engine
+    if maps:
+        uses |= {"engine": "scale.engine", "address": "scale.address"}
 
     @functools.wraps(verb)
     def run(**inputs: Any) -> tuple[Any, ...]:
+        engine = {"name": inputs.pop("engine"), "address": inputs.pop("address")} if maps else {}
         for argument, parameter in uses.items():
             if parameter.startswith("folders."):
                 inputs[argument] = Path(inputs[argument])
         if settings:
             inputs["settings"] = {key: inputs.pop(key) for key in settings}
         folders = {argument: Path(inputs.pop(argument)) for argument in writes}
-        report = verb(**inputs, **folders)
+        with use_engine(**engine):
+            report = verb(**inputs, **folders)
         return (*folders.values(), report)
 
     run.__annotations__ = {}  # Kedro would look the verb's types up here, where they are not imported

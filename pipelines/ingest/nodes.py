@@ -19,6 +19,7 @@ def ingest(
     captures: Path,
     manifest: Path,
     truth: Path,
+    units: Path,
     *,
     source: str,
     world: dict[str, Any],
@@ -28,14 +29,21 @@ def ingest(
     seed: int,
     workers: int,
 ) -> dict[str, Any]:
-    """Write the manifest of `captures`; with `source: embedded`, film the embedded world into it first."""
+    """Write the manifest of `captures`; with `source: embedded`, film the embedded world into it first.
+
+    What is known of unchanged files is kept in `units`, so that they are not read again.
+    """
     from fportrait.capture.ingest import ingest_captures
 
     if source == "embedded":
         film(captures, truth, world, seed, workers)
     elif source != "folder":
         raise UserError(f"ingest.source '{source}'", "'embedded' or 'folder'", "set one of them")
-    result = ingest_captures(captures, manifest, ".", test_identities, default_fov_degrees, min_frames, seed)
+    result = ingest_captures(
+        captures, manifest, ".", test_identities, default_fov_degrees, min_frames, seed,
+        cache=units / "ingest" / "facts.json",
+        map_function=process_map(workers) if source == "folder" else map,  # filmed files are few and small
+    )  # fmt: skip
     return {"videos": result.videos, "identities": result.identities, "quarantined": len(result.quarantine)}
 
 

@@ -12,5 +12,5 @@ def create_pipeline() -> Pipeline:
         ingest,
         reads={},
         writes={"captures": "captures", "manifest": "manifest"},
-        uses={"truth": "folders.truth"},
+        uses={"truth": "folders.truth", "units": "folders.units"},
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from fportrait.errors import UserError
@@ -16,7 +18,7 @@ SETTINGS = {"default_fov_degrees": 40.0, "test_identities": {}, "min_frames": 5,
 
 def run(folder, **changes):
     settings = {**SETTINGS, "source": "embedded", "world": WORLD, "seed": 1, **changes}
-    return ingest(folder / "raw", folder / "manifest", folder / "truth", **settings)
+    return ingest(folder / "raw", folder / "manifest", folder / "truth", folder / "units", **settings)
 
 
 def test_filming_again_replaces_only_what_the_embedded_world_made(tmp_path, monkeypatch):
@@ -37,6 +39,8 @@ def test_filming_again_replaces_only_what_the_embedded_world_made(tmp_path, monk
     report = run(tmp_path, source="folder")
     assert report["videos"] == 1 and report["quarantined"] == 1  # the broken one is set aside, the rest goes on
     assert (mine / "clip.mp4").read_bytes() == b"mine"
+    facts = json.loads((tmp_path / "units/ingest/facts.json").read_text())
+    assert list(facts) == ["phone/phone0000/" + next((tmp_path / "raw/phone/phone0000").glob("*.mp4")).name]
 
 
 def test_an_unknown_source_is_refused(tmp_path):

@@ -1,14 +1,16 @@
 """The map engine: named results, failures that do not stop the rest, and resumption."""
 
+import json
 import os
 import signal
+import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from fportrait.errors import UserError
-from fportrait.scale.map_engine import map_units
+from fportrait.scale.map_engine import Resources, map_units
 
 
 def square(unit: int, folder: Path, trace: Path | None = None) -> dict:
@@ -51,7 +53,9 @@ def test_a_refused_unit_is_listed_with_its_reason_and_tried_again_next_time(tmp_
     assert [result.unit for result in report.results] == [1, 2]
     assert [(failure.unit, failure.kind) for failure in report.failures] == [(3, "refused")]
     assert "leave it out" in report.failures[0].reason
-    assert len(list(tmp_path.iterdir())) == 2  # nothing of the refused unit is left
+    assert len(list(tmp_path.glob("*/"))) == 2  # nothing of the refused unit is left
+    (listed,) = json.loads((tmp_path / "failures.json").read_text())
+    assert listed["unit"] == "3" and listed["kind"] == "refused" and "leave it out" in listed["reason"]
 
 
 def test_a_killed_worker_is_reported_and_the_rest_goes_on(tmp_path):
@@ -65,6 +69,49 @@ def test_processes_and_inline_give_the_same_values(tmp_path):
     inline = map_units(square, [1, 2, 4], workers=1, cache_folder=tmp_path / "a", key=key)
     pooled = map_units(square, [1, 2, 4], workers=2, cache_folder=tmp_path / "b", key=key)
     assert [r.value["square"] for r in inline.results] == [r.value["square"] for r in pooled.results]
+
+
+def test_a_result_that_cannot_be_read_is_made_again(tmp_path):
+    first = map_units(square, [2], cache_folder=tmp_path, key=key).results[0]
+    for damage in ("", "{", "[]", "{}"):
+        (first.folder / "result.json").write_text(damage)
+        again = map_units(square, [2], cache_folder=tmp_path, key=key).results[0]
+        assert not again.cached and again.value["square"] == 4
+
+
+def rest(unit: tuple, folder: Path, trace: Path) -> dict:
+    """A unit that says when it ran, and what it saw."""
+    started = time.monotonic()
+    time.sleep(0.3)
+    return {"from": started, "to": time.monotonic(), "threads": os.environ.get("OMP_NUM_THREADS"),
+            "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"), "process": os.getpid()}  # fmt: skip
+
+
+def most_at_once(values: list[dict], weights: list[int]) -> int:
+    moments = [value["from"] for value in values]
+    return max(
+        sum(w for v, w in zip(values, weights, strict=True) if v["from"] <= moment < v["to"]) for moment in moments
+    )
+
+
+def test_units_run_side_by_side_only_as_their_resources_allow(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,7")
+    units = [(i, cpus, gpus) for i, (cpus, gpus) in enumerate([(1, 0), (2, 0), (1, 0), (1, 1), (1, 1), (1, 2), (9, 0)])]
+    report = map_units(
+        partial(rest, trace=tmp_path), [*units, (7, 1, 3)], workers=3, cache_folder=tmp_path, key=list,
+        resources=lambda unit: Resources(cpus=unit[1], gpus=unit[2]),
+    )  # fmt: skip
+    values = [result.value for result in report.results]
+    assert len(values) == 7 and most_at_once(values, [min(unit[1], 3) for unit in units]) <= 3
+    assert most_at_once(values, [unit[2] for unit in units]) <= 2
+    assert {value["threads"] for value in values} == {"3"}
+    assert sorted(values[5]["gpus"].split(",")) == ["3", "7"] and values[3]["gpus"] in ("3", "7")
+    assert [failure.kind for failure in report.failures] == ["refused"] and "3 GPUs" in report.failures[0].reason
+    huge = map_units(square, [1, 2], workers=2, cache_folder=tmp_path / "m", key=key,
+                     resources=Resources(memory_gib=1e6))  # fmt: skip
+    assert len(huge.failures) == 2 and "1e+06 GiB" in huge.failures[0].reason
+    with pytest.raises(UserError, match="cpus"):
+        Resources(cpus=0)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

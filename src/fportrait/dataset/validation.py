@@ -7,7 +7,7 @@ leaves no tables behind; a warning sends the identity to quarantine with a reaso
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from fportrait.dataset.data_docs import Phase, run_phase, write_data_docs
 from fportrait.dataset.rollup import clip_motion, clip_structure, connect, identity_rollup
 from fportrait.dataset.schema import DATASETS, compare_schema
 from fportrait.errors import UserError, refuse_unknown_keys
+from fportrait.parameters import settings_from
 
 if TYPE_CHECKING:
     import duckdb
@@ -43,8 +44,7 @@ class ValidationConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ValidationConfig:
-        refuse_unknown_keys(values, [f.name for f in fields(cls)], "the parameters of validate")
-        return cls(**values)
+        return settings_from(cls, values, "the parameters of validate")
 
 
 @dataclass(frozen=True)
