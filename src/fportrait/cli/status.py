@@ -1,0 +1,102 @@
+"""`fportrait status`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fportrait.cli._options import json_option, print_json
+
+COLOURS = {"fresh": "green", "changed": "yellow"}
+
+
+@click.command()
+@click.option("--fast", is_flag=True, help="Do not ask DVC what changed (it reads every input).")
+@click.option("--all", "everything", is_flag=True, help="All quarantined items, not the first five.")
+@json_option
+def status(fast: bool, everything: bool, as_json: bool) -> None:
+    """Stages, champion, quarantine and last study on one screen.
+
+    \b
+    Examples:
+      fportrait status
+      fportrait status --fast
+      fportrait status --json
+    """
+    from fportrait.errors import UserError
+    from fportrait.ops.status import collect
+
+    names = chain()
+    if not names:
+        raise UserError("no dvc.yaml here", "the project's folder", "cd into a clone of the repository")
+    report = collect(names, ask_dvc=not fast)
+    if as_json:
+        print_json(report)
+        return
+    _stages(report["stages"])
+    _models(report["models"])
+    _quarantine(report["quarantine"], everything)
+    _study(report["study"])
+
+
+def chain() -> list[str]:
+    """The stages in the order of dvc.yaml; empty outside a project."""
+    from pathlib import Path
+
+    import yaml
+
+    path = Path("dvc.yaml")
+    return list(yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]) if path.is_file() else []
+
+
+def _stages(rows: list[dict[str, Any]]) -> None:
+    from fportrait.ops.status import ago
+
+    click.echo(f"{'stage':<16}{'state':<11}{'ran':<12}{'seconds':>9}{'MiB':>7}  why")
+    for row in rows:
+        state = click.style(f"{row['state']:<11}", fg=COLOURS.get(row["state"]))
+        if "finished" not in row:
+            click.echo(f"{row['stage']:<16}{state}")
+            continue
+        numbers = f"{row['seconds']:>9.1f}{row['peak_memory_mib']:>7.0f}"
+        why = row["why"] if len(row["why"]) <= 60 else row["why"][:59] + "…"
+        click.echo(f"{row['stage']:<16}{state}{ago(row['finished']):<12}{numbers}  {why}".rstrip())
+
+
+def _models(found: dict[str, Any] | None) -> None:
+    from fportrait.ops.status import ago
+
+    if found is None or not (found.get("champion") or found.get("error")):
+        click.echo("\nchampion    none yet: the shipped base is used (`dvc repro` trains, evaluates and promotes one)")
+        return
+    click.echo()
+    if found.get("error"):
+        click.echo(f"champion    {found['error']}")
+        return
+    for alias in ("champion", "previous"):
+        if alias in found:
+            entry = found[alias]
+            click.echo(f"{alias:<12}version {entry['version']}, {ago(entry['created'])}, run {entry['run_id'][:8]}")
+
+
+def _quarantine(rows: list[dict[str, Any]], everything: bool) -> None:
+    click.echo(f"\nquarantine  {len(rows) or 'nothing'}")
+    for row in rows if everything else rows[:5]:
+        click.echo(f"  {row['who'] or row['where']}: {row['reason']}")
+    if len(rows) > 5 and not everything:
+        click.echo(f"  … and {len(rows) - 5} more: fportrait status --all")
+
+
+def _study(found: dict[str, Any] | None) -> None:
+    if found is None:
+        click.echo("\nlast study  none (`kedro run --pipelines=study` makes one)")
+        return
+    if found.get("error"):
+        click.echo(f"\nlast study  {found['error']}")
+        return
+    trials = ", ".join(f"{count} {state}" for state, count in found["trials"].items())
+    best = "" if found["best_value"] is None else f"; best {found['best_value']:.4g}"
+    click.echo(f"\nlast study  {found['study']}: {trials}{best}")
+    for name, value in found["best"].items():
+        click.echo(f"  {name} = {value:.4g}" if isinstance(value, float) else f"  {name} = {value}")

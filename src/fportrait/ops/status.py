@@ -1,0 +1,149 @@
+"""The project on one screen: stages, champion, quarantine, last study."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from fportrait.errors import UserError
+from fportrait.ops import lineage
+
+FRESH, CHANGED, NEVER, UNKNOWN = "fresh", "changed", "never run", "?"
+
+
+def stages(names: list[str], ask_dvc: bool = True) -> list[dict[str, Any]]:
+    """Per stage: `state`, why it changed, when and how long it ran, and its MLflow run."""
+    changed = changed_stages() if ask_dvc else None
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        record = lineage.read_record(name)
+        path = lineage.FOLDER / f"{name}.json"
+        if record is None:
+            rows.append({"stage": name, "state": NEVER})
+            continue
+        state, why = UNKNOWN, ""
+        if changed is not None:
+            why = "; ".join(changed.get(name, []))
+            state = CHANGED if name in changed else FRESH
+        rows.append(
+            {
+                "stage": name, "state": state, "why": why, "seconds": record.get("seconds"),
+                "peak_memory_mib": record.get("peak_memory_mib"), "run_id": record.get("run_id"),
+                "environment": record.get("environment"), "finished": path.stat().st_mtime,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def changed_stages() -> dict[str, list[str]] | None:
+    """What `dvc status` says: changed things by stage; None when DVC cannot tell (no repository, or it is locked)."""
+    run = subprocess.run([sys.executable, "-m", "dvc", "status", "--json"], capture_output=True, text=True)
+    try:
+        entries = json.loads(run.stdout) if run.returncode == 0 else None
+    except ValueError:
+        entries = None
+    if entries is None:
+        return None
+    return {name: [reason for part in parts for reason in _reasons(part)] for name, parts in entries.items()}
+
+
+def _reasons(part: Any) -> list[str]:
+    if isinstance(part, str):
+        return [part]
+    reasons = []
+    for kind, paths in part.items():
+        for path, state in paths.items():
+            what = ", ".join(state) if isinstance(state, dict) else state
+            reasons.append(f"{kind.replace('changed ', '')} {path} ({what})")
+    return reasons
+
+
+def quarantine() -> list[dict[str, Any]]:
+    """Everything set aside, by stage: who and why."""
+    rows = []
+    for path in sorted(Path("data").glob("0*/*/quarantine.json")):
+        try:
+            entries = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            entries = [{"reason": f"{path} is damaged"}]
+        for entry in entries if isinstance(entries, list) else []:
+            who = "/".join(str(entry[key]) for key in ("dataset", "identity", "clip", "path", "unit") if entry.get(key))
+            rows.append({"where": path.parent.as_posix(), "who": who, "reason": entry.get("reason", "")})
+    report = Path("data/03_primary/validated/report.json")
+    if report.is_file():
+        found = json.loads(report.read_text(encoding="utf-8")).get("quarantined", {})
+        for who, reason in found.items() if isinstance(found, dict) else []:
+            reason = "; ".join(map(str, reason)) if isinstance(reason, list) else str(reason)
+            rows.append({"where": report.parent.as_posix(), "who": who, "reason": reason})
+    return rows
+
+
+def models() -> dict[str, Any] | None:
+    """Versions behind the aliases, with when they were made; None without a registry."""
+    from fportrait.ops import registry, runs
+
+    if not registry.use_store():
+        return None
+    with registry.store_errors():
+        server = runs.client()
+        found: dict[str, Any] = {}
+        for alias in (registry.CHAMPION, registry.PREVIOUS):
+            version = registry.alias_version(server, alias)
+            if version is not None:
+                made = server.get_model_version(registry.MODEL, version)
+                found[alias] = {
+                    "version": int(version), "run_id": made.run_id, "created": made.creation_timestamp / 1000
+                }  # fmt: skip
+        found["versions"] = len(registry.versions(server)) if found else 0
+    return found
+
+
+def last_study(storage: Path = Path("mlruns/optuna.db")) -> dict[str, Any] | None:
+    """The study that was touched last: trials by state, best value and settings; None without one."""
+    if not storage.is_file():
+        return None
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    where = f"sqlite:///{storage}"
+    studies = optuna.get_all_study_summaries(where)
+    if not studies:
+        return None
+    newest = max(studies, key=lambda study: study.datetime_start.timestamp() if study.datetime_start else 0.0)
+    study = optuna.load_study(study_name=newest.study_name, storage=where)
+    states: dict[str, int] = {}
+    for trial in study.get_trials(deepcopy=False):
+        states[trial.state.name.lower()] = states.get(trial.state.name.lower(), 0) + 1
+    best = study.best_trials[0] if study.best_trials else None
+    return {
+        "study": newest.study_name, "trials": states, "started": newest.datetime_start,
+        "best_value": best.values[0] if best else None, "best": dict(best.params) if best else {},
+    }  # fmt: skip
+
+
+def collect(names: list[str], ask_dvc: bool = True) -> dict[str, Any]:
+    """Everything; a part that does not answer holds its reason under `error`."""
+    report: dict[str, Any] = {"stages": stages(names, ask_dvc), "quarantine": quarantine()}
+    for key, ask in (("models", models), ("study", last_study)):
+        try:
+            report[key] = ask()
+        except UserError as error:
+            report[key] = {"error": str(error)}
+    return report
+
+
+def ago(then: float) -> str:
+    """A time in words.
+
+    >>> ago(time.time() - 7300)
+    '2 h ago'
+    """
+    seconds = max(0.0, time.time() - then)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return "just now"

@@ -1,0 +1,126 @@
+"""`doctor`, `status` and `bench` in folders that are whole, empty and broken."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from fportrait.atomic_io import write_json
+from fportrait.cli import main
+from fportrait.ops import doctor, status
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+def call(*arguments: str):
+    return CliRunner().invoke(main, arguments)
+
+
+def test_every_check_that_does_not_pass_names_a_fix(folder):
+    checks = doctor.examine()
+    assert {"python", "packages", "devices", "disk", "base model", "mlflow"} <= {check.name for check in checks}
+    assert all(check.fix for check in checks if check.state != doctor.OK)
+
+
+def test_a_check_that_breaks_becomes_a_failure_of_its_own(folder, monkeypatch):
+    def broken() -> doctor.Check:
+        raise RuntimeError("no such device")
+
+    monkeypatch.setattr(doctor, "CHECKS", (doctor.python, broken, doctor.disk))
+    result = call("doctor", "--json")
+    states = {row["name"]: row["state"] for row in json.loads(result.stdout)}
+    assert states["python"] == "ok" and states["broken"] == "fail" and "disk" in states
+    assert result.exit_code == 2
+
+
+def test_a_full_disk_a_damaged_model_and_a_read_only_store_fail_with_their_command(folder, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 100, 0))
+    assert doctor.disk().state == doctor.FAIL and "dvc gc" in doctor.disk().fix
+    monkeypatch.setattr("fportrait.bundle.SHIPPED_BASE", folder / "gone")
+    assert doctor.base_model().state == doctor.FAIL
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert doctor.mlflow_store().state == doctor.FAIL and "unset" in doctor.mlflow_store().fix
+
+
+def test_status_outside_a_project_is_one_sentence(folder):
+    result = call("status")
+    assert result.exit_code == 2 and "dvc.yaml" in result.output and "Traceback" not in result.output
+
+
+def record(folder: Path, stage: str, **more) -> None:
+    value = {"stage": stage, "seconds": 1.5, "peak_memory_mib": 10, "run_id": "0" * 32, "environment": "base", **more}
+    write_json(folder / f"data/08_reporting/lineage/{stage}.json", value)
+
+
+def test_status_shows_what_ran_what_never_did_and_who_was_set_aside(folder):
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    record(folder, "ingest")
+    entries = [{"dataset": "PhoneCapture", "identity": f"p{i}", "reason": "no face"} for i in range(7)]
+    write_json(folder / "data/03_primary/tracks/quarantine.json", entries)
+    result = call("status", "--fast")
+    assert result.exit_code == 0, result.output
+    assert (
+        "never run" in result.output
+        and "quarantine  7" in result.output
+        and "PhoneCapture/p0: no face" in result.output
+    )
+    assert "and 2 more" in result.output and "shipped base" in result.output
+    assert "PhoneCapture/p6" in call("status", "--fast", "--all").output
+    report = json.loads(call("status", "--fast", "--json").output)
+    assert report["stages"][0]["state"] == status.UNKNOWN and len(report["quarantine"]) == 7
+
+
+def test_status_tells_a_changed_stage_from_a_fresh_one_as_dvc_does(folder):
+    stages = "stages:\n" + "".join(
+        f"  {name}:\n    cmd: echo {name} > {name}.txt\n    deps: [{name}.in]\n    outs: [{name}.txt]\n"
+        for name in ("one", "two")
+    )
+    (folder / "dvc.yaml").write_text(stages)
+    for name in ("one", "two"):
+        (folder / f"{name}.in").write_text("a")
+        record(folder, name)
+    quiet = {"cwd": folder, "check": True, "capture_output": True}
+    subprocess.run(["git", "init", "-q"], **quiet)
+    subprocess.run(["dvc", "init", "-q"], **quiet)
+    subprocess.run(["dvc", "repro", "-q"], **quiet)
+    (folder / "two.in").write_text("b")
+    rows = {row["stage"]: row for row in status.stages(["one", "two"])}
+    assert rows["one"]["state"] == status.FRESH
+    assert rows["two"]["state"] == status.CHANGED and "two.in" in rows["two"]["why"]
+
+
+def test_the_last_study_is_read_from_its_storage(folder):
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    (folder / "mlruns").mkdir()
+    study = optuna.create_study(storage="sqlite:///mlruns/optuna.db", study_name="learning rates")
+    study.optimize(lambda trial: (trial.suggest_float("x", 0, 1) - 0.5) ** 2, n_trials=3)
+    found = status.last_study()
+    assert found and found["study"] == "learning rates" and found["trials"] == {"complete": 3}
+    assert found["best_value"] == pytest.approx(study.best_value)
+
+
+def test_bench_shows_what_was_measured_and_what_was_not(folder):
+    (folder / "benchmarks/results").mkdir(parents=True)
+    (folder / "benchmarks/fast.py").write_text('print("hello")')
+    (folder / "benchmarks/slow.py").write_text("raise SystemExit(3)")
+    write_json(folder / "benchmarks/results/fast.json", {"name": "fast", "ours": 2.0, "unit": "ms", "holds": True})
+    rows = {line.split()[0]: line for line in call("bench").output.splitlines()}
+    assert rows["fast"].endswith("yes") and rows["slow"].endswith("not run")
+    assert call("bench", "fast", "--run").exit_code == 0
+    failed = call("bench", "slow", "--run")
+    assert failed.exit_code == 2 and "code 3" in failed.output
+    assert "write 'fast'" in call("bench", "fasst").output
