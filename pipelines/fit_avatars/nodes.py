@@ -12,19 +12,42 @@ from fportrait.errors import UserError
 
 
 def fit_avatars(
-    validated: Path, avatars: Path, units: Path, *, fit: dict[str, Any], seed: int, workers: int
+    validated: Path,
+    avatars: Path,
+    units: Path,
+    *,
+    prior: str,
+    prior_training: dict[str, Any],
+    fit: dict[str, Any],
+    seed: int,
+    workers: int,
 ) -> dict[str, Any]:
-    """Fit every identity of StudioCapture; one that cannot be fitted is quarantined with its reason."""
+    """Fit every identity of StudioCapture; one that cannot be fitted is quarantined with its reason.
+
+    `prior` is `shipped`, `captures` (train one on the training identities first), `none`, or the folder of one.
+    """
     import pandas as pd
 
     from fportrait.ops.lineage import code_hash
+    from fportrait.ops.runs import log_artifact
     from fportrait.scale.map_engine import map_units
 
     identities = pd.read_parquet(validated / "identities.parquet")
-    names = sorted(identities[identities.dataset == "StudioCapture"].identity)
-    version = [code_hash("avatar", "body", "camera"), file_hash(validated / "frames.parquet"), fit, seed]
+    studio = identities[identities.dataset == "StudioCapture"].sort_values("identity")
+    names = list(studio.identity)
+    code = [code_hash("avatar", "body", "camera"), file_hash(validated / "frames.parquet")]
+    folder_of_prior = None
+    if prior == "captures":
+        known = list(studio[studio.split == "train"].identity)
+        folder_of_prior = train_prior(known, validated, units, prior_training, seed, code)
+    elif prior != "none":
+        from fportrait.avatar.prior import SHIPPED
+
+        folder_of_prior = SHIPPED if prior == "shipped" else Path(prior)
+    weights = sorted(folder_of_prior.glob("*.safetensors")) if folder_of_prior else []
+    version = [code, fit, seed, [file_hash(path) for path in weights]]
     report = map_units(
-        functools.partial(fit_one, validated=validated, fit=fit, seed=seed),
+        functools.partial(fit_one, validated=validated, fit=fit, seed=seed, prior=folder_of_prior),
         names,
         workers=workers,
         cache_folder=units / "avatars",
@@ -37,23 +60,93 @@ def fit_avatars(
     with atomic_folder(avatars) as folder:
         for result in report.results:
             shutil.copytree(result.folder / "avatar", folder / result.unit)
+            log_artifact(result.folder / "avatar" / "contact_sheet.png", f"contact_sheets/{result.unit}")
         write_json(folder / "quarantine.json", [{"identity": f.unit, "reason": f.reason} for f in report.failures])
     scores = {result.unit: result.value for result in report.results}
     return {"avatars": len(scores), "quarantined": len(report.failures), "scores": scores}
 
 
-def fit_one(identity: str, folder: Path, validated: Path, fit: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Fit one identity into `folder/avatar`; returns its scores."""
-    import pandas as pd
+def train_prior(
+    names: list[str], validated: Path, units: Path, training: dict[str, Any], seed: int, code: list[str]
+) -> Path:
+    """Train the universal avatar over all training identities together: one unit; returns its folder."""
+    from fportrait.scale.map_engine import map_units
 
-    from fportrait.avatar.fitting import fit_avatar, fit_config
+    report = map_units(
+        functools.partial(train_one, validated=validated, training=training, seed=seed),
+        [tuple(names)],
+        cache_folder=units / "avatar_prior",
+        key=lambda unit: [list(unit), code, training, seed],
+        progress="avatar prior",
+    )
+    if not report.results:
+        raise UserError(
+            f"no avatar prior ({report.failures[0].reason})", "studio captures to train it on", "set prior: shipped"
+        )
+    return report.results[0].folder / "prior"
+
+
+def train_one(
+    names: tuple[str, ...], folder: Path, validated: Path, training: dict[str, Any], seed: int
+) -> dict[str, Any]:
+    """Train the prior into `folder/prior`; a capture that cannot be read is left out, with its reason."""
+    from fportrait.avatar.captures import read_capture
+    from fportrait.avatar.prior_training import capture_person, prior_training, train_prior
     from fportrait.body.model import load_body
+    from fportrait.ops.runs import log_metrics
+
+    config = prior_training(training)
+    body = load_body(config.prior.avatar.body_model)
+    subjects, left_out = [], {}
+    for name in names:
+        frames, shape = rows_of(validated, name)
+        try:
+            capture = read_capture(
+                frames, shape, body, config.prior.avatar, config.size, config.max_moments, margin=config.margin
+            )
+            subjects.append(
+                capture_person(
+                    name, shape, body, capture.moments, capture.views, config, backgrounds=capture.backgrounds
+                )
+            )
+        except UserError as error:
+            left_out[name] = str(error)
+    prior = train_prior(subjects, body, config, seed, log=lambda step, values: log_metrics(values, step))
+    prior.record |= {"left_out": left_out}
+    prior.record.pop("seconds")  # equal trainings give equal files
+    prior.save(folder / "prior")
+    return {"people": len(subjects), "left_out": left_out, "loss": prior.record["last_loss"]}
+
+
+def fit_one(
+    identity: str, folder: Path, validated: Path, fit: dict[str, Any], seed: int, prior: Path | None
+) -> dict[str, Any]:
+    """Fit one identity into `folder/avatar`, with its contact sheet; returns its scores."""
+    from fportrait.avatar.captures import read_capture
+    from fportrait.avatar.fitting import fit_capture, fit_config
+    from fportrait.avatar.prior import AvatarPrior
+    from fportrait.avatar.sheet import contact_sheet
+    from fportrait.body.model import load_body
+    from fportrait.capture.video_io import write_image
+
+    frames, shape = rows_of(validated, identity)
+    config = fit_config(fit)
+    body = load_body(config.avatar.body_model)
+    capture = read_capture(
+        frames, shape, body, config.avatar, config.size, config.max_moments, config.holdout_every,
+        config.holdout_camera, config.margin,
+    )  # fmt: skip
+    avatar = fit_capture(capture, config, seed, AvatarPrior.load(prior, body) if prior else None)
+    avatar.scores.pop("seconds")  # equal fits give equal files
+    avatar.save(folder / "avatar")
+    write_image(folder / "avatar" / "contact_sheet.png", contact_sheet(capture))
+    return avatar.scores
+
+
+def rows_of(validated: Path, identity: str) -> tuple[Any, Any]:
+    """One studio identity's annotation rows, and its shape."""
+    import pandas as pd
 
     wanted = [("dataset", "==", "StudioCapture"), ("identity", "==", identity)]
     person = pd.read_parquet(validated / "identities.parquet", filters=wanted).iloc[0]
-    frames = pd.read_parquet(validated / "frames.parquet", filters=wanted)
-    config = fit_config(fit)
-    avatar = fit_avatar(frames, person["shape"], load_body(config.avatar.body_model), config, seed)
-    avatar.scores.pop("seconds", None)  # equal fits give equal files
-    avatar.save(folder / "avatar")
-    return avatar.scores
+    return pd.read_parquet(validated / "frames.parquet", filters=wanted), person["shape"]

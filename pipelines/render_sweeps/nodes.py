@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fportrait.atomic_io import atomic_folder, file_hash, write_parquet
+from fportrait.errors import UserError
 
 
 def render_sweeps(
@@ -28,7 +29,7 @@ def render_sweeps(
     from fportrait.ops.lineage import code_hash
     from fportrait.scale.map_engine import map_units
 
-    names = sorted(path.name for path in avatars.iterdir() if path.is_dir())
+    names = sorted(path.parent.name for path in avatars.glob("*/avatar.safetensors"))
     version = [code_hash("avatar", "body", "camera"), file_hash(validated / "frames.parquet"), sweep, seed]
     report = map_units(
         functools.partial(
@@ -40,16 +41,23 @@ def render_sweeps(
         key=lambda name: [name, file_hash(avatars / name / "avatar.safetensors"), version],
         progress="sweeps",
     )
+    if not report.results:
+        raise UserError(
+            f"no sweeps ({report.failures[0].reason if report.failures else 'there are no avatars'})", "at least one",
+            "fit avatars first: kedro run --pipelines=fit_avatars",
+        )  # fmt: skip
     frames = pd.concat([pd.read_parquet(r.folder / "frames.parquet") for r in report.results], ignore_index=True)
     people = pd.read_parquet(validated / "identities.parquet")
+    shapes = {result.unit: result.value["shape"] for result in report.results}
     with atomic_folder(sweeps) as folder:
         (folder / "clips").mkdir()
         for result in report.results:
-            for video in sorted((result.folder / "clips").iterdir()):
-                shutil.copy(video, folder / "clips")
+            shutil.copytree(result.folder / "clips", folder / "clips", dirs_exist_ok=True)
+            if (result.folder / "normals").is_dir():
+                shutil.copytree(result.folder / "normals", folder / "normals", dirs_exist_ok=True)
         tables = folder / "unchecked"
         write_parquet(tables / "frames.parquet", frames)
-        write_parquet(tables / "identities.parquet", identities_of(frames, people))
+        write_parquet(tables / "identities.parquet", identities_of(frames, people, shapes))
         docs = units / "sweeps_gate"  # outside the folder that vanishes when the gate refuses: the message points here
         gate = validate_tables(tables, docs, ValidationConfig.from_dict(thresholds))
         shutil.copytree(docs, folder / "validation")
@@ -62,8 +70,8 @@ def render_sweeps(
 
 def render_one(
     identity: str, folder: Path, validated: Path, avatars: Path, published: str, sweep: dict[str, Any], seed: int
-) -> int:
-    """Render one identity's clips into `folder/clips`; returns their number."""
+) -> dict[str, Any]:
+    """Render one identity's clips into `folder/clips`; returns their number and the avatar's shape."""
     import pandas as pd
 
     from fportrait.avatar.model import GaussianAvatar
@@ -75,13 +83,14 @@ def render_one(
     avatar = GaussianAvatar.load(avatars / identity)
     table = render(avatar, frames, sweep_config(sweep), seed, folder / "clips", published)
     write_parquet(folder / "frames.parquet", table)
-    return int(table["clip"].nunique())
+    return {"clips": int(table["clip"].nunique()), "shape": avatar.refined_shape.tolist()}
 
 
-def identities_of(frames: Any, people: Any) -> Any:
+def identities_of(frames: Any, people: Any, shapes: dict[str, list[float]]) -> Any:
     """Rows of `identities.parquet` for the sweeps: the studio rows under the sweeps' dataset names.
 
-    The reference is the frame whose camera is nearest to the front of the head.
+    The shape is the avatar's, which its pictures show; the reference, the frame whose camera is nearest to the front of
+    the head.
     """
     import numpy as np
     import pandas as pd
@@ -94,6 +103,6 @@ def identities_of(frames: Any, people: Any) -> Any:
         best = part.iloc[int(np.argmax([frontality(row) for row in part.itertuples()]))]
         row = studio.loc[identity].to_dict()
         reference = {"reference_clip": best["clip"], "reference_frame": best["frame"]}
-        rows.append({**row, "dataset": dataset, "identity": identity, **reference})
+        rows.append({**row, "dataset": dataset, "identity": identity, "shape": shapes[identity], **reference})
     table = pd.DataFrame(rows)[list(people.columns)]
     return table.astype({"reference_frame": people["reference_frame"].dtype})

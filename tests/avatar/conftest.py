@@ -46,7 +46,7 @@ def capture(body, truth):
             code[0] = 2.0 * (frame % 3) / 2
             pose = Pose(np.eye(3), np.zeros(3), rotation_matrix(np.array([0.0, 0.04 * frame, 0.0])))
             pictures.append(truth.render(code, pose, cameras[number], intrinsics, SIZE))
-            strengths = truth.actions(torch.from_numpy(code)).detach().clamp(0, 1).numpy()
+            strengths = truth.expression(torch.from_numpy(code)).actions.detach().clamp(0, 1).numpy()
             marks = body.landmarks(body.vertices(truth.shape, strengths, pose))
             pixels, _ = project(marks, cameras[number], intrinsics)
             rows.append(

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from fportrait.avatar import fitting
-from fportrait.avatar.actions import actions_from_landmarks
+from fportrait.avatar.expression import actions_from_landmarks
 from fportrait.avatar.fitting import fit_avatar, fit_config
 from fportrait.avatar.views import load_views
 from fportrait.errors import UserError

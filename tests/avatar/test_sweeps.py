@@ -61,12 +61,9 @@ def test_a_killed_job_renders_only_what_is_missing_and_gives_the_same_table(trut
     monkeypatch.setattr(sweeps, "render_clip", lambda avatar, clip: drawn.append(clip) or original(avatar, clip))
     again = render_sweeps(truth, capture.frames, sweep_config(SMALL), 0, folder, "data/sweeps/clips")
     assert len(drawn) == 1
-    # Once in three full runs the bytes differed here by one; why is not known (operands' place in memory is suspected).
-    assert np.abs(read_video(videos[0]).astype(int) - pictures).max() <= 2
+    assert videos[0].read_bytes() == content
     assert {path.name: path.stat().st_mtime_ns for path in sorted(folder.glob("*.mp4"))[1:]} == kept
-    assert again.drop(columns=["expression_code", "landmarks"]).equals(
-        table.drop(columns=["expression_code", "landmarks"])
-    )
+    assert again.equals(table)
 
 
 def test_another_seed_or_size_gives_other_names(truth, capture):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fportrait.avatar.actions import ridge
+from fportrait.avatar.expression import ridge
 from fportrait.avatar.views import crop_picture
 
 

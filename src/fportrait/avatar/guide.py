@@ -6,6 +6,8 @@ what it learns is expressed in that triangle's frame: tangent along the first ed
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,9 +27,9 @@ PART_DENSITY = {
     "tongue": 1.0,
     "mouth_cavity": 0.3,
     "eye_cavity": 0.3,
-    "scalp": 0.5,
+    "scalp": 0.7,
     "neck": 0.3,
-    "torso": 0.08,
+    "torso": 0.1,
 }
 OTHER_DENSITY = 0.5
 
@@ -67,6 +69,43 @@ def sample_surface(
     barycentric = np.stack([1 - first - second, first, second], axis=1)
     area = edges[-1] / count / density[triangle]
     return triangle.astype(np.int64), barycentric.astype(np.float32), area.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the N Gaussians of every avatar of one body model lie on its UV map, whoever the person is.
+
+    triangle (N,), barycentric (N, 3): the place on the mesh. uv (N, 2): the same on the UV map. parts (N,): the part's
+    name. centre (N, 3), spacing (N,), triangle_area (N,): on the template, metres.
+    """
+
+    triangle: np.ndarray
+    barycentric: np.ndarray
+    uv: np.ndarray
+    parts: np.ndarray
+    centre: np.ndarray
+    spacing: np.ndarray
+    triangle_area: np.ndarray
+
+
+@functools.lru_cache(maxsize=4)
+def layout_of(body: BodyModel, count: int) -> Layout:
+    """Spread `count` Gaussians over the template, denser where expression and identity need it."""
+    template = np.asarray(body.neutral(np.zeros(body.identity_dim)), dtype=np.float64)
+    parts = face_parts(body)
+    density = np.array([PART_DENSITY.get(str(part), OTHER_DENSITY) for part in parts])
+    triangle, barycentric, area = sample_surface(template, body.faces, density, count)
+    corners = template[body.faces[triangle]]
+    doubled = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+    return Layout(
+        triangle,
+        barycentric,
+        (np.asarray(body.uv)[body.faces[triangle]] * barycentric[:, :, None]).sum(axis=1).astype(np.float32),
+        parts[triangle],
+        (corners * barycentric[:, :, None]).sum(axis=1).astype(np.float32),
+        np.sqrt(area).astype(np.float32),
+        (0.5 * doubled).astype(np.float32),
+    )
 
 
 def triangle_frames(corners: torch.Tensor) -> torch.Tensor:

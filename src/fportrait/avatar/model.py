@@ -1,18 +1,19 @@
 """One person as animatable Gaussians: expression code, pose and camera each enter on their own.
 
-The guide is the person's expression-neutral body mesh. A code moves it in two ways:
+The guide is the person's expression-neutral body mesh. An expression moves it in two ways:
 
     code -> 52 actions -> the body model's own action offsets of the vertices (what a face can do, known beforehand)
-    code -> a few latents -> per-Gaussian corrections of place, size, colour, opacity (what this person does, learned)
+    actions and code -> a few latents -> corrections of place, size, colour, opacity per Gaussian (what is learned)
 
-Both maps are linear and both are learned; the first starts from actions read off the tracked landmarks (`fitting`). The
-pose acts afterwards, as the rigid motion of each triangle of the neutral mesh, so a code cannot turn the head. The
-camera enters only in the projection and in a small view-dependent part of the colour. Light is no input: the light of
-the capture is baked in, as one smooth function of the world normal per person, so that a turning head is shaded as the
-capture's lamps shade it.
+The map from codes to actions is this person's, starts from actions read off the tracked landmarks (`expression`) and is
+the one thing that depends on which encoder made the codes. The pose acts afterwards, as the rigid motion of each
+triangle of the neutral mesh, so a code cannot turn the head. The camera enters only in the projection and in a small
+view-dependent part of the colour. Light is no input: the light of the capture is baked in, as one smooth function of
+the world normal per person, so that a turning head is shaded as the capture's lamps shade it. The tracked shape is read
+off landmarks of the face, which say little of the skull and the shoulders; `shape_change` is what the pictures correct.
 
-A Gaussian's place on the mesh is also a place on the UV map (`uv`): a prior over many persons can predict the per-
-Gaussian parameters as maps.
+The Gaussians lie at the same places of the body's UV map for everybody (`layout`). What is per Gaussian (`MAPS`) is
+therefore a set of maps over that UV map: the prior (`prior`) predicts them for a person, fitting refines them.
 """
 
 from __future__ import annotations
@@ -26,17 +27,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from fportrait.atomic_io import atomic_folder, atomic_path, write_json, write_safetensors
+from fportrait.atomic_io import atomic_folder, write_json, write_safetensors
 from fportrait.avatar import guide as surface
 from fportrait.avatar.splat import render
-from fportrait.errors import UserError, refuse_unknown_keys
+from fportrait.camera.cameras import camera_centre
+from fportrait.errors import UserError
+from fportrait.parameters import settings_from
 
 if TYPE_CHECKING:
     from fportrait.body.model import BodyModel, Pose
 
 CODE_SIZE = 128
 CORRECTIONS = 8  # per latent and Gaussian: place 3, colour 3, opacity 1, size 1
-SH_0, SH_1 = 0.28209479177387814, 0.4886025119029199  # spherical harmonics constants of degree 0 and 1
+MAPS = ("offset", "log_scale", "opacity", "colour", "view_colour", "correction")  # what a prior predicts per Gaussian
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class AvatarConfig:
     mesh.
     """
 
-    gaussians: int = 6000
+    gaussians: int = 8000
     latents: int = 12
     offset_limit: float = 0.010
     hair_offset_limit: float = 0.045
@@ -57,6 +60,13 @@ class PosedGuide(NamedTuple):
 
     turn: torch.Tensor
     centre: torch.Tensor
+
+
+class Expression(NamedTuple):
+    """What an expression code becomes: strengths (A,) of the body model's actions, and latents (K,) of corrections."""
+
+    actions: torch.Tensor
+    latents: torch.Tensor
 
 
 class Gaussians(NamedTuple):
@@ -77,6 +87,17 @@ class GaussianAvatar(nn.Module):
         body: the body model that `config.body_model` names.
     """
 
+    _corner: torch.Tensor
+    _neutral: torch.Tensor
+    _barycentric: torch.Tensor
+    _shape_basis: torch.Tensor
+    _action_basis: torch.Tensor
+    _rest_frames: torch.Tensor
+    _rest_areas: torch.Tensor
+    _rest_centre: torch.Tensor
+    _offset_limit: torch.Tensor
+    _base_log_scale: torch.Tensor
+    _flat: torch.Tensor
     code_mean: torch.Tensor
     code_scale: torch.Tensor
     background: torch.Tensor
@@ -88,29 +109,36 @@ class GaussianAvatar(nn.Module):
         self.shape = np.asarray(shape, dtype=np.float64)
         self.scores: dict[str, Any] = {}
         neutral = np.asarray(body.neutral(self.shape), dtype=np.float64)
-        parts = surface.face_parts(body)
-        density = np.array([surface.PART_DENSITY.get(str(part), surface.OTHER_DENSITY) for part in parts])
-        triangle, barycentric, area = surface.sample_surface(neutral, body.faces, density, config.gaussians)
-        self.parts = parts[triangle]
-        self.triangle = triangle
+        layout = surface.layout_of(body, config.gaussians)
+        triangle, barycentric = layout.triangle, layout.barycentric
+        self.layout, self.parts, self.triangle = layout, layout.parts, triangle
         count = config.gaussians
 
-        used, corner = np.unique(body.faces[triangle], return_inverse=True)
+        used, corners = np.unique(body.faces[triangle], return_inverse=True)
         self.used_vertices = used
-        self._corner = torch.from_numpy(corner.reshape(-1, 3).astype(np.int64))
-        self._neutral = torch.from_numpy(neutral[used].astype(np.float32))
-        self._barycentric = torch.from_numpy(barycentric)[:, :, None]
-        self._action_basis = torch.from_numpy(action_offsets(body, self.shape)[used]).reshape(3 * len(used), -1)
-        rest = self._neutral[self._corner]
-        self._rest_frames, self._rest_areas = surface.triangle_frames(rest), surface.triangle_areas(rest)
-        self._rest_centre = (rest * self._barycentric).sum(dim=1)
-        uv = np.asarray(body.uv)[body.faces[triangle]]
-        self.uv = (uv * barycentric[:, :, None]).sum(axis=1).astype(np.float32)
+        corner = torch.from_numpy(corners.reshape(-1, 3).astype(np.int64))
+        rest_vertices = torch.from_numpy(neutral[used].astype(np.float32))
+        weights = torch.from_numpy(barycentric)[:, :, None]
+        rest = rest_vertices[corner]
+        rest_areas = surface.triangle_areas(rest)
         limit = np.where(self.parts == "scalp", config.hair_offset_limit, config.offset_limit).astype(np.float32)
-        self._offset_limit = torch.from_numpy(limit)[:, None]
         # neighbours overlap at about one standard deviation, and the surface is thinner than it is wide
-        spacing = torch.from_numpy(np.sqrt(area))
-        self._base_log_scale = torch.log(torch.stack([0.6 * spacing, 0.6 * spacing, 0.2 * spacing], dim=1))
+        spacing = torch.from_numpy(layout.spacing) * (rest_areas / torch.from_numpy(layout.triangle_area)).sqrt()
+        constants: dict[str, torch.Tensor] = {
+            "_corner": corner,
+            "_neutral": rest_vertices,
+            "_barycentric": weights,
+            "_shape_basis": torch.from_numpy(shape_offsets(body, self.shape)[used]).reshape(3 * len(used), -1),
+            "_action_basis": torch.from_numpy(action_offsets(body, self.shape)[used]).reshape(3 * len(used), -1),
+            "_rest_frames": surface.triangle_frames(rest),
+            "_rest_areas": rest_areas,
+            "_rest_centre": (rest * weights).sum(dim=1),
+            "_offset_limit": torch.from_numpy(limit)[:, None],
+            "_base_log_scale": torch.log(spacing[:, None] * torch.tensor([0.6, 0.6, 0.2])),
+            "_flat": torch.tensor([1.0, 1.0, 0.0]),
+        }
+        for name, value in constants.items():  # they follow the module to its device, and are not saved
+            self.register_buffer(name, value, persistent=False)
 
         actions = self._action_basis.shape[1]
         self.offset = nn.Parameter(torch.zeros(count, 3))
@@ -120,47 +148,64 @@ class GaussianAvatar(nn.Module):
         self.colour = nn.Parameter(torch.full((count, 3), 0.5))
         self.view_colour = nn.Parameter(torch.zeros(count, 3, 3))
         self.shading = nn.Parameter(torch.zeros(8, 3))
+        self.shape_change = nn.Parameter(torch.zeros(self._shape_basis.shape[1]))
         self.action_weight = nn.Parameter(torch.zeros(actions, CODE_SIZE))
         self.action_bias = nn.Parameter(torch.zeros(actions))
         generator = torch.Generator().manual_seed(0)
-        self.latent_weight = nn.Parameter(torch.randn(config.latents, CODE_SIZE, generator=generator) / CODE_SIZE**0.5)
+        self.latent_actions = nn.Parameter(torch.randn(config.latents, actions, generator=generator) / actions**0.5)
+        self.latent_code = nn.Parameter(torch.randn(config.latents, CODE_SIZE, generator=generator) / CODE_SIZE**0.5)
         self.correction = nn.Parameter(torch.zeros(count, CORRECTIONS, config.latents))
         self.register_buffer("code_mean", torch.zeros(CODE_SIZE))
         self.register_buffer("code_scale", torch.ones(CODE_SIZE))
         self.register_buffer("background", torch.full((3,), 0.5))
 
+    @property
+    def refined_shape(self) -> np.ndarray:
+        """(K,) the identity coefficients with what the pictures corrected in them."""
+        return self.shape + self.shape_change.detach().cpu().numpy().astype(np.float64)
+
     def guide(self, pose: Pose) -> PosedGuide:
         """The neutral mesh in `pose`. Costs a body-model call: keep the result when a pose is used again."""
         posed = np.asarray(self.body.vertices(self.shape, None, pose), dtype=np.float32)[self.used_vertices]
-        corners = torch.from_numpy(posed)[self._corner]
+        corners = torch.from_numpy(posed).to(self._neutral.device)[self._corner]
         turn = surface.triangle_frames(corners) @ self._rest_frames.transpose(1, 2)
         return PosedGuide(turn, (corners * self._barycentric).sum(dim=1))
 
-    def actions(self, code: torch.Tensor) -> torch.Tensor:
-        """(128,) code to (52,) strengths of the body model's actions, held within a little more than 0 to 1."""
+    def expression(self, code: torch.Tensor) -> Expression:
+        """(128,) code to strengths of the actions, held within a little more than 0 to 1, and latents."""
         standard = (code - self.code_mean) / self.code_scale
-        return (self.action_weight @ standard + self.action_bias).clamp(-0.3, 1.3)
+        actions = (self.action_weight @ standard + self.action_bias).clamp(-0.3, 1.3)
+        return Expression(actions, torch.tanh(self.latent_actions @ actions + self.latent_code @ standard))
 
-    def gaussians(self, code: torch.Tensor, guide: PosedGuide, eye: torch.Tensor) -> Gaussians:
-        """The Gaussians in the world for one code (128,), one posed guide and one camera centre (3,)."""
-        flat, light = self._without_view(code, guide)
+    def expression_of_actions(self, actions: torch.Tensor) -> Expression:
+        """The expression that strengths (A,) of the actions mean, without a code."""
+        return Expression(actions, torch.tanh(self.latent_actions @ actions))
+
+    def gaussians(self, expression: Expression, guide: PosedGuide, world_to_camera: np.ndarray) -> Gaussians:
+        """The Gaussians in the world for one expression, one posed guide and one camera (4, 4)."""
+        return self.seen_from(*self.without_view(expression, guide), guide, world_to_camera)
+
+    def seen_from(
+        self, flat: Gaussians, light: torch.Tensor, guide: PosedGuide, world_to_camera: np.ndarray
+    ) -> Gaussians:
+        """Add what the camera's direction does to the colours: all that a still person needs when the camera moves."""
         with torch.no_grad():
+            eye = torch.from_numpy(camera_centre(world_to_camera)).to(flat.means)
             towards = torch.nn.functional.normalize(flat.means - eye, dim=1)
             local = guide.turn.transpose(1, 2) @ towards[:, :, None]
         return flat._replace(colours=flat.colours + light * (self.view_colour @ local)[:, :, 0])
 
-    def _without_view(self, code: torch.Tensor, guide: PosedGuide) -> tuple[Gaussians, torch.Tensor]:
+    def without_view(self, expression: Expression, guide: PosedGuide) -> tuple[Gaussians, torch.Tensor]:
         """The Gaussians less the view-dependent part of their colour, and the light (N, 3) on each."""
-        moved = self._neutral + (self._action_basis @ self.actions(code)).reshape(-1, 3)
-        corners = moved[self._corner]
+        change = self._shape_basis @ self.shape_change + self._action_basis @ expression.actions
+        corners = (self._neutral + change.reshape(-1, 3))[self._corner]
         with torch.no_grad():  # places carry the gradient; how a frame turns with its corners is left out, for speed
             frames = guide.turn @ surface.triangle_frames(corners)
             stretch = 0.5 * torch.log((surface.triangle_areas(corners) + 1e-10) / (self._rest_areas + 1e-10))
-            stretch = stretch.clamp(-0.7, 0.7)[:, None] * torch.tensor([1.0, 1.0, 0.0])
+            stretch = stretch.clamp(-0.7, 0.7)[:, None] * self._flat
             frame_quaternions = surface.quaternions_from_matrices(frames)
             basis = _light_basis(frames[:, :, 2])
-        standard = (code - self.code_mean) / self.code_scale
-        change = self.correction @ torch.tanh(self.latent_weight @ standard)
+        change = self.correction @ expression.latents
         offset = self._offset_limit * torch.tanh(self.offset) + 0.01 * change[:, :3]
         on_mesh = (corners * self._barycentric).sum(dim=1) - self._rest_centre
         means = guide.centre + (guide.turn @ on_mesh[:, :, None] + frames @ offset[:, :, None])[:, :, 0]
@@ -170,9 +215,9 @@ class GaussianAvatar(nn.Module):
         light = 1 + basis @ self.shading
         return Gaussians(means, log_scales.exp(), rotations, opacities, light * (self.colour + change[:, 3:6])), light
 
-    def picture(
+    def forward(
         self,
-        code: torch.Tensor,
+        expression: Expression,
         guide: PosedGuide,
         world_to_camera: np.ndarray,
         intrinsics: np.ndarray,
@@ -181,9 +226,8 @@ class GaussianAvatar(nn.Module):
         background: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Differentiable colour (H, W, 3) in 0 to 1 (unclipped) and alpha (H, W)."""
-        eye = torch.from_numpy(-world_to_camera[:3, :3].T @ world_to_camera[:3, 3]).float()
         background = self.background if background is None else background
-        parts = self.gaussians(code, guide, eye)
+        parts = self.gaussians(Expression(*expression), guide, world_to_camera)
         colour, alpha, _ = render(*parts, world_to_camera, intrinsics, height, width, background)
         return colour, alpha
 
@@ -207,8 +251,9 @@ class GaussianAvatar(nn.Module):
         """
         height, width = (size, size) if isinstance(size, int) else size
         given = None if background is None else torch.as_tensor(background, dtype=torch.float32)
-        colour, _ = self.picture(
-            self.check_code(code),
+        given = given if given is None else given.to(self._neutral.device)
+        colour, _ = self(
+            self.expression(self.check_code(code).to(self._neutral.device)),
             self.guide(pose),
             np.asarray(world_to_camera),
             np.asarray(intrinsics),
@@ -216,7 +261,7 @@ class GaussianAvatar(nn.Module):
             width,
             given,
         )
-        return (colour.clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy()
+        return (colour.clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu().numpy()
 
     @staticmethod
     def check_code(code: np.ndarray) -> torch.Tensor:
@@ -233,29 +278,6 @@ class GaussianAvatar(nn.Module):
                 "take codes from the expression encoder",
             )
         return torch.from_numpy(array.copy())
-
-    @torch.no_grad()
-    def export_ply(self, path: str | Path, code: np.ndarray, pose: Pose) -> Path:
-        """Write one posed frame as a Gaussian PLY (Kerbl et al. 2023: SH of degree 1, log scales, logit opacities)."""
-        guide = self.guide(pose)
-        parts, light = self._without_view(self.check_code(code), guide)
-        # a view-dependent colour B turn^T d is linear in the world direction d: that is degree 1 exactly
-        view = light[:, :, None] * (self.view_colour @ guide.turn.transpose(1, 2))
-        first_degree = torch.stack([-view[:, :, 1], view[:, :, 2], -view[:, :, 0]], dim=2) / SH_1
-        columns = {name: parts.means[:, i] for i, name in enumerate("xyz")}
-        columns |= {f"n{name}": torch.zeros(len(parts.means)) for name in "xyz"}
-        columns |= {f"f_dc_{i}": (parts.colours[:, i] - 0.5) / SH_0 for i in range(3)}
-        columns |= {f"f_rest_{i}": first_degree.reshape(-1, 9)[:, i] for i in range(9)}
-        columns |= {"opacity": torch.logit(parts.opacities.clamp(1e-6, 1 - 1e-6))}
-        columns |= {f"scale_{i}": torch.log(parts.scales[:, i]) for i in range(3)}
-        rotations = torch.nn.functional.normalize(parts.rotations, dim=1)
-        columns |= {f"rot_{i}": rotations[:, i] for i in range(4)}
-        header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(parts.means)}"]
-        header += [f"property float {name}" for name in columns] + ["end_header", ""]
-        table = torch.stack(list(columns.values()), dim=1).numpy().astype("<f4")
-        with atomic_path(path) as temporary:
-            temporary.write_bytes("\n".join(header).encode() + table.tobytes())
-        return Path(path)
 
     def save(self, folder: str | Path) -> Path:
         """Write `avatar.safetensors` and `config.json` into `folder`, which appears or is replaced as a whole."""
@@ -301,8 +323,14 @@ class GaussianAvatar(nn.Module):
 
 def avatar_config(values: Mapping[str, Any]) -> AvatarConfig:
     """An `AvatarConfig` from a mapping; unknown keys are refused."""
-    refuse_unknown_keys(values, AvatarConfig.__dataclass_fields__, "the avatar's parameters")
-    return AvatarConfig(**values)
+    return settings_from(AvatarConfig, values, "the avatar's parameters")
+
+
+def shape_offsets(body: BodyModel, shape: np.ndarray) -> np.ndarray:
+    """(V, 3, K) float32: how a unit of each identity coefficient moves the neutral vertices."""
+    neutral = np.asarray(body.neutral(shape))
+    steps = shape + np.eye(len(shape))
+    return np.stack([np.asarray(body.neutral(step)) - neutral for step in steps], axis=-1).astype(np.float32)
 
 
 def action_offsets(body: BodyModel, shape: np.ndarray) -> np.ndarray:

@@ -1,16 +1,10 @@
-"""Gaussian splatting on a CPU core, with gradients.
+"""Gaussian splatting on a CPU core, with gradients: the backend `numba` of `splat.render`.
 
-Every 3D Gaussian is projected to a 2D one (EWA splatting, Zwicker et al. 2001, in the form of Kerbl et al. 2023), and
-the 2D Gaussians are composited from front to back:
-
-    alpha_i = min(0.99, opacity_i exp(-sigma_i)), skipped below 1/255
-    weight_i = alpha_i T_i,  T_{i+1} = T_i (1 - alpha_i)
-
-A pixel is finished once its transmittance T is below 1e-4. A GPU gives a tile of pixels to a block of threads; one CPU
-core does better the other way round: it walks over the Gaussians in depth order and visits, row by row, just the pixels
-in which alpha reaches 1/255. Along a row exp(-sigma) of neighbouring pixels differs by a factor which itself changes by
-a constant factor, so a pixel costs two multiplications where it would cost an exponential. Projection and recurrence
-run in float64 whatever the type of the inputs; pictures and gradients have the type of the inputs.
+A GPU gives a tile of pixels to a block of threads; one CPU core does better the other way round: it walks over the
+Gaussians in depth order and visits, row by row, just the pixels in which alpha reaches 1/255. Along a row exp(-sigma)
+of neighbouring pixels differs by a factor which itself changes by a constant factor, so a pixel costs two
+multiplications where it would cost an exponential. Projection and recurrence run in float64 whatever the type of the
+inputs; pictures and gradients have the type of the inputs.
 
 The backward pass walks in the same order. It needs what is *behind* each Gaussian, which is the finished pixel minus
 what has been passed so far.
@@ -24,13 +18,7 @@ import numpy as np
 import torch
 from numba import njit
 
-from fportrait.errors import UserError
-
-LOW_PASS = 0.3  # square pixels added to the projected covariance, so that nothing is thinner than a pixel
-ALPHA_MAX = 0.99
-ALPHA_MIN = 1.0 / 255.0
-TRANSMITTANCE_STOP = 1e-4
-NEAR = 0.01  # metres
+from fportrait.avatar.splat import ALPHA_MAX, ALPHA_MIN, LOW_PASS, NEAR, TRANSMITTANCE_STOP
 
 # columns of the table of projected Gaussians
 U, V, KA, KB, KC, OPACITY, REACH, DEPTH, RED, GREEN, BLUE, HALF_ROWS = range(12)
@@ -354,52 +342,17 @@ class _Splat(torch.autograd.Function):
         return both[:, :3], both[:, 3:6], both[:, 6:10], both[:, 10], both[:, 11:], None, None, None, None
 
 
-def render(
+def draw(
     means: torch.Tensor,
     scales: torch.Tensor,
     rotations: torch.Tensor,
     opacities: torch.Tensor,
     colours: torch.Tensor,
-    world_to_camera: np.ndarray,
-    intrinsics: np.ndarray,
+    view: np.ndarray,
+    camera: np.ndarray,
     height: int,
     width: int,
-    background: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Splat N Gaussians into one picture, differentiably.
-
-    Args:
-        means (N, 3): centres in the world, metres.
-        scales (N, 3): standard deviations along the Gaussian's own axes, metres.
-        rotations (N, 4): (w, x, y, z) quaternions of any positive length.
-        opacities (N,): 0 to 1.
-        colours (N, 3): RGB, any range.
-        world_to_camera (4, 4), intrinsics (3, 3): the camera, OpenCV axes, pixels; no skew. They get no gradient.
-        background (3,) or (H, W, 3): shown where the Gaussians let light through; black when None.
-
-    Returns:
-        colour (H, W, 3), alpha (H, W) and depth (H, W), the latter weighted by alpha (divide by alpha for metres). The
-        tensors are CPU tensors of the type of `means`, float32 or float64.
-
-    Raises:
-        UserError: an input is not finite (names the input and the first such Gaussian) or a quaternion is zero.
-    """
-    inputs = {"means": means, "scales": scales, "rotations": rotations, "opacities": opacities, "colours": colours}
-    for name, tensor in inputs.items():
-        finite = torch.isfinite(tensor.detach())
-        if not bool(finite.all()):
-            first = int(torch.nonzero(~finite.reshape(len(tensor), -1).all(dim=1))[0])
-            raise UserError(
-                f"a non-finite value in {name} of Gaussian {first}",
-                "finite Gaussians",
-                "lower the learning rate, or start again from the last good state",
-            )
-    if len(rotations) and float((rotations.detach() ** 2).sum(dim=1).min()) == 0.0:
-        raise UserError("a zero quaternion", "quaternions of positive length", "initialise rotations with (1, 0, 0, 0)")
-    view = np.ascontiguousarray(world_to_camera, dtype=np.float64)
-    camera = np.ascontiguousarray(intrinsics, dtype=np.float64)
-    picture = _Splat.apply(means, scales, rotations, opacities, colours, view, camera, int(height), int(width))
-    colour, through = picture[..., 1:4], picture[..., 0]
-    if background is not None:
-        colour = colour + through[..., None] * background
-    return colour, 1 - through, picture[..., 4]
+    """Colour (H, W, 3) over black, transmittance (H, W) and alpha-weighted depth (H, W): CPU tensors."""
+    picture = _Splat.apply(means, scales, rotations, opacities, colours, view, camera, height, width)
+    return picture[..., 1:4], picture[..., 0], picture[..., 4]

@@ -1,4 +1,4 @@
-"""The same splatting as `splat.render`, written plainly in torch: every Gaussian against every pixel.
+"""The same splatting written plainly in torch, every Gaussian against every pixel: the backend `oracle`.
 
 It needs N × H × W memory and is two orders slower, and it is short enough to be checked by eye: tests and benchmarks
 compare the fast rasterizer, and its gradients, with this one in float64.
@@ -23,9 +23,9 @@ def rotation_matrices(quaternions: torch.Tensor) -> torch.Tensor:
     return torch.stack(rows, dim=1)
 
 
-def render(means, scales, rotations, opacities, colours, world_to_camera, intrinsics, height, width, background=None):
-    """`splat.render` with the same arguments and results, for small scenes."""
-    view = torch.as_tensor(np.asarray(world_to_camera), dtype=means.dtype)
+def draw(means, scales, rotations, opacities, colours, view, intrinsics, height, width):
+    """Colour (H, W, 3) over black, transmittance (H, W) and alpha-weighted depth (H, W), for small scenes."""
+    view = torch.as_tensor(np.asarray(view), dtype=means.dtype)
     fx, fy, cx, cy = (float(intrinsics[i][j]) for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
     points = means @ view[:3, :3].T + view[:3, 3]
     seen = points[:, 2] >= NEAR
@@ -54,7 +54,4 @@ def render(means, scales, rotations, opacities, colours, world_to_camera, intrin
     through = torch.cumprod(torch.cat([torch.ones_like(alpha[:1]), 1 - alpha]), dim=0)[:-1] if len(alpha) else alpha
     weights = alpha * through * (through >= TRANSMITTANCE_STOP)
     colour = torch.einsum("nhw,nc->hwc", weights, colours)
-    total = weights.sum(dim=0)
-    if background is not None:
-        colour = colour + (1 - total)[..., None] * background
-    return colour, total, torch.einsum("nhw,n->hw", weights, z)
+    return colour, 1 - weights.sum(dim=0), torch.einsum("nhw,n->hw", weights, z)

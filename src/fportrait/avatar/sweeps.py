@@ -20,10 +20,12 @@ import numpy as np
 import torch
 
 from fportrait.atomic_io import value_hash
-from fportrait.avatar.fitting import HEAD_RADIUS
+from fportrait.avatar.captures import HEAD_RADIUS
 from fportrait.avatar.model import GaussianAvatar
+from fportrait.avatar.splat import render
 from fportrait.avatar.views import Moment, moment_of, moments_of
-from fportrait.errors import UserError, refuse_unknown_keys
+from fportrait.errors import UserError
+from fportrait.parameters import settings_from
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +41,8 @@ class SweepConfig:
 
     The paper leaves open: `spin_yaw_degrees`, how far a spin swings to either side; `elevation_degrees`, its jitter;
     `spiral_yaw_degrees` and `spiral_seeds`; and `spin_share`, the share of spins among ViewSweep clips (DynamicSweep:
-    half). A stretch shorter than a dynamic clip is played forth and back.
+    half). A stretch shorter than a dynamic clip is played forth and back. normals: write the clips' normal maps as
+    videos too; training makes its own from the annotations.
     """
 
     clips_view: int = 6
@@ -57,6 +60,7 @@ class SweepConfig:
     spin_share: float = 0.5
     fps: float = 25.0
     crf: int = 12
+    normals: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,7 @@ def sweep_config(values: Mapping[str, Any]) -> SweepConfig:
     Raises:
         UserError: unknown keys, or numbers that cannot be rendered.
     """
-    refuse_unknown_keys(values, SweepConfig.__dataclass_fields__, "the parameters of render_sweeps")
-    config = SweepConfig(**values)
+    config = settings_from(SweepConfig, values, "the parameters of render_sweeps")
     if not HEAD_RADIUS <= config.distance_min <= config.distance_max:
         raise UserError(
             f"camera distances from {config.distance_min} to {config.distance_max} m",
@@ -163,7 +166,8 @@ def render_sweeps(
 
     Args:
         frames: that identity's rows of `tracks/frames.parquet`. seed: of the whole stage.
-        folder: where the videos go, as `NAME.mp4`; a whole video of that name is kept as it is.
+        folder: where the videos go, as `NAME.mp4`; a whole video of that name is kept as it is. Normal maps, if asked
+            for, go to `normals/` beside it.
         published: the folder, relative to the project root, in which the table's `path` will find them.
 
     Returns:
@@ -183,6 +187,8 @@ def render_sweeps(
         name = f"{clip.identity}-{clip.segment}-{clip_hash(clip, state, config)}.mp4"
         if not _is_whole(folder / name, len(clip.moments)):
             _write_clip(avatar, clip, folder / name, config)
+        if config.normals and not _is_whole(folder.parent / "normals" / name, len(clip.moments)):
+            _write_normals(avatar, clip, folder.parent / "normals" / name, config)
         tables.append(_rows(avatar, clip, split, f"{published}/{name}"))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
@@ -209,13 +215,14 @@ def clip_hash(clip: SweepClip, avatar_state: str, config: SweepConfig) -> str:
 def render_clip(avatar: GaussianAvatar, clip: SweepClip) -> np.ndarray:
     """(T, H, W, 3) uint8."""
     pictures = np.empty((len(clip.moments), clip.size, clip.size, 3), dtype=np.uint8)
-    last, guide = None, None
+    last = None
     for index, moment in enumerate(clip.moments):
-        if moment is not last:
+        if moment is not last:  # a still person is posed once, whatever the camera does
             last, guide = moment, avatar.guide(moment.pose)
-        assert guide is not None
-        code = avatar.check_code(moment.code)
-        colour, _ = avatar.picture(code, guide, clip.world_to_camera[index], clip.intrinsics, clip.size, clip.size)
+            flat, light = avatar.without_view(avatar.expression(avatar.check_code(moment.code)), guide)
+        camera = clip.world_to_camera[index]
+        parts = avatar.seen_from(flat, light, guide, camera)
+        colour, _, _ = render(*parts, camera, clip.intrinsics, clip.size, clip.size, avatar.background)
         pictures[index] = (colour.clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy()
     return pictures
 
@@ -228,8 +235,9 @@ def head_centre(avatar: GaussianAvatar, moments: list[Moment]) -> np.ndarray:
 def sweep_landmarks(avatar: GaussianAvatar, moment: Moment) -> np.ndarray:
     """(478, 3) world positions of the face landmarks; one that the body model lacks takes its nearest neighbour's."""
     body = avatar.body
-    strengths = avatar.actions(avatar.check_code(moment.code)).detach().clamp(0, 1).numpy().astype(np.float64)
-    vertices = np.asarray(body.vertices(avatar.shape, strengths, moment.pose))
+    actions = avatar.expression(avatar.check_code(moment.code)).actions.detach()
+    strengths = actions.clamp(0, 1).numpy().astype(np.float64)
+    vertices = np.asarray(body.vertices(avatar.refined_shape, strengths, moment.pose))
     corners = vertices[np.asarray(body.faces)[np.asarray(body.landmark_triangles)]]
     places = (corners * np.asarray(body.landmark_barycentric)[:, :, None]).sum(axis=1)
     return places[_stand_ins(body)]
@@ -267,6 +275,20 @@ def _write_clip(avatar: GaussianAvatar, clip: SweepClip, path: Path, config: Swe
     from fportrait.capture.video_io import write_video
 
     write_video(path, render_clip(avatar, clip), fps=config.fps, crf=config.crf)
+
+
+def _write_normals(avatar: GaussianAvatar, clip: SweepClip, path: Path, config: SweepConfig) -> None:
+    """Normal maps of the expression-neutral mesh, in the conventions of the data contracts."""
+    from fportrait.body.rasterizer import normal_map
+    from fportrait.capture.video_io import write_video
+
+    body, size = avatar.body, clip.size
+    maps = []
+    for moment, camera in zip(clip.moments, clip.world_to_camera, strict=True):
+        vertices = body.vertices(avatar.refined_shape, None, moment.pose)
+        maps.append(normal_map(vertices, body.faces, camera, clip.intrinsics, size, size, weld=body.weld))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_video(path, np.stack(maps), fps=config.fps, crf=config.crf)
 
 
 def _rows(avatar: GaussianAvatar, clip: SweepClip, split: str, path: str) -> pd.DataFrame:

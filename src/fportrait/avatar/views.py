@@ -130,13 +130,15 @@ def load_views(
     max_moments: int,
     root: Path,
     read_video: Callable[[Path], np.ndarray],
+    margin: float = 1.0,
 ) -> tuple[list[Moment], list[View]]:
     """Read one identity's capture: at most `max_moments` moments spread evenly, every camera of each.
 
     Args:
         frames: the identity's rows of the annotation table.
-        size: side of the pictures. root: what the table's paths are relative to. read_video: path -> (T, H, W, 3)
-        uint8.
+        size: side of the pictures. margin: how many times wider than the model's crop they are: an avatar that is seen
+            from everywhere needs more of the shoulders.
+        root: what the table's paths are relative to. read_video: path -> (T, H, W, 3) uint8.
 
     Raises:
         UserError: a video has fewer frames than its annotations, or its path leaves `root`.
@@ -165,7 +167,9 @@ def load_views(
                     "annotations of that video",
                     "track again",
                 )
-            crop = np.asarray(row.crop, dtype=np.float64)
+            x0, y0, side = np.asarray(row.crop, dtype=np.float64)
+            shift = (margin - 1) * side / 2
+            crop = np.array([x0 - shift, y0 - shift, margin * side])
             image, covered = crop_picture(video[int(row.frame)], crop, size)
             landmarks = (np.asarray(row.landmarks, dtype=np.float64).reshape(-1, 2) - crop[:2]) * (size / crop[2])
             camera = crop_intrinsics(matrix(row.intrinsics, 3, 3), tuple(crop), size)

@@ -1,0 +1,141 @@
+"""One person's studio capture as fitting and the prior take it: checked, read, posed, with part of it kept aside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from fportrait.avatar.evidence import backgrounds_of, gather_evidence
+from fportrait.avatar.model import AvatarConfig, GaussianAvatar, PosedGuide
+from fportrait.avatar.views import Moment, View, load_views
+from fportrait.camera.cameras import camera_centre
+from fportrait.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fportrait.body.model import BodyModel
+
+MIN_VIEWS = 3
+HEAD_RADIUS = 0.12  # metres; a camera nearer than this to the head's centre is inside the head
+
+
+@dataclass
+class Capture:
+    """What a fit knows: `avatar` as yet unfitted, a guide per moment, a background (S, S, 3) per clip, and the camera
+    and the moments that only the scores may see.
+    """
+
+    name: str
+    avatar: GaussianAvatar
+    moments: list[Moment]
+    views: list[View]
+    guides: list[PosedGuide]
+    backgrounds: Mapping[str, torch.Tensor]
+    kept_camera: str | None
+    kept_moments: set[int]
+
+    def group(self, which: str) -> list[View]:
+        """The views of kept `moments`, of the kept `camera`, of `both` at once, or of neither (`fitted`)."""
+        wanted = {"fitted": (False, False), "moments": (True, False), "camera": (False, True), "both": (True, True)}
+        return [v for v in self.views if (v.moment in self.kept_moments, v.camera == self.kept_camera) == wanted[which]]
+
+    def evidence(self) -> np.ndarray:
+        """(N, CHANNELS): see `gather_evidence`; from nothing that is kept aside."""
+        return gather_evidence(self.avatar, self.moments, self.group("fitted"), self.guides, self.backgrounds)
+
+
+def read_capture(
+    frames: pd.DataFrame,
+    shape: np.ndarray,
+    body: BodyModel,
+    config: AvatarConfig,
+    size: int,
+    max_moments: int,
+    holdout_every: int = 0,
+    holdout_camera: bool = False,
+    margin: float = 1.0,
+    root: str | Path = ".",
+    read_video: Callable[[Path], np.ndarray] | None = None,
+) -> Capture:
+    """Read one identity's capture.
+
+    Args:
+        frames: that identity's rows of the annotation table (`tracks/frames.parquet`), synchronised cameras.
+        shape (K,): its identity coefficients. body: the body model they belong to.
+        size: side of the pictures. margin: see `load_views`. max_moments: moments read, spread evenly over the capture.
+        holdout_every: every so many moments one is kept aside (0: none). holdout_camera: keep one camera aside too,
+            when there are at least five.
+        root: what the table's paths are relative to. read_video: reader to use instead of `video_io.read_video`.
+
+    Raises:
+        UserError: fewer than 3 cameras; a camera inside the head; not one identity; a shape that is not finite; see
+            also `load_views`.
+    """
+    if read_video is None:
+        from fportrait.capture import video_io
+
+        read_video = video_io.read_video
+    name = _check(frames, np.asarray(shape))
+    moments, views = load_views(frames, size, max_moments, Path(root), read_video, margin)
+    avatar = GaussianAvatar(shape, body, config)
+    _check_cameras(avatar, moments, views, name)
+    guides = [avatar.guide(moment.pose) for moment in moments]
+    kept_camera, kept_moments = _held_out(moments, views, holdout_every, holdout_camera)
+    backgrounds = backgrounds_of(avatar, moments, views)
+    return Capture(name, avatar, moments, views, guides, backgrounds, kept_camera, kept_moments)
+
+
+def _check(frames: pd.DataFrame, shape: np.ndarray) -> str:
+    identities = sorted(set(frames["identity"]))
+    if len(identities) != 1:
+        raise UserError(
+            f"{len(identities)} identities in one table", "the rows of one identity", "filter the table first"
+        )
+    name = identities[0]
+    if not np.isfinite(shape).all():
+        raise UserError(
+            f"a body shape of {name} that is not finite", "a fitted body", f"track the capture of {name} again"
+        )
+    cameras = sorted(set(frames["camera"]))
+    if len(cameras) < MIN_VIEWS:
+        raise UserError(
+            f"{len(cameras)} cameras in the capture of {name}",
+            f"at least {MIN_VIEWS}",
+            "leave this capture out, or add cameras",
+        )
+    return name
+
+
+def _check_cameras(avatar: GaussianAvatar, moments: Sequence[Moment], views: Sequence[View], name: str) -> None:
+    centres = [avatar.body.head_centre(avatar.shape, moment.pose) for moment in moments]
+    for view in views:
+        distance = float(np.linalg.norm(camera_centre(view.world_to_camera) - centres[view.moment]))
+        if not distance >= HEAD_RADIUS:
+            raise UserError(
+                f"camera {view.camera} of {name} {distance:.3f} m from the centre of the head",
+                f"cameras at least {HEAD_RADIUS} m away",
+                "check the units of the calibration (metres) and the tracked pose",
+            )
+
+
+def _held_out(
+    moments: Sequence[Moment], views: Sequence[View], holdout_every: int, holdout_camera: bool
+) -> tuple[str | None, set[int]]:
+    """The camera nearest to the middle of all, and moments spread over the capture."""
+    kept: set[int] = set()
+    if holdout_every > 0 and len(moments) >= 2 * holdout_every:
+        kept = set(range(holdout_every // 2, len(moments), holdout_every))
+    places: dict[str, np.ndarray] = {}
+    for view in views:
+        places.setdefault(view.camera, camera_centre(view.world_to_camera))
+    if not holdout_camera or len(places) < 5:
+        return None, kept
+    middle = np.mean(list(places.values()), axis=0)
+    # the second nearest to the middle: the nearest is often the front view, which no fit should miss
+    return sorted(places, key=lambda camera: float(np.linalg.norm(places[camera] - middle)))[1], kept
