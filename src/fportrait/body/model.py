@@ -7,50 +7,23 @@ the centre of the template's head.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
-from fportrait.errors import UserError
+from fportrait.body.pose import NECK_SHARE, Pose, bone_transforms, rotation_matrix, rotation_vector, skin
+from fportrait.errors import UserError, nearest_name
+
+if TYPE_CHECKING:
+    from fportrait.body.interface import Body
+
+__all__ = ["ASSET", "NECK_SHARE", "BodyModel", "Pose", "load_body", "rotation_matrix", "rotation_vector"]
 
 ASSET = Path(__file__).parent.parent / "assets" / "body.npz"
-NECK_SHARE = 0.4  # of the head's rotation, taken by the neck joint; the head joint takes the rest
-
-
-@dataclass(frozen=True)
-class Pose:
-    """Root in the world, and the head relative to the root. Rotations are `3 3` matrices, the translation is metres."""
-
-    body_rotation: np.ndarray
-    body_translation: np.ndarray
-    head_rotation: np.ndarray
-
-    @classmethod
-    def rest(cls) -> Pose:
-        return cls(np.eye(3), np.zeros(3), np.eye(3))
-
-
-def rotation_matrix(vector: np.ndarray) -> np.ndarray:
-    """Rodrigues: rotation vectors `... 3` (radians) to matrices `... 3 3`."""
-    vector = np.asarray(vector, np.float64)
-    angle = np.linalg.norm(vector, axis=-1)[..., None, None]
-    x, y, z = np.moveaxis(vector, -1, 0)
-    zero = np.zeros_like(x)
-    skew = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(*vector.shape[:-1], 3, 3)
-    small = angle < 1e-8
-    safe = np.where(small, 1.0, angle)
-    sine = np.where(small, 1.0, np.sin(safe) / safe)
-    cosine = np.where(small, 0.5, (1 - np.cos(safe)) / safe**2)
-    return np.eye(3) + sine * skew + cosine * (skew @ skew)
-
-
-def rotation_vector(matrix: np.ndarray) -> np.ndarray:
-    """Inverse of `rotation_matrix`, `... 3 3` to `... 3`."""
-    from scipy.spatial.transform import Rotation
-
-    matrix = np.asarray(matrix, np.float64)
-    return Rotation.from_matrix(matrix.reshape(-1, 3, 3)).as_rotvec().reshape(matrix.shape[:-1])
+BODIES = ("embedded", "smplx", "mhr")
+FOLDER_VARIABLE = "FPORTRAIT_BODIES"  # a folder with `smplx/` and `mhr/`, for bodies whose files a user brings
 
 
 class BodyModel:
@@ -93,6 +66,10 @@ class BodyModel:
     def identity_dim(self) -> int:
         return len(self.identity_modes)
 
+    @property
+    def expression_dim(self) -> int:
+        return len(self.actions)
+
     def neutral(self, identity: np.ndarray) -> np.ndarray:
         """Vertices `V 3` at rest without expression; `identity` `K`, unit variance each."""
         identity = np.asarray(identity, np.float32)
@@ -103,29 +80,16 @@ class BodyModel:
         return self.joints + np.tensordot(np.asarray(identity, np.float32), self.joint_modes, 1)
 
     def bone_transforms(self, identity: np.ndarray, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
-        """Rotation `3 3 3` and translation `3 3` of each bone (root, neck, head): x ↦ R x + t.
-
-        The root turns about the origin. The neck joint takes `NECK_SHARE` of the head rotation, the head joint the
-        rest.
-        """
+        """Rotation `3 3 3` and translation `3 3` of each bone (root, neck, head); see `pose.bone_transforms`."""
         _, neck_joint, head_joint = self.rest_joints(identity).astype(np.float64)
-        vector = rotation_vector(pose.head_rotation)
-        neck = rotation_matrix(NECK_SHARE * vector)
-        head = rotation_matrix(vector)
-        neck_shift = neck_joint - neck @ neck_joint
-        head_shift = neck @ head_joint + neck_shift - head @ head_joint
-        rotations = np.stack([np.eye(3), neck, head])
-        shifts = np.stack([np.zeros(3), neck_shift, head_shift])
-        return pose.body_rotation @ rotations, shifts @ np.asarray(pose.body_rotation).T + pose.body_translation
+        return bone_transforms(neck_joint, head_joint, pose)
 
     def vertices(self, identity: np.ndarray, actions: np.ndarray | None, pose: Pose) -> np.ndarray:
         """Posed vertices `V 3`, world, float32. `actions` `52` in 0..1, or None for the expression-neutral mesh."""
         rest = self.neutral(identity)
         if actions is not None:
             rest = rest + (np.asarray(actions, np.float32) @ self._actions_2d).reshape(-1, 3)
-        rotations, shifts = self.bone_transforms(identity, pose)
-        blended = np.tensordot(self.skinning, rotations.astype(np.float32), 1)
-        return np.einsum("vij,vj->vi", blended, rest) + self.skinning @ shifts.astype(np.float32)
+        return skin(rest, self.skinning, *self.bone_transforms(identity, pose))
 
     def head_centre(self, identity: np.ndarray, pose: Pose) -> np.ndarray:
         """Where the template's head centre (the rest origin) is carried by the head bone, `3`."""
@@ -142,12 +106,46 @@ def _embedded() -> BodyModel:
     return BodyModel()
 
 
-def load_body(name: str = "embedded") -> BodyModel:
+@functools.lru_cache(maxsize=4)
+def _from_files(name: str, path: Path) -> Body:
+    if name == "smplx":
+        from fportrait.body.smplx_body import SmplxBody
+
+        return SmplxBody(path)
+    from fportrait.body.mhr_body import MhrBody
+
+    return MhrBody(path)
+
+
+@overload
+def load_body(name: Literal["smplx", "mhr"], path: str | Path | None = None) -> Body: ...
+
+
+@overload  # names from a configuration: parts that need landmarks, actions or parts only take the embedded body
+def load_body(name: str = "embedded", path: str | Path | None = None) -> BodyModel: ...
+
+
+def load_body(name: str = "embedded", path: str | Path | None = None) -> Body:
     """The body model of that name, read once.
 
+    Args:
+        path: for `smplx` a model file or a folder of them, for `mhr` the folder of its portable files; by default the
+            folder of that name in `FPORTRAIT_BODIES`. The embedded body needs none.
+
     Raises:
-        UserError: unknown name.
+        UserError: unknown name, or files that are missing or of another format.
     """
-    if name != "embedded":
-        raise UserError(f"the body model '{name}'", "'embedded'", "set body_model: embedded")
-    return _embedded()
+    if name not in BODIES:
+        near = nearest_name(name, BODIES) or "embedded"
+        raise UserError(f"the body model '{name}'", f"one of {', '.join(BODIES)}", f"set body_model: {near}")
+    if name == "embedded":
+        return _embedded()
+    if path is None:
+        folder = os.environ.get(FOLDER_VARIABLE)
+        if not folder:
+            raise UserError(
+                f"the body model '{name}' without its files", "files that you have a licence for",
+                f"give load_body(path=...), or set {FOLDER_VARIABLE} to a folder that holds {name}/",
+            )  # fmt: skip
+        path = Path(folder) / name
+    return _from_files(name, Path(path))
