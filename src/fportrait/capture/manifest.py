@@ -53,9 +53,13 @@ def read_manifest(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     cameras = _read(folder / "cameras.parquet", CAMERA_COLUMNS)
     where = f"{folder.name}/manifest.parquet"
     _refuse(manifest.empty, f"no rows in {where}")
-    for column in TEXTS:
-        sound = manifest[column].map(lambda value: isinstance(value, str) and value != "")
-        _refuse(not sound.all(), f"an empty or other than text '{column}' in {where}")
+    for table, columns, name in (
+        (manifest, TEXTS, where),
+        (cameras, ("dataset", "identity", "camera"), f"{folder.name}/cameras.parquet"),
+    ):
+        for column in columns:
+            sound = table[column].map(lambda value: isinstance(value, str) and value != "")
+            _refuse(not sound.all(), f"an empty '{column}', or one that is no text, in {name}")
     for column in ("frames", "width", "height"):
         _refuse(manifest[column].dtype.kind not in "iu", f"'{column}' of type {manifest[column].dtype} in {where}")
         _refuse(bool((manifest[column] < 1).any()), f"'{column}' below 1 in {where}")

@@ -322,9 +322,13 @@ def _open(path: str | Path) -> av.container.InputContainer:
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
         container.close()
         raise UserError(f"{path} with {kinds} but no pictures", "a file with a video stream", "choose the video file")
-    if container.streams.video[0].codec_context is None:  # the container is whole, its codec is unknown here
+    if container.streams.video[0].codec_context is None:
         container.close()
-        raise UserError(f"{path} in a codec for which there is no decoder", "H.264 or another common one", _FIX_VIDEO)
+        raise UserError(
+            f"{path} without a codec that can be decoded: truncated in its header, or a rare codec",
+            "a whole video file such as MP4 with H.264",
+            _FIX_VIDEO,
+        )
     container.streams.video[0].thread_type = "AUTO"
     return container
 
