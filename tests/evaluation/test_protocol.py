@@ -25,7 +25,7 @@ from fportrait.evaluation.protocol import (
     sampling_settings,
 )
 from fportrait.tracking.expression import ExpressionEncoder
-from fportrait.training.stages import check_stage, check_start, plan, sample_videos
+from fportrait.training.stages import check_stage, check_start
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from small import record, references, shards, stage, transformer
@@ -191,25 +191,3 @@ def test_a_stage_is_refused_without_its_parent_or_with_shards_of_another_vae(hou
     (tmp_path / "training.json").write_text(json.dumps({"vae_hash": "another"}))
     with pytest.raises(UserError, match="another"):
         check_start(stage(), tmp_path, reader)
-
-
-def test_the_plan_counts_what_a_step_costs(house):
-    model = transformer()
-    cost = plan(stage(frames=9, batch_size=4, iterations=10), model, ShardReader(house / "shards"))
-    assert cost["tokens_per_step"] == 4 * 4 * 16
-    assert cost["parameters"] == sum(p.numel() for p in model.parameters())
-    assert cost["records"] == {"PhoneCapture": 2, "ViewSweep": 2}
-    assert cost["epochs"] == {"PhoneCapture": 10.0, "ViewSweep": 10.0}
-    blocks = sum(p.numel() for name, p in model.blocks.named_parameters() if p.ndim == 2 and "attn2.to_k" not in name
-                 and "attn2.to_v" not in name)  # fmt: skip
-    assert cost["flops_per_step"] > 3 * 2 * blocks * 4 * 16 * 4  # at least the matrices that every token meets
-    assert cost["flops_of_stage"] == 10 * cost["flops_per_step"]
-
-
-def test_samples_before_and_after_show_portrait_truth_and_sample(house, tmp_path):
-    vae = BlockCodec.from_pretrained(house / "base/vae").eval()
-    model = transformer().train()
-    written = sample_videos(stage(frames=5), model, vae, ShardReader(house / "shards"), tmp_path, "before", steps=2)
-    assert [path.name for path in written] == ["before-PhoneCapture.mp4", "before-ViewSweep.mp4"]
-    assert (probe(written[0]).frames, probe(written[0]).width) == (5, 96)
-    assert model.training

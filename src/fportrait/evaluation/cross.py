@@ -51,7 +51,7 @@ class Annotations:
         )
 
     def clip(self, dataset: str, clip: str, first: int, count: int) -> Any:
-        table = self.frames[(self.frames.dataset == dataset) & (self.frames.clip == clip)].sort_values("frame")
+        table = self.frames[(self.frames["dataset"] == dataset) & (self.frames["clip"] == clip)].sort_values("frame")
         table = table.iloc[first : first + count]
         if len(table) != count:
             raise UserError(f"{len(table)} annotated frames of {dataset}/{clip} from frame {first}", f"{count} frames",
@@ -59,7 +59,7 @@ class Annotations:
         return table
 
     def person(self, dataset: str, identity: str) -> Any:
-        rows = self.identities[(self.identities.dataset == dataset) & (self.identities.identity == identity)]
+        rows = self.identities[(self.identities["dataset"] == dataset) & (self.identities["identity"] == identity)]
         if not len(rows):
             raise UserError(
                 f"no identity {dataset}/{identity} in the annotations", "the identities of the shards", "encode again"

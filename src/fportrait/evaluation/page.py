@@ -60,7 +60,7 @@ def head_table(summary: Mapping[str, Any]) -> str:
         if lacking
         else ""
     )
-    return f"<div class=wide><table><tr><th>dataset<th class=l>method{titles}</tr>{''.join(body)}</table></div>{warnings}{missing}"
+    return f"{_table(f'<th>dataset<th class=l>method{titles}', body)}{warnings}{missing}"
 
 
 def interval_tables(summary: Mapping[str, Any]) -> str:
@@ -79,7 +79,7 @@ def interval_tables(summary: Mapping[str, Any]) -> str:
                 cells = "".join(f"<td>{_interval(entry.get(method, {}).get(metric))}" for method in methods)
                 rows.append(f"<tr><td>{html.escape(name)}{cells}<td>{entry['clips']}</tr>")
         tables.append(f"<h3>{metric.replace('_', ' ')}</h3><small>{html.escape(note)}</small>"
-                      f"<div class=wide><table><tr><th>{head}<th>clips</tr>{''.join(rows)}</table></div>")  # fmt: skip
+                      f"{_table(f'<th>{head}<th>clips', rows)}")  # fmt: skip
     return f"<details><summary>Every metric with its interval</summary>{''.join(tables)}</details>"
 
 
@@ -97,7 +97,7 @@ def slice_tables(slices: Mapping[str, Any]) -> str:
         for label, entry in labels.items():
             cells = "".join(f"<td>{_interval(entry.get('ours', {}).get(metric))}" for metric in present)
             rows.append(f"<tr><td>{html.escape(axis)}: {html.escape(label)}<td>{entry['clips']}{cells}</tr>")
-    return f"<h2>Slices</h2><div class=wide><table><tr><th>slice<th>clips{head}</tr>{''.join(rows)}</table></div>"
+    return f"<h2>Slices</h2>{_table(f'<th>slice<th>clips{head}', rows)}"
 
 
 def control_section(control: Mapping[str, Any], picture: str) -> str:
@@ -107,7 +107,8 @@ def control_section(control: Mapping[str, Any], picture: str) -> str:
     for name, entry in gains.items():
         ours, limit = entry["gain"]["mean"], limits[name]["gain"]["mean"]
         rows.append(
-            f"<tr><td>{name}<td>{_interval(entry['gain'])}<td>{entry['correlation']['mean']:.2f}<td class=l>{_meter(ours)}"
+            f"<tr><td>{name}<td>{_interval(entry['gain'])}<td>{entry['correlation']['mean']:.2f}"
+            f"<td class=l>{_meter(ours)}"
             f"<td>{limit:.2f}<td class=l>{_meter(limit, 'limit')}</tr>"
         )
     matrices = "".join(
@@ -116,10 +117,11 @@ def control_section(control: Mapping[str, Any], picture: str) -> str:
     )
     view = control.get("tracker")
     return (
-        "<h2>Control: one factor moved alone</h2><p><small>Gain 1 is full strength; correlation is its cosine. Rows of the "
+        "<h2>Control: one factor moved alone</h2><p><small>Gain 1 is full strength; correlation is its cosine. Rows of "
+        "the "
         "matrix are what was asked, columns what came out; the truth is the identity.</small></p>"
         f"<div class=wide>{picture}</div><p><small>rest, then each factor; truth, codec's limit, ours</small></p>"
-        f"<div class=wide><table class=gains><tr><th>factor<th>gain<th>correlation<th><th>codec's limit<th></tr>{''.join(rows)}</table></div>"
+        f"{_table('<th>factor<th>gain<th>correlation<th><th>codec limit<th>', rows)}"
         f"<h3>Leakage</h3><div class=matrices>{matrices}</div>{_tracker_table(view) if view else ''}"
     )
 
@@ -136,19 +138,14 @@ def _tracker_table(view: Mapping[str, Any]) -> str:
             f"<tr><td>{name}" + "".join("<td>–" if cell is None else f"<td>{cell:.2f}" for cell in cells) + "</tr>"
         )
     found = ", ".join(f"{m.replace('_', ' ')} {share:.0%}" for m, share in view["faces_found"].items())
-    return (
-        f"<h3>What a tracker sees change</h3><div class=wide><table><tr><th>moved{head}</tr>{''.join(rows)}</table></div>"
-        f"<small>faces found: {found}</small>"
-    )
+    return f"<h3>What a tracker sees change</h3>{_table(f'<th>moved{head}', rows)}<small>faces found: {found}</small>"
 
 
 def matrix_svg(leakage: Mapping[str, Mapping[str, float]]) -> str:
     """The matrix as a picture: blue positive, red negative, full colour at 1."""
     names, cell, left, top = list(leakage), 38, 62, 58
     width, height = left + cell * len(names) + 4, top + cell * len(names) + 4
-    parts = [
-        f"<svg role=img aria-label='leakage matrix' viewBox='0 0 {width} {height}' style='width:100%;max-width:{width}px'>"
-    ]
+    parts = [f"<svg role=img aria-label='leakage matrix' viewBox='0 0 {width} {height}' style='width:100%'>"]
     for j, name in enumerate(names):
         x = left + cell * (j + 0.5)
         parts.append(f"<text x='{x}' y='{top - 6}' transform='rotate(-45 {x} {top - 6})'>{name}</text>")
@@ -161,8 +158,10 @@ def matrix_svg(leakage: Mapping[str, Mapping[str, float]]) -> str:
             colour = f"rgba({'37,99,235' if value >= 0 else '220,38,38'},{strength:.2f})"
             ink = ";fill:#fff" if strength > 0.55 else ""
             parts.append(
-                f"<rect x='{left + cell * j}' y='{y}' width='{cell - 2}' height='{cell - 2}' fill='{colour}' stroke='#8886'/>"
-                f"<text x='{left + cell * (j + 0.5) - 1}' y='{y + cell / 2 + 3}' text-anchor='middle' style='font-size:10px{ink}'>{value:.2f}</text>"
+                f"<rect x='{left + cell * j}' y='{y}' width='{cell - 2}' height='{cell - 2}' "
+                f"fill='{colour}' stroke='#8886'/>"
+                f"<text x='{left + cell * (j + 0.5) - 1}' y='{y + cell / 2 + 3}' text-anchor='middle' "
+                f"style='font-size:10px{ink}'>{value:.2f}</text>"
             )
     return "".join([*parts, "</svg>"])
 
@@ -185,7 +184,7 @@ def cross_section(summary: Mapping[str, Any]) -> str:
         parts.append(
             "<h2>Cross-reenactment</h2><p><small>One held-out person does what another one did; there is no truth. "
             "Identity is compared with the portrait, expression and pose with what was asked.</small></p>"
-            f"<div class=wide><table><tr><th>dataset<th>pairs{head}</tr>{''.join(rows)}</table></div>"
+            f"{_table(f'<th>dataset<th>pairs{head}', rows)}"
         )
     for name, found in summary.get("external", {}).items():
         missing = found["missing"] + [f"{clip}: {reason}" for clip, reason in found["refused"].items()]
@@ -199,13 +198,14 @@ def cross_section(summary: Mapping[str, Any]) -> str:
 
 def backbone_table(summary: Mapping[str, Any]) -> str:
     """Which network, with which weights, every metric looked through; settings of the run."""
-    rows = "".join(
-        f"<tr><td>{html.escape(name)}<td class=l>{html.escape(entry['name'])}<td class=l>{entry['sha256'][:16] or 'formula'}</tr>"
+    rows = [
+        f"<tr><td>{html.escape(name)}<td class=l>{html.escape(entry['name'])}"
+        f"<td class=l>{entry['sha256'][:16] or 'formula'}</tr>"
         for name, entry in summary.get("backbones", {}).items()
-    )
+    ]
     listed = ", ".join(f"{key} {value}" for key, value in summary.get("settings", {}).items() if key != "same")
     return (
-        f"<h2>Measured with</h2><div class=wide><table><tr><th>metric<th class=l>network<th class=l>SHA-256</tr>{rows}</table></div>"
+        f"<h2>Measured with</h2>{_table('<th>metric<th class=l>network<th class=l>SHA-256', rows)}"
         f"<p><small>{html.escape(listed)}</small></p>"
     )
 
@@ -218,10 +218,15 @@ def sparkline(curve: list[float]) -> str:
     points = " ".join(f"{100 * i / (len(curve) - 1):.2f},{38 - 34 * value / top:.2f}" for i, value in enumerate(curve))
     return (
         "<svg class=curve viewBox='0 0 100 40' preserveAspectRatio='none' role=img aria-label='error per frame'>"
-        f"<polyline points='{points}' fill='none' stroke='#d97706' stroke-width='1.5' vector-effect='non-scaling-stroke'/>"
+        f"<polyline points='{points}' fill='none' stroke='#d97706' stroke-width='1.5' "
+        "vector-effect='non-scaling-stroke'/>"
         "<rect class=cursor x='0' y='0' width='.4' height='40' fill='#2563eb'/></svg>"
         f"<small>difference to the truth per frame, at most {top:.1f} of 255</small>"
     )
+
+
+def _table(head: str, rows: list[str]) -> str:
+    return f"<div class=wide><table><tr>{head}</tr>{''.join(rows)}</table></div>"
 
 
 def _interval(entry: Mapping[str, float] | None) -> str:

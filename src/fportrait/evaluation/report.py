@@ -165,7 +165,8 @@ def _figure(clip: Shown) -> str:
     return (
         f"<section class=clip><h3>{html.escape(clip.id)}</h3><p><small>{html.escape(clip.caption)}</small></p>"
         f"<div class=players>{players}</div>{controls}{sparkline(clip.curve)}"
-        f"<details><summary>contact sheet</summary><div class=wide>{_image(clip.strip, clip.id)}</div></details></section>"
+        f"<details><summary>contact sheet</summary><div class=wide>{_image(clip.strip, clip.id)}</div></details>"
+        "</section>"
     )
 
 

@@ -205,8 +205,8 @@ def add(name: str, file: str | Path, replace: bool = False) -> Stored:
     """Check a checkpoint against the architecture and keep it.
 
     Raises:
-        UserError: an unknown name, an unreadable file, one that would run code, tensors that do not fit (all listed), or
-            weights of that name that are there already.
+        UserError: an unknown name, an unreadable file, one that would run code, tensors that do not fit (all listed),
+            or weights of that name that are there already.
     """
     entry, file = known(name), Path(file)
     if entry.build is None:

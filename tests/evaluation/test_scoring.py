@@ -1,0 +1,93 @@
+"""Clips are scored a few frames at a time; what does not fit is an error, what shows no face is counted."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from fportrait.errors import UserError
+from fportrait.evaluation.metrics import METRICS, available, make
+from fportrait.evaluation.scoring import ClipScorer, FrechetScorer
+from fportrait.evaluation.weights import VARIABLE
+
+FORMULAS = {name: make(name) for name in ("psnr", "ssim", "sharpness")}
+
+
+def noise(frames: int, size: int = 32, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (frames, size, size, 3), np.uint8)
+
+
+def test_streamed_scores_are_those_of_the_whole_clip():
+    a, b = noise(19), noise(19, seed=1)
+    scores = ClipScorer(FORMULAS).score(iter(a), iter(b), skip=[0, 7])
+    kept = [t for t in range(19) if t not in (0, 7)]
+    assert scores.frames == 17 and len(scores.per_frame["difference"]) == 17
+    for name, metric in FORMULAS.items():
+        assert scores.means[name] == pytest.approx(METRICS[name].scale * metric(a[kept], b[kept]).mean())
+
+
+def test_memory_does_not_grow_with_the_clip():
+    def peak(frames: int) -> int:
+        tracemalloc.start()
+        ClipScorer({"psnr": FORMULAS["psnr"]}).score((f for f in frames_of(frames)), (f for f in frames_of(frames)))
+        top = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return top
+
+    def frames_of(count: int):
+        for t in range(count):
+            yield np.full((64, 64, 3), t % 250, np.uint8)
+
+    assert peak(800) < 1.2 * peak(80)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda v: v[:-1],
+        lambda v: v[:, :16],
+        lambda v: v.astype(np.float32) / 255,
+        lambda v: v[..., :2],
+        lambda v: v[:0],
+    ],
+    ids=["length", "size", "range", "channels", "empty"],
+)
+def test_videos_that_do_not_fit_are_errors_never_numbers(wrong):
+    truth = noise(9)
+    for produced, true in ((wrong(truth), truth), (truth, wrong(truth))):
+        with pytest.raises(UserError):
+            ClipScorer(FORMULAS).score(produced, true)
+
+
+def test_networks_may_skip_frames_and_missing_faces_are_counted():
+    metric = make("aed", "blendshapes")
+    scores = ClipScorer({"aed": metric, "psnr": FORMULAS["psnr"]}, every=3).score(noise(6), noise(6, seed=2))
+    assert scores.missed["aed"] == 2 and "aed" not in scores.means and "psnr" in scores.means
+
+
+def test_frechet_sides_are_cut_into_segments_and_rests_left_out():
+    class Means:
+        segment = 4
+
+        def __call__(self, segment):
+            return segment.mean((0, 1, 2))
+
+    scorer = FrechetScorer(Means())
+    for seed in range(3):
+        scorer.feed("a", list(noise(10, 8, seed)))
+        scorer.end_clip("a")
+        scorer.feed("b", list(noise(10, 8, seed + 9)))
+        scorer.end_clip("b")
+    assert scorer.sets["a"].count == 6
+    value, warning = scorer.distance("a", "b")
+    assert value > 0 and warning == "" and scorer.distance("a", "c") is None
+
+
+def test_a_metric_without_weights_says_what_to_do_and_the_others_go_on(monkeypatch, tmp_path):
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    made, lacking = available({"psnr": "auto", "lpips": "alex"})
+    assert list(made) == ["psnr"] and "weights add alexnet" in lacking["lpips"]
+    with pytest.raises(UserError, match="'psnr'"):
+        available({"psrn": "auto"})
+    with pytest.raises(UserError, match="backbone"):
+        make("lpips", "squeeze")
