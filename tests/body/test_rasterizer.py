@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,40 +8,13 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from fportrait.body.model import Pose, load_body, rotation_matrix
-from fportrait.body.rasterizer import NEAR, normal_map, rasterize, vertex_normals
+from fportrait.body.rasterizer import normal_map, rasterize, vertex_normals
 from fportrait.camera.cameras import intrinsics_from_fov, look_at
-from fportrait.camera.paths import orbit
+
+sys.path.insert(0, str(Path(__file__).parent))
+from ray_tracer import head_view, ray_traced
 
 SEEDS = st.integers(0, 2**32 - 1)
-
-
-def ray_traced(vertices: np.ndarray, faces: np.ndarray, k: np.ndarray, height: int, width: int):
-    """Every pixel's ray against every triangle (Möller and Trumbore 1997), float64: ids, weights, depth."""
-    y, x = np.mgrid[:height, :width] + 0.5
-    rays = np.stack([(x - k[0, 2]) / k[0, 0], (y - k[1, 2]) / k[1, 1], np.ones_like(x)], -1).reshape(-1, 3)
-    ids, depth, weights = np.full(len(rays), -1), np.full(len(rays), np.inf), np.zeros((len(rays), 3))
-    for index, (a, b, c) in enumerate(vertices[faces].astype(np.float64)):
-        if min(a[2], b[2], c[2]) < NEAR:
-            continue
-        p = np.cross(rays, c - a)
-        determinant = p @ (b - a)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            v = (p @ -a) / determinant
-            q = np.cross(-a, b - a)
-            w = (rays @ q) / determinant
-            z = ((c - a) @ q) / determinant
-            hit = (v >= 0) & (w >= 0) & (v + w <= 1) & (z > 0) & (z < depth)
-        ids[hit], depth[hit] = index, z[hit]
-        weights[hit] = np.stack([1 - v - w, v, w], 1)[hit]
-    return ids.reshape(height, width), weights.reshape(height, width, 3), depth.reshape(height, width)
-
-
-def head_view(size: int, yaw: float = 20.0, person: int = 3):
-    body = load_body()
-    identity = np.random.default_rng(person).normal(size=body.identity_dim)
-    vertices = body.vertices(identity, None, Pose.rest())
-    w2c = orbit(np.array([yaw]), np.array([5.0]), np.array([0.5]))[0]
-    return body, vertices, w2c, intrinsics_from_fov(35, size, size)
 
 
 @given(SEEDS)
@@ -60,22 +36,6 @@ def test_a_soup_of_triangles_is_drawn_as_ray_tracing_sees_it(seed):
     assert np.abs(depth[seen] - true_depth[seen]).max(initial=0) < 1e-5
     assert np.isinf(depth[ids < 0]).all()
     assert (weights[ids < 0] == 0).all()
-
-
-def test_a_head_has_the_silhouette_and_the_normals_of_a_float64_ray_tracer():
-    body, vertices, w2c, k = head_view(48)
-    camera = vertices @ w2c[:3, :3].T + w2c[:3, 3]
-    ids, weights, _ = rasterize(camera, body.faces, k, 48, 48)
-    true_ids, true_weights, _ = ray_traced(camera, body.faces, k, 48, 48)
-    assert np.array_equal(ids >= 0, true_ids >= 0)
-    assert 0.2 < (ids >= 0).mean() < 0.9
-    normals = vertex_normals(camera, body.faces, body.weld).astype(np.float64)
-    seen = ids >= 0
-    ours = (normals[body.faces[ids[seen]]] * weights[seen][..., None]).sum(1)
-    true = (normals[body.faces[true_ids[seen]]] * true_weights[seen][..., None]).sum(1)
-    ours, true = (n / np.linalg.norm(n, axis=1, keepdims=True) for n in (ours, true))
-    angle = np.degrees(np.arctan2(np.linalg.norm(np.cross(ours, true), axis=1), (ours * true).sum(1)))
-    assert angle.max() < 0.05
 
 
 def test_weights_give_back_the_point_that_the_pixel_sees():

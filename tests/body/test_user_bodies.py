@@ -217,7 +217,7 @@ def test_mhr_says_what_to_do_about_older_or_foreign_files(tmp_path):
     old.mkdir()
     (old / "lod1.fbx").write_bytes(b"")
     (old / "mhr_model.pt").write_bytes(b"")
-    with pytest.raises(UserError, match="older files lod1.fbx, mhr_model.pt") as raised:
+    with pytest.raises(UserError, match=r"older files lod1\.fbx, mhr_model\.pt") as raised:
         load_body("mhr", old)
     assert "mhr.download_assets --lod 1" in raised.value.fix
     with pytest.raises(UserError, match="no folder"):
@@ -226,7 +226,7 @@ def test_mhr_says_what_to_do_about_older_or_foreign_files(tmp_path):
         load_body("mhr", write_mhr(tmp_path / "newer", {"schema_version": np.array(2)}))
     with pytest.raises(UserError, match="no joint c_neck"):
         load_body("mhr", write_mhr(tmp_path / "names", {"joint_names": np.array(list("abcdefg"))}))
-    with pytest.raises(UserError, match="joints that .* does not have"):
+    with pytest.raises(UserError, match=r"joints that .* does not have"):
         load_body("mhr", write_mhr(tmp_path / "skin", None, {"skin_indices": np.full((5215, 3), 99, np.int32)}))
     with pytest.raises(UserError, match="blend shapes"):
         load_body("mhr", write_mhr(tmp_path / "few", None, {"shape_vectors": np.zeros((72, 5215, 3), np.float32)}))

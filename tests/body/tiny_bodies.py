@@ -8,7 +8,7 @@ from fportrait.body.model import load_body
 
 
 def _mesh() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Template `V 3` (origin at the head), faces `F 3`, weights `V 3` of root, neck, head, identity and action modes."""
+    """Template `V 3`, faces `F 3`, weights `V 3` of root, neck and head, identity modes and some actions."""
     body = load_body()
     keep = np.unique(body.weld, return_index=True)[1]
     place = np.full(len(body.template), -1)
@@ -40,7 +40,7 @@ def smplx_arrays(shapes: int = 300, expressions: int = 100) -> dict[str, np.ndar
     system = np.concatenate([template.T, np.ones((1, count))])
     regressor = np.linalg.lstsq(system, np.concatenate([places, np.ones((55, 1))], 1).T, rcond=None)[0].T
     return {
-        "v_template": template + [0.0, 0.35, 0.02],
+        "v_template": template + np.array([0.0, 0.35, 0.02]),
         "shapedirs": shape,
         "posedirs": rng.normal(0, 1e-5, (count, 3, 486)),
         "J_regressor": regressor,

@@ -118,7 +118,7 @@ def _from_files(name: str, path: Path) -> Body:
 
 
 @overload
-def load_body(name: Literal["smplx", "mhr"], path: str | Path | None = None) -> Body: ...
+def load_body(name: Literal["smplx", "mhr"], path: str | Path | None = None) -> Body: ...  # type: ignore[overload-overlap]
 
 
 @overload  # names from a configuration: parts that need landmarks, actions or parts only take the embedded body
