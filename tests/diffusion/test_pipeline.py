@@ -270,6 +270,30 @@ def test_files_without_codes_are_named(pipeline, tmp_path, name):
         sample(pipeline, {**conditions(9), "codes": tmp_path / name})
 
 
+def test_a_lens_may_zoom_frame_by_frame():
+    from fportrait.camera.rays import plucker_rays
+
+    cameras = np.tile(np.eye(4), (5, 1, 1))
+    cameras[:, 0, 3] = np.arange(5) / 10
+    lenses = np.stack([np.array([[f, 0, 16], [0, f, 16], [0, 0, 1.0]]) for f in (20, 25, 30, 35, 40)])
+    rays = Cameras(cameras, lenses, cameras[0]).rays(slice(0, 5), 6, 32, 32)
+    for latent, frame in ((0, 0), (1, 4)):
+        own = plucker_rays(cameras[[frame]], lenses[frame], cameras[0], 32, 32)[0]
+        assert np.array_equal(rays[0, :, latent].numpy(), own)
+    assert torch.equal(Cameras(cameras, lenses[[2] * 5], cameras[0]).rays(slice(0, 5), 24, 32, 32),
+                       Cameras(cameras, lenses[2], cameras[0]).rays(slice(0, 5), 24, 32, 32))  # fmt: skip
+
+
+@torch.no_grad()
+def test_a_bundle_makes_a_pipeline_that_knows_its_clip_length():
+    from fportrait.bundle import SHIPPED_BASE, read_settings
+
+    shipped = FactorPortraitPipeline.from_bundle(SHIPPED_BASE)
+    assert shipped.config.window_frames == read_settings(SHIPPED_BASE).frames
+    assert shipped.scheduler.config.shift == read_settings(SHIPPED_BASE).shift
+    assert not shipped.transformer.training
+
+
 def test_too_few_cameras_are_named(pipeline):
     cameras = Cameras(np.tile(np.eye(4), (5, 1, 1)), np.eye(3), np.eye(4))
     with pytest.raises(UserError, match="5 cameras for 9 codes"):

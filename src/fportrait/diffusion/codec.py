@@ -125,7 +125,7 @@ class BlockCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
     # The bases are orthonormal. A group's latents are halved, so that a still picture codes alike alone and in a group.
     GROUP_SCALE = TEMPORAL_STRIDE**-0.5
     PART = 24  # latent frames decoded at once, at most
-    PART_CELLS = 24 * 32 * 32  # their latent cells, about: 200 MB of activations for a refiner of 96 channels
+    PART_CELLS = 24 * 16 * 16  # their latent cells, about: activations of 40 MB each for a refiner of 96 channels
 
     def encode(self, x: torch.Tensor, return_dict: bool = True) -> Any:
         """`B 3 T H W` in [-1, 1] to a distribution over `B 16 l H/8 W/8`, of which only `.mode()` carries anything.
@@ -157,7 +157,7 @@ class BlockCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def part(self, cells: int) -> int:
         """Latent frames of `cells` = h w cells to decode at once: fewer of large pictures."""
-        return min(self.PART, max(2, self.PART_CELLS // cells))
+        return min(self.PART, max(4, self.PART_CELLS // cells))
 
     def with_context(self, z: torch.Tensor, start: int, stop: int) -> tuple[torch.Tensor, int, int, int]:
         """What `decode_part` needs for latents `start` ... `stop`-1: one latent of context per four refiner blocks."""

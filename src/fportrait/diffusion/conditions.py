@@ -29,8 +29,8 @@ Conditions = dict[str, torch.Tensor | None]
 class Cameras:
     """Where a video is seen from; its rays are computed when a window needs them.
 
-    `world_to_camera` `T 4 4`, `intrinsics` `3 3` in pixels of the model's picture, `reference_world_to_camera` `4 4` of
-    the portrait (contracts of docs/data-contracts.md).
+    `world_to_camera` `T 4 4`; `intrinsics` `3 3` in pixels of the model's picture, or `T 3 3` for a lens that zooms;
+    `reference_world_to_camera` `4 4` of the portrait.
     """
 
     world_to_camera: np.ndarray
@@ -56,16 +56,19 @@ class Cameras:
         if intrinsics is None:
             if content.intrinsics is None:
                 raise UserError(f"no intrinsics in {path}", "intrinsics in the file or as an argument", "add them")
-            intrinsics = content.intrinsics[0]
+            intrinsics = content.intrinsics
         return cls(content.world_to_camera, np.asarray(intrinsics), np.asarray(reference_world_to_camera))
 
     def rays(self, frames: slice, channels: int, height: int, width: int) -> torch.Tensor:
         """Folded rays `1 24|6 l h w` of a window's frames for pictures of `height` x `width` pixels."""
         from fportrait.camera.rays import fold_rays, plucker_rays
 
-        rays = plucker_rays(
-            self.world_to_camera[frames], self.intrinsics, self.reference_world_to_camera, height, width
-        )
+        cameras, reference = self.world_to_camera[frames], self.reference_world_to_camera
+        if self.intrinsics.ndim == 2:
+            rays = plucker_rays(cameras, self.intrinsics, reference, height, width)
+        else:
+            pairs = zip(cameras[:, None], self.intrinsics[frames], strict=True)
+            rays = np.concatenate([plucker_rays(one, k, reference, height, width) for one, k in pairs])
         return torch.from_numpy(np.ascontiguousarray(fold_rays(rays, channels)))[None]
 
 

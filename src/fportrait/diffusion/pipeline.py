@@ -84,6 +84,23 @@ class FactorPortraitPipeline(DiffusionPipeline):
             components["scheduler"] = getattr(diffusers, name).from_pretrained(folder, subfolder="scheduler")
         return cls(**components)
 
+    @classmethod
+    def from_bundle(cls, folder: str | Path, torch_dtype: torch.dtype | None = None) -> FactorPortraitPipeline:
+        """The sampler of a bundle (`fportrait.bundle`), with the noise schedule and clip length of its settings.
+
+        Raises:
+            UserError: a part is missing or does not fit.
+        """
+        from fportrait.bundle import read_settings
+
+        settings = read_settings(folder)
+        return cls(
+            FactorPortraitTransformer.from_pretrained(Path(folder) / "transformer", torch_dtype=torch_dtype).eval(),
+            load_vae(Path(folder) / "vae"),
+            FlowMatchEulerDiscreteScheduler(shift=settings.shift),
+            window_frames=settings.frames,
+        )
+
     @torch.no_grad()
     def __call__(
         self,
