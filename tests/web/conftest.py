@@ -111,8 +111,13 @@ class Page:
 
     def __init__(self, server: Server, width: int = 1280, height: int = 1400):
         self.driver = browser(width, height)
+        self.open(server)
+
+    def open(self, server: Server) -> None:
+        """The first page, as it is before anything was done."""
+        self.driver.get("about:blank")
         self.driver.get(server.url)
-        wait(lambda: self.all("#generate"), "the first page")
+        wait(lambda: self.all("#portrait input[type=file]") and self.all("#generate"), "the first page")
 
     def all(self, selector: str) -> list:
         return self.driver.find_elements("css selector", selector)
@@ -131,6 +136,8 @@ class Page:
         wait(lambda: self.all(uploaded) or self.toasts(), f"the upload of {path.name}")
 
     def set_number(self, element: str, value: int) -> None:
+        if not self.all(f"#{element}"):  # a closed accordion holds nothing yet
+            self.click("#sampling button")
         field = self.one(f"#{element} input[type=number]")
         self.driver.execute_script(
             "const f = arguments[0]; Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(f, "

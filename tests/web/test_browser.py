@@ -63,7 +63,7 @@ def test_a_file_that_is_no_video_gets_a_sentence_and_the_page_goes_on(server, pa
 
 
 def test_cancelling_stops_the_work_and_leaves_nothing(server, page, files, wait_for):
-    page.driver.get(server.url)
+    page.open(server)
     give_files(page, files, 60)
     page.click("#generate")
     wait_for(lambda: list(server.folder.glob(".tmp-*")), "sampling")
@@ -77,7 +77,7 @@ def test_on_a_narrow_screen_nothing_is_cut_off(server, page):
     metrics = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
     page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     try:
-        page.driver.get(server.url)
+        page.open(server)
         page.one("#generate")
         width = page.driver.execute_script("return document.documentElement.scrollWidth")
         assert width <= 390
@@ -91,7 +91,7 @@ def test_on_a_narrow_screen_nothing_is_cut_off(server, page):
 def test_two_users_at_once_each_get_their_own_video(server, page, files, wait_for, open_page):
     other = open_page(server)
     try:
-        page.driver.get(server.url)
+        page.open(server)
         for user, steps in ((page, 3), (other, 4)):
             give_files(user, files, steps)
             user.click("#generate")
@@ -116,7 +116,7 @@ def test_a_closed_tab_ends_its_job_and_a_killed_server_leaves_results_and_no_gho
     wait_for(lambda: not list(server.folder.glob(".tmp-*")), "the end of the job", 60)
 
     before = [path.name for path in server.results]
-    page.driver.get(server.url)
+    page.open(server)
     give_files(page, files, 60)
     page.click("#generate")
     wait_for(lambda: list(server.folder.glob(".tmp-*")), "sampling")
@@ -125,7 +125,7 @@ def test_a_closed_tab_ends_its_job_and_a_killed_server_leaves_results_and_no_gho
     again = start_server(server.folder)
     try:
         assert not list(server.folder.glob(".tmp-*")) and [path.name for path in again.results] == before
-        page.driver.get(again.url)
+        page.open(again)
         page.click("button[role=tab]:nth-of-type(2)")
         wait_for(lambda: len(page.all("#gallery img")) == len(before), "the gallery")
     finally:

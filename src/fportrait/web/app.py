@@ -223,7 +223,7 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
                         elem_id="camera-file",
                         height=110,
                     )
-                    with gr.Accordion("Guidance and sampling", open=False):
+                    with gr.Accordion("Guidance and sampling", open=False, elem_id="sampling"):
                         scales = [
                             gr.Slider(0, 5, 1.0, step=0.1, label=f"Guidance: {name}", elem_id=f"guidance-{name}")
                             for name in ("expression", "pose", "view", "identity")
@@ -243,7 +243,7 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
                         run = gr.Button("Generate", variant="primary", elem_id="generate")
                         stop = gr.Button("Cancel", elem_id="cancel")
                     look = gr.Button("Only show tracking and normals", size="sm", elem_id="preview")
-                    downloads = gr.File(label="Download", interactive=False, elem_id="downloads", height=140)
+                    downloads = gr.File(label="Download", interactive=False, elem_id="downloads", height=190)
                     facts = gr.Markdown(elem_id="facts")
             strip = gr.Image(label="Driving, pose, result over time", interactive=False, elem_id="strip")
             with gr.Accordion("Tracking and normals", open=False, elem_id="tracking") as tracking:
@@ -263,7 +263,7 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
                         interactive=False, label="Result", height=280, elem_id="past-video", loop=True
                     )
                 with gr.Column(min_width=300):
-                    past_files = gr.File(label="Download", interactive=False, elem_id="past-files", height=140)
+                    past_files = gr.File(label="Download", interactive=False, elem_id="past-files", height=190)
                     past_facts = gr.Markdown(elem_id="past-facts")
                     delete = gr.Button("Delete this result", size="sm", variant="stop", elem_id="delete")
 

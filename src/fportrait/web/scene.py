@@ -52,7 +52,8 @@ def camera_scene(world_to_camera: np.ndarray, size: float = 0.05) -> Any:
             text=[f"frame {index}" for index in range(len(centres))], hoverinfo="text",
         )
     )  # fmt: skip
-    shown = np.unique(np.linspace(0, len(centres) - 1, 9).round().astype(int))
+    moves = bool(np.ptp(world_to_camera, axis=0).max() > 1e-6)
+    shown = np.unique(np.linspace(0, len(centres) - 1, 9).round().astype(int)) if moves else [0]
     for index in shown:
         lines = frustum(world_to_camera[index], size)
         colour = "#1a9850" if index == 0 else "#d73027" if index == len(centres) - 1 else "#8899bb"
@@ -64,10 +65,10 @@ def camera_scene(world_to_camera: np.ndarray, size: float = 0.05) -> Any:
         )  # fmt: skip
     hidden = {"visible": False}
     figure.update_layout(
-        margin={"l": 0, "r": 0, "t": 0, "b": 0}, height=340, showlegend=False,
+        margin={"l": 0, "r": 0, "t": 0, "b": 0}, height=300, showlegend=False,
         scene={
             "aspectmode": "data", "xaxis": hidden, "yaxis": hidden, "zaxis": hidden,
-            "camera": {"eye": {"x": 1.1, "y": 1.1, "z": 0.7}, "center": {"x": 0.1, "y": 0, "z": -0.1}},
+            "camera": {"eye": {"x": 0.9, "y": 1.3, "z": 0.6}, "center": {"x": 0, "y": 0, "z": -0.05}},
         },
     )  # fmt: skip
     return figure
