@@ -99,9 +99,11 @@ def test_torch_draws_a_soup_of_triangles_like_numba_to_the_last_triangle(seed):
     ids, weights, depth = rasterizer.rasterize(vertices, faces, k, 32, 40)
     their_ids, their_weights, their_depth = by_torch(vertices, faces, k, 32, 40)
     same = ids == their_ids
-    assert same.mean() > 0.999  # equal depths may round apart where two triangles share an edge
-    assert np.abs(weights - their_weights)[same].max() < 1e-5
-    assert np.allclose(depth[same], their_depth[same], atol=1e-5)
+    together = (ids >= 0) & (their_ids >= 0)  # two triangles in one place may round to either
+    assert (same | together).mean() > 0.999  # a pixel centre on an edge may fall to either side
+    assert np.abs(depth - their_depth)[together].max(initial=0) < 1e-5
+    assert np.abs(weights - their_weights)[same].max(initial=0) < 1e-5
+    assert np.isinf(their_depth[their_ids < 0]).all()
 
 
 def test_torch_draws_the_same_in_small_chunks(monkeypatch):
