@@ -11,7 +11,7 @@ from kedro.pipeline import Pipeline
 from fportrait.pipelines.wiring import stage
 from fportrait.training.config import StageConfig
 
-CURVE = ("loss", "grad_norm", "learning_rate")  # what an equal run repeats; timings go to MLflow alone
+CURVE = ("loss", "held_out_loss", "grad_norm", "learning_rate")  # what an equal run repeats; timings go to MLflow alone
 CURVES = Path("data/08_reporting/curves")
 SETTINGS = [field.name for field in fields(StageConfig) if field.name not in ("name", "parent")]
 
@@ -48,34 +48,37 @@ def train(
 ) -> dict[str, Any]:
     """Train from `start/transformer`; `trained` gets `transformer/`, `training.json` and `samples/` before and after.
 
-    A stage that was stopped resumes from its last checkpoint, under `units`.
+    One process trains here; more train in children, and only their first one writes. A stage that was stopped resumes
+    from its last checkpoint, under `units`.
     """
-    import pandas as pd
-
-    from fportrait.atomic_io import atomic_folder, write_text
-    from fportrait.dataset.shards import ShardReader
-    from fportrait.diffusion.codec import load_vae
-    from fportrait.diffusion.transformer import FactorPortraitTransformer
+    from fportrait.atomic_io import atomic_folder
     from fportrait.ops.runs import log_artifact, log_metrics
-    from fportrait.training.loop import train as train_loop
-    from fportrait.training.stages import check_stage, check_start, sample_videos
+    from fportrait.training.launch import launch
+    from fportrait.training.run import Job, run_stage
 
-    config, reader = StageConfig.from_dict({"name": name, "parent": parent, **settings}), ShardReader(shards)
-    check_start(config, start, reader)
-    check_stage(config, reader)
-    vae = load_vae(base / "vae")
-    transformer = FactorPortraitTransformer.from_pretrained(start / "transformer")
-    curve: list[dict[str, float]] = []
+    curve: dict[int, dict[str, float]] = {}
 
     def log(metrics: dict[str, float], step: int) -> None:
         log_metrics(metrics, step)
-        curve.append({"step": step, **{key: metrics[key] for key in CURVE if key in metrics}})
+        curve.setdefault(step, {}).update({key: metrics[key] for key in CURVE if key in metrics})
 
     with atomic_folder(trained) as folder:
-        sample_videos(config, transformer, vae, reader, folder / "samples", "before")
-        summary = train_loop(config, transformer, reader, folder, log, checkpoint_folder=units / "checkpoints")
-        sample_videos(config, transformer, vae, reader, folder / "samples", "after")
+        job = Job({"name": name, "parent": parent, **settings}, str(start), str(base), str(shards), str(folder),
+                  str(units / "checkpoints"))  # fmt: skip
+        if job.stage.processes * job.stage.nodes > 1:
+            summary = launch(job, units / "launch" / name, log)
+        else:
+            summary = run_stage(job, log)
         log_artifact(folder / "samples")
-    table = pd.DataFrame(curve).dropna()
-    write_text(CURVES / f"{name}.csv", table.to_csv(index=False))
+    write_curve(CURVES / f"{name}.csv", curve)
     return {key: summary[key] for key in ("steps", "parameters", "final_loss")}
+
+
+def write_curve(path: Path, curve: dict[int, dict[str, float]]) -> None:
+    """One row per step that logged a loss; `held_out_loss` is empty between checkpoints."""
+    import pandas as pd
+
+    from fportrait.atomic_io import write_text
+
+    rows = [{"step": step, **values} for step, values in sorted(curve.items()) if "loss" in values]
+    write_text(path, pd.DataFrame(rows, columns=["step", *CURVE]).to_csv(index=False))

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     import torch
 
 
+def is_full_disk(error: Exception) -> bool:
+    """The system's own error, or that of the safetensors library, which only words it."""
+    return getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC}" in str(error)
+
+
 @contextlib.contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `target` (same suffix); rename it onto `target` when the block succeeds.
@@ -40,8 +45,8 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, target)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except Exception as error:
+        if is_full_disk(error):
             raise UserError(
                 f"a full disk while writing {target}", "free space", f"free some space on {target.parent} and run again"
             ) from None
@@ -62,8 +67,8 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
         if target.exists():
             shutil.rmtree(target)
         os.replace(temporary, target)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except Exception as error:
+        if is_full_disk(error):
             raise UserError(
                 f"a full disk while writing {target}", "free space", f"free some space on {target.parent} and run again"
             ) from None

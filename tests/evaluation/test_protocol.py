@@ -16,6 +16,7 @@ from fportrait.diffusion.codec import BlockCodec, encode_video
 from fportrait.errors import UserError
 from fportrait.evaluation.protocol import (
     Protocol,
+    Request,
     control_scores,
     evaluate,
     held_out,
@@ -78,21 +79,38 @@ def run(house, out, **changes):
 
 def test_the_protocol_scores_every_dataset_beside_its_baselines(house, tmp_path):
     metrics = run(house, tmp_path)
-    assert set(metrics) == {"PhoneCapture", "ViewSweep"}
+    assert {"PhoneCapture", "ViewSweep", "slices", "holdout", "backbones", "settings"} <= set(metrics)
+    assert not {"StudioCapture", "DynamicSweep", "control", "modes", "cross"} & set(metrics)
     phone = metrics["PhoneCapture"]
     assert (phone["clips"], phone["identities"]) == (3, 2)
     assert phone["codec_limit"]["psnr"]["mean"] > phone["ours"]["psnr"]["mean"]
     assert phone["ours"]["psnr"]["low"] <= phone["ours"]["psnr"]["mean"] <= phone["ours"]["psnr"]["high"]
     difference = phone["ours"]["psnr"]["mean"] - phone["repeated_portrait"]["psnr"]["mean"]
     assert phone["ours_minus_portrait"]["mean"] == pytest.approx(difference, abs=1e-3)
-    assert json.loads((tmp_path / "metrics.json").read_text())["metrics"] == json.loads(json.dumps(metrics))
+    assert json.loads((tmp_path / "metrics.json").read_text()) == json.loads(json.dumps(metrics))
+    kept = json.loads((tmp_path / "scores.json").read_text())
+    assert kept["holdout"] == metrics["holdout"] and len(kept["clips"]) == 5
+    mean = np.mean([scores["ours/psnr"] for name, scores in kept["clips"].items() if name.startswith("PhoneCapture")])
+    assert phone["ours"]["psnr"]["mean"] == pytest.approx(mean, abs=1e-3)
     videos = sorted((tmp_path / "videos/PhoneCapture").iterdir())
     assert len(videos) == 3
     assert (probe(videos[0]).frames, probe(videos[0]).width) == (9, 64)
     assert len(list((tmp_path / "strips/ViewSweep").glob("*.png"))) == 2
     page = (tmp_path / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 5
-    assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//|<script""", page)
+    assert page.count("data:image/png;base64,") == 5 and page.count("data:video/mp4;base64,") == 5 * 5
+    assert not re.search(r"""(?:src|href)=["']?(?!data:)|@import|url\(|fetch\(|XMLHttp""", page)  # nothing is loaded
+    assert "name=viewport" in page
+    rows = (tmp_path / "table.csv").read_text().splitlines()
+    assert rows[0].startswith("dataset,method,psnr,ssim,lpips") and rows[1].startswith("PhoneCapture,fportrait,")
+    assert (tmp_path / "table.tex").read_text().count(r"\\") == len(rows) == 7
+
+
+def test_the_holdout_is_named_by_its_clips_and_bytes_whatever_the_model(house, tmp_path):
+    first = run(house, tmp_path / "a", records=1)["holdout"]
+    other = evaluate(
+        house / "base/transformer", house / "base", house / "shards", tmp_path / "b", {**PROTOCOL, "records": 1}
+    )
+    assert other["holdout"] == first != run(house, tmp_path / "c", records=2)["holdout"]
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_samples(house, tmp_path):
@@ -148,16 +166,16 @@ def test_a_frozen_video_gains_nothing_and_the_truth_gains_everything():
     def encoder(frames, landmarks):
         return frames[:, :16, :16, 0].reshape(len(frames), -1).astype(float)
 
-    window = {"landmarks": torch.zeros(9, 478, 2), "codes": torch.from_numpy(corner)}
+    request = Request(video, video[0], np.zeros((9, 478, 2)), corner, np.eye(3))
     frozen = np.broadcast_to(video[:1], video.shape).copy()
     half = (0.5 * video.astype(float) + 0.5 * video.mean(0)).round().astype(np.uint8)
-    scores = control_scores({"ours": video, "codec_limit": half}, video, window, encoder)
-    assert scores["ours/expression_gain"] == pytest.approx(1)
-    assert scores["codec_limit/expression_gain"] == pytest.approx(0.5, abs=0.01)
-    still = control_scores({"ours": frozen, "codec_limit": video}, video, window, encoder)
-    assert still["ours/expression_gain"] == 0
-    assert "ours/expression_correlation" not in still  # a constant has none
-    assert still["ours/faces_found"] == 0  # there is no face in these pictures, and it is counted
+    assert control_scores(video, request, encoder)["expression_gain"] == pytest.approx(1)
+    assert control_scores(half, request, encoder)["expression_gain"] == pytest.approx(0.5, abs=0.01)
+    still = control_scores(frozen, request, encoder)
+    assert still["expression_gain"] == 0
+    assert "expression_correlation" not in still  # a constant has none
+    assert still["faces_found"] == 0  # there is no face in these pictures, and it is counted
+    assert control_scores(video, Request(video, video[0], None, corner, np.eye(3)), encoder) == {}
 
 
 def test_the_encoder_reads_codes_from_crops_at_the_given_landmarks(tmp_path):

@@ -43,7 +43,7 @@ def references(seed: int, count: int = 2) -> dict[str, torch.Tensor]:
 
 
 def shards(
-    folder: Path, datasets=("PhoneCapture", "ViewSweep"), frames: int = 9, vae_hash="vae0", **changes
+    folder: Path, datasets=("PhoneCapture", "ViewSweep"), frames: int = 9, vae_hash="vae0", split="train", **changes
 ) -> ShardReader:
     writer = ShardWriter(folder, vae_hash, {"window": frames})
     for d, dataset in enumerate(datasets):
@@ -53,7 +53,7 @@ def shards(
             for name, change in changes.items():
                 for entry in records:
                     change(dataset, i, entry, name)
-            rows = write_shard(unit, dataset=dataset, identity=f"p{i}", split="train", records=records,
+            rows = write_shard(unit, dataset=dataset, identity=f"p{i}", split=split, records=records,
                                references=references(10 * d + i))  # fmt: skip
             writer.add(unit, rows)
             unit.unlink()

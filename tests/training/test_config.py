@@ -24,6 +24,11 @@ from small import stage
         ({"learning_rate": 0}, "above 0"),
         ({"precision": "fp16"}, "bf16 or fp32"),
         ({"decay_from": 0}, "fractions"),
+        ({"optimizer": "sgd"}, "adamw or adamw8bit"),
+        ({"sharding": "zero9"}, "none or fsdp2 or zero2"),
+        ({"processes": 3}, "multiple of 3"),
+        ({"held_out": -1}, "0 or more"),
+        ({"iterations": "many"}, "'many' for iterations"),
     ],
 )
 def test_bad_settings_are_refused_with_what_to_change(changes, message):
@@ -32,8 +37,14 @@ def test_bad_settings_are_refused_with_what_to_change(changes, message):
 
 
 def test_missing_settings_are_named():
-    with pytest.raises(UserError, match="learning_rate, mixture"):
+    with pytest.raises(UserError, match="no 'learning_rate' in the settings of stage1"):
         StageConfig.from_dict({"name": "stage1", "frames": 5, "iterations": 3})
+
+
+def test_where_a_run_computes_does_not_name_it():
+    changes = {"processes": 2, "sharding": "fsdp2", "gradient_checkpointing": True, "held_out": 0}
+    assert stage(**changes).learned_from() == stage().learned_from()
+    assert stage(optimizer="adamw8bit").learned_from() != stage().learned_from()
 
 
 def test_the_rate_warms_up_stays_and_falls_where_asked():

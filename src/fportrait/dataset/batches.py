@@ -48,6 +48,12 @@ class Batches:
         self.records = reader.records(split)
         self.sizes = reader.sizes(split)
 
+    def like(self, split: str, mixture: Mapping[str, int], seed: int) -> Batches:
+        """Batches of the same shape from another split, mixture and seed."""
+        return Batches(
+            self.reader, mixture, self.frames, seed, split, self.ray_channels, self.identity_rays, self.focus_gain
+        )
+
     def record(self, index: int) -> Record:
         """The record of a global index."""
         sample = sample_at(self.seed, index, self.mixture, self.sizes)

@@ -5,13 +5,16 @@ SHARDS/DATASET/IDENTITY.safetensors    NAME.latents, NAME.normals, … and refer
 SHARDS/index.parquet                   one row per record, with the record's SHA-256
 SHARDS/encode.json                     hash of the VAE and of the parameters that made the latents
 ```
-Reading is by memory map and random access. A record (and an identity's references) is checked against its checksum
-the first time a process touches it: a flipped byte is refused by name, never trained on.
+Reading is by memory map and random access, or by byte ranges from an object store (`fportrait.dataset.remote`). A
+record (and an identity's references) is checked against its checksum the first time a process touches it, and every
+time it is fetched from a store: a flipped byte is refused by name, never trained on.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -24,6 +27,7 @@ import torch
 from torch import Tensor
 
 from fportrait.atomic_io import value_hash, write_json, write_parquet, write_safetensors
+from fportrait.dataset.remote import RemoteShard, file_system, is_url
 from fportrait.errors import UserError
 
 INDEX, PARAMETERS = "index.parquet", "encode.json"
@@ -172,36 +176,49 @@ def _plain_name(name: str) -> str:
 
 
 class ShardReader:
-    """Random access to a folder of shards.
+    """Random access to a folder of shards: a local one, or the URL of one in an object store (`s3://bucket/shards`).
 
     `records(split)[dataset]` lists the records in the order of the index: item i of `mixing.sample_at` is entry i.
 
     Raises:
-        UserError: the folder is not a complete shard folder.
+        UserError: the folder is not a complete shard folder, or its store cannot be opened.
     """
 
     def __init__(self, folder: str | Path):
         import pandas as pd
 
-        self.folder = Path(folder)
-        if not (self.folder / INDEX).is_file() or not (self.folder / PARAMETERS).is_file():
+        self.folder: str | Path = str(folder) if is_url(folder) else Path(folder)
+        self._store: Any = None
+        if isinstance(self.folder, Path):
+            complete = (self.folder / INDEX).is_file() and (self.folder / PARAMETERS).is_file()
+        else:
+            self._store, self._root = file_system(self.folder)
+            complete = all(self._store.exists(f"{self._root}/{name}") for name in (INDEX, PARAMETERS))
+        if not complete:
             raise UserError(
                 f"no {INDEX} in {self.folder}", "a folder of latent shards", "run `kedro run --pipelines=encode`"
             )
-        self.info = json.loads((self.folder / PARAMETERS).read_text())
-        table = pd.read_parquet(self.folder / INDEX)
+        info, index = (self._whole_file(name) for name in (PARAMETERS, INDEX))
+        self.info = json.loads(info)
+        table = pd.read_parquet(io.BytesIO(index))
         self._records: dict[str, dict[str, list[Record]]] = {}
         for row in table.to_dict("records"):
             record = Record(**row)
             self._records.setdefault(record.split, {}).setdefault(record.dataset, []).append(record)
         self._open: OrderedDict[str, Any] = OrderedDict()
         self._verified: set[str] = set()
+        self._fetched: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+
+    def _whole_file(self, name: str) -> bytes:
+        if isinstance(self.folder, Path):
+            return (self.folder / name).read_bytes()
+        return self._store.cat_file(f"{self._root}/{name}")
 
     @property
     def vae_hash(self) -> str:
         return self.info["vae_hash"]
 
-    @property
+    @functools.cached_property
     def hash(self) -> str:
         """Names the content: checksums of every record, VAE and parameters."""
         checksums = [
@@ -232,12 +249,10 @@ class ShardReader:
                 f"lower `frames`, or raise `window` of encode and {AGAIN}",
             )
         names = self._tensor_names(record.shard, record.record)
-        self._verify(record.shard, record.record, names, record.checksum, record.id)
-        handle = self._handle(record.shard)
+        parts = self._parts(record.shard, record.record, names, record.checksum, record.id)
         lengths = {"latents": (frames + 3) // 4, "normals": (frames + 3) // 4, "intrinsics": None}
         tensors = {}
-        for name in names:
-            part = handle.get_slice(f"{record.record}.{name}")
+        for name, part in parts.items():
             length = lengths.get(name, frames)
             if length is None:
                 tensors[name] = part[:]
@@ -249,9 +264,27 @@ class ShardReader:
         """The identity's portraits: `latents` `R 16 1 h w`, `world_to_camera`, `intrinsics`, `images` `R H W 3`."""
         names = self._tensor_names(record.shard, REFERENCE)
         where = f"the references of {record.dataset}/{record.identity}"
-        self._verify(record.shard, REFERENCE, names, record.references_checksum, where)
-        handle = self._handle(record.shard)
-        return {name: handle.get_tensor(f"{REFERENCE}.{name}") for name in names}
+        parts = self._parts(record.shard, REFERENCE, names, record.references_checksum, where)
+        return {name: part[:] for name, part in parts.items()}
+
+    def _parts(self, shard: str, prefix: str, names: list[str], checksum: str, where: str) -> dict[str, Any]:
+        """Checked tensors of a record, or of the references: slices of the memory map, or fetched from the store."""
+        handle = self._handle(shard)
+        if self._store is None:
+            self._verify(shard, prefix, names, checksum, where)
+            return {name: handle.get_slice(f"{prefix}.{name}") for name in names}
+        key = f"{shard}#{prefix}"
+        if prefix == REFERENCE and key in self._fetched:
+            return self._fetched[key]  # every record of a person asks for them
+        fetched = handle.get_tensors([f"{prefix}.{name}" for name in names])
+        tensors = {name: fetched[f"{prefix}.{name}"] for name in names}
+        if tensors_hash(tensors) != checksum:
+            raise _wrong_bytes(shard, where, f"copy {shard} to {self.folder} again")
+        if prefix == REFERENCE:
+            self._fetched[key] = tensors
+            if len(self._fetched) > OPEN_SHARDS:
+                self._fetched.popitem(last=False)
+        return tensors
 
     def _handle(self, shard: str) -> Any:
         from safetensors import SafetensorError, safe_open
@@ -260,7 +293,10 @@ class ShardReader:
             self._open.move_to_end(shard)
             return self._open[shard]
         try:
-            handle = safe_open(str(self.folder / shard), framework="pt")
+            if self._store is not None:
+                handle: Any = RemoteShard(self._store, f"{self._root}/{shard}")
+            else:
+                handle = safe_open(str(Path(self.folder) / shard), framework="pt")
         except (FileNotFoundError, SafetensorError) as error:
             raise UserError(f"an unreadable shard {shard} ({error})", "the file that the index lists", AGAIN) from None
         self._open[shard] = handle
@@ -281,9 +317,10 @@ class ShardReader:
             return
         handle = self._handle(shard)
         if tensors_hash({name: handle.get_tensor(f"{prefix}.{name}") for name in names}) != checksum:
-            raise UserError(
-                f"bytes in {shard} that do not match the checksum of {where}",
-                "the shard as it was written",
-                f"delete {self.folder / shard} and {AGAIN}",
-            )
+            raise _wrong_bytes(shard, where, f"delete {Path(self.folder) / shard} and {AGAIN}")
         self._verified.add(key)
+
+
+def _wrong_bytes(shard: str, where: str, fix: str) -> UserError:
+    found = f"bytes in {shard} that do not match the checksum of {where}"
+    return UserError(found, "the shard as it was written", fix)

@@ -3,13 +3,15 @@
 ```
 FOLDER/step-00000200/weights.safetensors ema.safetensors optimizer.safetensors state.json manifest.json
 ```
-A checkpoint is written beside its place, every file fsynced, the manifest with SHA-256 sums last, then renamed.
+A checkpoint is written beside its place, every file fsynced, the manifest with SHA-256 sums last, then renamed. It
+holds whole tensors by name, so that another number of processes, or another way of spreading the model, reads it too.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,8 @@ from torch import Tensor
 
 from fportrait.atomic_io import atomic_folder, file_hash, write_json, write_safetensors
 
-MANIFEST = "manifest.json"
+MANIFEST, STATE = "manifest.json", "state.json"
+RNG = "torch_rng"
 logger = logging.getLogger(__name__)
 
 
@@ -28,11 +31,11 @@ def save_checkpoint(
     step: int,
     weights: dict[str, Tensor],
     average: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
+    moments: dict[str, Tensor],
     state: dict[str, Any],
     keep: int,
 ) -> Path:
-    """Write `step-…`, then drop all but the last `keep`.
+    """Write `step-…`, then drop all but the last `keep` and the one with the lowest `state["score"]`.
 
     Raises:
         UserError: the disk is full; earlier checkpoints stand.
@@ -41,24 +44,34 @@ def save_checkpoint(
     with atomic_folder(target) as temporary:
         write_safetensors(temporary / "weights.safetensors", weights)
         write_safetensors(temporary / "ema.safetensors", average)
-        moments = {
-            f"{number}.{name}": value.detach().clone()
-            for number, entry in optimizer.state_dict()["state"].items()
-            for name, value in entry.items()
-        }
         # Samples, noise and dropped conditions come from counters; this state only matters to layers with own dropout.
-        moments["torch_rng"] = torch.get_rng_state()
-        write_safetensors(temporary / "optimizer.safetensors", moments)
-        write_json(temporary / "state.json", {"step": step, **state})
+        write_safetensors(temporary / "optimizer.safetensors", {**moments, RNG: torch.get_rng_state()})
+        write_json(temporary / STATE, {"step": step, **state})
         write_json(temporary / MANIFEST, {path.name: file_hash(path) for path in sorted(temporary.iterdir())})
+    best = best_checkpoint(folder)
     for old in saved_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+        if old != best:
+            shutil.rmtree(old)
     return target
 
 
 def saved_checkpoints(folder: Path) -> list[Path]:
     """Checkpoints from the oldest to the newest, unchecked."""
     return sorted(path for path in folder.glob("step-*") if path.is_dir())
+
+
+def best_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint with the lowest score, the older of equal ones; None when none has a score."""
+    scored = [(score, path) for path in saved_checkpoints(folder) if (score := _score(path)) < math.inf]
+    return min(scored)[1] if scored else None
+
+
+def _score(checkpoint: Path) -> float:
+    try:
+        score = json.loads((checkpoint / STATE).read_text()).get("score")
+    except (OSError, ValueError):
+        return math.inf
+    return math.inf if score is None else score
 
 
 def damage(checkpoint: Path) -> str | None:
@@ -86,19 +99,11 @@ def last_good_checkpoint(folder: Path) -> Path | None:
 
 
 def load_checkpoint(
-    checkpoint: Path, model: torch.nn.Module, average: dict[str, Tensor], optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
-    """Put a checkpoint's state into the given objects; returns `state.json`."""
+    checkpoint: Path,
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+    """Weights, average, moments and `state.json`; also puts the random state back."""
     from safetensors.torch import load_file
 
-    model.load_state_dict(load_file(checkpoint / "weights.safetensors"))
-    for name, value in load_file(checkpoint / "ema.safetensors").items():
-        average[name].copy_(value)
-    moments = load_file(checkpoint / "optimizer.safetensors")
-    torch.set_rng_state(moments.pop("torch_rng"))
-    entries: dict[int, dict[str, Tensor]] = {}
-    for key, value in moments.items():
-        number, name = key.split(".", 1)
-        entries.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
-    return json.loads((checkpoint / "state.json").read_text())
+    weights, average, moments = (load_file(checkpoint / f"{n}.safetensors") for n in ("weights", "ema", "optimizer"))
+    torch.set_rng_state(moments.pop(RNG))
+    return weights, average, moments, json.loads((checkpoint / STATE).read_text())

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from fportrait.dataset.schema import DATASETS
 from fportrait.diffusion.shapes import latent_frames
 from fportrait.errors import UserError, refuse_unknown_keys
+from fportrait.parameters import settings_from
+
+CHOICES = {
+    "precision": ("bf16", "fp32"),
+    "sigmas": ("uniform", "logit_normal"),
+    "optimizer": ("adamw", "adamw8bit"),
+    "sharding": ("none", "fsdp2", "zero2"),
+}
 
 
 @dataclass(frozen=True)
@@ -28,10 +36,9 @@ class StageConfig:
     batch_size: int = 8  # over all processes and accumulated micro-batches
     accumulation: int = 1
     seed: int = 0
+    optimizer: str = "adamw"  # or adamw8bit: moments in 8 bits (bitsandbytes)
     warmup: int = 20
-    decay_from: float = (
-        1.0  # fraction of the iterations after which the rate falls linearly to zero; 1 keeps it constant
-    )
+    decay_from: float = 1.0  # fraction of the iterations after which the rate falls to zero; 1 keeps it constant
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
     gradient_clip: float = 1.0
@@ -41,13 +48,26 @@ class StageConfig:
     shift: float = 5.0
     sigmas: str = "uniform"  # or logit_normal
     focus_gain: float = 0.0  # extra loss weight on eyes and mouth
-    compile: bool = False
-    checkpoint_every: int = 200
-    keep_checkpoints: int = 2
-    log_every: int = 10
 
-    # Settings that change what is logged or kept, not what is learned.
-    BOOKKEEPING: ClassVar[tuple[str, ...]] = ("checkpoint_every", "keep_checkpoints", "log_every", "compile")
+    compile: bool = False
+    gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more work
+    processes: int = 1  # on this machine, one per device; more than one trains in child processes
+    nodes: int = 1  # machines
+    rendezvous: str = "localhost:29500"  # host:port of the first machine
+    sharding: str = "none"  # fsdp2 or zero2: spread weights, gradients and moments over the processes
+    shards_url: str | None = None  # read the latents from this object store instead of the project's folder
+
+    checkpoint_every: int = 200
+    keep_checkpoints: int = 2  # the last ones; the best is kept too
+    held_out: int = 8  # test samples that score each checkpoint; 0 scores it by its training loss
+    log_every: int = 10
+    sample_every: int = 0  # steps between sample videos; 0 samples before and after the stage alone
+
+    # Settings that change what is logged or kept or where it runs, not what is learned.
+    BOOKKEEPING: ClassVar[tuple[str, ...]] = (
+        *("compile", "gradient_checkpointing", "processes", "nodes", "rendezvous", "sharding", "shards_url"),
+        *("checkpoint_every", "keep_checkpoints", "held_out", "log_every", "sample_every"),
+    )
 
     def __post_init__(self) -> None:
         latent_frames(self.frames)
@@ -60,26 +80,42 @@ class StageConfig:
                 f"change the mixture of {self.name}",
             )
         for key in ("iterations", "batch_size", "accumulation", "learning_rate", "gradient_clip", "checkpoint_every",
-                    "keep_checkpoints", "log_every", "shift"):  # fmt: skip
+                    "keep_checkpoints", "log_every", "shift", "processes", "nodes"):  # fmt: skip
             if not getattr(self, key) > 0:
                 raise UserError(f"{key} = {getattr(self, key)} in {self.name}", "a number above 0", f"raise {key}")
-        if self.precision not in ("bf16", "fp32"):
-            raise UserError(f"precision '{self.precision}' in {self.name}", "bf16 or fp32", "change precision")
+        for key in ("warmup", "weight_decay", "focus_gain", "held_out", "sample_every"):
+            if getattr(self, key) < 0:
+                raise UserError(f"{key} = {getattr(self, key)} in {self.name}", "0 or more", f"raise {key}")
+        for key, known in CHOICES.items():
+            if getattr(self, key) not in known:
+                raise UserError(f"{key} '{getattr(self, key)}' in {self.name}", " or ".join(known), f"change {key}")
         if not 0 < self.decay_from <= 1 or not 0 <= self.ema < 1:
             raise UserError(
                 f"decay_from {self.decay_from}, ema {self.ema}", "fractions", f"correct them in {self.name}"
             )
+        self.micro_batch(self.processes * self.nodes)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> StageConfig:
-        """From a configuration file's section; unknown and missing keys are refused."""
+        """From a configuration file's section; unknown, missing and mistyped keys are refused."""
         name = values.get("name", "a stage")
-        refuse_unknown_keys(values, [f.name for f in fields(cls)], f"the settings of {name}")
-        missing = [key for key in ("name", "frames", "iterations", "learning_rate", "mixture") if key not in values]
-        if missing:
-            raise UserError(f"no {', '.join(missing)} in the settings of {name}", "every setting", f"add {missing[0]}")
         changed = {"betas": tuple(values["betas"])} if "betas" in values else {}
-        return cls(**{**values, **changed})
+        return settings_from(cls, {**values, **changed}, f"the settings of {name}")
+
+    def micro_batch(self, processes: int) -> int:
+        """Samples of one forward pass on one of `processes`.
+
+        Raises:
+            UserError: the batch does not divide.
+        """
+        share, rest = divmod(self.batch_size, processes * self.accumulation)
+        if rest:
+            raise UserError(
+                f"a batch of {self.batch_size} over {processes} processes and {self.accumulation} parts",
+                "a batch that divides by processes × accumulation",
+                f"set batch_size of {self.name} to a multiple of {processes * self.accumulation}",
+            )
+        return share
 
     def learned_from(self) -> dict[str, Any]:
         """The settings that decide what is learned; a checkpoint belongs to one set of them."""

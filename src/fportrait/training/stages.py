@@ -1,9 +1,8 @@
-"""What must be true before a stage's first step, what it will cost, and what its model makes of held-out people."""
+"""What must be true before a stage's first step, and the batches it draws."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,6 @@ from fportrait.training.config import StageConfig
 
 if TYPE_CHECKING:
     import torch
-
-GIB = 1024**3
 
 
 def check_stage(stage: StageConfig, reader: ShardReader) -> None:
@@ -41,13 +38,16 @@ def check_stage(stage: StageConfig, reader: ShardReader) -> None:
             )
 
 
-def check_start(stage: StageConfig, start_folder: str | Path, reader: ShardReader) -> None:
-    """Refuse a start that is not there, or that learned latents of another VAE than the shards hold.
+def check_start(
+    stage: StageConfig, start_folder: str | Path, reader: ShardReader, base_folder: str | Path | None = None
+) -> None:
+    """Refuse a start that is not there, that is of another architecture than the base, or that learned latents of
+    another VAE than the shards hold.
 
     `start_folder` is the parent stage's (`transformer/`, `training.json`) or the base's (`transformer/`, `vae/`).
 
     Raises:
-        UserError: the parent has not been trained (the command is named), or the VAEs differ.
+        UserError: the parent has not been trained (the command is named), or the architectures or VAEs differ.
     """
     from fportrait.dataset.encode import vae_hash
 
@@ -59,6 +59,8 @@ def check_start(stage: StageConfig, start_folder: str | Path, reader: ShardReade
             f"the weights that {pipeline} leaves there",
             f"run `kedro run --pipelines={pipeline}` first",
         )
+    if base_folder is not None:
+        _check_architecture(stage, start / "transformer", Path(base_folder) / "transformer")
     learned = None
     if (start / "training.json").is_file():
         learned = json.loads((start / "training.json").read_text()).get("vae_hash")
@@ -72,44 +74,15 @@ def check_start(stage: StageConfig, start_folder: str | Path, reader: ShardReade
         )
 
 
-def plan(stage: StageConfig, transformer: torch.nn.Module, reader: ShardReader) -> dict[str, Any]:
-    """What a stage will cost, without training: parameters, tokens and operations per step, bytes, records.
-
-    Operations are counted on one forward pass of one sample; a step is three times that (forward and backward).
-    Memory is weights, gradients, two moments and the average in float32; activations come on top.
-    """
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from fportrait.training.loop import prepare, sample_losses
-
-    check_stage(stage, reader)
-    batch = prepare(batches_of(stage, transformer, reader)([0]), range(1), stage)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        sample_losses(transformer, batch, stage.precision)
-    parameters = sum(parameter.numel() for parameter in transformer.parameters() if parameter.requires_grad)
-    flops = 3 * counter.get_total_flops() * stage.batch_size
-    return {
-        "stage": stage.name,
-        "parameters": parameters,
-        "tokens_per_step": tokens_per_sample(transformer, batch["latents"].shape) * stage.batch_size,
-        "flops_per_step": flops,
-        "flops_of_stage": flops * stage.iterations,
-        "state_gib": round(5 * 4 * parameters / GIB, 3),
-        "records": {dataset: count for dataset, count in reader.sizes().items() if stage.mixture.get(dataset)},
-        "epochs": {
-            dataset: round(stage.iterations * stage.batch_size * stage.mixture[dataset] / 100 / count, 2)
-            for dataset, count in reader.sizes().items()
-            if stage.mixture.get(dataset)
-        },
-    }
-
-
-def tokens_per_sample(transformer: torch.nn.Module, latents_shape: tuple[int, ...]) -> int:
-    """Tokens of one sample, the portrait's latent frame included; `latents_shape` ends with `l h w`."""
-    config: Mapping[str, Any] = getattr(transformer, "config", {})
-    frames, height, width = latents_shape[-3:]
-    return (1 + frames) * height * width // math.prod(config.get("patch_size", (1, 1, 1)))
+def _check_architecture(stage: StageConfig, start: Path, base: Path) -> None:
+    found, expected = (json.loads((folder / "config.json").read_text()) for folder in (start, base))
+    for key in sorted(found.keys() | expected.keys()):
+        if not key.startswith("_") and found.get(key) != expected.get(key):
+            raise UserError(
+                f"{key} {found.get(key)} in {start}, from which {stage.name} starts, and {expected.get(key)} in {base}",
+                "one architecture from the base through all stages",
+                "run the stages before this one again, from the base that is there now",
+            )
 
 
 def batches_of(stage: StageConfig, transformer: torch.nn.Module, reader: ShardReader, split: str = "train") -> Any:
@@ -121,38 +94,3 @@ def batches_of(stage: StageConfig, transformer: torch.nn.Module, reader: ShardRe
         reader, stage.mixture, stage.frames, stage.seed, split, ray_channels=config.get("ray_channels", 24),
         identity_rays=config.get("reference_rays") == "identity", focus_gain=stage.focus_gain,
     )  # fmt: skip
-
-
-def sample_videos(
-    stage: StageConfig,
-    transformer: torch.nn.Module,
-    vae: Any,
-    reader: ShardReader,
-    out_folder: str | Path,
-    label: str,
-    steps: int = 8,
-) -> list[Path]:
-    """One MP4 per dataset of the mixture: portrait, truth and sample side by side, of the first held-out record.
-
-    The same noise is used at every call, so that `label` `before` and `after` compare. A dataset without held-out
-    records is left out.
-    """
-    import numpy as np
-
-    from fportrait.capture.video_io import write_video
-    from fportrait.evaluation.protocol import held_out, make_pipeline, sample_records
-
-    was_training = transformer.training
-    transformer.eval()
-    pipeline = make_pipeline(transformer, vae, stage.shift)
-    written = []
-    for dataset, share in sorted(stage.mixture.items()):
-        records = held_out(reader, dataset, 1, stage.frames) if share else []
-        for record, sample in zip(records, sample_records(pipeline, reader, records, stage.frames, steps, stage.seed),
-                                  strict=True):  # fmt: skip
-            truth = reader.read(record, stage.frames)["video"].numpy()
-            portrait = np.broadcast_to(reader.references(record)["images"][0].numpy(), truth.shape)
-            joined = np.concatenate([portrait, truth, sample], axis=2)
-            written.append(write_video(Path(out_folder) / f"{label}-{dataset}.mp4", joined))
-    transformer.train(was_training)
-    return written

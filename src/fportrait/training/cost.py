@@ -1,0 +1,158 @@
+"""What a training step costs, found without computing it: operations, tokens, bytes.
+
+The model runs once on fake tensors, which have shapes but no data, so a 14-billion-parameter model takes seconds and no
+memory. Operations are counted as the model's: forward, and twice that for backward; recomputed activations count as
+work of the machine, not of the model (Chowdhery et al. 2022, appendix B).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fportrait.diffusion.shapes import latent_frames
+from fportrait.errors import UserError
+
+GIB = 1024**3
+# Dense bfloat16 peaks in TFLOP/s, from the makers' data sheets; the key is part of the device's name.
+PEAK_TFLOPS = {
+    "H100 PCIe": 756, "H100": 989, "H200": 989, "H20": 148, "B200": 2250, "A100": 312, "A800": 312, "L40S": 362,
+    "A6000": 155, "RTX 4090": 165, "RTX 3090": 71,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SampleCost:
+    """Of one sample: `flops` of one forward pass, `activation_bytes` kept for the backward pass."""
+
+    parameters: int
+    tokens: int
+    flops: int
+    activation_bytes: int
+
+
+def sample_cost(
+    config: Mapping[str, Any], frames: int, height: int, width: int, precision: str = "bf16", recompute: bool = False
+) -> SampleCost:
+    """Cost of one training sample of `frames` video frames and `height`×`width` latent pixels.
+
+    Args:
+        config: of a `FactorPortraitTransformer`.
+        recompute: gradient checkpointing: only the blocks' inputs are kept, and one block's activations.
+    """
+    return _sample_cost(_frozen(config), frames, height, width, precision, recompute)
+
+
+def _frozen(config: Mapping[str, Any]) -> tuple:
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+    return tuple(sorted((key, value) for key, value in values.items() if not key.startswith("_")))
+
+
+@functools.lru_cache(maxsize=32)
+def _sample_cost(
+    config: tuple, frames: int, height: int, width: int, precision: str, recompute: bool
+) -> SampleCost:  # fmt: skip
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+    from fportrait.diffusion.transformer import FactorPortraitTransformer
+
+    values, latents = dict(config), latent_frames(frames)
+
+    def attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        """PyTorch counts attention on GPUs only."""
+        return sdpa_flop_count(query, key, value)
+
+    attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = FactorPortraitTransformer(**values).train()
+        grid = (1, -1, latents, height, width)
+        inputs = {
+            "latents": torch.zeros(1, model.config["latent_channels"], *grid[2:]),
+            "timestep": torch.zeros(1),
+            "reference": torch.zeros(1, model.config["latent_channels"], 1, height, width),
+            "rays": torch.zeros(1, model.config["ray_channels"], *grid[2:]),
+            "normals": torch.zeros(1, model.config["latent_channels"], *grid[2:]),
+            "codes": torch.zeros(1, frames, model.config["code_dim"]),
+        }
+        if model.config["reference_rays"] == "identity":
+            inputs["reference_rays"] = torch.zeros(1, model.config["ray_channels"], 1, height, width)
+        with FlopCounterMode(display=False, custom_mapping=attention) as counter, torch.no_grad():
+            model(**inputs)
+        kept = _kept_bytes(model, inputs, precision)
+        if recompute:
+            layers = model.config["num_layers"]
+            model.enable_gradient_checkpointing()
+            kept = _kept_bytes(model, inputs, precision) + kept // layers
+        parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    tokens = (1 + latents) * height * width // math.prod(model.config["patch_size"])
+    return SampleCost(parameters, tokens, int(counter.get_total_flops()), kept)
+
+
+def _kept_bytes(model: torch.nn.Module, inputs: Mapping[str, Tensor], precision: str) -> int:
+    """Bytes that autograd saves between the forward and the backward pass, parameters left out."""
+    own = {id(parameter.untyped_storage()) for parameter in model.parameters()}
+    kept: dict[int, Any] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[id(storage)] = storage
+        return tensor
+
+    autocast = torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast:
+        output = model(**inputs)  # held until the count is taken: what it needs is alive
+        total = sum(storage.nbytes() for key, storage in kept.items() if key not in own)
+    del output
+    return total
+
+
+def state_bytes(parameters: int, optimizer: str = "adamw", precision: str = "bf16", shares: int = 1) -> int:
+    """Bytes of weights, gradients, two moments and the average on one process, in float32 (8-bit moments: 2 bytes).
+
+    `shares` processes divide them under FSDP2. Autocast keeps a bfloat16 copy of the weights through a step.
+    """
+    moments = 2 if optimizer == "adamw8bit" else 8
+    return parameters * (4 + 4 + moments + 4) // shares + (2 * parameters if precision == "bf16" else 0)
+
+
+def peak_flops(device: torch.device, precision: str = "bf16") -> float | None:
+    """Operations per second that this device could do at most; None when it is not known.
+
+    A GPU's is its maker's; a CPU's is what one large matrix product reaches on it now.
+    """
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        known = next((peak for key, peak in PEAK_TFLOPS.items() if key in name), None)
+        return None if known is None else known * 1e12
+    if device.type != "cpu":
+        return None
+    side = 768
+    matrix = torch.ones(side, side, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    matrix @ matrix
+    best = math.inf
+    for _ in range(3):
+        started = time.perf_counter()
+        matrix @ matrix
+        best = min(best, time.perf_counter() - started)
+    return 2 * side**3 / best
+
+
+def named_peak(gpu: str) -> float:
+    """Peak operations per second of a GPU by its name.
+
+    Raises:
+        UserError: it is not in the table.
+    """
+    for key, peak in PEAK_TFLOPS.items():
+        if key.lower() == gpu.lower():
+            return peak * 1e12
+    raise UserError(f"the GPU '{gpu}'", f"one of {', '.join(PEAK_TFLOPS)}", "name one of them")

@@ -1,0 +1,79 @@
+"""From a batch to the loss of each of its samples; every random number comes from a counter keyed by the sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fportrait.dataset.batches import Batches
+from fportrait.dataset.mixing import draw_integer
+from fportrait.diffusion.flow import drop_conditions, flow_loss, noise_latents, sample_sigmas
+from fportrait.training.config import StageConfig
+
+CONDITIONS = ("reference", "rays", "normals", "codes")
+
+
+def prepare(batch: dict[str, Any], indices: Iterable[int], stage: StageConfig) -> dict[str, Any]:
+    """Add noise levels, noise and dropped conditions, each sample from its own counter, so that no split matters."""
+    prepared = []
+    for row, index in enumerate(indices):
+        generator = torch.Generator().manual_seed(draw_integer(stage.seed, index, "noise", 2**63))
+        sigma = sample_sigmas(1, stage.shift, stage.sigmas, generator)
+        noise = torch.randn(batch["latents"][row : row + 1].shape, generator=generator)
+        conditions = {name: batch[name][row : row + 1] for name in CONDITIONS}
+        prepared.append({**drop_conditions(conditions, stage.dropout, generator), "sigmas": sigma, "noise": noise})
+    return batch | {key: torch.cat([sample[key] for sample in prepared]) for key in prepared[0]}
+
+
+def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+
+def sample_losses(model: Callable[..., Tensor], batch: dict[str, Any], precision: str) -> Tensor:
+    """Flow-matching loss of each sample, `B`."""
+    latents, noise = batch["latents"], batch["noise"]
+    inputs = {name: batch[name] for name in (*CONDITIONS, "reference_rays") if name in batch}
+    with torch.autocast(latents.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        velocity = model(noise_latents(latents, noise, batch["sigmas"]), batch["sigmas"] * 1000, **inputs)
+    weights = batch.get("weights")
+    rows = [slice(row, row + 1) for row in range(len(latents))]
+    return torch.stack(
+        [flow_loss(velocity[r], latents[r], noise[r], None if weights is None else weights[r]) for r in rows]
+    )
+
+
+class HeldOut:
+    """The loss on people who are not trained on, with the same samples, noise and noise levels at every reading.
+
+    Datasets without held-out records are left out of the mixture. Each of `processes` scores its part of `count`
+    samples (rounded up to a multiple of `processes`).
+    """
+
+    def __init__(self, batches: Batches, stage: StageConfig, count: int, process: int = 0, processes: int = 1):
+        self.stage = replace(stage, dropout=0.0, seed=0)
+        sizes = batches.reader.sizes("test")
+        shares = {name: share for name, share in stage.mixture.items() if sizes.get(name)}
+        self.batches = batches.like("test", shares, seed=0)
+        each = -(-count // processes) if any(shares.values()) else 0
+        self.indices = range(process * each, (process + 1) * each)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @torch.no_grad()
+    def losses(self, model: torch.nn.Module, forward: Callable[..., Tensor] | None = None) -> Tensor:
+        """Loss of each of this process's samples."""
+        was_training, device = model.training, next(model.parameters()).device
+        model.eval()
+        size = max(1, self.stage.micro_batch(1))
+        losses = []
+        for first in range(0, len(self.indices), size):
+            part = self.indices[first : first + size]
+            batch = to_device(prepare(self.batches(part), part, self.stage), device)
+            losses.append(sample_losses(forward or model, batch, self.stage.precision))
+        model.train(was_training)
+        return torch.cat(losses)

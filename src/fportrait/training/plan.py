@@ -1,0 +1,125 @@
+"""What a stage will cost, before it runs: the numbers behind `fportrait plan`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fportrait.dataset.shards import ShardReader
+from fportrait.diffusion.shapes import SPATIAL_STRIDE
+from fportrait.errors import UserError
+from fportrait.training.config import StageConfig
+from fportrait.training.cost import GIB, named_peak, sample_cost, state_bytes
+
+STAGES = (1, 2, 3, 4)
+WAN: dict[str, dict[str, Any]] = {  # Wan 2.1 text-to-video, widened as `FactorPortraitTransformer.from_wan` does
+    "wan-1.3b": {"num_layers": 30, "num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960},
+    "wan-14b": {"num_layers": 40, "num_attention_heads": 40, "attention_head_dim": 128, "ffn_dim": 13824},
+}
+WAN_SHARED = {"patch_size": (1, 2, 2), "text_dim": 4096, "freq_dim": 256, "prompt_tokens": 512}
+
+
+def read_stage(number: int, environment: str = "base", conf: Path = Path("conf")) -> StageConfig:
+    """Settings of stage 1 to 4 as `kedro run --env ENVIRONMENT` merges them: the environment's over the base's.
+
+    Raises:
+        UserError: no such stage or environment, or settings that a stage refuses.
+    """
+    name = f"stage{number}"
+    parent = f"stage{number - 1}" if number > 1 else None
+    return StageConfig.from_dict(
+        {"name": name, "parent": parent, **read_section(f"train_{name}", environment, conf)}
+    )  # fmt: skip
+
+
+def read_section(section: str, environment: str, conf: Path = Path("conf")) -> dict[str, Any]:
+    """One section of the parameters."""
+    import yaml
+
+    merged: dict[str, Any] = {}
+    for folder in dict.fromkeys(("base", environment)):
+        path = conf / folder / f"parameters_{section}.yml"
+        if not (conf / folder).is_dir() or (folder == "base" and not path.is_file()):
+            known = ", ".join(sorted(entry.name for entry in conf.iterdir() if entry.is_dir())) if conf.is_dir() else ""
+            raise UserError(
+                f"no {path}", f"a project with conf/{folder}" + (f" (there are {known})" if known else ""),
+                "run from the project's root, and name one of its environments",
+            )  # fmt: skip
+        if path.is_file():
+            merged |= (yaml.safe_load(path.read_text()) or {}).get(section, {})
+    return merged
+
+
+def model_config(model: str) -> dict[str, Any]:
+    """Configuration of a transformer: of `wan-1.3b` or `wan-14b`, or of a folder that holds one.
+
+    Raises:
+        UserError: neither.
+    """
+    if model in WAN:
+        return {**WAN_SHARED, **WAN[model]}
+    for folder in (Path(model), Path(model) / "transformer"):
+        if (folder / "config.json").is_file():
+            return json.loads((folder / "config.json").read_text())
+    raise UserError(f"no model '{model}'", f"{', '.join(WAN)}, or a folder with transformer/config.json",
+                    "name one of them")  # fmt: skip
+
+
+def plan(
+    stage: StageConfig,
+    config: Mapping[str, Any],
+    picture: int,
+    reader: ShardReader | None = None,
+    gpu: str = "H100",
+    mfu: float = 0.35,
+) -> dict[str, Any]:
+    """What a stage costs, without training.
+
+    Args:
+        config: of the transformer. picture: side of the square video in pixels.
+        reader: the shards, where there are any; their records are counted by dataset.
+        mfu: share of the GPU's peak that training reaches (model FLOPs utilisation).
+
+    Returns:
+        Parameters, tokens and operations of a step and of the stage, GiB on one device, GPU-hours, records and epochs.
+    """
+    if not 0 < mfu <= 1:
+        raise UserError(f"an MFU of {mfu}", "a share of the peak, above 0 and at most 1", "0.35 is usual")
+    side, processes = picture // SPATIAL_STRIDE, stage.processes * stage.nodes
+    cost = sample_cost(config, stage.frames, side, side, stage.precision, stage.gradient_checkpointing)
+    shares = processes if stage.sharding == "fsdp2" else 1
+    state = state_bytes(cost.parameters, stage.optimizer, stage.precision, shares)
+    if stage.sharding == "zero2":  # weights and their average stay whole
+        state = state_bytes(cost.parameters, stage.optimizer, stage.precision) - cost.parameters * 12 * (
+            processes - 1) // processes  # fmt: skip
+    activations = cost.activation_bytes * stage.micro_batch(processes)
+    flops = 3 * cost.flops * stage.batch_size
+    seconds = flops / (named_peak(gpu) * mfu)
+    sizes = reader.sizes() if reader is not None else {}
+    drawn = {dataset: share for dataset, share in stage.mixture.items() if share}
+    return {
+        "stage": stage.name,
+        "frames": stage.frames,
+        "parameters": cost.parameters,
+        "tokens_per_sample": cost.tokens,
+        "tokens_per_step": cost.tokens * stage.batch_size,
+        "flops_per_step": flops,
+        "flops_of_stage": flops * stage.iterations,
+        "processes": processes,
+        "state_gib": round(state / GIB, 3),
+        "activations_gib": round(activations / GIB, 3),
+        "memory_gib": round((state + activations) / GIB, 3),
+        "seconds_per_step": seconds / processes,
+        "gpu_hours": seconds * stage.iterations / 3600,
+        "gpu": gpu,
+        "mfu": mfu,
+        "samples": stage.batch_size * stage.iterations,
+        "records": {dataset: sizes.get(dataset, 0) for dataset in drawn},
+        "epochs": {
+            dataset: round(stage.iterations * stage.batch_size * share / 100 / sizes[dataset], 2)
+            for dataset, share in drawn.items()
+            if sizes.get(dataset)
+        },
+    }

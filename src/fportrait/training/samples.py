@@ -1,0 +1,164 @@
+"""What the model makes of held-out people while it trains, as videos.
+
+`sample_videos` shows truth beside sample. `factor_video` moves one factor at a time and holds the others still, so
+that a trainer sees whether each control does anything; how much each one moves the picture is returned as numbers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fportrait.dataset.shards import Record, ShardReader
+from fportrait.training.config import StageConfig
+
+FACTORS = ("still", "expression", "pose", "view", "everything")
+# A factor can be shown alone where the data move it: normal maps of a moving camera also show the camera's motion.
+SOURCES = {
+    "still": ("DynamicSweep", "PhoneCapture", "StudioCapture", "ViewSweep"),
+    "expression": ("DynamicSweep", "PhoneCapture", "StudioCapture"),
+    "pose": ("PhoneCapture", "StudioCapture"),
+    "view": ("ViewSweep",),
+    "everything": ("DynamicSweep",),
+}
+LABEL_HEIGHT = 16
+
+
+def sample_videos(
+    stage: StageConfig,
+    transformer: torch.nn.Module,
+    vae: Any,
+    reader: ShardReader,
+    out_folder: str | Path | None,
+    label: str,
+    steps: int = 8,
+) -> list[Path]:
+    """One MP4 per dataset of the mixture: portrait, truth and sample side by side, of the first held-out record.
+
+    The same noise is used at every call, so that `label` `before` and `after` compare. A dataset without held-out
+    records is left out. Without `out_folder` nothing is written (processes that only help to compute).
+    """
+    from fportrait.capture.video_io import write_video
+    from fportrait.evaluation.sampling import held_out, make_pipeline, sample_records
+
+    was_training = transformer.training
+    transformer.eval()
+    pipeline = make_pipeline(transformer, vae, stage.shift)
+    written = []
+    for dataset, share in sorted(stage.mixture.items()):
+        records = held_out(reader, dataset, 1, stage.frames) if share else []
+        for record, sample in zip(records, sample_records(pipeline, reader, records, stage.frames, steps, stage.seed),
+                                  strict=True):  # fmt: skip
+            truth = reader.read(record, stage.frames)["video"].numpy()
+            portrait = np.broadcast_to(reader.references(record)["images"][0].numpy(), truth.shape)
+            joined = np.concatenate([portrait, truth, sample], axis=2)
+            if out_folder is not None:
+                written.append(write_video(Path(out_folder) / f"{label}-{dataset}.mp4", joined))
+    transformer.train(was_training)
+    return written
+
+
+def factor_video(
+    stage: StageConfig,
+    transformer: torch.nn.Module,
+    vae: Any,
+    reader: ShardReader,
+    target: str | Path | None,
+    steps: int = 8,
+) -> dict[str, float]:
+    """Write one MP4 of the factors side by side; returns how much each one moves the picture.
+
+    Each column is a held-out person's portrait with one factor following their record: nothing (`still`), expression,
+    pose, view, everything. A factor that no held-out record moves is left out. All start from the same noise.
+
+    Returns:
+        `sample_motion_FACTOR`: mean absolute change of the picture from its first frame, in grey levels of 255. That
+        of `still` is the sampler's own; a control that works moves more.
+    """
+    from fportrait.capture.video_io import write_video
+    from fportrait.evaluation.sampling import make_pipeline
+
+    chosen = {factor: record for factor in FACTORS if (record := first_record(reader, SOURCES[factor], stage.frames))}
+    if not chosen:
+        return {}
+    was_training = transformer.training
+    transformer.eval()
+    pipeline = make_pipeline(transformer, vae, stage.shift)
+    parts = [factor_conditions(stage, transformer, vae, reader, record, factor) for factor, record in chosen.items()]
+    inputs = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    generators = [torch.Generator().manual_seed(stage.seed) for _ in parts]
+    videos = pipeline(**inputs, num_inference_steps=steps, generator=generators).frames
+    transformer.train(was_training)
+    if target is not None:
+        columns = []
+        for (factor, record), video in zip(chosen.items(), videos, strict=True):
+            portrait = reader.references(record)["images"][0].numpy()
+            columns.append(labelled(np.concatenate([np.broadcast_to(portrait, video.shape), video], 1), factor))
+        write_video(target, np.concatenate(columns, axis=2))
+    return {
+        f"sample_motion_{factor}": float(np.abs(video[1:].astype(np.float32) - video[:1]).mean())
+        for factor, video in zip(chosen, videos, strict=True)
+    }
+
+
+def first_record(reader: ShardReader, datasets: Sequence[str], frames: int) -> Record | None:
+    """The first held-out record, in the order of `datasets`, that is long enough."""
+    for dataset in datasets:
+        for record in reader.records("test").get(dataset, []):
+            if record.frames >= frames:
+                return record
+    return None
+
+
+def factor_conditions(
+    stage: StageConfig, transformer: torch.nn.Module, vae: Any, reader: ShardReader, record: Record, factor: str
+) -> dict[str, Tensor]:
+    """The pipeline's inputs (`B` = 1) for a record of which only `factor` moves."""
+    from fportrait.dataset.batches import folded_rays
+
+    config: Mapping[str, Any] = transformer.config  # type: ignore[assignment]
+    window, portraits = reader.read(record, stage.frames), reader.references(record)
+    camera = portraits["world_to_camera"][0]
+    if factor in ("still", "pose", "view"):
+        window["codes"] = window["codes"][:1].expand(stage.frames, -1)
+    if factor in ("still", "expression", "pose"):
+        window["world_to_camera"] = window["world_to_camera"][:1].expand(stage.frames, -1, -1)
+    if factor in ("still", "expression"):
+        window["normals"] = still_normals(vae, window["normals"])
+    inputs = {
+        "reference": portraits["latents"][0],
+        "rays": folded_rays(window, camera, config["ray_channels"]),
+        "normals": window["normals"],
+        "codes": window["codes"],
+    }
+    if config.get("reference_rays") == "identity":
+        own = {"latents": window["latents"], "intrinsics": portraits["intrinsics"][0], "world_to_camera": camera[None]}
+        inputs["reference_rays"] = folded_rays(own, camera, config["ray_channels"])
+    return {name: value[None] for name, value in inputs.items()}
+
+
+def still_normals(vae: Any, latents: Tensor) -> Tensor:
+    """Latents `16 l h w` of a normal-map video that stands still on its first frame.
+
+    A VAE's later latents describe groups of four frames, so a still video's are not the first latent repeated.
+    """
+    from fportrait.diffusion.codec import decode_latents, encode_video
+
+    device = next(itertools.chain(vae.parameters(), vae.buffers())).device
+    video = decode_latents(vae, latents[None].to(device).float())
+    return encode_video(vae, video[:, :, :1].expand_as(video).clamp(-1, 1))[0].float().cpu()
+
+
+def labelled(video: np.ndarray, text: str) -> np.ndarray:
+    """`T H W 3` with a bar on top that says `text`."""
+    import cv2
+
+    bar = np.zeros((LABEL_HEIGHT, video.shape[2], 3), np.uint8)
+    cv2.putText(bar, text, (2, 11), cv2.FONT_HERSHEY_SIMPLEX, 0.32, (255, 255, 255), 1, cv2.LINE_AA)
+    return np.concatenate([np.broadcast_to(bar, (len(video), *bar.shape)), video], axis=1)

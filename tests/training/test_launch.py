@@ -1,0 +1,80 @@
+"""Children of a run: they train together, only the first publishes, and what stops one is told to the parent."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from fportrait.dataset.encode import vae_hash
+from fportrait.diffusion.codec import BlockCodec
+from fportrait.errors import UserError
+from fportrait.training.launch import launch, outcome, pass_on, torchrun, work
+from fportrait.training.run import Job
+
+sys.path.insert(0, str(Path(__file__).parent))
+from small import Journal, shards, stage, transformer
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    root = tmp_path_factory.mktemp("house")
+    BlockCodec(refiner_blocks=0).save_pretrained(root / "base/vae")
+    transformer().save_pretrained(root / "base/transformer")
+    shards(root / "shards", vae_hash=vae_hash(root / "base/vae"))
+    return root
+
+
+def job(house: Path, out: Path, **settings) -> Job:
+    values = {
+        "name": "stage3", "frames": 5, "iterations": 4, "learning_rate": 1e-3, "batch_size": 4, "precision": "fp32",
+        "mixture": {"PhoneCapture": 50, "ViewSweep": 50}, "log_every": 1, "processes": 2, "warmup": 2,
+    }  # fmt: skip
+    folders = {"start": house / "base", "base": house / "base", "shards": house / "shards", "out": out,
+               "checkpoints": out / "checkpoints"}  # fmt: skip
+    return Job({**values, **settings}, **{name: str(folder) for name, folder in folders.items()})
+
+
+def test_two_children_train_publish_once_and_tell_the_parent_every_metric(house, tmp_path):
+    journal = Journal()
+    summary = launch(job(house, tmp_path / "out"), tmp_path / "launch", journal)
+    assert summary["steps"] == 4
+    assert list(journal.losses) == [1, 2, 3, 4]
+    assert json.loads((tmp_path / "out/training.json").read_text())["steps"] == 4
+    trained = transformer().from_pretrained(tmp_path / "out/transformer")
+    assert all(torch.isfinite(value).all() for value in trained.state_dict().values())
+
+
+def test_a_childs_complaint_reaches_the_user_and_so_does_its_silence(house, tmp_path):
+    short = replace(job(house, tmp_path / "out", frames=13), metrics=str(tmp_path / "metrics.jsonl"))
+    short.save(tmp_path / "job.json")
+    with pytest.raises(UserError, match="set frames of stage3 to 9"):
+        work(tmp_path / "job.json")  # what a child does
+    with pytest.raises(UserError, match="set frames of stage3 to 9"):
+        outcome(tmp_path, short.stage, 1)  # what its parent makes of it
+    with pytest.raises(UserError, match=r"exit code 1.*goes on from its last checkpoint"):
+        outcome(tmp_path / "elsewhere", short.stage, 1)
+
+
+def test_every_machine_starts_its_own_processes(house, tmp_path):
+    settings = stage(nodes=2, processes=2, rendezvous="node0:1234")
+    command = " ".join(torchrun(settings, tmp_path / "job.json", node=1))
+    assert "--nnodes=2 --node-rank=1 --master-addr=node0 --master-port=1234" in command
+    assert "--nproc-per-node=2" in command
+
+
+def test_a_job_survives_its_file_and_half_a_line_waits_for_the_rest(house, tmp_path):
+    one = job(house, tmp_path)
+    one.save(tmp_path / "job.json")
+    assert Job.load(tmp_path / "job.json") == one
+    journal, path = Journal(), tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "metrics": {"loss": 2.0}}\n{"step": 2, "met')
+    with path.open() as lines:
+        pass_on(lines, journal)
+        assert journal.losses == {1: 2.0}
+        with path.open("a") as more:
+            more.write('rics": {"loss": 1.0}}\n')
+        pass_on(lines, journal)
+    assert journal.losses == {1: 2.0, 2: 1.0}

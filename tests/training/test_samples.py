@@ -1,0 +1,113 @@
+"""Sample videos: truth beside sample, and one factor moved at a time."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fportrait.capture.video_io import probe
+from fportrait.dataset.encode import to_model_range
+from fportrait.dataset.shards import ShardReader, ShardWriter, write_shard
+from fportrait.diffusion.codec import BlockCodec, decode_latents, encode_video
+from fportrait.training.loop import train
+from fportrait.training.samples import factor_video, sample_videos, still_normals
+
+sys.path.insert(0, str(Path(__file__).parent))
+from small import Journal, record, references, stage, transformer
+
+DATASETS = ("PhoneCapture", "ViewSweep", "DynamicSweep")
+
+
+def moving_picture(seed: int, frames: int = 9) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    picture = np.kron(rng.integers(0, 256, (8, 8, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+    return np.stack([np.roll(picture, t, axis=1) for t in range(frames)])
+
+
+@pytest.fixture(scope="module")
+def codec():
+    model = BlockCodec(refiner_blocks=0)
+    pictures = [moving_picture(seed) for seed in range(8)]
+    still = [np.repeat(picture[:1], 9, axis=0) for picture in pictures]
+    model.fit_pca([to_model_range(np.stack(pictures + still))])
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory, codec):
+    """One trained and one held-out person of three datasets."""
+    root = tmp_path_factory.mktemp("shards")
+    writer = ShardWriter(root, "vae0", {"window": 9})
+    for number, dataset in enumerate(DATASETS):
+        for split in ("train", "test"):
+            tensors = record(number, 9, video=split == "test")
+            tensors["normals"] = encode_video(codec, to_model_range(moving_picture(number)[None]))[0]
+            rows = write_shard(
+                root / "unit.safetensors", dataset=dataset, identity=f"{split}{number}", split=split,
+                records=[("r0", f"{split}{number}/s/cam", 0, tensors)], references=references(number),
+            )  # fmt: skip
+            writer.add(root / "unit.safetensors", rows)
+            (root / "unit.safetensors").unlink()
+    writer.finish()
+    return ShardReader(root)
+
+
+def test_samples_before_and_after_show_portrait_truth_and_sample(reader, codec, tmp_path):
+    model = transformer().train()
+    written = sample_videos(stage(frames=5), model, codec, reader, tmp_path, "before", steps=2)
+    assert [path.name for path in written] == ["before-PhoneCapture.mp4", "before-ViewSweep.mp4"]
+    assert (probe(written[0]).frames, probe(written[0]).width) == (5, 96)
+    assert model.training
+
+
+def lively() -> torch.nn.Module:
+    """A model whose every control already moves the picture, as a trained one's does."""
+    model = transformer()
+    torch.manual_seed(5)
+    with torch.no_grad():
+        model.patch_embedding.weight.normal_(std=0.1)
+        for parameter in model.controller.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+def test_each_factor_that_moves_changes_the_picture_and_a_dead_control_shows(reader, codec, tmp_path):
+    settings = stage(frames=9)
+    motion = factor_video(settings, lively(), codec, reader, tmp_path / "factors.mp4", steps=2)
+    assert set(motion) == {f"sample_motion_{name}" for name in ("still", "expression", "pose", "view", "everything")}
+    assert (probe(tmp_path / "factors.mp4").frames, probe(tmp_path / "factors.mp4").width) == (9, 5 * 32)
+    noise = motion["sample_motion_still"]
+    for factor in ("expression", "pose", "view", "everything"):
+        assert abs(motion[f"sample_motion_{factor}"] - noise) > 0.5, factor  # grey levels
+
+    dead = lively()
+    with torch.no_grad():
+        for parameter in dead.controller.parameters():
+            parameter.zero_()
+    without = factor_video(settings, dead, codec, reader, None, steps=2)
+    assert without["sample_motion_expression"] == pytest.approx(without["sample_motion_still"], abs=1e-3)
+    assert abs(without["sample_motion_view"] - without["sample_motion_still"]) > 0.5
+
+
+def test_still_normals_stand_still(reader, codec):
+    latents = reader.read(reader.records("test")["ViewSweep"][0])["normals"]
+    video = decode_latents(codec, still_normals(codec, latents)[None])
+    moving = decode_latents(codec, latents[None])
+    assert (video - video[:, :, :1]).abs().mean() < 0.25 * (moving - moving[:, :, :1]).abs().mean()
+
+
+def test_samples_on_the_way_change_no_loss(reader, codec, tmp_path):
+    settings = {"mixture": {"PhoneCapture": 50, "ViewSweep": 50}, "iterations": 5}
+    plain, sampled, seen = Journal(), Journal(), []
+    train(stage(**settings), transformer(), reader, tmp_path / "a", plain)
+    model = transformer()
+
+    def sample(step: int) -> None:
+        seen.append(step)
+        factor_video(stage(**settings), model, codec, reader, None, steps=1)
+
+    train(stage(**settings, sample_every=2), model, reader, tmp_path / "b", sampled, sample=sample)
+    assert seen == [2, 4]
+    assert sampled.losses == plain.losses
