@@ -176,8 +176,13 @@ def same_weights(model, wan):
     return all(torch.equal(mine[key], value) for key, value in theirs.items())
 
 
-def test_diffusers_layout_loads_from_the_pipeline_folder_and_the_transformers_own(wan, wan_folder):
+def test_diffusers_layout_loads_from_the_pipeline_folder_and_the_transformers_own(wan, wan_folder, caplog):
     assert same_weights(FactorPortraitTransformer.from_wan(wan_folder), wan)
+    assert "without its empty prompt" in caplog.text
+    caplog.clear()
+    prompt = torch.randn(1, 3, 32)
+    assert torch.equal(FactorPortraitTransformer.from_wan(wan_folder, prompt).prompt_embedding, prompt)
+    assert not caplog.text
     model = FactorPortraitTransformer.from_wan(wan_folder / "transformer", ray_channels=6, torch_dtype=torch.bfloat16)
     assert model.config.ray_channels == 6
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}

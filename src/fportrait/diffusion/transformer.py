@@ -11,6 +11,7 @@ Wan transformer run on [zero latent frame, z_t].
 
 from __future__ import annotations
 
+import logging
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,6 +36,8 @@ from fportrait.diffusion.controller import ExpressionController, reset_parameter
 from fportrait.diffusion.landmarks import LandmarkEncoder
 from fportrait.diffusion.shapes import latent_frames, video_frames
 from fportrait.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, AttentionMixin):  # type: ignore[misc]
@@ -315,7 +318,8 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         Args:
             source: a folder in diffusers' layout or the original one (the transformer's own, or its parent), or a
                 model in memory.
-            prompt_embedding: `1 tokens text_dim` of the empty prompt (`prompt.encode_empty_prompt`); zeros when None.
+            prompt_embedding: `1 tokens text_dim` of the empty prompt (`prompt.encode_empty_prompt`); zeros when None,
+                which no Wan was trained with: a warning says so.
             torch_dtype: of the result; as stored when None.
             kwargs: this class's own configuration (`reference_init`, `ray_channels`, ...).
 
@@ -328,6 +332,8 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         shared["latent_channels"] = config["in_channels"]
         if prompt_embedding is not None:
             shared["prompt_tokens"] = prompt_embedding.shape[1]
+        elif not isinstance(source, WanTransformer3DModel):
+            logger.warning("%s is widened without its empty prompt: pass encode_empty_prompt's result", wan.where)
         model = checkpoint.empty_model(cls, {**shared, **kwargs})
         if torch_dtype is not None:
             state = {key: value.to(torch_dtype) for key, value in state.items()}
