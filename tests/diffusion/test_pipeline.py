@@ -285,6 +285,25 @@ def test_a_lens_may_zoom_frame_by_frame():
 
 
 @torch.no_grad()
+def test_cameras_bring_the_portraits_own_rays_where_a_model_wants_them(pipeline):
+    from fportrait.camera.rays import fold_rays, plucker_rays
+
+    torch.manual_seed(1)
+    transformer = FactorPortraitTransformer(**{**pipeline.transformer.config, "reference_rays": "identity"}).eval()
+    torch.nn.init.normal_(transformer.patch_embedding.weight, std=0.1)
+    wanting = FactorPortraitPipeline(transformer, pipeline.vae, pipeline.scheduler, window_frames=13)
+    wanting.set_progress_bar_config(disable=True)
+    cameras, lens = np.tile(np.eye(4), (5, 1, 1)), np.array([[20.0, 0, 16], [0, 20, 16], [0, 0, 1]])
+    cameras[:, 0, 3] = np.arange(5) / 10
+    given = conditions(5)
+    own = torch.from_numpy(fold_rays(plucker_rays(cameras[2:3], lens, cameras[2], 32, 32)).copy())[None]
+    path = torch.from_numpy(fold_rays(plucker_rays(cameras, lens, cameras[2], 32, 32)).copy())[None]
+    by_cameras = sample(wanting, {**given, "rays": Cameras(cameras, lens, cameras[2])})
+    assert torch.equal(by_cameras, sample(wanting, {**given, "rays": path}, reference_rays=own))
+    assert not torch.equal(by_cameras, sample(wanting, {**given, "rays": path}, reference_rays=0 * own))
+
+
+@torch.no_grad()
 def test_a_bundle_makes_a_pipeline_that_knows_its_clip_length():
     from fportrait.bundle import SHIPPED_BASE, read_settings
 

@@ -30,12 +30,13 @@ class Cameras:
     """Where a video is seen from; its rays are computed when a window needs them.
 
     `world_to_camera` `T 4 4`; `intrinsics` `3 3` in pixels of the model's picture, or `T 3 3` for a lens that zooms;
-    `reference_world_to_camera` `4 4` of the portrait.
+    `reference_world_to_camera` `4 4` of the portrait; `reference_intrinsics` `3 3` of it, where they differ.
     """
 
     world_to_camera: np.ndarray
     intrinsics: np.ndarray
     reference_world_to_camera: np.ndarray
+    reference_intrinsics: np.ndarray | None = None
 
     @classmethod
     def from_file(
@@ -70,6 +71,14 @@ class Cameras:
             pairs = zip(cameras[:, None], self.intrinsics[frames], strict=True)
             rays = np.concatenate([plucker_rays(one, k, reference, height, width) for one, k in pairs])
         return torch.from_numpy(np.ascontiguousarray(fold_rays(rays, channels)))[None]
+
+    def reference_rays(self, channels: int, height: int, width: int) -> torch.Tensor:
+        """The portrait camera's own rays `1 24|6 1 h w`, for models with `reference_rays="identity"`."""
+        own = self.reference_intrinsics
+        if own is None:
+            own = self.intrinsics if self.intrinsics.ndim == 2 else self.intrinsics[0]
+        camera = self.reference_world_to_camera
+        return Cameras(camera[None], own, camera).rays(slice(0, 1), channels, height, width)
 
 
 class FrameStream:
@@ -192,6 +201,9 @@ class WindowConditions:
         self.portrait = check_finite(portrait, "reference")
         self.codes = check_finite(codes.float(), "codes")
         self.rays = self._check_rays(rays)
+        if reference_rays is None and isinstance(rays, Cameras) and config.reference_rays == "identity":
+            own = rays.reference_rays(config.ray_channels, *(8 * side for side in portrait.shape[3:]))
+            reference_rays = own.expand(len(codes), -1, -1, -1, -1)
         self.reference_rays = None if reference_rays is None else reference_rays.to(device)
         self.normals: list[torch.Tensor | None] = [None] * len(windows)
         if config.use_normals and normals is not None:

@@ -134,7 +134,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
             generator: the same seed gives the same bits on the same machine; a list holds one per sample.
             output_type: `uint8`, `pt`, `latent`, or `stream`: frames are decoded as the iterator is read.
             callback_on_step_end: called with (pipeline, step, timestep, {"latents"}); may return new latents.
-            reference_rays: only for models with `reference_rays="identity"`.
+            reference_rays: `B 24|6 1 h w`, only for models with `reference_rays="identity"`; `Cameras` bring their own.
             window_frames: overrides the pipeline's own.
             overlap_frames: shared by neighbouring windows of a long video; about a third of a window when None.
 
