@@ -12,7 +12,6 @@ import pytest
 from fportrait.errors import UserError
 from fportrait.ops import lineage
 from fportrait.ops.parameters import check_parameters
-from fportrait.ops.registry import refusals
 from fportrait.ops.resources import Watch
 from fportrait.ops.runs import flatten, launcher
 
@@ -42,16 +41,6 @@ def test_an_unbroken_line_has_no_gaps_and_a_stale_stage_or_missing_record_is_nam
     (gap,) = lineage.gaps(["track", "encode"], tmp_path)
     assert "'encode' used another tracks" in gap
     assert lineage.gaps(["ingest"], tmp_path) == ["there is no record of 'ingest'"]
-
-
-def test_the_gate_states_every_reason(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    metrics = {"psnr": 20.0, "gain": float("nan")}
-    reasons = refusals(metrics, {"psnr": 21.0, "gain": 0.1, "ssim": 50.0}, ["track"])
-    assert [word in reason for word, reason in zip(("track", "psnr", "gain", "ssim"), reasons, strict=True)] == [
-        True
-    ] * 4
-    assert refusals(metrics, {"psnr": 19.5}, []) == []
 
 
 def test_unknown_missing_and_flat_parameters_are_refused():

@@ -1,16 +1,22 @@
-"""Registering a bundle, moving the aliases, and finding the champion again."""
+"""Registering a bundle, moving the aliases, finding the champion again, and the way back."""
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
+import threading
 from pathlib import Path
 
 import mlflow
 import pytest
+from click.testing import CliRunner
 
 from fportrait.atomic_io import write_json, write_text
 from fportrait.bundle import SHIPPED_BASE, bundle_hashes
 from fportrait.errors import UserError
-from fportrait.ops import registry, runs
+from fportrait.ops import gate, lineage, registry, runs
+
+FLOORS = gate.GateSettings(floors={"psnr": 19.0}, against_champion={"ours/psnr": 0.1})
 
 
 def make_bundle(folder: Path, weight: str) -> Path:
@@ -21,12 +27,18 @@ def make_bundle(folder: Path, weight: str) -> Path:
     return folder
 
 
+def per_clip(value: float, holdout: str = "h") -> dict:
+    return {"holdout": holdout, "clips": {f"c{i}": {"ours/psnr": value + i} for i in range(4)}}
+
+
 @pytest.fixture
 def stage_run(dry_project, monkeypatch):
     """A stage's MLflow run in the dry project, open while the test runs."""
     uri = f"sqlite:///{dry_project}/mlruns/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     mlflow.set_tracking_uri(uri)
+    # The package beside each version is the real one; copying it is what costs time here.
+    monkeypatch.setattr(registry, "PACKAGE", dry_project / "conf")
     server = runs.client()
     server.create_experiment("fportrait", artifact_location=str(dry_project / "mlruns/artifacts"))
     run = runs.StageRun("promote")
@@ -34,26 +46,192 @@ def stage_run(dry_project, monkeypatch):
     run.fail(RuntimeError("the test is over"))
 
 
-def test_a_promoted_model_becomes_champion_keeps_the_former_one_and_is_found_byte_for_byte(stage_run, tmp_path):
-    assert registry.default_model() == SHIPPED_BASE
-    first, second = make_bundle(tmp_path / "one", "1"), make_bundle(tmp_path / "two", "2")
-    one = registry.promote(first, {"psnr": 20.0}, {"psnr": 19.0}, [])
-    assert (one["version"], one["previous"]) == (1, None)
-    assert bundle_hashes(registry.default_model()) == bundle_hashes(first)
-    two = registry.promote(second, {"psnr": 21.0}, {"psnr": 19.0}, [])
-    assert (two["version"], two["previous"]) == (2, 1)
-    assert bundle_hashes(registry.default_model()) == bundle_hashes(second)
+def promote(folder: Path, weight: str, psnr: float = 20.0, **more):
+    return registry.promote(
+        make_bundle(folder / weight, weight), {"psnr": psnr}, FLOORS, [], scores=per_clip(psnr), **more
+    )
 
+
+def aliases() -> tuple[str | None, str | None]:
     server = runs.client()
-    assert server.get_model_version_by_alias("fportrait", "previous").version in (1, "1")  # a string for some stores
+    return registry.champion_version(server), registry.alias_version(server, "previous")
+
+
+def test_promotion_refusal_and_rollback_from_one_model_to_the_next(stage_run, tmp_path):
+    assert registry.default_model() == SHIPPED_BASE
+    with pytest.raises(UserError, match=r"psnr is 18, below its floor 19"):
+        promote(tmp_path, "low", 18.0)
+    assert runs.client().search_registered_models() == []
+
+    one = promote(tmp_path, "one")
+    assert (one["version"], one["previous"]) == (1, None) and aliases() == ("1", None)
+    assert bundle_hashes(registry.default_model()) == bundle_hashes(tmp_path / "one")
+    with pytest.raises(UserError, match=r"tolerated -0\.1"):
+        promote(tmp_path, "worse", 19.5)
+    two = promote(tmp_path, "two", 21.0)
+    assert (two["version"], two["previous"]) == (2, 1) and aliases() == ("2", "1")
     info = mlflow.models.get_model_info("models:/fportrait@champion")
     assert [column.name for column in info.signature.inputs] == ["portrait", "driving", "camera", "output"]
-    loaded = mlflow.pyfunc.load_model("models:/fportrait@champion").unwrap_python_model()
-    assert bundle_hashes(loaded.bundle) == bundle_hashes(second)
+    assert bundle_hashes(registry.default_model()) == bundle_hashes(tmp_path / "two")
+
+    back = registry.rollback("mouths stay shut")
+    assert back == {"version": 1, "rolled_back": 2, "previous": None} and aliases() == ("1", None)
+    tags = runs.client().get_model_version("fportrait", "2").tags
+    assert (tags[registry.STATE_TAG], tags[registry.REASON_TAG]) == ("rolled back", "mouths stay shut")
+    assert bundle_hashes(registry.default_model()) == bundle_hashes(tmp_path / "one")
+    with pytest.raises(UserError, match="nothing to go back to"):
+        registry.rollback()
+    assert registry.rollback(to="2")["version"] == 2 and aliases() == ("2", "1")
+    with pytest.raises(UserError, match="no version 9"):
+        registry.rollback(to="9")
 
 
-def test_a_refused_model_leaves_no_version_and_no_alias(stage_run, tmp_path):
-    with pytest.raises(UserError, match=r"psnr is 18, below its floor 19.*no 'ssim'"):
-        registry.promote(make_bundle(tmp_path / "one", "1"), {"psnr": 18.0}, {"psnr": 19.0, "ssim": 1.0}, [])
-    assert runs.client().search_registered_models() == []
-    assert registry.default_model() == SHIPPED_BASE
+def test_a_failing_smoke_animation_gives_both_aliases_back(stage_run, tmp_path):
+    promote(tmp_path, "one")
+    promote(tmp_path, "two", 21.0)
+
+    def broken(model):
+        raise RuntimeError("it draws nothing")
+
+    with pytest.raises(UserError, match=r"draws nothing.*version 2 again"):
+        promote(tmp_path, "three", 22.0, smoke=broken)
+    assert aliases() == ("2", "1")
+    assert runs.client().get_model_version("fportrait", "3").tags[registry.STATE_TAG] == "failed"
+    slow = gate.GateSettings(limits={"smoke.seconds": 1.0})
+    with pytest.raises(UserError, match=r"smoke.seconds is 3, limit 1"):
+        registry.promote(tmp_path / "three", {}, slow, [], smoke=lambda model: {"seconds": 3.0})
+    assert aliases() == ("2", "1")
+    done = promote(tmp_path, "four", 22.0, smoke=lambda model: {"seconds": 3.0})
+    assert aliases() == ("5", "2") and "seconds 3" in done["checks"][-1]["detail"]
+
+
+def test_of_two_promotions_at_once_exactly_one_wins(stage_run, tmp_path):
+    promote(tmp_path, "one")
+    server, base = runs.client(), "1"
+    bundles = [make_bundle(tmp_path / name, name) for name in ("two", "three")]
+    uris = [registry.log_model(bundle, stage_run.run_id, {}) for bundle in bundles]
+    gatepost, outcomes = threading.Barrier(2), []
+
+    def arrive(uri: str) -> None:
+        gatepost.wait()
+        try:
+            outcomes.append(registry.register(server, uri, stage_run.run_id, {}, base)["version"])
+        except UserError as error:
+            outcomes.append(error.found)
+
+    threads = [threading.Thread(target=arrive, args=(uri,)) for uri in uris]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    winners = [one for one in outcomes if isinstance(one, int)]
+    assert len(winners) == 1 and aliases() == (str(winners[0]), "1")
+    (told,) = [one for one in outcomes if not isinstance(one, int)]
+    assert f"version {winners[0]}" in told or "promoted while" in told
+
+
+def test_a_promoter_that_died_blocks_nobody_for_long(stage_run, tmp_path, monkeypatch):
+    uri = registry.log_model(make_bundle(tmp_path / "one", "one"), stage_run.run_id, {})
+    mlflow.register_model(uri, "fportrait", tags={registry.BASE_TAG: "none", registry.STATE_TAG: registry.CLAIMED})
+    with pytest.raises(UserError, match="version 1, which was promoted while"):
+        registry.register(runs.client(), uri, stage_run.run_id, {}, None)
+    monkeypatch.setattr(registry, "CLAIM_SECONDS", 0)
+    assert registry.register(runs.client(), uri, stage_run.run_id, {}, None)["version"] == 3
+
+
+def test_a_champion_scored_on_another_holdout_is_scored_again(stage_run, tmp_path):
+    registry.promote(make_bundle(tmp_path / "one", "one"), {"psnr": 20.0}, FLOORS, [], scores=per_clip(20.0, "old"))
+    asked = []
+
+    def rescore(bundle: Path):
+        asked.append(bundle_hashes(bundle))
+        return per_clip(25.0)
+
+    with pytest.raises(UserError, match="tolerated"):
+        promote(tmp_path, "two", 21.0, rescore=rescore)
+    assert asked == [bundle_hashes(tmp_path / "one")]
+    with pytest.raises(UserError, match="holdout old"):
+        promote(tmp_path, "three", 21.0)
+
+
+def test_a_champion_whose_files_vanished_or_changed_is_named(stage_run, dry_project, tmp_path):
+    promote(tmp_path, "one")
+    promote(tmp_path, "two", 21.0)
+    kept = sorted((dry_project / "mlruns/artifacts").rglob("artifacts/*/vae/weights.safetensors"))
+    by_bytes = {path.read_text(): path for path in kept}
+    by_bytes["vae two"].write_text("vae 2wo")
+    with pytest.raises(UserError, match=r"vae/weights.safetensors of version 2 missing or changed"):
+        registry.default_model()
+    shutil.rmtree(by_bytes["vae one"].parents[3])
+    with pytest.raises(UserError, match=r"version 1 without its files|no bundle"):
+        registry.rollback()
+    assert aliases() == ("2", "1")  # nothing moved
+
+
+def test_a_locked_or_broken_store_is_a_message(stage_run, dry_project, tmp_path, monkeypatch):
+    promote(tmp_path, "one")
+    database = dry_project / "mlruns/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}?timeout=0.05")
+    other = sqlite3.connect(database)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(UserError, match=r"database is locked.*wait until"):
+        registry.default_model()
+    other.rollback()
+    write_text(tmp_path / "broken.db", "this is no database " * 40)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/broken.db")
+    with pytest.raises(UserError, match=r"not a database.*MLFLOW_TRACKING_URI"):
+        registry.default_model()
+
+
+def test_the_lineage_is_printed_back_to_the_captures(stage_run, dry_project, tmp_path):
+    import pandas as pd
+
+    from fportrait.cli.models import lineage as command
+
+    folder = dry_project / "data/02_intermediate/ingest"
+    folder.mkdir(parents=True)
+    rows = [
+        {
+            "dataset": "PhoneCapture",
+            "identity": "anna",
+            "split": "train",
+            "clip": f"anna/{i}",
+            "frames": 50,
+            "sha256": str(i),
+        }
+        for i in range(2)
+    ]
+    pd.DataFrame(rows).to_parquet(folder / "manifest.parquet")
+    common = {"git_commit": "abcdef0123456789", "seconds": 2.0, "peak_memory_mib": 100.0, "run_id": "r" * 32}
+    lineage.write_record(
+        "ingest",
+        {
+            **common,
+            "inputs": {},
+            "outputs": {"data/02_intermediate/ingest": {"hash": "h1", "bytes": 9}},
+            "parameters": {"source": "phone"},
+        },
+    )
+    lineage.write_record(
+        "track",
+        {
+            **common,
+            "inputs": {"data/02_intermediate/ingest": {"hash": "h1", "bytes": 9}},
+            "outputs": {},
+            "parameters": {"a": {"b": 3}},
+        },
+    )
+    registry.promote(make_bundle(tmp_path / "one", "one"), {"psnr": 20.0}, gate.GateSettings(), ["ingest", "track"])
+    shown = CliRunner().invoke(command, [])
+    assert shown.exit_code == 0, shown.output
+    for words in (
+        "fportrait version 1",
+        "track  run rrrrrrrr  code abcdef012345",
+        "made by ingest",
+        "a.b = 3",
+        "source = phone",
+        "capture PhoneCapture/anna  2 clips, 100 frames, train",
+    ):
+        assert words in shown.output
+    refused = CliRunner().invoke(command, ["7"])
+    assert isinstance(refused.exception, UserError) and "no model '7'" in str(refused.exception)

@@ -29,6 +29,8 @@ DATABASE = Path("mlruns/mlflow.db")
 BASE_TAG, STATE_TAG, REASON_TAG = "gate.base", "gate.state", "gate.reason"
 CLAIMED, WON, LOST, FAILED, ROLLED_BACK = "claimed", "won", "lost", "failed", "rolled back"
 CLAIM_SECONDS = 1800
+GONE = ("unable to open", "not a database", "no such table", "readonly", "connection", "max retries")
+PACKAGE = Path(__file__).resolve().parents[1]
 REQUIREMENTS = (
     *("torch", "diffusers", "safetensors", "numpy", "scipy", "numba", "pandas", "pyarrow", "av", "opencv-python"),
     *("ai-edge-litert", "click", "mlflow"),
@@ -39,18 +41,20 @@ REQUIREMENTS = (
 def store_errors() -> Iterator[None]:
     """What MLflow's store says when it is locked, gone or unreachable, as a `UserError`."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
     except UserError:
         raise
-    except (MlflowException, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         reason = str(error).splitlines()[0][:300]
         words = str(error).lower()
         if "locked" in words:
             fix = "wait until the other process has finished, and run again"
         elif any(
-            word in words for word in ("unable to open", "no such table", "readonly", "connection", "max retries")
+            word in words
+            for word in ("unable to open", "not a database", "no such table", "readonly", "connection", "max retries")
         ):
             fix = "check MLFLOW_TRACKING_URI, or restore mlruns/ (`kedro run` makes a new one)"
         elif isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
@@ -156,13 +160,12 @@ def log_model(
         outputs=Schema([ColSpec(text, name) for name in ("video", "picture")]),
         params=ParamSchema([ParamSpec("seed", DataType.long, 0)]),
     )
-    package = Path(__file__).resolve().parents[1]
     with mlflow.start_run(run_id=run_id):
         info = mlflow.pyfunc.log_model(
             name=MODEL,
             python_model=str(Path(__file__).with_name("served_model.py")),
             artifacts={"bundle": str(bundle)},
-            code_paths=[str(package)],  # the version keeps animating with the code it was made with
+            code_paths=[str(PACKAGE)],  # the version keeps animating with the code it was made with
             signature=signature,
             pip_requirements=[f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in REQUIREMENTS],
             metadata={"metrics": dict(metrics), "bundle": bundle_hashes(bundle)},

@@ -1,0 +1,86 @@
+"""Cross-reenactment: the target's body in the driver's pose and cameras, measured without a truth."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fportrait.body.model import load_body
+from fportrait.camera.cameras import camera_centre
+from fportrait.capture.motion import rotation_from_degrees
+from fportrait.capture.world import HEAD_TARGET, orbit_camera
+from fportrait.dataset.shards import ShardReader
+from fportrait.errors import UserError
+from fportrait.evaluation.cross import Annotations, driven, pairs, run_cross
+from fportrait.evaluation.protocol import Protocol, Scorers, make_pipeline
+from fportrait.evaluation.report import Report
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_protocol import BlockCodec, house, transformer  # noqa: F401  (a fixture)
+
+PEOPLE = {"p0": 0.5, "p1": -0.5, "p2": 0.0}
+
+
+@pytest.fixture
+def annotations(tmp_path):
+    """Frames and identities of the house's people; p1 turns the head, and films a metre beside the others' world."""
+    body, frames, identities = load_body(), [], []
+    for person, first in PEOPLE.items():
+        shape = np.zeros(body.identity_dim)
+        shape[0] = first
+        away = np.array([1.0, 0, 0]) * (person == "p1")
+        camera = orbit_camera(0, 0, 0.55, HEAD_TARGET + away)
+        for segment in range(2):
+            for t in range(9):
+                turn = rotation_from_degrees(3 * t * (person == "p1"), 0, 0)
+                frames.append({"dataset": "PhoneCapture", "identity": person, "clip": f"{person}/s{segment}/cam",
+                               "frame": t, "world_to_camera": camera.ravel(), "body_rotation": np.eye(3).ravel(),
+                               "body_translation": away, "head_rotation": turn.ravel()})  # fmt: skip
+        identities.append({"dataset": "PhoneCapture", "identity": person, "shape": shape, "body_model": "embedded",
+                           "reference_clip": f"{person}/s0/cam", "reference_frame": 0})  # fmt: skip
+    pd.DataFrame(frames).to_parquet(tmp_path / "frames.parquet")
+    pd.DataFrame(identities).to_parquet(tmp_path / "identities.parquet")
+    return tmp_path
+
+
+def test_targets_are_never_their_own_drivers_and_may_come_from_any_dataset(house):  # noqa: F811
+    reader = ShardReader(house / "shards")
+    chosen = pairs(reader, "PhoneCapture", 4, 9)
+    assert len(chosen) == 4 and all(driver.identity != target.identity for driver, target in chosen)
+    assert {target.dataset for _, target in chosen} == {"PhoneCapture", "ViewSweep"}
+
+
+def test_the_target_takes_the_drivers_pose_around_its_own_heads_middle(house, annotations):  # noqa: F811
+    reader = ShardReader(house / "shards")
+    records = {record.identity: record for record in reader.records("test")["PhoneCapture"]}
+    intrinsics = np.array([[60.0, 0, 16], [0, 60, 16], [0, 0, 1]])
+    table = Annotations([annotations])
+    turning = driven(table, records["p1"], records["p0"], intrinsics, 9, 32)
+    still = driven(table, records["p0"], records["p1"], intrinsics, 9, 32)
+    assert np.array_equal(still.normals[0], still.normals[8]) and not np.array_equal(
+        turning.normals[0], turning.normals[8]
+    )
+    moved = turning.rotations[8] @ turning.rotations[0].T
+    assert np.degrees(np.arccos((np.trace(moved) - 1) / 2)) == pytest.approx(24)
+    # the driver stood a metre away in its own world; around the heads' middles both cameras are half a metre in front
+    for one in (turning.cameras[0], turning.reference):
+        assert np.linalg.norm(camera_centre(one)) == pytest.approx(0.55, abs=0.03)
+    with pytest.raises(UserError, match="9 frames"):
+        table.clip("PhoneCapture", "p0/s0/cam", 4, 9)
+    with pytest.raises(UserError, match="no annotations"):
+        Annotations([annotations / "none"])
+
+
+def test_pairs_are_sampled_scored_and_shown(house, annotations, tmp_path):  # noqa: F811
+    pipeline = make_pipeline(transformer(1).eval(), BlockCodec.from_pretrained(house / "base/vae").eval(), 2.0)
+    protocol = Protocol(steps=1, control=False, metrics={"iqa": "brisque"})
+    scorers, report = Scorers.of(protocol, None), Report(tmp_path / "out")
+    # only the phone's people are annotated here
+    reader = ShardReader(house / "shards")
+    reader._records["test"].pop("ViewSweep")
+    found = run_cross(pipeline, reader, [annotations], 9, 1, 0, protocol, scorers, report, 2)
+    assert set(found) == {"PhoneCapture"} and found["PhoneCapture"]["clips"] == 2
+    assert 0 <= found["PhoneCapture"]["ours"]["iqa"]["mean"] <= 100
+    assert len(list((tmp_path / "out/strips").rglob("*.png"))) == 2
