@@ -5,6 +5,7 @@ import torch
 from fportrait.avatar import fitting
 from fportrait.avatar.expression import actions_from_landmarks
 from fportrait.avatar.fitting import fit_avatar, fit_config
+from fportrait.avatar.prior import AvatarPrior, PriorConfig
 from fportrait.avatar.views import load_views
 from fportrait.errors import UserError
 
@@ -68,6 +69,30 @@ def test_a_shape_that_is_not_finite_and_a_path_that_escapes_are_refused(capture,
     frames = capture.frames.assign(path="../elsewhere.mp4")
     with pytest.raises(UserError, match="outside the project"):
         fit_avatar(frames, capture.shape, body, fit_config(SMALL), 0, tmp_path, reader)
+
+
+def test_a_mesh_that_failed_is_refused_by_its_frame(capture, body, reader, tmp_path):
+    broken = [float("nan")] * 3
+    frames = capture.frames.copy()
+    frames["body_translation"] = [broken if frame == 4 else [0.0] * 3 for frame in frames.frame]
+    with pytest.raises(UserError, match="mesh of ada that is not finite, at frame 4 of s0"):
+        fit_avatar(frames, capture.shape, body, fit_config(SMALL), 0, tmp_path, reader)
+
+
+def test_a_fit_holds_on_to_its_prior_where_no_camera_looks(capture, body, reader, tmp_path):
+    prior = AvatarPrior(body, PriorConfig(fit_config(SMALL).avatar))
+    with torch.no_grad():
+        prior.split(prior.mean_maps)["colour"][:, 2] += 1.0
+    colours = []
+    for steps in (1, 30):
+        config = fit_config({**SMALL, "steps": steps})
+        avatar = fit_avatar(capture.frames, capture.shape, body, config, 0, tmp_path, reader, prior=prior)
+        colours.append(avatar.colour.detach())
+    moved = (colours[1] - colours[0]).abs().mean(dim=1).numpy()
+    behind = (avatar.layout.parts == "scalp") & (avatar._rest_frames[:, 2, 2].numpy() < -0.8)
+    front = (avatar.layout.parts == "face") & (avatar._rest_frames[:, 2, 2].numpy() > 0.8)
+    assert behind.sum() > 5
+    assert moved[front].mean() > 2.5 * moved[behind].mean()
 
 
 def test_unknown_parameters_name_the_nearest():

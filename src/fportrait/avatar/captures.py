@@ -74,8 +74,8 @@ def read_capture(
         root: what the table's paths are relative to. read_video: reader to use instead of `video_io.read_video`.
 
     Raises:
-        UserError: fewer than 3 cameras; a camera inside the head; not one identity; a shape that is not finite; see
-            also `load_views`.
+        UserError: fewer than 3 cameras; a camera inside the head; not one identity; a shape or a mesh that is not
+            finite; see also `load_views`.
     """
     if read_video is None:
         from fportrait.capture import video_io
@@ -84,8 +84,8 @@ def read_capture(
     name = _check(frames, np.asarray(shape))
     moments, views = load_views(frames, size, max_moments, Path(root), read_video, margin)
     avatar = GaussianAvatar(shape, body, config)
+    guides = _guides(avatar, moments, name)
     _check_cameras(avatar, moments, views, name)
-    guides = [avatar.guide(moment.pose) for moment in moments]
     kept_camera, kept_moments = _held_out(moments, views, holdout_every, holdout_camera)
     backgrounds = backgrounds_of(avatar, moments, views)
     return Capture(name, avatar, moments, views, guides, backgrounds, kept_camera, kept_moments)
@@ -110,6 +110,19 @@ def _check(frames: pd.DataFrame, shape: np.ndarray) -> str:
             "leave this capture out, or add cameras",
         )
     return name
+
+
+def _guides(avatar: GaussianAvatar, moments: Sequence[Moment], name: str) -> list[PosedGuide]:
+    guides = []
+    for moment in moments:
+        pose = moment.pose
+        if not all(np.isfinite(part).all() for part in (pose.body_rotation, pose.body_translation, pose.head_rotation)):
+            raise UserError(
+                f"a mesh of {name} that is not finite, at frame {moment.frame} of {moment.segment}", "a tracked pose",
+                f"track the capture of {name} again, or leave that segment out",
+            )  # fmt: skip
+        guides.append(avatar.guide(pose))
+    return guides
 
 
 def _check_cameras(avatar: GaussianAvatar, moments: Sequence[Moment], views: Sequence[View], name: str) -> None:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 HEIGHTS = (0.0, -0.010, 0.012, 0.026, 0.042)  # metres above the mesh; the surface itself comes first
 PER_HEIGHT = 6  # colour 3, disagreement 1, hull: least and mean 2
-CHANNELS = len(HEIGHTS) * PER_HEIGHT + 4  # and: seen 1, the person's difference from the template 3
+SEEN_CHANNEL = len(HEIGHTS) * PER_HEIGHT  # how often the surface was seen, 0 to 1
+CHANNELS = SEEN_CHANNEL + 4  # and: seen 1, the person's difference from the template 3
 MAX_PICTURES = 40
 BODY_PARTS = ("torso", "neck")
 
@@ -161,7 +162,7 @@ def surface_colours(avatar: GaussianAvatar, evidence: np.ndarray) -> np.ndarray:
     """(N, 3) mean colour of the surface itself; a place that no camera saw takes its nearest neighbour's."""
     from scipy.spatial import cKDTree
 
-    colours, seen = evidence[:, :3].copy(), evidence[:, len(HEIGHTS) * PER_HEIGHT] > 0
+    colours, seen = evidence[:, :3].copy(), evidence[:, SEEN_CHANNEL] > 0
     if seen.any() and not seen.all():
         _, nearest = cKDTree(avatar.layout.centre[seen]).query(avatar.layout.centre[~seen])
         colours[~seen] = colours[seen][nearest]

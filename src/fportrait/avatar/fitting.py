@@ -66,6 +66,7 @@ ANCHORS = {  # weight of the mean squared distance from where the fit began, per
     "correction": 1e-2,
     "latent_code": 1e-3,
 }
+GRADIENT_FLOOR = 0.1  # in pixels: gradients of the mean over size² pixels scale with 1 / size²
 RATES = {  # learning rates per parameter; colours and places of a few thousand Gaussians settle at different speeds
     "offset": 0.02,
     "log_scale": 0.01,
@@ -198,7 +199,9 @@ def _optimise(
     avatar, views, name = capture.avatar, capture.group("fitted"), capture.name
     rng = np.random.default_rng(seed)
     groups = [{"params": [parameter], "lr": RATES[key]} for key, parameter in avatar.named_parameters()]
-    optimizer = torch.optim.Adam(groups, eps=1e-10, fused=True)
+    # Adam makes full steps of gradients however small, so that light leaking through the head would repaint its far
+    # side; a floor at some hundredths of what a well-seen Gaussian gets (a few pixels' share of the mean) stops that.
+    optimizer = torch.optim.Adam(groups, eps=GRADIENT_FLOOR / config.size**2, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.1 ** (step / config.steps))
     codes = [torch.from_numpy(moment.code) for moment in capture.moments]
     pixels = {id(view): torch.from_numpy(view.image) for view in views}

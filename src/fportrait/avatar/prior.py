@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 from fportrait.atomic_io import atomic_folder, write_json, write_safetensors
-from fportrait.avatar.evidence import CHANNELS, HEIGHTS, PER_HEIGHT
+from fportrait.avatar.evidence import CHANNELS, SEEN_CHANNEL
 from fportrait.avatar.guide import Layout, layout_of
 from fportrait.avatar.model import CORRECTIONS, MAPS, AvatarConfig, GaussianAvatar, avatar_config
 from fportrait.errors import UserError
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "avatar_prior"
 WEIGHTS = "avatar_prior.safetensors"
-SEEN = len(HEIGHTS) * PER_HEIGHT  # the evidence's channel that tells how often the surface was seen
 # How far one unit of the network's output moves each map; the maps' natural sizes differ.
 UNITS = {"offset": 0.5, "log_scale": 0.3, "opacity": 0.5, "colour": 0.3, "view_colour": 0.05, "correction": 0.05}
 NEIGHBOURS, NEIGHBOUR_RANGE = 12, 0.008  # metres
@@ -158,7 +157,7 @@ class AvatarPrior(nn.Module):
         hidden = nn.functional.silu(self.middle(hidden))
         maps = self.split(self.mean_maps + self.outward(hidden))
         found = {name: UNITS[name] * value for name, value in maps.items()}
-        seen = evidence[:, SEEN, None]
+        seen = evidence[:, SEEN_CHANNEL, None]
         found["colour"] = found["colour"] + seen * evidence[:, :3] + (1 - seen) * 0.5
         found["opacity"] = found["opacity"][:, 0]
         found["latent_actions"] = self.latent_actions / self.latent_actions.shape[1] ** 0.5
