@@ -14,6 +14,7 @@ def promote(
     evaluation: Path,
     shards: Path,
     model: Path,
+    protocol: dict[str, Any],
     *,
     frames: int,
     floors: dict[str, Any],
@@ -23,7 +24,6 @@ def promote(
     against_champion: dict[str, float],
     clean_tree: bool,
     smoke: bool,
-    protocol: dict[str, Any],
 ) -> dict[str, Any]:
     """Register the bundle as the next version; refusals state every reason, and then nothing is registered."""
     from fportrait.atomic_io import atomic_folder
