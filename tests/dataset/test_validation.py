@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fportrait.dataset.rollup import clip_motion, connect
 from fportrait.dataset.schema import check_schema, read_schema
 from fportrait.dataset.validation import ValidationConfig, rules, validate_tables
 from fportrait.errors import UserError
@@ -220,6 +221,91 @@ def test_a_missing_or_mistyped_column_and_a_missing_table_are_refused(tmp_path):
     (tmp_path / "tracks" / "identities.parquet").write_bytes(b"not parquet")
     with pytest.raises(UserError, match=r"identities.parquet"):
         validate_tables(tmp_path / "tracks", tmp_path / "out", STRICT)
+
+
+def written_frames(folder):
+    return pd.read_parquet(folder / "frames.parquet", columns=["dataset", "identity", "clip", "frame"])
+
+
+def test_rows_come_out_in_order_whatever_their_order_was_and_whoever_is_dropped(tmp_path):
+    rng = np.random.default_rng(3)
+
+    def shuffle(rows, people):
+        rng.shuffle(rows)
+        rng.shuffle(people)
+
+    def freeze(rows, people):
+        for row in rows:
+            if row["identity"] == "ph0":
+                row["head_rotation"] = np.eye(3).ravel()
+
+    datasets = ("DynamicSweep", "PhoneCapture")  # in the order in which their writers sort them
+    gate(tmp_path / "a", datasets=datasets)
+    expected = written_frames(tmp_path / "a/tracks")
+    assert (tmp_path / "a/out/frames.parquet").read_bytes() == (tmp_path / "a/tracks/frames.parquet").read_bytes()
+    gate(tmp_path / "b", shuffle, datasets=datasets)
+    assert not written_frames(tmp_path / "b/tracks").equals(expected)
+    gate(tmp_path / "c", freeze, datasets=datasets)
+    keys = ["dataset", "clip", "frame"]
+    assert written_frames(tmp_path / "b/out").equals(expected.sort_values(keys, ignore_index=True))
+    kept = expected[expected.identity != "ph0"].reset_index(drop=True)
+    assert written_frames(tmp_path / "c/out").equals(kept)
+
+
+def test_an_empty_cell_inside_a_list_is_found(tmp_path):
+    def empty(rows, people):
+        code = rows[2]["expression_code"].tolist()
+        rows[2]["expression_code"] = [*code[:5], None, *code[6:]]
+
+    with pytest.raises(UserError, match=r"not_finite 1 in clip ph0/s0/cam.*'finite numbers'"):
+        gate(tmp_path, empty)
+
+
+def euler(rng):
+    """A random rotation."""
+    matrix, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    return matrix * np.sign(np.linalg.det(matrix))
+
+
+def test_the_roll_up_agrees_with_the_same_measures_in_numpy(tmp_path):
+    rng = np.random.default_rng(1)
+    rows, people = sound_tables(("DynamicSweep",), identities=2, clips=2, frames=5)
+    for row in rows:
+        for key in ("body_rotation", "head_rotation"):
+            row[key] = (euler(rng) + rng.normal(0, 1e-3, (3, 3))).ravel()
+        row["world_to_camera"] = np.block([[euler(rng), rng.normal(size=(3, 1))], [rng.normal(0, 0.1, (1, 4))]]).ravel()
+        row["body_translation"] = rng.normal(size=3)
+        row["expression_code"] = rng.normal(size=128).astype(np.float32)
+    write_tables(tmp_path, rows, people)
+    database = connect(tmp_path / "frames.parquet", tmp_path / "identities.parquet")
+    measured = clip_motion(database).set_index("clip")
+    for clip, found in measured.iterrows():
+        mine = [row for row in rows if row["clip"] == clip]
+        cameras = np.stack([row["world_to_camera"].reshape(4, 4) for row in mine])
+        body, head = (np.stack([row[f"{key}_rotation"].reshape(3, 3) for row in mine]) for key in ("body", "head"))
+        every = np.concatenate([cameras[:, :3, :3], body, head])
+        products = every @ every.transpose(0, 2, 1) - np.eye(3)
+        centres = -np.einsum("nji,nj->ni", cameras[:, :3, :3], cameras[:, :3, 3])
+        poses = body @ head
+        codes = np.stack([row["expression_code"] for row in mine]).astype(np.float64)
+        places = np.stack([row["body_translation"] for row in mine])
+
+        def turned(rotations):
+            traces = np.einsum("nij,ij->n", rotations, rotations[0])
+            return np.degrees(np.arccos(np.clip((traces - 1) / 2, -1, 1))).max()
+
+        expected = {
+            "rotation_error": np.abs(products).max(),
+            "determinant_error": np.abs(np.linalg.det(every) - 1).max(),
+            "last_row_error": np.abs(cameras[:, 3] - [0, 0, 0, 1]).sum(axis=1).max(),
+            "camera_degrees": turned(cameras[:, :3, :3]),
+            "camera_metres": np.linalg.norm(centres - centres[0], axis=1).max(),
+            "expression_motion": np.sqrt(((codes - codes[0]) ** 2).mean(axis=1)).max(),
+            "pose_degrees": turned(poses),
+            "pose_metres": np.linalg.norm(places - places[0], axis=1).max(),
+        }
+        for name, value in expected.items():
+            assert found[name] == pytest.approx(value, rel=1e-5, abs=1e-9), name
 
 
 def test_data_docs_need_no_network_and_are_the_same_bytes_twice(tmp_path):

@@ -14,70 +14,87 @@ if TYPE_CHECKING:
     import duckdb
     import pandas as pd
 
-# Rotations are lists of nine, row major; DuckDB counts from one.
+MEMORY_LIMIT = "3GB"  # of the database; more spills to disk
+# Rotations are lists of nine and cameras lists of sixteen, row major (`s` is the length of a row); DuckDB counts from
+# one. Elements are taken from the lists one by one: building lists in between costs several times the arithmetic.
 MACROS = """
 CREATE MACRO dot3(a, i, b, j) AS a[i] * b[j] + a[i + 1] * b[j + 1] + a[i + 2] * b[j + 2];
-CREATE MACRO rotation_error(r) AS greatest(
-    abs(dot3(r, 1, r, 1) - 1), abs(dot3(r, 4, r, 4) - 1), abs(dot3(r, 7, r, 7) - 1),
-    abs(dot3(r, 1, r, 4)), abs(dot3(r, 1, r, 7)), abs(dot3(r, 4, r, 7)));
-CREATE MACRO determinant(r) AS r[1] * (r[5] * r[9] - r[6] * r[8]) - r[2] * (r[4] * r[9] - r[6] * r[7])
-    + r[3] * (r[4] * r[8] - r[5] * r[7]);
-CREATE MACRO angle(a, b) AS degrees(acos(greatest(-1.0, least(1.0,
-    (dot3(a, 1, b, 1) + dot3(a, 4, b, 4) + dot3(a, 7, b, 7) - 1) / 2))));
-CREATE MACRO rotation_of(m) AS [m[1], m[2], m[3], m[5], m[6], m[7], m[9], m[10], m[11]];
-CREATE MACRO centre_of(m) AS [
-    -(m[1] * m[4] + m[5] * m[8] + m[9] * m[12]), -(m[2] * m[4] + m[6] * m[8] + m[10] * m[12]),
-    -(m[3] * m[4] + m[7] * m[8] + m[11] * m[12])];
-CREATE MACRO row_by(a, i, b) AS [
-    a[i] * b[1] + a[i + 1] * b[4] + a[i + 2] * b[7], a[i] * b[2] + a[i + 1] * b[5] + a[i + 2] * b[8],
-    a[i] * b[3] + a[i + 1] * b[6] + a[i + 2] * b[9]];
-CREATE MACRO product(a, b) AS list_concat(list_concat(row_by(a, 1, b), row_by(a, 4, b)), row_by(a, 7, b));
+CREATE MACRO rotation_error(r, s) AS greatest(
+    abs(dot3(r, 1, r, 1) - 1), abs(dot3(r, 1 + s, r, 1 + s) - 1), abs(dot3(r, 1 + 2 * s, r, 1 + 2 * s) - 1),
+    abs(dot3(r, 1, r, 1 + s)), abs(dot3(r, 1, r, 1 + 2 * s)), abs(dot3(r, 1 + s, r, 1 + 2 * s)));
+CREATE MACRO determinant(r, s) AS r[1] * (r[2 + s] * r[3 + 2 * s] - r[3 + s] * r[2 + 2 * s])
+    - r[2] * (r[1 + s] * r[3 + 2 * s] - r[3 + s] * r[1 + 2 * s])
+    + r[3] * (r[1 + s] * r[2 + 2 * s] - r[2 + s] * r[1 + 2 * s]);
+CREATE MACRO cosine(a, b, s) AS
+    (dot3(a, 1, b, 1) + dot3(a, 1 + s, b, 1 + s) + dot3(a, 1 + 2 * s, b, 1 + 2 * s) - 1) / 2;
+CREATE MACRO degrees_of(cosine) AS degrees(acos(greatest(-1.0, least(1.0, cosine))));
+CREATE MACRO centre(m, i) AS -(m[i] * m[4] + m[4 + i] * m[8] + m[8 + i] * m[12]);
+CREATE MACRO distance3(x, y, z, a, b, c) AS sqrt((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2);
+CREATE MACRO element(a, i, b, j) AS a[i] * b[j] + a[i + 1] * b[j + 3] + a[i + 2] * b[j + 6];
+CREATE MACRO product(a, b) AS [
+    element(a, 1, b, 1), element(a, 1, b, 2), element(a, 1, b, 3), element(a, 4, b, 1), element(a, 4, b, 2),
+    element(a, 4, b, 3), element(a, 7, b, 1), element(a, 7, b, 2), element(a, 7, b, 3)];
 """
 
 
 def connect(frames: Path, identities: Path) -> duckdb.DuckDBPyConnection:
-    """A database in memory with the two tables as views and the rotation macros."""
+    """A database in memory with the two tables as views (and their `file_row_number`) and the rotation macros."""
     import duckdb
 
     database = duckdb.connect(":memory:")
-    database.execute("SET enable_progress_bar = false; SET threads = 2")
+    database.execute(f"SET enable_progress_bar = false; SET memory_limit = '{MEMORY_LIMIT}'")
     for name, path in (("frames", frames), ("identities", identities)):
         quoted = str(path).replace("'", "''")
-        database.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet('{quoted}')")
+        database.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet('{quoted}', file_row_number = true)")
     database.execute(MACROS)
     return database
 
 
 def clip_structure(database: duckdb.DuckDBPyConnection) -> pd.DataFrame:
-    """Per clip: rows, holes and doubles among frame numbers, lists of a wrong length, numbers that are not finite.
+    """Per clip: rows, holes and doubles among frame numbers, rows with wrong lengths, NaN or empty cells, constants."""
+    import duckdb
 
-    A sum is finite exactly when every summand is (up to overflow), so one sum per list replaces a walk over it.
+    try:
+        return _structure(database, "isfinite(list_inner_product({0}, {0}))")
+    except duckdb.Error:  # an empty cell inside a list, which a product does not take
+        return _structure(database, "isfinite(list_sum({0})) AND list_count({0}) = len({0})")
+
+
+def _structure(database: duckdb.DuckDBPyConnection, finite: str) -> pd.DataFrame:
+    """A product with itself, or a sum, is finite exactly when every number is (up to overflow, far from what is real).
+
+    The product is three times faster, and reads 956 landmarks at the speed of unpacking them.
     """
     lists = list_columns("frames")
-    wrong = " + ".join(f"(coalesce(len({name}), 0) <> {length})::INT" for name, length in lists.items())
-    bad = " + ".join(f"(NOT coalesce(isfinite(list_sum({name})), false) OR list_count({name}) <> len({name}))::INT"
-                     for name in lists)  # fmt: skip
+    right = " AND ".join(f"coalesce(len({name}), 0) = {length}" for name, length in lists.items())
+    sound = " AND ".join(f"coalesce({finite.format(name)}, false)" for name in lists)
     constants = ("identity", "split", "camera", "segment", "path", "width", "height", "crop", "intrinsics")
-    changing = " + ".join(f"(count(DISTINCT {name}) - 1)" for name in constants)
+    constant = f"hash({', '.join(constants)})"  # one comparison instead of nine; a collision needs 2^-64 of luck
     texts = ("dataset", "identity", "clip", "camera", "segment", "split", "path", "frame", "width", "height")
-    nulls = " + ".join(f"({name} IS NULL)::INT" for name in texts)
+    nulls = " OR ".join(f"{name} IS NULL" for name in texts)
     return database.execute(
         f"""
         SELECT coalesce(dataset, '') AS dataset, coalesce(any_value(identity), '') AS identity,
-            coalesce(clip, '') AS clip,
+            coalesce(clip, '') AS clip, any_value(split) AS split,
             count(*) AS frames, coalesce(min(frame), -1) AS first_frame,
             count(*) - count(DISTINCT frame) AS repeated_frames,
             coalesce(max(frame) - min(frame) + 1 - count(DISTINCT frame), 0) AS missing_frames,
-            sum({wrong}) AS lists_of_wrong_length,
-            sum({bad} + (NOT coalesce(isfinite(confidence), false))::INT) AS not_finite,
-            sum({nulls}) AS empty_cells, {changing} AS changing_constants
+            count(*) FILTER (NOT ({right})) AS lists_of_wrong_length,
+            count(*) FILTER (NOT ({sound} AND coalesce(isfinite(confidence), false))) AS not_finite,
+            min(file_row_number) AS first_row, min(file_row_number - frame) = max(file_row_number - frame) AS in_order,
+            count(*) FILTER ({nulls}) AS empty_cells, (min({constant}) <> max({constant}))::INT AS changing_constants
         FROM frames GROUP BY dataset, clip ORDER BY dataset, clip
         """
     ).df()
 
 
+def rows_in_order(structure: pd.DataFrame) -> bool:
+    """Do the rows of the file lie by dataset, clip and frame, as `clip_structure` lists them?"""
+    return bool(structure["in_order"].all() and structure["first_row"].is_monotonic_increasing)
+
+
 def clip_motion(database: duckdb.DuckDBPyConnection) -> pd.DataFrame:
-    """Per clip of a sound table: errors of rotations, and how far camera, code and pose move from the first frame.
+    """Per clip of a table of sound structure: errors of rotations, and how far camera, code and pose move from frame 0.
 
     Angles in degrees, lengths in metres; `expression_motion` is the root mean square difference over the 128 numbers of
     a standardised code, so 1 means one standard deviation; the pose is the head's rotation in the world and the root's
@@ -86,22 +103,24 @@ def clip_motion(database: duckdb.DuckDBPyConnection) -> pd.DataFrame:
     return database.execute(
         """
         WITH starts AS (
-            SELECT dataset, clip, arg_min(world_to_camera, frame) AS w0, arg_min(expression_code, frame) AS c0,
-                arg_min(body_translation, frame) AS t0, arg_min(product(body_rotation, head_rotation), frame) AS p0
-            FROM frames GROUP BY dataset, clip)
+            SELECT dataset, clip, world_to_camera AS w0, expression_code AS c0, body_translation AS t0,
+                product(body_rotation, head_rotation) AS p0,
+                centre(world_to_camera, 1) AS x0, centre(world_to_camera, 2) AS y0, centre(world_to_camera, 3) AS z0
+            FROM frames WHERE frame = 0)
         SELECT dataset, any_value(identity) AS identity, clip,
-            max(greatest(rotation_error(body_rotation), rotation_error(head_rotation),
-                rotation_error(rotation_of(world_to_camera)))) AS rotation_error,
-            max(greatest(abs(determinant(body_rotation) - 1), abs(determinant(head_rotation) - 1),
-                abs(determinant(rotation_of(world_to_camera)) - 1))) AS determinant_error,
+            max(greatest(rotation_error(body_rotation, 3), rotation_error(head_rotation, 3),
+                rotation_error(world_to_camera, 4))) AS rotation_error,
+            max(greatest(abs(determinant(body_rotation, 3) - 1), abs(determinant(head_rotation, 3) - 1),
+                abs(determinant(world_to_camera, 4) - 1))) AS determinant_error,
             max(abs(world_to_camera[13]) + abs(world_to_camera[14]) + abs(world_to_camera[15])
                 + abs(world_to_camera[16] - 1)) AS last_row_error,
             min(least(intrinsics[1], intrinsics[5])) AS focal_length, min(crop[3]) AS crop_size,
             min(least(width, height)) AS picture_size,
-            max(angle(rotation_of(world_to_camera), rotation_of(w0))) AS camera_degrees,
-            max(list_distance(centre_of(world_to_camera), centre_of(w0))) AS camera_metres,
+            degrees_of(min(cosine(world_to_camera, w0, 4))) AS camera_degrees,
+            max(distance3(centre(world_to_camera, 1), centre(world_to_camera, 2), centre(world_to_camera, 3),
+                x0, y0, z0)) AS camera_metres,
             max(list_distance(expression_code, c0)) / sqrt(128) AS expression_motion,
-            max(angle(product(body_rotation, head_rotation), p0)) AS pose_degrees,
+            degrees_of(min(cosine(product(body_rotation, head_rotation), p0, 3))) AS pose_degrees,
             max(list_distance(body_translation, t0)) AS pose_metres,
             min(confidence) AS lowest_confidence, max(confidence) AS highest_confidence,
             avg(confidence) AS mean_confidence
@@ -110,9 +129,13 @@ def clip_motion(database: duckdb.DuckDBPyConnection) -> pd.DataFrame:
     ).df()
 
 
-def identity_rollup(database: duckdb.DuckDBPyConnection, clips: pd.DataFrame) -> pd.DataFrame:
-    """Per identity that either table names: its rows, its reference, and the most that anything moves in its clips."""
-    database.register("clip_motion", clips)
+def identity_rollup(database: duckdb.DuckDBPyConnection, structure: pd.DataFrame, motion: pd.DataFrame) -> pd.DataFrame:
+    """Per identity that either table names: its rows, its reference, and the most that anything moves in its clips.
+
+    Everything comes from the rows per clip: of a sound clip the identity and split are constant, the frames 0 to n - 1.
+    """
+    database.register("clip_structure", structure)
+    database.register("clip_motion", motion)
     return database.execute(
         """
         WITH listed AS (
@@ -123,13 +146,13 @@ def identity_rollup(database: duckdb.DuckDBPyConnection, clips: pd.DataFrame) ->
                 any_value(reference_frame) AS reference_frame
             FROM identities GROUP BY dataset, identity),
         seen AS (
-            SELECT dataset, identity, count(*) AS frames, count(DISTINCT clip) AS clips,
+            SELECT dataset, identity, sum(frames) AS frames, count(*) AS clips,
                 count(DISTINCT split) AS splits, any_value(split) AS frames_split
-            FROM frames GROUP BY dataset, identity),
+            FROM clip_structure GROUP BY dataset, identity),
         reference AS (
-            SELECT DISTINCT frames.dataset, frames.identity FROM frames JOIN listed
-            ON frames.dataset = listed.dataset AND frames.identity = listed.identity
-                AND clip = reference_clip AND frame = reference_frame),
+            SELECT DISTINCT clips.dataset, clips.identity FROM clip_structure AS clips JOIN listed
+            ON clips.dataset = listed.dataset AND clips.identity = listed.identity
+                AND clip = reference_clip AND reference_frame BETWEEN 0 AND clips.frames - 1),
         motion AS (
             SELECT dataset, identity, max(camera_degrees) AS camera_degrees, max(camera_metres) AS camera_metres,
                 max(expression_motion) AS expression_motion, max(pose_degrees) AS pose_degrees

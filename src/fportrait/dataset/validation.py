@@ -7,13 +7,14 @@ leaves no tables behind; a warning sends the identity to quarantine with a reaso
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fportrait.atomic_io import atomic_path, write_json
 from fportrait.dataset.data_docs import Phase, run_phase, write_data_docs
-from fportrait.dataset.rollup import clip_motion, clip_structure, connect, identity_rollup
+from fportrait.dataset.rollup import clip_motion, clip_structure, connect, identity_rollup, rows_in_order
 from fportrait.dataset.schema import DATASETS, compare_schema
 from fportrait.errors import UserError, refuse_unknown_keys
 from fportrait.parameters import settings_from
@@ -159,13 +160,14 @@ def validate_tables(tracks_folder: str | Path, out_folder: str | Path, config: V
     every_rule = rules(config)
     phases: list[Phase] = []
     database: duckdb.DuckDBPyConnection | None = None
+    structure: pd.DataFrame | None = None
     motion: pd.DataFrame | None = None
     for name in ("schema", "structure", "motion", "identities"):
         if name == "schema":
             table = _schema_table(sources)
         elif name == "structure":
             database = connect(sources["frames"], sources["identities"])
-            table = clip_structure(database)
+            table = structure = clip_structure(database)
             if table.empty:
                 raise UserError(
                     f"no rows in {sources['frames']}", "at least one clip", "read quarantine.json beside it"
@@ -174,8 +176,8 @@ def validate_tables(tracks_folder: str | Path, out_folder: str | Path, config: V
             assert database is not None
             table = motion = clip_motion(database)
         else:
-            assert database is not None and motion is not None
-            table = identity_rollup(database, motion)
+            assert database is not None and structure is not None and motion is not None
+            table = identity_rollup(database, structure, motion)
         phases.append(run_phase(name, table, [rule for rule in every_rule if rule.phase == name]))
         if _failures(phases[-1], "critical"):
             break
@@ -206,9 +208,15 @@ def validate_tables(tracks_folder: str | Path, out_folder: str | Path, config: V
             f"every identity in quarantine, for example by '{reason}'", "at least one sound identity",
             f"read {out_folder}/data_docs/index.html; mend the captures or the thresholds of validate",
         )  # fmt: skip
-    assert database is not None
-    for table in sources:
-        _copy_without(database, table, quarantined, out_folder / f"{table}.parquet")
+    assert database is not None and structure is not None
+    for table, source in sources.items():
+        target = out_folder / f"{table}.parquet"
+        in_order = table == "frames" and rows_in_order(structure)
+        if in_order and not quarantined:  # sorting a large table would cost more than all checks of it
+            with atomic_path(target) as path:
+                shutil.copyfile(source, path)
+        else:
+            _copy_without(database, table, quarantined, target, in_order)
     return report
 
 
@@ -240,16 +248,14 @@ def _bounds(rule: Rule) -> str:
 
 
 def _copy_without(
-    database: duckdb.DuckDBPyConnection, table: str, quarantined: dict[str, list[str]], target: Path
+    database: duckdb.DuckDBPyConnection, table: str, quarantined: dict[str, list[str]], target: Path, in_order: bool
 ) -> None:
     """Stream a table to `target` without the quarantined identities, in a fixed order, in the same column types."""
     database.execute("CREATE OR REPLACE TABLE dropped (name VARCHAR)")
     if quarantined:
         database.executemany("INSERT INTO dropped VALUES (?)", [[name] for name in quarantined])
-    order = "dataset, clip, frame" if table == "frames" else "dataset, identity"
+    order = "" if in_order else f"ORDER BY {'dataset, clip, frame' if table == 'frames' else 'dataset, identity'}"
     with atomic_path(target) as path:
         quoted = str(path).replace("'", "''")
-        database.execute(
-            f"COPY (SELECT * FROM {table} WHERE dataset || '/' || identity NOT IN (SELECT name FROM dropped) "
-            f"ORDER BY {order}) TO '{quoted}' (FORMAT parquet)"
-        )
+        kept = f"SELECT * EXCLUDE (file_row_number) FROM {table} WHERE concat(dataset, '/', identity) NOT IN (FROM dropped)"
+        database.execute(f"COPY ({kept} {order}) TO '{quoted}' (FORMAT parquet)")
