@@ -164,5 +164,5 @@ def read_camera_file(path: str | Path, frames: int) -> CameraFile:
 def _numbers(value: object, where: str) -> np.ndarray:
     try:
         return np.array(value, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"a camera that is no matrix at {where}", "rows of numbers", "write every row out") from None
