@@ -12,5 +12,8 @@ def create_pipeline() -> Pipeline:
         study,
         reads={"shards": "shards", "base": "base"},
         writes={"study": "study"},
-        uses={"stage1": "train_stage1"},
+        uses={
+            **{f"stage{number}": f"train_stage{number}" for number in (1, 2, 3, 4)},
+            **{f"parent{number}": f"folders.stage{number - 1}" for number in (2, 3, 4)},
+        },
     )

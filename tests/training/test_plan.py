@@ -134,3 +134,9 @@ def test_a_parent_of_another_architecture_is_refused(tmp_path):
     with pytest.raises(UserError, match="num_layers 3"):
         check_start(stage(), tmp_path / "stage2", reader, tmp_path / "base")
     check_start(stage(), tmp_path / "base", reader, tmp_path / "base")
+    older = json.loads((tmp_path / "base/transformer/config.json").read_text())
+    del older["qk_norm"]  # written before the setting existed: its default is meant
+    (tmp_path / "base/transformer/config.json").write_text(json.dumps(older))
+    check_start(stage(), tmp_path / "stage2", reader, tmp_path / "stage2")
+    other.from_config({**other.config, "num_layers": 2}).save_pretrained(tmp_path / "stage2/transformer")
+    check_start(stage(), tmp_path / "stage2", reader, tmp_path / "base")

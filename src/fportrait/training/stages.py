@@ -75,7 +75,15 @@ def check_start(
 
 
 def _check_architecture(stage: StageConfig, start: Path, base: Path) -> None:
-    found, expected = (json.loads((folder / "config.json").read_text()) for folder in (start, base))
+    import inspect
+
+    from fportrait.diffusion.transformer import FactorPortraitTransformer
+
+    signature = inspect.signature(FactorPortraitTransformer.__init__).parameters
+    defaults = {key: entry.default for key, entry in signature.items() if entry.default is not entry.empty}
+    found, expected = (defaults | json.loads((folder / "config.json").read_text()) for folder in (start, base))
+    for config in (found, expected):
+        config["patch_size"] = list(config["patch_size"])
     for key in sorted(found.keys() | expected.keys()):
         if not key.startswith("_") and found.get(key) != expected.get(key):
             raise UserError(
