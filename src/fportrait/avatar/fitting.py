@@ -22,8 +22,9 @@ from fportrait.avatar.captures import Capture, read_capture
 from fportrait.avatar.evidence import foreground_mask, head_mask, surface_colours
 from fportrait.avatar.expression import actions_from_landmarks, ridge
 from fportrait.avatar.losses import picture_loss
-from fportrait.avatar.model import AvatarConfig, GaussianAvatar, avatar_config
+from fportrait.avatar.model import AvatarConfig, GaussianAvatar, PosedGuide, avatar_config
 from fportrait.avatar.prior import AvatarPrior
+from fportrait.avatar.splat import splatting_device
 from fportrait.avatar.views import View
 from fportrait.errors import UserError
 from fportrait.parameters import settings_from
@@ -42,6 +43,7 @@ class FitConfig:
     steps, batch: Adam steps and pictures per step. max_moments: moments read from the capture. holdout_every: every so
     many moments one is kept for scoring (0: none). holdout_camera: keep one camera too, when there are at least five.
     code_penalty: of the first map from codes to actions. anchor: how firmly the fit is held to where the prior put it.
+    device: `cpu`, or `cuda` with gsplat.
     """
 
     avatar: AvatarConfig = field(default_factory=AvatarConfig)
@@ -55,6 +57,7 @@ class FitConfig:
     code_penalty: float = 0.05
     anchor: float = 1.0
     margin: float = 1.2
+    device: str = "cpu"
 
 
 ANCHORS = {  # weight of the mean squared distance from where the fit began, per map
@@ -196,57 +199,68 @@ def _optimise(
     log: Callable[[str], None] | None,
 ) -> str | None:
     """Adam over random pictures; returns why it stopped early, or None. The avatar is left in its last good state."""
-    avatar, views, name = capture.avatar, capture.group("fitted"), capture.name
+    device = splatting_device(config.device)
+    avatar, views, name = capture.avatar.to(device), capture.group("fitted"), capture.name
     rng = np.random.default_rng(seed)
     groups = [{"params": [parameter], "lr": RATES[key]} for key, parameter in avatar.named_parameters()]
     # Adam makes full steps of gradients however small, so that light leaking through the head would repaint its far
     # side; a floor at some hundredths of what a well-seen Gaussian gets (a few pixels' share of the mean) stops that.
     optimizer = torch.optim.Adam(groups, eps=GRADIENT_FLOOR / config.size**2, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.1 ** (step / config.steps))
-    codes = [torch.from_numpy(moment.code) for moment in capture.moments]
-    pixels = {id(view): torch.from_numpy(view.image) for view in views}
-    weights = {
-        id(v): torch.from_numpy((v.covered * (0.5 + masks[id(v)])).astype(np.float32))[:, :, None] for v in views
-    }
+    codes = [torch.from_numpy(moment.code).to(device) for moment in capture.moments]
+    guides = [PosedGuide(*(part.to(device) for part in guide)) for guide in capture.guides]
+    backgrounds = {clip: picture.to(device) for clip, picture in capture.backgrounds.items()}
+    tracked = torch.tensor(avatar.shape).float().to(device)
     order: list[int] = []
     good = {key: value.clone() for key, value in avatar.state_dict().items()}
     start = {key: good[key] for key in ANCHORS}
+    stopped = None
     for step in range(config.steps):
         optimizer.zero_grad(set_to_none=True)
         total = 0.0
-        for _ in range(config.batch):
-            order = order or list(rng.permutation(len(views)))
-            view = views[order.pop()]
-            size = config.size
-            truth, weight = pixels[id(view)], weights[id(view)]
-            try:
+        try:
+            for _ in range(config.batch):
+                order = order or list(rng.permutation(len(views)))
+                view = views[order.pop()]
+                truth = torch.from_numpy(view.image).to(device)
+                weight = torch.from_numpy((view.covered * (0.5 + masks[id(view)])).astype(np.float32)).to(device)
                 colour, _ = avatar(
-                    avatar.expression(codes[view.moment]), capture.guides[view.moment], view.world_to_camera,
-                    view.intrinsics, size, size, capture.backgrounds[view.clip],
+                    avatar.expression(codes[view.moment]), guides[view.moment], view.world_to_camera,
+                    view.intrinsics, config.size, config.size, backgrounds[view.clip],
                 )  # fmt: skip
-            except UserError as error:
-                avatar.load_state_dict(good)
-                return f"{name}, step {step}: {error.found}; kept the last good state"
-            loss = picture_loss(colour, truth, weight, config.similarity_weight)
-            (loss / config.batch).backward()
-            total += float(loss.detach()) / config.batch
-        kept = config.anchor * sum(
-            weight * ((getattr(avatar, key) - start[key]) ** 2).mean() for key, weight in ANCHORS.items()
-        )
-        shape = torch.tensor(avatar.shape).float() + avatar.shape_change
-        kept = kept + 1e-4 * (shape**2).mean() + 1e-4 * (avatar.shape_change**2).mean()
-        (kept + 2e-3 * (1 - torch.sigmoid(avatar.opacity)).mean()).backward()
+                loss = picture_loss(colour, truth, weight[:, :, None], config.similarity_weight)
+                (loss / config.batch).backward()
+                total += float(loss.detach()) / config.batch
+        except UserError as error:  # Gaussians that are not finite
+            stopped = f"{name}, step {step}: {error.found}; kept the last good state"
+            break
+        _penalty(avatar, start, tracked, config.anchor).backward()
         finite = all(bool(torch.isfinite(p.grad).all()) for p in avatar.parameters() if p.grad is not None)
         if not np.isfinite(total) or not finite:
-            avatar.load_state_dict(good)
-            return f"{name}, step {step}: the loss or a gradient is not finite; kept the last good state"
+            stopped = f"{name}, step {step}: the loss or a gradient is not finite; kept the last good state"
+            break
         if step % 25 == 0:
             good = {key: value.clone() for key, value in avatar.state_dict().items()}
             if log:
                 log(f"{name} step {step}/{config.steps} loss {total:.4f}")
         optimizer.step()
         schedule.step()
-    return None
+    if stopped:
+        avatar.load_state_dict(good)
+    avatar.to("cpu")
+    return stopped
+
+
+def _penalty(
+    avatar: GaussianAvatar, start: Mapping[str, torch.Tensor], tracked: torch.Tensor, anchor: float
+) -> torch.Tensor:
+    """What holds the fit to its start and to plausible shapes, and asks Gaussians to be opaque."""
+    held = sum(
+        (weight * ((getattr(avatar, key) - start[key]) ** 2).mean() for key, weight in ANCHORS.items()),
+        torch.zeros((), device=tracked.device),
+    )
+    shape = ((tracked + avatar.shape_change) ** 2).mean() + (avatar.shape_change**2).mean()
+    return anchor * held + 1e-4 * shape + 2e-3 * (1 - torch.sigmoid(avatar.opacity)).mean()
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ def structural_similarity(one: torch.Tensor, other: torch.Tensor) -> torch.Tenso
     elsewhere.
     """
     x, y = (picture.permute(2, 0, 1) for picture in (one, other))
-    rows, columns = _box(x.shape[1]), _box(x.shape[2])
+    rows, columns = _box(x.shape[1]).to(x), _box(x.shape[2]).to(x)
     # a product with banded matrices: many times faster on a CPU than pooling windows of three channels
     mean_x, mean_y, square_x, square_y, product = rows @ torch.stack([x, y, x * x, y * y, x * y]) @ columns.T
     variance_x, variance_y, covariance = square_x - mean_x**2, square_y - mean_y**2, product - mean_x * mean_y

@@ -27,6 +27,7 @@ from fportrait.avatar.expression import actions_from_landmarks
 from fportrait.avatar.losses import picture_loss
 from fportrait.avatar.model import GaussianAvatar, PosedGuide
 from fportrait.avatar.prior import AvatarPrior, PriorConfig, prior_config
+from fportrait.avatar.splat import splatting_device
 from fportrait.avatar.views import Moment, View
 from fportrait.errors import UserError
 from fportrait.parameters import settings_from
@@ -53,6 +54,7 @@ class PriorTraining:
     size: int = 128
     max_moments: int = 64
     margin: float = 1.2
+    device: str = "cpu"
 
 
 def prior_training(values: Mapping[str, Any]) -> PriorTraining:
@@ -139,8 +141,11 @@ def train_prior(
         raise UserError("nobody to train the avatar prior on", "at least one studio capture", "add captures")
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
+    device = splatting_device(config.device)
     prior = start or AvatarPrior(body, config.prior)
-    prior.train()
+    prior.train().to(device)
+    for subject in subjects:
+        subject.avatar.to(device)
     if start is None:
         stacked = torch.from_numpy(np.concatenate([s.evidence[0][::7] for s in subjects]))
         prior.evidence_mean.copy_(stacked.mean(dim=0))
@@ -176,7 +181,7 @@ def train_prior(
         "seconds": round(time.perf_counter() - started, 1),
         "last_loss": float(np.mean(losses[-200:])),
     }
-    return prior.eval()
+    return prior.eval().to("cpu")
 
 
 def _one_person(
@@ -184,24 +189,28 @@ def _one_person(
 ) -> float:
     """Gradients of a few pictures of one person; the network itself is run, and differentiated, once."""
     evidence = subject.evidence[rng.integers(len(subject.evidence))]
-    predicted = prior(torch.from_numpy(evidence))
+    device = prior.mean_maps.device
+    predicted = prior(torch.from_numpy(evidence).to(device))
     leaves = {name: value.detach().requires_grad_() for name, value in predicted.items()}
     total = 0.0
     picks = rng.choice(len(subject.targets), min(config.pictures, len(subject.targets)), replace=False)
     for pick in picks:
         target = subject.targets[pick]
-        actions = torch.from_numpy(subject.actions[target.moment]).float()
+        actions = torch.from_numpy(subject.actions[target.moment]).float().to(device)
+        guide = PosedGuide(*(part.to(device) for part in subject.guides[target.moment]))
         size = len(target.picture)
         latents = torch.tanh(leaves["latent_actions"] @ actions)
         given = {name: value for name, value in leaves.items() if name != "latent_actions"}
         colour, _ = torch.func.functional_call(
             subject.avatar,
             given,
-            ((actions, latents), subject.guides[target.moment], target.world_to_camera, target.intrinsics, size, size),
-            {"background": target.background},
+            ((actions, latents), guide, target.world_to_camera, target.intrinsics, size, size),
+            {"background": target.background.to(device)},
         )
-        truth = torch.from_numpy(target.picture).float() / 255
-        loss = picture_loss(colour, truth, torch.ones(size, size, 1), config.similarity_weight) / len(picks)
+        truth = torch.from_numpy(target.picture).to(device).float() / 255
+        loss = picture_loss(colour, truth, torch.ones(size, size, 1, device=device), config.similarity_weight) / len(
+            picks
+        )
         loss.backward()
         total += float(loss.detach())
     penalty = (

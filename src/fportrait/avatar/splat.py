@@ -86,6 +86,23 @@ def render(
     return colour, 1 - through, depth
 
 
+def splatting_device(name: str) -> torch.device:
+    """The device `cpu` or `cuda` that Gaussians can be splatted on.
+
+    Raises:
+        UserError: `cuda` is asked for where there is none, or without gsplat; another name.
+    """
+    if name not in ("cpu", "cuda"):
+        raise UserError(f"the device '{name}'", "'cpu' or 'cuda'", "mend 'device'")
+    if name == "cuda":
+        from fportrait.avatar.splat_gsplat import rasterizer
+
+        rasterizer()
+        if not torch.cuda.is_available():
+            raise UserError("device: cuda without a CUDA device", "an NVIDIA GPU and its driver", "set device: cpu")
+    return torch.device(name)
+
+
 def _drawer(backend: str, means: torch.Tensor):
     """The `draw` of a backend; each is imported when it is first used."""
     if backend == "auto":

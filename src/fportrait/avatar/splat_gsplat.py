@@ -25,7 +25,7 @@ def draw(
     Raises:
         UserError: gsplat is not installed, or the Gaussians are not on a CUDA device.
     """
-    rasterization = _rasterization()
+    rasterization = rasterizer()
     if not means.is_cuda:
         raise UserError(
             f"Gaussians on {means.device} for the backend 'gsplat'", "a CUDA device",
@@ -56,7 +56,8 @@ def arguments_of(means, scales, rotations, opacities, colours, view, camera, hei
     }
 
 
-def _rasterization():
+def rasterizer():
+    """gsplat's `rasterization`, or a `UserError` that says how to get it."""
     try:
         from gsplat import rasterization
     except ImportError as error:

@@ -22,7 +22,7 @@ import torch
 from fportrait.atomic_io import value_hash
 from fportrait.avatar.captures import HEAD_RADIUS
 from fportrait.avatar.model import GaussianAvatar
-from fportrait.avatar.splat import render
+from fportrait.avatar.splat import render, splatting_device
 from fportrait.avatar.views import Moment, moment_of, moments_of
 from fportrait.errors import UserError
 from fportrait.parameters import settings_from
@@ -42,7 +42,7 @@ class SweepConfig:
     The paper leaves open: `spin_yaw_degrees`, how far a spin swings to either side; `elevation_degrees`, its jitter;
     `spiral_yaw_degrees` and `spiral_seeds`; and `spin_share`, the share of spins among ViewSweep clips (DynamicSweep:
     half). A stretch shorter than a dynamic clip is played forth and back. normals: write the clips' normal maps as
-    videos too; training makes its own from the annotations.
+    videos too; training makes its own from the annotations. device: `cpu`, or `cuda` with gsplat.
     """
 
     clips_view: int = 6
@@ -61,6 +61,7 @@ class SweepConfig:
     fps: float = 25.0
     crf: int = 12
     normals: bool = False
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,7 @@ def render_sweeps(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = fingerprint(avatar)
+    avatar.to(splatting_device(config.device))
     split = str(frames["split"].iloc[0])
     tables = []
     for clip in plan_sweeps(avatar, frames, config, seed):
@@ -198,7 +200,7 @@ def fingerprint(avatar: GaussianAvatar) -> str:
     digest = hashlib.sha256(repr((asdict(avatar.config), avatar.shape.tolist())).encode())
     for key, tensor in sorted(avatar.state_dict().items()):
         digest.update(key.encode())
-        digest.update(tensor.numpy().tobytes())
+        digest.update(tensor.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -219,11 +221,12 @@ def render_clip(avatar: GaussianAvatar, clip: SweepClip) -> np.ndarray:
     for index, moment in enumerate(clip.moments):
         if moment is not last:  # a still person is posed once, whatever the camera does
             last, guide = moment, avatar.guide(moment.pose)
-            flat, light = avatar.without_view(avatar.expression(avatar.check_code(moment.code)), guide)
+            code = avatar.check_code(moment.code).to(avatar.background.device)
+            flat, light = avatar.without_view(avatar.expression(code), guide)
         camera = clip.world_to_camera[index]
         parts = avatar.seen_from(flat, light, guide, camera)
         colour, _, _ = render(*parts, camera, clip.intrinsics, clip.size, clip.size, avatar.background)
-        pictures[index] = (colour.clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy()
+        pictures[index] = (colour.clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu().numpy()
     return pictures
 
 
@@ -235,8 +238,8 @@ def head_centre(avatar: GaussianAvatar, moments: list[Moment]) -> np.ndarray:
 def sweep_landmarks(avatar: GaussianAvatar, moment: Moment) -> np.ndarray:
     """(478, 3) world positions of the face landmarks; one that the body model lacks takes its nearest neighbour's."""
     body = avatar.body
-    actions = avatar.expression(avatar.check_code(moment.code)).actions.detach()
-    strengths = actions.clamp(0, 1).numpy().astype(np.float64)
+    code = avatar.check_code(moment.code).to(avatar.background.device)
+    strengths = avatar.expression(code).actions.detach().clamp(0, 1).cpu().numpy().astype(np.float64)
     vertices = np.asarray(body.vertices(avatar.refined_shape, strengths, moment.pose))
     corners = vertices[np.asarray(body.faces)[np.asarray(body.landmark_triangles)]]
     places = (corners * np.asarray(body.landmark_barycentric)[:, :, None]).sum(axis=1)
