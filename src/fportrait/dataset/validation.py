@@ -257,5 +257,5 @@ def _copy_without(
     order = "" if in_order else f"ORDER BY {'dataset, clip, frame' if table == 'frames' else 'dataset, identity'}"
     with atomic_path(target) as path:
         quoted = str(path).replace("'", "''")
-        kept = f"SELECT * EXCLUDE (file_row_number) FROM {table} WHERE concat(dataset, '/', identity) NOT IN (FROM dropped)"
-        database.execute(f"COPY ({kept} {order}) TO '{quoted}' (FORMAT parquet)")
+        kept = f"SELECT * EXCLUDE (file_row_number) FROM {table} WHERE concat(dataset, '/', identity) NOT IN"
+        database.execute(f"COPY ({kept} (FROM dropped) {order}) TO '{quoted}' (FORMAT parquet)")

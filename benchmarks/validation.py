@@ -1,0 +1,162 @@
+"""The gate on many rows: processor seconds per million rows of the full schema, and the most memory it took.
+
+    python benchmarks/validation.py [ROWS ...]
+
+For each number of rows a synthetic table is written (every column of the schema; clips of 500 frames, four to a person),
+then validated in a process of its own; the table is removed again. Landmarks repeat inside a row group so that the
+file fits a disk; unpacking and checking them costs the same. `BENCH=1` (`make bench`) takes the small sizes only.
+
+The bound of 60 s and 4 GB is for 50 million rows. Full rows are 5.4 KB each, so 50 million are 270 GB unpacked: the
+processor seconds per million rows, which do not change with their number, say what that takes on a larger machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+from _result import write_result
+
+from fportrait.dataset.schema import FRAMES, IDENTITIES
+
+FRAMES_PER_CLIP, CLIPS_PER_PERSON, GROUP = 500, 4, 50_000
+MILLION = 1e6
+
+
+def write_tables(folder: Path, rows: int) -> None:
+    """`frames.parquet` and `identities.parquet` of `rows` rows that pass every rule."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kinds = {"string": pa.string(), "int32": pa.int32(), "float32": pa.float32()}
+    kinds |= {f"list<{n}>": pa.list_(getattr(pa, n)()) for n in ("float32", "float64")}
+    schema, people_schema = (
+        pa.schema([(name, kinds[column.kind]) for name, column in table.items()]) for table in (FRAMES, IDENTITIES)
+    )
+    numbers = _numbers(schema)
+    person = 0
+    people: dict[str, list] = {name: [] for name in IDENTITIES}
+    with pq.ParquetWriter(folder / "frames.parquet", schema) as writer:
+        for _ in range(0, rows, GROUP):
+            clips = [(person + i // CLIPS_PER_PERSON, i % CLIPS_PER_PERSON) for i in range(GROUP // FRAMES_PER_CLIP)]
+            text = {
+                "dataset": ["PhoneCapture"] * len(clips),
+                "identity": [f"p{who:07d}" for who, _ in clips],
+                "clip": [f"p{who:07d}/s{take}/phone" for who, take in clips],
+                "camera": ["phone"] * len(clips),
+                "segment": [f"s{take}" for _, take in clips],
+                "split": ["train"] * len(clips),
+                "path": [f"data/p{who:07d}/s{take}.mp4" for who, take in clips],
+            }
+            columns = {name: pa.array(np.repeat(values, FRAMES_PER_CLIP)) for name, values in text.items()}
+            writer.write_table(pa.table([columns.get(field.name, numbers.get(field.name)) for field in schema], schema))
+            for who in sorted({who for who, _ in clips}):
+                row = {"dataset": "PhoneCapture", "identity": f"p{who:07d}", "split": "train", "shape": [0.0, 0.5]}
+                row |= {"body_model": "embedded", "reference_clip": f"p{who:07d}/s0/phone", "reference_frame": 0}
+                for name, value in row.items():
+                    people[name].append(value)
+            person = clips[-1][0] + 1
+    pq.write_table(pa.table(people, people_schema), folder / "identities.parquet")
+
+
+def _numbers(schema) -> dict:
+    """The columns that are the same in every row group."""
+    import pyarrow as pa
+
+    frame = np.tile(np.arange(FRAMES_PER_CLIP), GROUP // FRAMES_PER_CLIP)
+    angle = 0.3 * np.sin(frame * 0.1)
+    zero, one = np.zeros(GROUP), np.ones(GROUP)
+    turn = np.stack([np.cos(angle), zero, np.sin(angle), zero, one, zero, -np.sin(angle), zero, np.cos(angle)], axis=1)
+    rng = np.random.default_rng(0)
+    wave = np.sin(np.arange(128) + frame[:, None] * 0.05)
+    camera = np.array([1, 0, 0, 0, 0, -1, 0, 0, 0, 0, -1, 0.55, 0, 0, 0, 1.0])
+    lists = {
+        "world_to_camera": np.tile(camera, (GROUP, 1)),
+        "intrinsics": np.tile([300.0, 0, 128, 0, 300, 128, 0, 0, 1], (GROUP, 1)),
+        "crop": np.tile([0.0, 0, 256], (GROUP, 1)),
+        "body_rotation": np.tile(np.eye(3).ravel(), (GROUP, 1)),
+        "head_rotation": turn,
+        "body_translation": np.stack([zero, 0.002 * np.cos(frame * 0.1), zero], axis=1),
+        "expression_code": wave,
+        "landmarks": np.tile(rng.uniform(0, 256, 956).round(1), (GROUP, 1)),
+    }
+    scalars = {"frame": frame, "width": np.full(GROUP, 256), "height": np.full(GROUP, 256), "confidence": 0.9 * one}
+    columns = {}
+    for name, values in lists.items():
+        kind = schema.field(name).type
+        flat = pa.array(values.ravel().astype(kind.value_type.to_pandas_dtype()))
+        offsets = pa.array(np.arange(0, len(flat) + 1, values.shape[1], dtype=np.int32))
+        columns[name] = pa.ListArray.from_arrays(offsets, flat)
+    return columns | {name: pa.array(values.astype(schema.field(name).type.to_pandas_dtype()))
+                      for name, values in scalars.items()}  # fmt: skip
+
+
+def validate(folder: Path) -> None:
+    """In a process of its own: validate, and print what it took."""
+    from fportrait.dataset import rollup
+    from fportrait.dataset.validation import ValidationConfig, validate_tables
+
+    parts: dict[str, float] = {}
+    for name in ("clip_structure", "clip_motion"):  # which of the two passes over the rows costs what
+        _time(rollup, name, parts)
+    import fportrait.dataset.validation as validation
+
+    validation.clip_structure, validation.clip_motion = rollup.clip_structure, rollup.clip_motion
+    wall, cpu = time.perf_counter(), time.process_time()
+    report = validate_tables(folder, folder / "out", ValidationConfig())
+    measured = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "passed": report["passed"]}
+    measured["gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps(measured | {"parts": parts}))
+
+
+def _time(module, name: str, parts: dict[str, float]) -> None:
+    inner = getattr(module, name)
+
+    def timed(*arguments):
+        started = time.process_time()
+        try:
+            return inner(*arguments)
+        finally:
+            parts[name] = time.process_time() - started
+
+    setattr(module, name, timed)
+
+
+def main(sizes: list[int]) -> None:
+    runs = []
+    for rows in sizes:
+        folder = Path(tempfile.mkdtemp(prefix="validation-"))
+        try:
+            write_tables(folder, rows)
+            size = (folder / "frames.parquet").stat().st_size / 2**30
+            command = [sys.executable, __file__, "--validate", str(folder)]
+            measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            assert measured["passed"]
+            runs.append({"rows": rows, "file_gib": round(size, 2), **measured})
+            print(runs[-1], flush=True)
+        finally:
+            shutil.rmtree(folder)
+    per_million = [run["cpu"] / run["rows"] * MILLION for run in runs]
+    write_result(
+        "validation", "processor seconds of the gate per million rows of the full schema", round(per_million[-1], 2),
+        "s", 60 * 2 / 50, runs[-1]["rows"], runs=runs, cpu_per_million_rows=[round(one, 2) for one in per_million],
+        bound_is="60 s for 50 million rows on two cores: 2.4 processor seconds per million",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--validate"]:
+        validate(Path(sys.argv[2]))
+    else:
+        default = [200_000, 1_000_000] if os.environ.get("BENCH") else [200_000, 1_000_000, 5_000_000]
+        main([int(size) for size in sys.argv[1:]] or default)
