@@ -116,16 +116,19 @@ def draw_normals(
     intrinsics: np.ndarray,
     height: int,
     width: int,
+    supersample: int = 1,
     device: torch.device | str | None = None,
     rasterize_with=rasterize,
 ) -> np.ndarray:
-    """Normal colours `H W 3` float in 0..255, as the CPU's shading gives them before averaging."""
+    """Normal colours `H W 3` uint8, as the CPU's shading gives them; `device` None is the GPU where there is one."""
     device = torch.device(device) if device is not None else default_device()
     vertices = torch.as_tensor(np.asarray(vertices_cam, np.float64), device=device)
     triangles = torch.as_tensor(np.asarray(faces, np.int64), device=device)
     twins = np.arange(len(vertices)) if weld is None else weld
-    k = torch.as_tensor(np.asarray(intrinsics, np.float64), device=device)
+    k = torch.as_tensor(np.diag([supersample, supersample, 1.0]) @ intrinsics, device=device)
     with torch.no_grad():
-        ids, weights, _ = rasterize_with(vertices, triangles, k, height, width)
+        ids, weights, _ = rasterize_with(vertices, triangles, k, height * supersample, width * supersample)
         normals = vertex_normals(vertices, triangles, torch.as_tensor(np.asarray(twins, np.int64), device=device))
-        return shade_normals(ids, weights, triangles, normals).cpu().numpy()
+        colours = shade_normals(ids, weights, triangles, normals)
+        colours = colours.view(height, supersample, width, supersample, 3).mean((1, 3))
+        return (colours + 0.5).to(torch.uint8).cpu().numpy()
