@@ -208,13 +208,79 @@ def test_every_action_moves_something_and_left_mirrors_right():
             assert np.isclose(np.linalg.norm(twin, axis=1).max(), move[names.index(name)], rtol=0.35)
 
 
-def test_jaw_pucker_and_tongue_do_what_they_are_called():
-    assert move_of(jawForward=1.0)[in_part("teeth"), 2].max() > 1
-    assert move_of(jawLeft=1.0)[in_part("teeth"), 0].max() > 1
-    corners = BODY.landmarks(move_of(mouthPucker=1.0))[[291, 61], 0]
-    assert corners[0] < -2 < 2 < corners[1]
-    assert move_of(tongueOut=1.0)[in_part("tongue"), 2].max() > 5
-    assert move_of(browInnerUp=1.0)[in_part("face"), 1].max() > 1
+def width_of_mouth(points: np.ndarray) -> float:
+    return float(np.linalg.norm(points[291] - points[61]))
+
+
+def test_mouth_jaw_and_tongue_move_as_much_as_a_persons():
+    rest = BODY.landmarks(BODY.template)
+    pucker, funnel = (BODY.landmarks(move_of(**{name: 1.0})) for name in ("mouthPucker", "mouthFunnel"))
+    for move in (pucker, funnel):
+        narrower = 1 - width_of_mouth(rest + move * 1e-3) / width_of_mouth(rest)
+        assert 0.25 < narrower < 0.40
+        assert 5 < move[[0, 17], 2].mean() < 14  # millimetres forward, both lips' middle
+    assert funnel[13, 1] - funnel[14, 1] > 8  # and the mouth opens round
+    assert abs(pucker[13, 1] - pucker[14, 1]) < 1
+    for name, sign in (("jawLeft", 1), ("jawRight", -1)):
+        assert 9 < sign * BODY.landmarks(move_of(**{name: 1.0}))[152, 0] < 13
+    assert move_of(jawForward=1.0)[in_part("teeth"), 2].max() > 5
+    assert BODY.landmarks(move_of(browInnerUp=1.0))[[107, 336], 1].min() > 4
+
+
+def test_the_tongue_comes_out_between_the_lips_and_over_the_lower_one():
+    posed = BODY.vertices(MEAN, action(tongueOut=1.0), Pose.rest())
+    points = BODY.landmarks(posed)
+    tongue = posed[in_part("tongue")]
+    outside = tongue[tongue[:, 2] > points[17, 2] + 0.003]
+    assert outside[:, 2].max() > points[0, 2] + 0.008  # beyond the lips
+    assert outside[:, 1].min() < points[17, 1]  # down to the lower lip's edge
+    assert abs(outside[:, 0].mean()) < 0.002
+    assert points[13, 1] - points[14, 1] > 0.006  # the lips part for it
+    rest = BODY.template[in_part("tongue")]
+    assert rest[:, 2].max() < BODY.landmarks(BODY.template)[13, 2] - 0.01  # and none of it shows otherwise
+
+
+def test_puffed_cheeks_stand_out_at_the_sides_and_leave_the_chin():
+    move = move_of(cheekPuff=1.0)
+    side = in_part("face") & (np.abs(BODY.template[:, 0]) > 0.04) & (BODY.template[:, 1] < -0.05)
+    outwards = np.sign(BODY.template[:, 0]) * move[:, 0]
+    assert outwards[side].max() > 8
+    assert np.linalg.norm(BODY.landmarks(move)[152]) < 1
+
+
+def parts_seen(identity: np.ndarray, actions: np.ndarray | None = None) -> dict[str, int]:
+    """Pixels of each part, seen from the front."""
+    w2c = orbit(np.zeros(1), np.zeros(1), np.full(1, 0.6))[0]
+    vertices = BODY.vertices(identity, actions, Pose.rest())
+    ids, _, _ = rasterize(
+        vertices @ w2c[:3, :3].T + w2c[:3, 3], BODY.faces, intrinsics_from_fov(18, 256, 256), 256, 256
+    )
+    counts = np.bincount(BODY.part[BODY.faces[ids[ids >= 0], 0]], minlength=len(BODY.part_names))
+    return dict(zip(BODY.part_names, counts.tolist(), strict=True))
+
+
+def test_nobodys_resting_lips_show_teeth_and_open_jaws_do():
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        identity = np.clip(rng.normal(0, 0.8, BODY.identity_dim), -2, 2)
+        assert parts_seen(identity)["teeth"] <= 1
+    assert parts_seen(MEAN, action(jawOpen=0.6))["mouth_cavity"] + parts_seen(MEAN, action(jawOpen=0.6))["tongue"] > 200
+    assert parts_seen(MEAN, action(tongueOut=1.0))["tongue"] > 400
+
+
+def test_the_lips_outer_landmarks_lie_on_the_painted_border_of_the_lips():
+    """On the border the mask is about one half; inside it is one, a few millimetres outside it is nothing."""
+    lips = BODY.masks["lips"]
+
+    def mask_at(marks: list[int]) -> np.ndarray:
+        corners = BODY.faces[BODY.landmark_triangles[marks]]
+        return (lips[corners] * BODY.landmark_barycentric[marks]).sum(1)
+
+    upper, lower = [185, 40, 39, 37, 0, 267, 269, 270, 409], [146, 91, 181, 84, 17, 314, 405, 321, 375]
+    assert 0.35 < mask_at(upper).mean() < 0.65
+    assert 0.35 < mask_at(lower).mean() < 0.85
+    assert mask_at([80, 81, 82, 13, 312, 311, 310, 88, 178, 87, 14, 317, 402, 318]).min() > 0.95
+    assert mask_at([152, 200, 2, 164]).max() < 0.02  # chin and the groove under the nose
 
 
 def test_landmarks_lie_on_the_face_left_is_left_and_most_are_valid():
