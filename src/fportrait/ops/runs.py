@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from fportrait.ops import lineage
+from fportrait.ops import describe, lineage
 from fportrait.ops.resources import MIB, Watch
 
 EXPERIMENT = "fportrait"
@@ -33,7 +33,12 @@ def client() -> Any:
 
 def experiment_id(server: Any) -> str:
     found = server.get_experiment_by_name(EXPERIMENT)
-    return found.experiment_id if found else server.create_experiment(EXPERIMENT)
+    tags = {**describe.KIND, describe.NOTE: describe.EXPERIMENT}
+    if not found:
+        return server.create_experiment(EXPERIMENT, tags=tags)
+    for name in (name for name in tags if name not in found.tags):  # made by a version before this one
+        server.set_experiment_tag(found.experiment_id, name, tags[name])
+    return found.experiment_id
 
 
 def launcher() -> str:
@@ -64,7 +69,7 @@ def find_or_start_parent(server: Any, experiment: str) -> str:
     found = server.search_runs([experiment], f"tags.`{LAUNCHER_TAG}` = '{key}'", max_results=1)
     if found:
         return found[0].info.run_id
-    tags = {LAUNCHER_TAG: key, "git_commit": lineage.git_commit(), **lineage.dvc_keys()}
+    tags = {LAUNCHER_TAG: key, describe.NOTE: describe.CHAIN, "git_commit": lineage.git_commit(), **lineage.dvc_keys()}
     tags.pop("DVC_STAGE", None)
     return server.create_run(experiment, run_name="chain", tags=tags).info.run_id
 
@@ -94,7 +99,13 @@ class StageRun:
         experiment = experiment_id(self._client)
         self.parent = parent or find_or_start_parent(self._client, experiment)
         self._commit = lineage.git_commit()
-        tags = {PARENT_TAG: self.parent, "stage": stage, "environment": environment, "git_commit": self._commit}
+        tags = {
+            **describe.note(stage),
+            PARENT_TAG: self.parent,
+            "stage": stage,
+            "environment": environment,
+            "git_commit": self._commit,
+        }
         run = self._client.create_run(experiment, run_name=stage, tags={**tags, **lineage.dvc_keys()})
         self.run_id: str = run.info.run_id
         self._inputs: dict[str, dict[str, Any]] = {}

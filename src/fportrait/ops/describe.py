@@ -1,0 +1,33 @@
+"""What each run is, in a sentence: MLflow shows it at the top of the run."""
+
+from __future__ import annotations
+
+# MLflow opens an experiment without this tag on its pages for chat applications.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+NOTE = "mlflow.note.content"
+EXPERIMENT = (
+    "Controllable portrait animation. One run per stage, all stages of one launch under a run named *chain*; trials of "
+    "a study under their study. Every run holds commit, parameters, hashes of inputs, seconds, memory and bytes."
+)
+CHAIN = "One launch of the chain; its stages are the runs below it."
+STAGES = {
+    "ingest": "Captures become a manifest with cameras and a split by identity; what is broken is quarantined.",
+    "pretrain": "The video codec, base transformer and expression encoder that everything else starts from.",
+    "track": "Body pose, shape, expression codes, landmarks and crops of every frame.",
+    "validate": "The gate: rules on the annotations; identities that break a warning are set aside.",
+    "fit_avatars": "One animatable Gaussian avatar per person of the studio captures.",
+    "render_sweeps": "ViewSweep and DynamicSweep: clips with free viewpoints, exactly annotated; the gate again.",
+    "encode": "Clips become latent shards with checksums.",
+    "train_stage1": "Stage 1: phone clips, short.",
+    "train_stage2": "Stage 2: phone and studio clips.",
+    "train_stage3": "Stage 3: all four datasets, longer clips.",
+    "train_stage4": "Stage 4: all four datasets, the full length, at the lowest rate.",
+    "evaluate": "Scores with confidence intervals on people that were never trained on, and their videos.",
+    "promote": "The gate's decision, and the model that became champion.",
+    "study": "A search over a stage's settings; its trials are the runs below it.",
+}
+
+
+def note(stage: str) -> dict[str, str]:
+    """The tag with a stage's description; empty for a stage that nobody described."""
+    return {NOTE: STAGES[stage]} if stage in STAGES else {}
