@@ -13,7 +13,7 @@ export PYTHONWARNINGS := ignore::UserWarning:mlflow.pyfunc.utils.data_validation
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo test bench clean
+.PHONY: help install demo test docs outgrow bench clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -24,7 +24,7 @@ $(STAMP): constraints.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Found no $(PYTHON). Expected Python 3.11. To fix it: install it, or run make PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,web,docs]'
 	@touch $@
 
 install: $(STAMP) ## make .venv with everything pinned in constraints.txt
@@ -36,6 +36,15 @@ test: $(STAMP) ## ruff, mypy and pytest
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(STAMP) ## build the documentation site in build/docs; stops at a broken link
+	$(BIN)/mkdocs build --strict --quiet
+
+outgrow: export FPORTRAIT_OUTGROW := 1
+outgrow: $(STAMP) ## check conf/outgrow against real servers on this machine (S3, PostgreSQL, MLflow, Ray, torchrun)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,web,docs,outgrow,ray]'
+	$(BIN)/python benchmarks/outgrow.py
 
 bench: export BENCH := 1
 bench: $(STAMP) ## run every script in benchmarks/; figures go to benchmarks/results/
