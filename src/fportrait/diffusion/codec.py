@@ -124,8 +124,8 @@ class BlockCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     # The bases are orthonormal. A group's latents are halved, so that a still picture codes alike alone and in a group.
     GROUP_SCALE = TEMPORAL_STRIDE**-0.5
-    PART = 24  # latent frames decoded at once, at most
-    PART_CELLS = 24 * 16 * 16  # their latent cells, about: activations of 40 MB each for a refiner of 96 channels
+    PART = 12  # latent frames decoded at once, at most: more only costs memory
+    PART_CELLS = 12 * 8 * 8  # their latent cells; at least 4 frames, because every part decodes its context again
 
     def encode(self, x: torch.Tensor, return_dict: bool = True) -> Any:
         """`B 3 T H W` in [-1, 1] to a distribution over `B 16 l H/8 W/8`, of which only `.mode()` carries anything.
