@@ -5,6 +5,7 @@ A correlation alone misleads: 0.79 has been seen while the mouth stood still. Ga
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -69,6 +70,7 @@ def face_errors(video: np.ndarray, asked: np.ndarray, intrinsics: np.ndarray) ->
     """Compare the faces found in `video` `T H W 3` with the landmarks asked for, `T 478 2` in its pixels."""
     from fportrait.evaluation.faces import angles_between, gaze, head_rotations, lip_distance, shared_finder
 
+    intrinsics = np.ascontiguousarray(intrinsics, np.float64)
     faces = [shared_finder()(frame, points) for frame, points in zip(video, asked, strict=True)]
     seen = [t for t, face in enumerate(faces) if face is not None]
     nothing = float("nan")
@@ -77,7 +79,8 @@ def face_errors(video: np.ndarray, asked: np.ndarray, intrinsics: np.ndarray) ->
     points = np.stack([face.landmarks for face in faces if face is not None]).astype(np.float64)
     true = np.asarray(asked, np.float64)[seen]
     distance = float(np.linalg.norm(points - true, axis=-1).mean())
-    turned = angles_between(head_rotations(points, intrinsics), head_rotations(true, intrinsics))
+    asked_rotations = _asked_rotations(np.ascontiguousarray(asked, np.float64).tobytes(), intrinsics.tobytes())
+    turned = angles_between(head_rotations(points, intrinsics), asked_rotations[seen])
     moved = np.abs(changes(true)).max() > 1  # pixels; less is the detector's own noise
     return FaceErrors(
         len(seen) / len(video),
@@ -88,3 +91,12 @@ def face_errors(video: np.ndarray, asked: np.ndarray, intrinsics: np.ndarray) ->
         float(np.abs(gaze(points) - gaze(true)).mean()),
         gain(changes(true), changes(points)).gain if moved else nothing,
     )
+
+
+@functools.lru_cache(maxsize=4)
+def _asked_rotations(landmarks: bytes, intrinsics: bytes) -> np.ndarray:
+    """Rotations of what was asked, fitted once for all methods of a clip."""
+    from fportrait.evaluation.faces import head_rotations
+
+    points = np.frombuffer(landmarks).reshape(-1, 478, 2)
+    return head_rotations(points, np.frombuffer(intrinsics).reshape(3, 3))

@@ -144,7 +144,7 @@ def _tracker_table(view: Mapping[str, Any]) -> str:
 def matrix_svg(leakage: Mapping[str, Mapping[str, float]]) -> str:
     """The matrix as a picture: blue positive, red negative, full colour at 1."""
     names, cell, left, top = list(leakage), 38, 62, 58
-    width, height = left + cell * len(names) + 4, top + cell * len(names) + 4
+    width, height = left + cell * len(names) + 34, top + cell * len(names) + 4
     parts = [f"<svg role=img aria-label='leakage matrix' viewBox='0 0 {width} {height}' style='width:100%'>"]
     for j, name in enumerate(names):
         x = left + cell * (j + 0.5)
