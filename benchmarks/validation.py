@@ -2,7 +2,7 @@
 
     python benchmarks/validation.py [ROWS ...]
 
-For each number of rows a synthetic table is written (every column of the schema; clips of 500 frames, four to a person),
+For each number of rows a synthetic table is written (every column of the schema; clips of 500 frames, four a person),
 then validated in a process of its own; the table is removed again. Landmarks repeat inside a row group so that the
 file fits a disk; unpacking and checking them costs the same. `BENCH=1` (`make bench`) takes the small sizes only.
 

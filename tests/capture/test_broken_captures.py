@@ -76,7 +76,7 @@ PHONE_CLIPS = {
     ),
     "text.mp4": (lambda path: path.write_text("not a video\n" * 90), "not a readable video"),
     "sound.mp4": (audio_only, "no pictures"),
-    "codec.mp4": (unknown_codec, "cannot be decoded|not a readable video|damaged|no decoder"),
+    "codec.mp4": (unknown_codec, "without a codec that can be decoded"),
     "zeroed.mp4": (zeroed_middle, "cannot be decoded|damaged"),
     "slides.mp4": (lambda path: clip(path, 12, fps=0.5), "0.5 frames per second"),
     "one_frame.mp4": (lambda path: clip(path, 1), "1 frame in"),
@@ -126,6 +126,7 @@ PHONE_PEOPLE = {
     "tab\tname": (lambda folder: clip(folder / "a.mp4"), "identity's name"),
     "trailing ": (lambda folder: clip(folder / "a.mp4"), "identity's name"),
     "con": (lambda folder: clip(folder / "a.mp4"), "reserves"),
+    "anna": (lambda folder: clip(folder / "a.mp4"), "anna beside ANNA.*more than case"),
 }
 
 
@@ -227,6 +228,7 @@ def project(tmp_path_factory):
     raw = root / "raw"
     clip(raw / "phone/mixed/good.m4v")
     clip(raw / "phone/fine/a.mp4")
+    clip(raw / "phone/ANNA/a.mp4")
     for name, (make, _) in PHONE_CLIPS.items():
         make(raw / "phone/mixed" / name)
     for name, (make, _) in PHONE_PEOPLE.items():
@@ -280,7 +282,7 @@ def test_a_broken_segment_is_quarantined_alone_with_the_right_reason(project, na
 def test_nothing_good_is_lost_and_nothing_broken_gets_in(project):
     root, result = project
     table = pd.read_parquet(root / "manifest/manifest.parquet")
-    assert set(table[table.dataset == "PhoneCapture"]["clip"]) == {"mixed/good/phone", "fine/a/phone"}
+    assert set(table[table.dataset == "PhoneCapture"]["clip"]) == {"ANNA/a/phone", "mixed/good/phone", "fine/a/phone"}
     kept = table[table.dataset == "StudioCapture"].groupby("identity").segment.unique().map(list).to_dict()
     assert kept == {"fine": ["s0"], **{name: ["good"] for name in SEGMENTS}}
     assert {entry["reason"].startswith("Found ") for entry in result.quarantine} == {True}

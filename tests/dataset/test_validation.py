@@ -197,6 +197,22 @@ def test_a_person_who_does_not_move_is_quarantined_with_a_reason_and_the_rest_go
     people = pd.read_parquet(tmp_path / "out" / "identities.parquet", columns=["identity"])
     assert "ph0" not in set(frames["identity"]) | set(people["identity"])
     assert "ph1" in set(people["identity"])
+    (held,) = json.loads((tmp_path / "out" / "quarantine.json").read_text())
+    assert (held["dataset"], held["identity"]) == ("PhoneCapture", "ph0") and "pose moves" in held["reason"]
+
+
+def test_too_many_quarantined_identities_stop_the_chain(tmp_path):
+    def freeze(rows, people):
+        for row in rows:
+            if row["identity"] in ("ph0", "st1"):
+                row["head_rotation"] = np.eye(3).ravel()
+
+    datasets = ("PhoneCapture", "StudioCapture")
+    assert len(gate(tmp_path / "a", freeze, datasets=datasets)["quarantined"]) == 2  # half of four
+    with pytest.raises(UserError, match=r"2 of 4 identities in quarantine.*ph0.*pose moves.*at most 25%"):
+        gate(tmp_path / "b", freeze, ValidationConfig(most_quarantined=0.25), datasets)
+    assert not (tmp_path / "b/out/frames.parquet").exists()
+    assert not json.loads((tmp_path / "b/out/report.json").read_text())["passed"]
 
 
 def test_severities_can_be_changed_by_rule_and_unknown_rules_are_refused(tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -47,6 +48,7 @@ class _Scan:
     cameras: list[dict[str, Any]] = field(default_factory=list)
     quarantine: list[dict[str, str]] = field(default_factory=list)
     seen: dict[str, str] = field(default_factory=dict)  # content hash -> the first place that holds it
+    names: dict[tuple[str, str], str] = field(default_factory=dict)  # dataset, name without case -> identity
 
     def refuse(self, dataset: str, identity: str, path: Path, reason: str | UserError) -> None:
         entry = {"dataset": dataset, "identity": identity, "path": _relative(path, self.raw), "reason": str(reason)}
@@ -149,10 +151,17 @@ def read_facts(path: str | Path) -> dict[str, Any]:
         return {"error": f"Found {path} unreadable ({error.strerror})."}
 
 
+def _check_identity(dataset: str, name: str, scan: _Scan) -> None:
+    check_name(name, "an identity's")
+    other = scan.names.setdefault((dataset, unicodedata.normalize("NFKC", name).casefold()), name)
+    if other != name:  # one folder on some systems, and hardly two people
+        raise UserError(f"the identity {name} beside {other}", "names that differ in more than case", "rename one")
+
+
 def _scan_phone(folder: Path, scan: _Scan, default_fov: float) -> None:
     identity = folder.name
     try:
-        check_name(identity, "an identity's")
+        _check_identity(PHONE, identity, scan)
         fov = phone_field_of_view(folder / "capture.json", default_fov)
     except UserError as error:
         scan.refuse(PHONE, identity, folder, error)
@@ -189,7 +198,7 @@ def _scan_phone(folder: Path, scan: _Scan, default_fov: float) -> None:
 def _scan_studio(folder: Path, scan: _Scan) -> None:
     identity = folder.name
     try:
-        check_name(identity, "an identity's")
+        _check_identity(STUDIO, identity, scan)
         cameras = read_calibration(folder / "calibration.json")
         segments = _folders(folder)
         if not segments:

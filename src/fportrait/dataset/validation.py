@@ -41,6 +41,7 @@ class ValidationConfig:
     still_pose_metres: float = 0.005
     moving_pose_degrees: float = 1.0
     least_confidence: float = 0.3  # mean over a clip
+    most_quarantined: float = 0.5  # share of the identities; more means that something is wrong with all of them
     severities: dict[str, str] = field(default_factory=dict)  # rule name -> critical or warning, where not the default
 
     @classmethod
@@ -143,13 +144,15 @@ def rules(config: ValidationConfig) -> list[Rule]:
 def validate_tables(tracks_folder: str | Path, out_folder: str | Path, config: ValidationConfig) -> dict[str, Any]:
     """Check `frames.parquet` and `identities.parquet`; copy them, less quarantined identities, to `out_folder`.
 
-    `out_folder` gets `report.json`, `data_docs/index.html`, and, only when nothing critical failed, the two tables.
+    `out_folder` gets `report.json`, `quarantine.json` and `data_docs/`, and, only when nothing critical failed and
+    not too many identities are quarantined, the two tables.
 
     Returns:
         The report: rules with their failures, quarantined identities with reasons, rows before and after.
 
     Raises:
-        UserError: a critical rule failed (table, clip, rule and the way to mend it are named), or no identity is left.
+        UserError: a critical rule failed (table, clip, rule and the way to mend it are named), or more
+            identities than `most_quarantined` (or all) are in quarantine.
     """
     tracks_folder, out_folder = Path(tracks_folder), Path(out_folder)
     out_folder.mkdir(parents=True, exist_ok=True)
@@ -189,8 +192,9 @@ def validate_tables(tracks_folder: str | Path, out_folder: str | Path, config: V
             reasons.append(f"{rule.title}: {_measured(rule, row)}")
     critical = [failure for phase in phases for failure in _failures(phase, "critical")]
     identities = 0 if motion is None else len(motion[["dataset", "identity"]].drop_duplicates())
+    too_many = len(quarantined) >= identities or len(quarantined) > config.most_quarantined * identities
     report = {
-        "passed": not critical and (len(quarantined) < identities),
+        "passed": not critical and not too_many,
         "thresholds": {key: value for key, value in asdict(config).items() if key != "severities"},
         "rules": [summary for phase in phases for summary in phase.summaries],
         "identities": identities,
@@ -198,16 +202,22 @@ def validate_tables(tracks_folder: str | Path, out_folder: str | Path, config: V
     }
     write_data_docs(out_folder / "data_docs", phases, quarantined)
     write_json(out_folder / "report.json", report)
+    held = [
+        dict(zip(("dataset", "identity"), name.split("/", 1), strict=True), reason="; ".join(reasons))
+        for name, reasons in sorted(quarantined.items())
+    ]
+    write_json(out_folder / "quarantine.json", held)
     if critical:
         rule, row = critical[0]
         more = f" (and {len(critical) - 1} more, see {out_folder}/data_docs/index.html)" if len(critical) > 1 else ""
         raise UserError(f"{_measured(rule, row)}{more}", f"{_bounds(rule)} by the rule '{rule.title}'", rule.fix)
-    if len(quarantined) >= identities:
-        reason = next(iter(quarantined.values()))[0]
+    if too_many:
+        name, reasons = next(iter(quarantined.items()))
         raise UserError(
-            f"every identity in quarantine, for example by '{reason}'", "at least one sound identity",
+            f"{len(quarantined)} of {identities} identities in quarantine, for example {name} by '{reasons[0]}'",
+            f"at most {config.most_quarantined:.0%} of them, and one sound identity",
             f"read {out_folder}/data_docs/index.html; mend the captures or the thresholds of validate",
-        )  # fmt: skip
+        )
     assert database is not None and structure is not None
     for table, source in sources.items():
         target = out_folder / f"{table}.parquet"
