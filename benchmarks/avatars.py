@@ -159,6 +159,7 @@ def expression_alone(capture: Capture, judge: Judge, truth: Path) -> dict[str, f
     real = judge.turns(true, shape, camera, intrinsics)
     return {
         "expressions": len(drawn),
+        "skull_worst_degrees": round(float(skull_turns(capture).max()), 4),
         "avatar_median_degrees": round(float(np.median(ours)), 3),
         "avatar_worst_degrees": round(float(ours.max()), 3),
         "true_pictures_median_degrees": round(float(np.median(real)), 3),
@@ -166,10 +167,29 @@ def expression_alone(capture: Capture, judge: Judge, truth: Path) -> dict[str, f
     }
 
 
+@torch.no_grad()
+def skull_turns(capture: Capture) -> np.ndarray:
+    """(M,) degrees by which the drawn skull itself turns with the expression, the pose being held: the rotation that
+    best carries the Gaussians of scalp and ears of one expression onto those of another (Kabsch)."""
+    avatar = capture.avatar
+    guide, rigid = avatar.guide(Pose.rest()), np.isin(avatar.parts, ["scalp", "ears"])
+    places = []
+    for moment in capture.moments:
+        parts, _ = avatar.without_view(avatar.expression(avatar.check_code(moment.code)), guide)
+        chosen = parts.means.numpy()[rigid].astype(np.float64)
+        places.append(chosen - chosen.mean(axis=0))
+    turns = []
+    for other in places[1:]:
+        left, _, right = np.linalg.svd(places[0].T @ other)
+        rotation = right.T @ np.diag([1, 1, np.linalg.det(right.T @ left.T)]) @ left.T
+        turns.append(np.degrees(np.linalg.norm(rotation_vector(rotation))))
+    return np.array(turns)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--people", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--work", type=Path, help="kept and reused; a temporary folder by default")
     given = parser.parse_args()
     torch.set_num_threads(1)
