@@ -73,6 +73,13 @@ def test_quality_without_reference_falls_on_a_photograph():
         assert in_order(steps)
 
 
+def test_a_frame_without_structure_has_no_quality_and_is_no_crash(clip):
+    blank = np.full_like(clip[:2], 90)
+    assert np.isnan(make("iqa", "brisque")(blank, clip[:2])).all()
+    assert np.isnan(make("sharpness")(clip[:2], blank)).all()
+    assert np.isnan(make("aed", "blendshapes")(blank, clip[:2])).all()
+
+
 @pytest.mark.parametrize("name", ["fid_vid", "fvd"])
 def test_frechet_distances_grow_with_blur_and_noise_and_a_frozen_video_moves_differently(name, clip, stranger):
     if find("efficientnet-lite0") is None:

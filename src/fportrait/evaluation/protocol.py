@@ -247,7 +247,7 @@ def further_protocols(
             clips = []
             for index, (scene, shown) in enumerate(zip(some, videos[mode], strict=True)):
                 request = Request(scene.video, scene.reference, scene.landmarks, scene.codes, scene.intrinsics)
-                clip = score_clip(f"{mode}/{index}", f"target {index}", shown, request, scorers, f"modes {mode}")
+                clip = score_clip(f"{mode}/{index}", f"target {index}", shown, request, scorers, "")
                 report.add(f"mode: {mode.replace('_', ' ')}", clip)
                 clip.videos = {}
                 clips.append(clip)
@@ -301,7 +301,7 @@ def score_record(
 def score_clip(
     name: str, identity: str, videos: dict[str, np.ndarray], request: Request, scorers: Scorers, group: str
 ) -> ClipResult:
-    """Every measure of every method among `videos`; `group` is what its Fréchet distances are taken over."""
+    """Every measure of every method among `videos`; `group` is what Fréchet distances are taken over, "" for none."""
     truth, clip = request.truth, ClipResult(name, identity, videos, {})
     # A frame that is the portrait itself asks for nothing, and would give the repeated portrait an infinite score.
     same = [t for t, frame in enumerate(truth) if np.array_equal(frame, request.portrait)]
@@ -322,7 +322,7 @@ def score_clip(
                 f"{method}/{key}": value
                 for key, value in control_scores(videos[method], request, scorers.encoder).items()
             }
-    for frechet in scorers.frechet.values():
+    for frechet in scorers.frechet.values() if group else ():
         for method in ("truth", *METHODS[:2]):
             if method in videos:
                 frechet.feed(f"{group}/{method}", list(videos[method]))

@@ -25,9 +25,9 @@ class Brisque:
         self.backbone = Backbone("100 − BRISQUE (LIVE)", file_hash(brisque.ASSET))
 
     def __call__(self, produced: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        """Scores `T` of the produced frames; the truth only has to have their shape."""
+        """Scores `T` of the produced frames, NaN for one without structure; the truth only has to have their shape."""
         check_videos(produced, truth)
-        return np.array([np.clip(100 - self._brisque.score(frame), 0, 100) for frame in produced])
+        return np.array([np.nan if np.ptp(f) == 0 else np.clip(100 - self._brisque.score(f), 0, 100) for f in produced])
 
 
 class HyperIQA:
