@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ import pytest
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
-from servers import PASSWORD, ROOT, free_port, node_of, wait_for
+from servers import PASSWORD, ROOT, free_port, node_of, read_environment, wait_for
 
 
 @pytest.fixture
@@ -102,14 +103,18 @@ def test_a_stage_and_a_model_are_kept_on_postgres_and_object_storage_and_only_fo
 
 
 def test_units_run_on_a_ray_cluster_of_a_head_and_a_worker(tmp_path, monkeypatch):
-    pytest.importorskip("ray", reason="the extra 'ray' is not installed")
+    if importlib.util.find_spec("ray") is None:  # it reads its settings when it is imported, so not yet
+        pytest.skip("the extra 'ray' is not installed")
     from fportrait.scale.engines import use_engine
     from fportrait.scale.map_engine import map_units
 
     # Short, because Ray makes sockets in it.
     folder, port = tempfile.mkdtemp(prefix="ray-"), free_port()
     paths = os.pathsep.join([str(ROOT / "src"), str(Path(__file__).parent)])
-    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": paths}
+    token = tmp_path / "token"
+    token.write_text(os.urandom(32).hex())
+    for name, value in (read_environment("ray.env") | {"RAY_AUTH_TOKEN_PATH": str(token), "PYTHONPATH": paths}).items():
+        monkeypatch.setenv(name, value)  # of this process too: it is the driver
     resources = ["--num-cpus=1", "--num-gpus=0", "--object-store-memory=100000000", "--block"]
     here = "--node-ip-address=127.0.0.1"
     nodes = (
@@ -121,9 +126,7 @@ def test_units_run_on_a_ray_cluster_of_a_head_and_a_worker(tmp_path, monkeypatch
         for arguments in nodes:
             command = [sys.executable, "-m", "ray.scripts.scripts", "start", *arguments, *resources]
             log = open(tmp_path / f"node{len(running)}.log", "w")  # noqa: SIM115 - the node's own
-            running.append(
-                subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=tmp_path)
-            )
+            running.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=tmp_path))
             wait_for(lambda log=log: "Ray runtime started" in Path(log.name).read_text(), f"a node: {log.name}", 150)
         import ray
 

@@ -14,13 +14,13 @@ def test_every_stage_is_described_in_a_sentence():
     assert all(sentence.endswith(".") and len(sentence) < 130 for sentence in describe.STAGES.values())
 
 
-def test_the_experiment_opens_on_the_pages_for_training_and_runs_say_what_they_are(tmp_path, monkeypatch):
+def test_the_experiment_and_its_runs_say_what_they_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/runs.db")
     server = mlflow.MlflowClient()
     old = server.create_experiment(runs.EXPERIMENT)  # as a version without descriptions made it
     run = runs.StageRun("track")
     run.finish()
-    assert server.get_experiment(old).tags["mlflow.experimentKind"] == "custom_model_development"
+    assert server.get_experiment(old).tags[describe.NOTE] == describe.EXPERIMENT
     assert "landmarks" in server.get_run(run.run_id).data.tags[describe.NOTE]
     assert server.get_run(run.parent).data.tags[describe.NOTE] == describe.CHAIN

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-# MLflow opens an experiment without this tag on its pages for chat applications.
-KIND = {"mlflow.experimentKind": "custom_model_development"}
 NOTE = "mlflow.note.content"
 EXPERIMENT = (
     "Controllable portrait animation. One run per stage, all stages of one launch under a run named *chain*; trials of "

@@ -33,11 +33,10 @@ def client() -> Any:
 
 def experiment_id(server: Any) -> str:
     found = server.get_experiment_by_name(EXPERIMENT)
-    tags = {**describe.KIND, describe.NOTE: describe.EXPERIMENT}
     if not found:
-        return server.create_experiment(EXPERIMENT, tags=tags)
-    for name in (name for name in tags if name not in found.tags):  # made by a version before this one
-        server.set_experiment_tag(found.experiment_id, name, tags[name])
+        return server.create_experiment(EXPERIMENT, tags={describe.NOTE: describe.EXPERIMENT})
+    if describe.NOTE not in found.tags:  # made by kedro-mlflow, or by a version before this one
+        server.set_experiment_tag(found.experiment_id, describe.NOTE, describe.EXPERIMENT)
     return found.experiment_id
 
 
