@@ -99,6 +99,14 @@ def test_dvc_reads_and_writes_the_folders_that_the_nodes_do(dvc_stages):
         assert f"data/08_reporting/{name}.json" in dvc_stages[name]["metrics"]
 
 
+def test_every_dvc_stage_watches_what_all_stages_share(dvc_stages):
+    shared = {"pipelines/wiring.py", "src/fportrait/atomic_io.py", "src/fportrait/errors.py"}
+    for name, stage in dvc_stages.items():
+        assert shared <= set(stage["deps"]), name
+    maps = {name for name in CHAIN if "params:scale.engine" in register_pipelines()[name].inputs()}
+    assert maps == {name for name, stage in dvc_stages.items() if "src/fportrait/scale" in stage["deps"]}
+
+
 def test_dvc_watches_code_that_exists(dvc_stages):
     code = {dep for stage in dvc_stages.values() for dep in stage["deps"] if not dep.startswith("data/")}
     assert [dep for dep in sorted(code) if not (ROOT / dep).exists()] == []
