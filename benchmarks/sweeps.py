@@ -98,9 +98,9 @@ def main() -> None:
         rows = capture_rows(64)
         render_sweeps(avatar, rows, sweep_config({"clips_view": 1, "clips_dynamic": 0, "frames_view": 2}), 9, scratch)
         table = {
-            "demo, 128²": measure(avatar, rows, Path(scratch) / "demo", (4, 33, 4, 33), **DEMO),
+            "demo, 128²": measure(avatar, rows, Path(scratch) / "demo", (2, 33, 2, 33), **DEMO),
             # in the paper's proportions: 78% of the frames come from view clips
-            "paper, 1024²": measure(avatar, rows, Path(scratch) / "paper", (1, 100, 1, 28), **PAPER),
+            "paper, 1024²": measure(avatar, rows, Path(scratch) / "paper", (1, 50, 1, 14), **PAPER),
         }
     for name, row in table.items():
         print(name, row)

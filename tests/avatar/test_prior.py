@@ -147,3 +147,51 @@ def test_avatars_of_different_people_share_their_places_on_the_uv_map(body):
     assert one.layout is other.layout
     assert one.layout.uv.min() >= 0 and one.layout.uv.max() <= 1
     assert not torch.allclose(one._rest_centre, other._rest_centre)
+
+
+def test_the_shipped_prior_is_small_and_that_of_the_base_configuration(body):
+    from pathlib import Path
+
+    import yaml
+
+    from fportrait.avatar.fitting import fit_config
+    from fportrait.avatar.prior import SHIPPED, WEIGHTS
+
+    parameters = Path(__file__).parents[2] / "conf/base/parameters_fit_avatars.yml"
+    section = yaml.safe_load(parameters.read_text(encoding="utf-8"))["fit_avatars"]
+    prior = AvatarPrior.load(body=body)
+    assert section["prior"] == "shipped"
+    assert prior.config.avatar == fit_config(section["fit"]).avatar
+    assert prior.record["people"] >= 100
+    assert (SHIPPED / WEIGHTS).stat().st_size < 4e6
+    assert prior_training(section["prior_training"]).prior == prior.config
+
+
+def test_the_shipped_prior_dresses_a_stranger_before_any_fitting(body, tmp_path):
+    """Feed-forward, on a person it never saw: closer to the pictures than the mesh coloured by the same evidence."""
+    from fportrait.avatar.evidence import surface_colours
+
+    prior = AvatarPrior.load(body=body)
+    training = PriorTraining(prior.config)
+    film_person(50_000, tmp_path, Studio(moments=2, cameras=6), training)
+    person = read_person(tmp_path / "person.npz", body, training)
+    errors = {}
+    for name in ("mesh", "prior"):
+        avatar = GaussianAvatar(person.avatar.shape, body, prior.config.avatar)
+        if name == "prior":
+            prior.apply_to(avatar, person.evidence[0])
+        else:
+            with torch.no_grad():
+                avatar.colour.copy_(torch.from_numpy(surface_colours(avatar, person.evidence[0])))
+        wrong = []
+        for target in person.targets:
+            expression = avatar.expression_of_actions(torch.from_numpy(person.actions[target.moment]).float())
+            size = len(target.picture)
+            with torch.no_grad():
+                drawn, _ = avatar(
+                    expression, person.guides[target.moment], target.world_to_camera, target.intrinsics, size, size,
+                    target.background,
+                )  # fmt: skip
+            wrong.append(float((drawn - torch.from_numpy(target.picture).float() / 255).abs().mean()))
+        errors[name] = np.mean(wrong)
+    assert errors["prior"] < 0.8 * errors["mesh"]
