@@ -25,7 +25,7 @@ from small import stage
         ({"precision": "fp16"}, "bf16 or fp32"),
         ({"decay_from": 0}, "fractions"),
         ({"optimizer": "sgd"}, "adamw or adamw8bit"),
-        ({"sharding": "zero9"}, "none or fsdp2 or zero2"),
+        ({"sharding": "zero9"}, "none or fsdp2"),
         ({"processes": 3}, "multiple of 3"),
         ({"held_out": -1}, "0 or more"),
         ({"iterations": "many"}, "'many' for iterations"),

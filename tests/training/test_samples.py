@@ -76,18 +76,20 @@ def lively() -> torch.nn.Module:
 def test_each_factor_that_moves_changes_the_picture_and_a_dead_control_shows(reader, codec, tmp_path):
     settings = stage(frames=9)
     motion = factor_video(settings, lively(), codec, reader, tmp_path / "factors.mp4", steps=2)
-    assert set(motion) == {f"sample_motion_{name}" for name in ("still", "expression", "pose", "view", "everything")}
+    moved = {f"sample_motion_{name}" for name in ("still", "expression", "pose", "view", "everything")}
+    assert set(motion) == moved | {"sample_response_expression", "sample_response_pose"}
     assert (probe(tmp_path / "factors.mp4").frames, probe(tmp_path / "factors.mp4").width) == (9, 5 * 32)
-    noise = motion["sample_motion_still"]
     for factor in ("expression", "pose", "view", "everything"):
-        assert abs(motion[f"sample_motion_{factor}"] - noise) > 0.5, factor  # grey levels
+        assert abs(motion[f"sample_motion_{factor}"] - motion["sample_motion_still"]) > 0.1, factor  # grey levels
 
     dead = lively()
     with torch.no_grad():
         for parameter in dead.controller.parameters():
             parameter.zero_()
     without = factor_video(settings, dead, codec, reader, None, steps=2)
-    assert without["sample_motion_expression"] == pytest.approx(without["sample_motion_still"], abs=1e-3)
+    assert min(motion["sample_response_expression"], motion["sample_response_pose"]) > 0.5
+    assert without["sample_response_expression"] == 0
+    assert without["sample_response_pose"] > 0.5
     assert abs(without["sample_motion_view"] - without["sample_motion_still"]) > 0.5
 
 

@@ -77,6 +77,9 @@ def plan(number: int | None, environment: str, model: str | None, gpu: str, mfu:
     if reader is None:
         click.echo(f"shards: {missing}")
         return
+    encoded = reader.info["parameters"].get("size", picture)
+    if encoded != picture:
+        click.echo(f"shards: of {encoded}² pixels, and these settings train on {picture}²: run encode with them")
     for cost in costs:
         found = ", ".join(f"{name} {count} records ({cost['epochs'].get(name, 0):g} epochs)" if count else
                           f"{name} none, and it has a share" for name, count in cost["records"].items())  # fmt: skip

@@ -15,7 +15,7 @@ CHOICES = {
     "precision": ("bf16", "fp32"),
     "sigmas": ("uniform", "logit_normal"),
     "optimizer": ("adamw", "adamw8bit"),
-    "sharding": ("none", "fsdp2", "zero2"),
+    "sharding": ("none", "fsdp2"),
 }
 
 
@@ -54,7 +54,7 @@ class StageConfig:
     processes: int = 1  # on this machine, one per device; more than one trains in child processes
     nodes: int = 1  # machines
     rendezvous: str = "localhost:29500"  # host:port of the first machine
-    sharding: str = "none"  # fsdp2 or zero2: spread weights, gradients and moments over the processes
+    sharding: str = "none"  # fsdp2: spread weights, gradients and moments over the processes
     shards_url: str | None = None  # read the latents from this object store instead of the project's folder
 
     checkpoint_every: int = 200

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -72,7 +73,8 @@ def _sample_cost(
         return sdpa_flop_count(query, key, value)
 
     attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True):
+        warnings.simplefilter("ignore", UserWarning)  # slow paths of a CPU that computes nothing here
         model = FactorPortraitTransformer(**values).train()
         grid = (1, -1, latents, height, width)
         inputs = {

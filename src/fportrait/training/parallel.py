@@ -2,7 +2,6 @@
 
 - `none`: accelerate places the model; on several processes each holds a copy and gradients are averaged (DDP).
 - `fsdp2`: weights, gradients and moments are spread over the processes, block by block (`fully_shard`).
-- `zero2`: gradients and moments are spread, by DeepSpeed.
 
 Whatever the way, checkpoints hold whole tensors under the parameters' names: what one way wrote, any other reads, on
 any number of processes.
@@ -44,13 +43,7 @@ def make_optimizer(stage: StageConfig, parameters: list[torch.nn.Parameter]) -> 
 
 def make_parallel(stage: StageConfig) -> Parallel:
     """The way that `stage.sharding` names."""
-    if stage.sharding == "fsdp2":
-        return FullyShardedParallel(stage)
-    if stage.sharding == "zero2":
-        from fportrait.training.zero import ZeroParallel
-
-        return ZeroParallel(stage)
-    return Parallel(stage)
+    return FullyShardedParallel(stage) if stage.sharding == "fsdp2" else Parallel(stage)
 
 
 class Parallel:

@@ -91,9 +91,6 @@ def plan(
     cost = sample_cost(config, stage.frames, side, side, stage.precision, stage.gradient_checkpointing)
     shares = processes if stage.sharding == "fsdp2" else 1
     state = state_bytes(cost.parameters, stage.optimizer, stage.precision, shares)
-    if stage.sharding == "zero2":  # weights and their average stay whole
-        state = state_bytes(cost.parameters, stage.optimizer, stage.precision) - cost.parameters * 12 * (
-            processes - 1) // processes  # fmt: skip
     activations = cost.activation_bytes * stage.micro_batch(processes)
     flops = 3 * cost.flops * stage.batch_size
     seconds = flops / (named_peak(gpu) * mfu)

@@ -21,8 +21,8 @@ from fportrait.training.config import StageConfig
 FACTORS = ("still", "expression", "pose", "view", "everything")
 # A factor can be shown alone where the data move it: normal maps of a moving camera also show the camera's motion.
 SOURCES = {
-    "still": ("DynamicSweep", "PhoneCapture", "StudioCapture", "ViewSweep"),
-    "expression": ("DynamicSweep", "PhoneCapture", "StudioCapture"),
+    "still": ("PhoneCapture", "StudioCapture", "DynamicSweep", "ViewSweep"),
+    "expression": ("PhoneCapture", "StudioCapture", "DynamicSweep"),
     "pose": ("PhoneCapture", "StudioCapture"),
     "view": ("ViewSweep",),
     "everything": ("DynamicSweep",),
@@ -78,8 +78,9 @@ def factor_video(
     pose, view, everything. A factor that no held-out record moves is left out. All start from the same noise.
 
     Returns:
-        `sample_motion_FACTOR`: mean absolute change of the picture from its first frame, in grey levels of 255. That
-        of `still` is the sampler's own; a control that works moves more.
+        In grey levels of 255: `sample_motion_FACTOR`, mean absolute change of the picture from its first frame (that of
+        `still` is the sampler's own), and `sample_response_FACTOR`, mean absolute difference from the `still` video of
+        the same person and noise, which is exactly zero for a control that does nothing.
     """
     from fportrait.capture.video_io import write_video
     from fportrait.evaluation.sampling import make_pipeline
@@ -101,10 +102,14 @@ def factor_video(
             portrait = reader.references(record)["images"][0].numpy()
             columns.append(labelled(np.concatenate([np.broadcast_to(portrait, video.shape), video], 1), factor))
         write_video(target, np.concatenate(columns, axis=2))
-    return {
-        f"sample_motion_{factor}": float(np.abs(video[1:].astype(np.float32) - video[:1]).mean())
-        for factor, video in zip(chosen, videos, strict=True)
+    by_factor = {factor: video.astype(np.float32) for factor, video in zip(chosen, videos, strict=True)}
+    measured = {
+        f"sample_motion_{name}": float(np.abs(video[1:] - video[:1]).mean()) for name, video in by_factor.items()
     }
+    for name, video in by_factor.items():
+        if name != "still" and chosen[name] == chosen["still"]:
+            measured[f"sample_response_{name}"] = float(np.abs(video - by_factor["still"]).mean())
+    return measured
 
 
 def first_record(reader: ShardReader, datasets: Sequence[str], frames: int) -> Record | None:
