@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fportrait.body.model import Pose, load_body, rotation_matrix, rotation_vector
 from fportrait.camera.cameras import intrinsics_from_fov, look_at, project
+from fportrait.tracking.calibration import Calibration
 from fportrait.tracking.fit import (
     LandmarkModel,
     Observations,
@@ -20,7 +21,7 @@ from fportrait.tracking.fit import (
 )
 
 BODY = load_body()
-MODEL = LandmarkModel(BODY)
+MODEL = LandmarkModel(BODY, Calibration.none())  # truth here is the embedding itself
 SIZE = 512
 
 

@@ -2,129 +2,29 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-import numpy as np
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from fportrait.atomic_io import atomic_folder, write_json, write_safetensors
-from fportrait.errors import UserError, refuse_unknown_keys
+from fportrait.tracking.backbone import ResNet34Encoder
 
 CODE_DIM = 128
 WEIGHTS = "expression_encoder.safetensors"
 
 
-class BasicBlock(nn.Module):
-    """Two 3×3 convolutions with a shortcut (He et al. 2016)."""
+class ExpressionEncoder(ResNet34Encoder):
+    """Face crops to codes. `encode` gives them standardised: zero mean, unit variance over the training set."""
 
-    def __init__(self, channels_in: int, channels: int, stride: int):
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.downsample = (
-            nn.Sequential(nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
-            if stride != 1 or channels_in != channels
-            else None
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        return torch.relu(self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x))))) + shortcut)
-
-
-class ExpressionEncoder(nn.Module):
-    """ResNet-34 and a linear head. Codes leave it standardised: zero mean, unit variance over the training set.
-
-    Args:
-        width: channels of the first layer; 64 is ResNet-34 as published, the shipped encoder is narrower.
-        crop_size: pixels of the square crops it was trained on.
-    """
-
+    outputs = CODE_DIM
+    weights_name = WEIGHTS
+    kind = "expression encoder"
+    crop_function = "use crops.face_crop"
     code_mean: Tensor
     code_std: Tensor
 
     def __init__(self, width: int = 64, crop_size: int = 96):
-        super().__init__()
-        self.width, self.crop_size = width, crop_size
-        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.maxpool = nn.MaxPool2d(3, 2, 1)
-        blocks: list[nn.Module] = []
-        channels_in = width
-        for stage, count in enumerate((3, 4, 6, 3)):
-            channels = width * 2**stage
-            for index in range(count):
-                blocks.append(BasicBlock(channels_in, channels, 2 if stage and not index else 1))
-                channels_in = channels
-        self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Linear(channels_in, CODE_DIM)
+        super().__init__(width, crop_size)
         self.register_buffer("code_mean", torch.zeros(CODE_DIM))
         self.register_buffer("code_std", torch.ones(CODE_DIM))
 
-    def forward(self, crops: Tensor) -> Tensor:
-        """Crops `N 3 S S` in [−1, 1] to raw codes `N 128`."""
-        x = self.maxpool(torch.relu(self.bn1(self.conv1(crops))))
-        return self.head(self.blocks(x).mean((2, 3)))
-
-    @torch.no_grad()
-    def encode(self, crops: np.ndarray, batch: int = 64) -> np.ndarray:
-        """Crops `N S S 3` uint8 to standardised codes `N 128` float32.
-
-        Raises:
-            UserError: crops of another size or type.
-        """
-        size = self.crop_size
-        if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (size, size, 3):
-            raise UserError(f"crops {crops.dtype} {crops.shape}", f"uint8 N {size} {size} 3", "use crops.face_crop")
-        self.eval()
-        codes = []
-        for start in range(0, len(crops), batch):
-            part = torch.from_numpy(np.ascontiguousarray(crops[start : start + batch]))
-            part = part.to(self.code_mean.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-            codes.append(((self(part) - self.code_mean) / self.code_std).float().cpu())
-        return torch.cat(codes).numpy() if codes else np.zeros((0, CODE_DIM), np.float32)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and safetensors (half precision, which changes codes by about 0.1% of their spread)."""
-        with atomic_folder(folder) as target:
-            tensors = {
-                name: value.half() if value.dtype == torch.float32 and value.ndim > 1 else value
-                for name, value in self.state_dict().items()
-            }
-            write_safetensors(target / WEIGHTS, tensors)
-            write_json(target / "config.json", {"width": self.width, "crop_size": self.crop_size})
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> ExpressionEncoder:
-        """Read what `save_pretrained` wrote.
-
-        Raises:
-            UserError: files missing, unknown configuration keys, or tensors missing, extra or misshapen (all listed).
-        """
-        folder = Path(folder)
-        for name in ("config.json", WEIGHTS):
-            if not (folder / name).is_file():
-                raise UserError(
-                    f"no {name} in {folder}", "an expression encoder's folder",
-                    "run `kedro run --pipelines=pretrain`; pickled weights (.pt, .pth) are refused, export safetensors",
-                )  # fmt: skip
-        config = json.loads((folder / "config.json").read_text())
-        refuse_unknown_keys(config, ("width", "crop_size"), str(folder / "config.json"))
-        model = cls(**config)
-        state, wanted = load_file(folder / WEIGHTS), model.state_dict()
-        problems = [f"missing {name}" for name in wanted if name not in state]
-        problems += [f"unknown {name}" for name in state if name not in wanted]
-        problems += [
-            f"{name} {tuple(state[name].shape)} instead of {tuple(wanted[name].shape)}"
-            for name in wanted
-            if name in state and state[name].shape != wanted[name].shape
-        ]
-        if problems:
-            raise UserError(f"{'; '.join(problems)} in {folder}", "the encoder's tensors", "export the checkpoint anew")
-        model.load_state_dict({name: value.to(wanted[name].dtype) for name, value in state.items()})
-        return model.eval()
+    def finish(self, raw: Tensor) -> Tensor:
+        return (raw - self.code_mean) / self.code_std

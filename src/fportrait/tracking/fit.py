@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from fportrait.body.model import BodyModel, Pose, rotation_matrix
+from fportrait.tracking.calibration import Calibration
 from fportrait.tracking.points import SUBSET_238
 
 LANDMARK_SIGMA = 0.02  # of the eye distance: what the landmark net is off by
@@ -56,13 +57,18 @@ class Fit:
 
 
 class LandmarkModel:
-    """The embedded landmarks as a linear function of identity and actions, at rest."""
+    """The embedded landmarks as a linear function of identity and actions, at rest.
 
-    def __init__(self, body: BodyModel):
+    Args:
+        calibration: where the landmark net really puts its points on this body; default the shipped measurement.
+    """
+
+    def __init__(self, body: BodyModel, calibration: Calibration | None = None):
         self.body = body
+        calibration = calibration or Calibration.load()
         corners = body.faces[body.landmark_triangles]
         weights = body.landmark_barycentric.astype(np.float64)
-        self.points = np.einsum("lcx,lc->lx", body.template[corners].astype(np.float64), weights)
+        self.points = np.einsum("lcx,lc->lx", body.template[corners].astype(np.float64), weights) + calibration.offsets
         self.identity = np.einsum("klcx,lc->klx", body.identity_modes[:, corners].astype(np.float64), weights)
         self.actions = np.einsum("alcx,lc->alx", body.actions[:, corners].astype(np.float64), weights)
         from fportrait.body.rasterizer import vertex_normals
@@ -72,6 +78,8 @@ class LandmarkModel:
         # Neighbouring landmarks err together: every third, and all around eyes, brows and mouth, say what all would.
         chosen = (np.arange(len(self.points)) % 4 == 0) | np.isin(np.arange(len(self.points)), SUBSET_238[::3])
         self.valid = np.flatnonzero(body.landmark_valid & chosen)
+        precision = calibration.sigmas[self.valid] ** -2
+        self.precision = precision / precision.mean()  # `L`, relative
 
     def at(self, identity: np.ndarray, actions: np.ndarray | None = None) -> np.ndarray:
         """Landmarks at rest, `478 3`, or `N 478 3` when `actions` is `N 52`."""
@@ -146,9 +154,10 @@ def _camera_terms(model, world, turned, moved, rotations, w2c, k, target, scale)
     view /= np.linalg.norm(view, axis=-1, keepdims=True)
     frontal = np.clip((view.mean(1) * rotations[:, :, 2]).sum(-1), MIN_FRONTAL, 1) ** 3
     facing = ((model.normals[valid] @ rotations.transpose(0, 2, 1)) * view).sum(-1)
-    size = np.linalg.norm(residual, axis=-1)
+    size = np.linalg.norm(residual, axis=-1) * np.sqrt(model.precision)
     huber = np.minimum(1.0, HUBER / np.maximum(size, 1e-9))
-    weights = huber * np.clip(facing * 1.5, MIN_FACING, 1) * (INDEPENDENT_LANDMARKS / len(valid)) * frontal[:, None]
+    weights = huber * model.precision * np.clip(facing * 1.5, MIN_FACING, 1) * frontal[:, None]
+    weights *= INDEPENDENT_LANDMARKS / len(valid)
     return residual, jacobian, weights
 
 

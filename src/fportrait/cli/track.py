@@ -1,0 +1,64 @@
+"""`fportrait track`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from fportrait.cli._options import json_option, print_json
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The folder to write.")
+@click.option("--fov", default=40.0, show_default=True, help="Horizontal field of view of the camera, degrees.")
+@click.option("--base", type=click.Path(path_type=Path),
+              help="A bundle with an expression encoder. Default: the shipped base.")  # fmt: skip
+@json_option
+def track(source: Path, out: Path, fov: float, base: Path | None, as_json: bool) -> None:
+    """Track the face of a picture or video, or of every one in a folder.
+
+    Writes `frames.parquet` (pose, camera, landmarks and expression code per frame), `identity.json` and an overlay to
+    look at. Of a folder, each file gets its own subfolder; what cannot be tracked is listed in `quarantine.json` with
+    its reason, and the exit code is 3.
+
+    \b
+    Examples:
+      fportrait track talk.mp4 -o tracked/
+      fportrait track clips/ -o tracked/ --fov 65
+    """
+    from fportrait.atomic_io import write_json
+    from fportrait.bundle import SHIPPED_BASE
+    from fportrait.cli import EXIT_PARTIAL
+    from fportrait.errors import UserError
+    from fportrait.tracking.files import PICTURES, VIDEOS, track_file
+
+    base = base or SHIPPED_BASE
+    if not source.is_dir():
+        results, quarantine = [track_file(source, out, base, fov)], []
+    else:
+        files = sorted(p for p in source.iterdir() if p.suffix.lower() in PICTURES + VIDEOS and p.is_file())
+        if not files:
+            raise UserError(f"no picture or video in {source}", f"{', '.join(PICTURES + VIDEOS)}", "name another folder")
+        results, quarantine = [], []
+        for file in files:
+            try:
+                results.append(track_file(file, out / file.name, base, fov))
+            except UserError as error:
+                quarantine.append({"file": file.name, "reason": str(error)})
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "quarantine.json", quarantine)
+    if as_json:
+        print_json({"tracked": results, "quarantine": quarantine})
+    else:
+        for result in results:
+            click.echo(
+                f"{result['frames_with_face']} of {result['frames']} frames with a face, mesh within "
+                f"{result['reprojection_error_percent_of_face']}% of the face: {result['overlay']}"
+            )
+        for entry in quarantine:
+            click.echo(f"not tracked: {entry['file']}: {entry['reason']}", err=True)
+    if quarantine:
+        sys.exit(EXIT_PARTIAL)

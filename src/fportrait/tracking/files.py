@@ -1,0 +1,146 @@
+"""Tracking of loose files: a picture or video of one person by a camera nobody measured, to tables and an overlay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fportrait.atomic_io import atomic_folder, write_json, write_parquet
+from fportrait.body.model import BodyModel, Pose, load_body
+from fportrait.camera.cameras import intrinsics_from_fov
+from fportrait.capture.video_io import constant_rate, iter_video, probe, read_image, write_image, write_video
+from fportrait.errors import UserError
+from fportrait.tracking.fit import LandmarkModel
+from fportrait.tracking.overlay import draw_landmarks, draw_mesh
+from fportrait.tracking.track import (
+    Clip,
+    TrackConfig,
+    annotate,
+    frame_table,
+    read_landmarks,
+    segment_codes,
+    track_segments,
+)
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+OVERLAY_WIDTH = 640  # pixels of one half of the overlay, at most
+
+
+def track_file(
+    path: str | Path, out: str | Path, base: str | Path, fov_degrees: float = 40.0, config: TrackConfig | None = None
+) -> dict[str, Any]:
+    """Track one file into the folder `out`.
+
+    Writes `frames.parquet` (the frame schema), `identity.json`, and `overlay.mp4` (of a picture `overlay.png`): the
+    landmarks on the left, the fitted mesh's normals on the right.
+
+    Args:
+        base: bundle with the expression encoder. fov_degrees: horizontal field of view of the camera.
+
+    Returns:
+        `frames`, `frames_with_face`, `reprojection_error_percent_of_face` and the paths written.
+
+    Raises:
+        UserError: neither picture nor video, no face, two faces of like size, a face gone too long.
+    """
+    from fportrait.tracking.expression import ExpressionEncoder
+
+    path, out, config = Path(path), Path(out), config or TrackConfig()
+    picture = path.suffix.lower() in PICTURES
+    if not picture and path.suffix.lower() not in VIDEOS:
+        raise UserError(f"the file {path}", f"one of {', '.join(PICTURES + VIDEOS)}", "convert it")
+    if not 1 < fov_degrees < 170:
+        raise UserError(f"a field of view of {fov_degrees} degrees", "1 to 170", "give the camera's horizontal one")
+    encoder, body = ExpressionEncoder.from_pretrained(Path(base) / "expression_encoder"), load_body()
+
+    def frames() -> Iterator[np.ndarray]:
+        return iter([read_image(path)]) if picture else iter_video(path)
+
+    if picture:
+        height, width = next(frames()).shape[:2]
+    else:
+        info = probe(path)
+        height, width = info.height, info.width
+    seen = read_landmarks(frames(), path.name, encoder.crop_size, config)
+    intrinsics = intrinsics_from_fov(fov_degrees, width, height)
+    clip = Clip(path.stem, path.name, path.stem, "phone", width, height, intrinsics, None)
+    shape, (track,) = track_segments([[(clip, seen)]], LandmarkModel(body), config)
+    common = {"dataset": "PhoneCapture", "identity": path.stem, "split": "train"}
+    rows = annotate(track, shape, body, segment_codes(track, encoder), common, config)
+    pictures = overlay_frames(frames(), rows, shape, body)
+    with atomic_folder(out) as folder:
+        table = frame_table(rows)
+        write_parquet(folder / "frames.parquet", table)
+        write_json(
+            folder / "identity.json",
+            {**common, "shape": shape.tolist(), "body_model": body.name, "reference_clip": path.stem,
+             "reference_frame": int(seen.confidence.argmax())},
+        )  # fmt: skip
+        name = "overlay.png" if picture else "overlay.mp4"
+        if picture:
+            write_image(folder / name, next(pictures))
+        else:
+            write_video(folder / name, pictures, constant_rate(path)[0])
+    return {
+        "frames": len(rows),
+        "frames_with_face": int((seen.confidence > 0).sum()),
+        "reprojection_error_percent_of_face": round(reprojection_error(table, shape, body), 2),
+        "folder": str(out),
+        "overlay": str(out / name),
+    }
+
+
+def overlay_frames(
+    frames: Iterator[np.ndarray], rows: list[dict[str, Any]], shape: np.ndarray, body: BodyModel
+) -> Iterator[np.ndarray]:
+    """For each frame the landmarks (left) and the fitted expression-neutral mesh's normals (right)."""
+    for frame, row in zip(frames, rows, strict=False):
+        factor = min(1.0, OVERLAY_WIDTH / frame.shape[1])
+        landmarks = np.asarray(row["landmarks"], np.float64).reshape(478, 2)
+        mesh = draw_mesh(
+            frame, body.vertices(shape, None, pose_of(row)), body.faces, np.reshape(row["world_to_camera"], (4, 4)),
+            np.reshape(row["intrinsics"], (3, 3)), 0.7,
+        )  # fmt: skip
+        both = np.concatenate([draw_landmarks(frame, landmarks, 1), mesh], 1)
+        yield _shrink(both, factor)
+
+
+def pose_of(row: Any) -> Pose:
+    """The pose in a row of the frame schema."""
+    return Pose(
+        np.reshape(row["body_rotation"], (3, 3)), np.asarray(row["body_translation"]),
+        np.reshape(row["head_rotation"], (3, 3)),
+    )  # fmt: skip
+
+
+def reprojection_error(table: pd.DataFrame, shape: np.ndarray, body: BodyModel) -> float:
+    """Median distance of the stable landmarks (eye corners, nose, brow's middle) to the mesh, percent of the face.
+
+    The face's size is the longer side of the box around all landmarks.
+    """
+    from fportrait.camera.cameras import project
+
+    model = LandmarkModel(body)
+    stable = [33, 133, 263, 362, 168, 4, 1, 6]
+    errors = []
+    for _, row in table[table["confidence"] > 0].iterrows():
+        pose = pose_of(row)
+        rotations, shifts = body.bone_transforms(shape, pose)
+        points = model.at(shape)[stable] @ rotations[2].T + shifts[2]
+        pixels, _ = project(points, np.reshape(row["world_to_camera"], (4, 4)), np.reshape(row["intrinsics"], (3, 3)))
+        seen = np.reshape(row["landmarks"], (478, 2))
+        errors.append(np.linalg.norm(pixels - seen[stable], axis=1).mean() / np.ptp(seen, axis=0).max())
+    return 100 * float(np.median(errors))
+
+
+def _shrink(image: np.ndarray, factor: float) -> np.ndarray:
+    """Smaller, with even sides for H.264."""
+    import cv2
+
+    height, width = (max(2, round(side * factor) // 2 * 2) for side in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
