@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,10 @@ def launch(job: Job, folder: Path, log: Callable[[dict[str, float], int], None])
         old.unlink()
     stage, job_file, metrics = job.stage, folder / "job.json", folder / "metrics.jsonl"
     metrics.touch()
-    job = Job(**{**job.__dict__, "metrics": str(metrics.resolve())})
+    folders = {
+        name: str(Path(getattr(job, name)).resolve()) for name in ("start", "base", "shards", "out", "checkpoints")
+    }
+    job = replace(job, metrics=str(metrics.resolve()), **folders)  # whole paths, for children on other machines
     job.save(job_file)
     if stage.nodes > 1:
         logger.warning("on each other machine, N = 1 to %d, run: %s -m fportrait.training.launch %s --join N",
@@ -66,18 +70,23 @@ def launch(job: Job, folder: Path, log: Callable[[dict[str, float], int], None])
     paths = os.pathsep.join(path for path in sys.path if path)  # Kedro finds the package without an installation
     environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": paths}
     process = subprocess.Popen(torchrun(stage, job_file.resolve()), env=environment)
-    with terminate_flag() as terminated, metrics.open() as lines:
-        told = False
-        while process.poll() is None:
-            time.sleep(POLL_SECONDS)
+    try:
+        with terminate_flag() as terminated, metrics.open() as lines:
+            told = False
+            while process.poll() is None:
+                time.sleep(POLL_SECONDS)
+                pass_on(lines, log)
+                if terminated() and not told:
+                    told = True
+                    for child in psutil.Process(process.pid).children():
+                        child.send_signal(signal.SIGTERM)  # torchrun itself would give them 30 seconds
             pass_on(lines, log)
-            if terminated() and not told:
-                told = True
-                for child in psutil.Process(process.pid).children():
-                    child.send_signal(signal.SIGTERM)  # torchrun itself would give them 30 seconds
-        pass_on(lines, log)
-        if terminated():
-            raise SystemExit(143)
+            if terminated():
+                raise SystemExit(143)
+    finally:
+        if process.poll() is None:  # the parent fails: its children must not train on
+            process.terminate()
+            process.wait()
     return outcome(folder, stage, process.returncode)
 
 

@@ -43,11 +43,11 @@ class Job:
 
 
 def run_stage(job: Job, log: Any, main: bool = True) -> dict[str, Any]:
-    """Train a stage and make its sample videos, before and after; returns the summary of `train`.
+    """Train a stage and make its sample videos, the first stage's before too; returns the summary of `train`.
 
     Args:
         log: `log(metrics, step)`, called in the main process alone.
-        main: this process writes the samples; all processes of a run compute them, because a spread model needs all.
+        main: this process writes the samples; a model that is spread over processes needs them all to compute them.
 
     Raises:
         UserError: see `check_start`, `check_stage` and `train`.
@@ -72,12 +72,15 @@ def run_stage(job: Job, log: Any, main: bool = True) -> dict[str, Any]:
     samples = Path(job.out) / "samples" if main else None
 
     def show_factors(label: str, step: int) -> None:
+        if not main and stage.sharding == "none":
+            return
         target = None if samples is None else samples / f"{label}-factors.mp4"
         motion = factor_video(stage, transformer, vae, reader, target)
         if main and motion:
             log(motion, step)
 
-    sample_videos(stage, transformer, vae, reader, samples, "before")
+    if main and stage.parent is None:  # a later stage begins where the samples after its parent ended
+        sample_videos(stage, transformer, vae, reader, samples, "before")
     summary = train(
         stage, transformer, reader, job.out, log, checkpoint_folder=job.checkpoints,
         sample=lambda step: show_factors(f"step-{step:06d}", step),

@@ -70,7 +70,7 @@ def factor_video(
     vae: Any,
     reader: ShardReader,
     target: str | Path | None,
-    steps: int = 8,
+    steps: int = 6,
 ) -> dict[str, float]:
     """Write one MP4 of the factors side by side; returns how much each one moves the picture.
 
