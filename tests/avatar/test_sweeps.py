@@ -1,10 +1,11 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from fportrait.avatar import sweeps
 from fportrait.avatar.sweeps import plan_sweeps, render_sweeps, sweep_config
 from fportrait.camera.cameras import camera_centre
-from fportrait.capture.video_io import probe
+from fportrait.capture.video_io import probe, read_video
 from fportrait.errors import UserError
 
 SMALL = {"clips_view": 2, "clips_dynamic": 2, "frames_view": 5, "frames_dynamic": 9, "size": 32}
@@ -80,3 +81,50 @@ def test_parameters_that_cannot_be_rendered_are_refused():
         sweep_config({"distance_min": 0.05})
     with pytest.raises(UserError, match="clips_view"):
         sweep_config({"clip_view": 3})
+
+
+def test_the_gate_finds_the_invariants_of_both_sweeps_in_every_rendered_clip(truth, capture, rendered, tmp_path):
+    from fportrait.atomic_io import write_parquet
+    from fportrait.dataset.validation import ValidationConfig, validate_tables
+
+    _, table = rendered
+    people = pd.DataFrame(
+        {
+            "dataset": dataset, "identity": "ada", "split": "train", "shape": truth.refined_shape.tolist(),
+            "body_model": "embedded", "reference_clip": rows["clip"].iloc[0], "reference_frame": 0,
+        }
+        for dataset, rows in table.groupby("dataset")
+    )  # fmt: skip
+    write_parquet(tmp_path / "tables/frames.parquet", table)
+    write_parquet(tmp_path / "tables/identities.parquet", people.astype({"reference_frame": "int32"}))
+    report = validate_tables(tmp_path / "tables", tmp_path / "gate", ValidationConfig())
+    assert not report["quarantined"]
+    frozen = table[table.dataset == "ViewSweep"].groupby("clip")
+    assert all(len(np.unique(np.stack(rows.expression_code), axis=0)) == 1 for _, rows in frozen)
+
+    moving = table.copy()
+    first = moving.index[(moving.dataset == "ViewSweep") & (moving.frame == 2)][0]
+    moving.at[first, "expression_code"] = moving.at[first, "expression_code"] + np.float32(3.0)
+    write_parquet(tmp_path / "tables/frames.parquet", moving)
+    with pytest.raises(UserError, match="expression"):
+        validate_tables(tmp_path / "tables", tmp_path / "gate", ValidationConfig())
+
+
+def test_normal_maps_are_written_beside_the_clips_when_asked_for(truth, capture, tmp_path):
+    config = sweep_config({**SMALL, "clips_dynamic": 0, "clips_view": 1, "normals": True})
+    table = render_sweeps(truth, capture.frames, config, 0, tmp_path / "clips")
+    name = table.path.iloc[0].rsplit("/", 1)[1]
+    maps = read_video(tmp_path / "normals" / name)
+    assert maps.shape == (5, 32, 32, 3)
+    assert maps[:, 0, 0].max() < 40 and maps[:, 16, 16].min() > 60  # black around the head; towards the camera on it
+
+
+def test_a_device_that_is_not_there_is_refused(truth, capture, tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UserError, match="cuda"):
+        render_sweeps(truth, capture.frames, sweep_config({**SMALL, "device": "cuda"}), 0, tmp_path)
+    with pytest.raises(UserError, match="'cpu' or 'cuda'"):
+        render_sweeps(truth, capture.frames, sweep_config({**SMALL, "device": "gpu"}), 0, tmp_path)
