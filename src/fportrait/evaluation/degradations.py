@@ -21,7 +21,7 @@ def compressed(video: np.ndarray, quality: int) -> np.ndarray:
     """JPEG and back, frame by frame."""
     options = [cv2.IMWRITE_JPEG_QUALITY, quality]
     # OpenCV takes the channels for blue, green, red both ways, so that they come back in their places.
-    return np.stack([cv2.imdecode(cv2.imencode(".jpg", frame, options)[1], cv2.IMREAD_COLOR) for frame in video])
+    return np.stack([np.asarray(cv2.imdecode(cv2.imencode(".jpg", frame, options)[1], 1)) for frame in video])
 
 
 def late(video: np.ndarray, frames: int) -> np.ndarray:
