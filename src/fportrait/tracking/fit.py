@@ -20,10 +20,11 @@ from fportrait.tracking.calibration import Calibration
 from fportrait.tracking.points import SUBSET_238
 
 LANDMARK_SIGMA = 0.02  # of the eye distance: what the landmark net is off by
-INDEPENDENT_LANDMARKS = 15.0  # errors of neighbouring landmarks are alike; the sum counts as this many
+INDEPENDENT_LANDMARKS = 30.0  # errors of neighbouring landmarks are alike; the sum counts as this many
+INDEPENDENT_VIEWS = 12.0  # a person's many frames share the net's bias; together they count as this many
 HUBER = 2.5  # sigmas
 FIXED = 1e8  # stiffness of an unknown that must not move
-ACTION_SIGMA = 0.35
+ACTION_SIGMA = 0.25
 MIN_FACING = 0.1  # weight of landmarks on the far side, which the net guesses
 MIN_FRONTAL = 0.3  # cosine below which views count alike; the net errs 2.5 times as much at 60 degrees as in front
 SIZE_SIGMA = 0.02  # of the head, relative; see `size_prior`
@@ -210,7 +211,7 @@ def fit_identity(model: LandmarkModel, groups: list[Observations], rounds: int =
     """Identity coefficients `K` from moments spread over all the observations of one person.
 
     Alternates poses and actions (given identity) with a linear step in the identity that lets them follow. A person's
-    many frames share the landmark net's bias, so together they count as four views at most against the unit prior.
+    many frames share the landmark net's bias, so together they count as `INDEPENDENT_VIEWS` against the unit prior.
     """
     identity = np.zeros(model.body.identity_dim)
     prior = np.eye(len(identity))
@@ -255,7 +256,7 @@ def fit_identity(model: LandmarkModel, groups: list[Observations], rounds: int =
             data_h += (h_ss - h_ps.transpose(0, 2, 1) @ back[..., :-1]).sum(0)
             data_g += (g_s - (h_ps.transpose(0, 2, 1) @ back[..., -1:])[..., 0]).sum(0)
             count += float(visible.sum())
-        effective = min(count, 4.0) / max(count, 1.0)
+        effective = min(count, INDEPENDENT_VIEWS) / max(count, 1.0)
         identity = identity - np.linalg.solve(hessian + data_h * effective, gradient + data_g * effective)
         identity = np.clip(identity, -3, 3)
     return identity

@@ -36,7 +36,7 @@ from fportrait.tracking.fit import (
 )
 from fportrait.tracking.landmarks import Face, shared_landmarker
 
-CODE_VERSION = "tracking-3"
+CODE_VERSION = "tracking-4"
 SEARCH_EVERY = 12  # frames between searches for a second face
 LOOK_AT = np.array([0.0, -0.005, 0.02])  # of the head, in its own axes: the middle of the crop
 
