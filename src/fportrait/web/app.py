@@ -154,7 +154,7 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
     def gallery_items() -> Any:
         results = studio.store.list()
         captions = [f"{r.settings.get('created', '')} · {r.settings.get('camera', '')}" for r in results]
-        items = [(str(r.picture), caption) for r, caption in zip(results, captions, strict=True)]
+        items = [(str(r.thumbnail), caption) for r, caption in zip(results, captions, strict=True)]
         return gr.update(value=items, selected_index=None), [r.name for r in results], "", None, None, ""
 
     @sentences
@@ -184,7 +184,9 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
                     )  # fmt: skip
                     with gr.Row():
                         portrait_samples = [
-                            gr.Button(f"Sample {index + 1}", size="sm", elem_id=f"portrait-sample-{index + 1}")
+                            gr.Button(
+                                f"Sample {index + 1}", size="sm", min_width=80, elem_id=f"portrait-sample-{index + 1}"
+                            )
                             for index in range(len(PORTRAITS))
                         ]
                     driving = gr.Video(
@@ -193,7 +195,9 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
                     )  # fmt: skip
                     with gr.Row():
                         driving_samples = [
-                            gr.Button(f"Sample {index + 1}", size="sm", elem_id=f"driving-sample-{index + 1}")
+                            gr.Button(
+                                f"Sample {index + 1}", size="sm", min_width=80, elem_id=f"driving-sample-{index + 1}"
+                            )
                             for index in range(len(VIDEOS))
                         ]
                     with gr.Accordion("Expression from another video", open=False):
@@ -206,7 +210,7 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
                     scene = gr.Plot(label="Cameras around the head", elem_id="scene")
                     with gr.Group(visible=False) as own:
                         keys = gr.Textbox(
-                            "-35,0; 0,12,0.9; 35,0", label="Key positions: yaw, elevation in degrees[, distance]; …",
+                            "-35,0; 0,12,0.9; 35,0", label="Key positions: yaw, elevation[, distance]; …",
                             elem_id="keys",
                         )  # fmt: skip
                         clicks = gr.Image(
@@ -240,21 +244,25 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
                         buttons=["download"],
                     )  # fmt: skip
                     with gr.Row():
-                        run = gr.Button("Generate", variant="primary", elem_id="generate")
-                        stop = gr.Button("Cancel", elem_id="cancel")
+                        run = gr.Button("Generate", variant="primary", min_width=80, elem_id="generate")
+                        stop = gr.Button("Cancel", min_width=80, elem_id="cancel")
                     look = gr.Button("Only show tracking and normals", size="sm", elem_id="preview")
                     downloads = gr.File(label="Download", interactive=False, elem_id="downloads", height=190)
                     facts = gr.Markdown(elem_id="facts")
             strip = gr.Image(label="Driving, pose, result over time", interactive=False, elem_id="strip")
             with gr.Accordion("Tracking and normals", open=False, elem_id="tracking") as tracking:
                 tracked_facts = gr.Markdown()
-                overlays = gr.Gallery(label="What the tracker found", columns=4, height=320, elem_id="overlays")
-                normals = gr.Gallery(label="Pose as normal maps", columns=4, height=220, elem_id="normals")
+                overlays = gr.Gallery(
+                    label="What the tracker found", columns=4, height=320, elem_id="overlays", object_fit="contain"
+                )
+                normals = gr.Gallery(
+                    label="Pose as normal maps", columns=6, height=200, elem_id="normals", object_fit="contain"
+                )
         with gr.Tab("Gallery") as gallery_tab:
             names = gr.State([])
             selected = gr.State("")
             gallery = gr.Gallery(
-                label="Past results, newest first", columns=2, height=420, allow_preview=False, elem_id="gallery",
+                label="Past results, newest first", columns=5, height=300, allow_preview=False, elem_id="gallery",
                 object_fit="contain",
             )  # fmt: skip
             with gr.Row():

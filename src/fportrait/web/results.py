@@ -17,6 +17,7 @@ from fportrait.atomic_io import atomic_folder, write_json
 from fportrait.errors import UserError
 
 VIDEO, PICTURE, CONDITIONS, SETTINGS = "video.mp4", "picture.png", "conditions.zip", "settings.json"
+THUMBNAIL = "thumbnail.png"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Result:
     @property
     def picture(self) -> Path:
         return self.folder / PICTURE
+
+    @property
+    def thumbnail(self) -> Path:
+        """A frame of the video, or the picture of a result that has none."""
+        return self.folder / THUMBNAIL if (self.folder / THUMBNAIL).is_file() else self.picture
 
     @property
     def conditions(self) -> Path:

@@ -66,6 +66,7 @@ def camera_scene(world_to_camera: np.ndarray, size: float = 0.05) -> Any:
     hidden = {"visible": False}
     figure.update_layout(
         margin={"l": 0, "r": 0, "t": 0, "b": 0}, height=300, showlegend=False,
+        modebar_remove=["zoom3d", "pan3d", "orbitRotation", "tableRotation", "resetCameraLastSave3d", "toImage"],
         scene={
             "aspectmode": "data", "xaxis": hidden, "yaxis": hidden, "zaxis": hidden,
             "camera": {"eye": {"x": 0.9, "y": 1.3, "z": 0.6}, "center": {"x": 0, "y": 0, "z": -0.05}},

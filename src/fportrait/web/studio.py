@@ -16,8 +16,9 @@ import numpy as np
 from fportrait.animate import Animator, Prepared, Request
 from fportrait.animate.pictures import shown_moments, tracking_overlay
 from fportrait.animate.tracked import Report
+from fportrait.capture.video_io import read_video, write_image
 from fportrait.errors import UserError
-from fportrait.web.results import PICTURE, VIDEO, Result, ResultStore
+from fportrait.web.results import PICTURE, THUMBNAIL, VIDEO, Result, ResultStore
 
 WAITING = 8  # jobs beyond the running one; more are turned away at once
 
@@ -124,6 +125,8 @@ class Studio:
             def write(folder: Path) -> None:
                 written = self.animator.write(prepared, folder / VIDEO, checked)
                 written["picture"].rename(folder / PICTURE)
+                middle = len(prepared) // 2
+                write_image(folder / THUMBNAIL, read_video(folder / VIDEO, middle, middle + 1)[0])
                 (folder / "conditions").mkdir()
                 self.animator.write_conditions(prepared, folder / "conditions")
                 settings["seconds"] = round(time.monotonic() - started, 1)
