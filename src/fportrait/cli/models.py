@@ -125,6 +125,7 @@ def lineage(model: str, as_json: bool) -> None:
       fportrait lineage
       fportrait lineage 2 --json
     """
+    from fportrait.dataset.schema import DATASETS
     from fportrait.errors import UserError
     from fportrait.ops import registry, runs
     from fportrait.ops.lineage import story_lines
@@ -160,7 +161,7 @@ def lineage(model: str, as_json: bool) -> None:
     shown = {
         name: value
         for name, value in sorted(metrics.items())
-        if name.endswith(("ours.psnr.mean", "ours_minus_portrait.mean"))
+        if name.split(".")[0] in DATASETS and name.endswith(("ours.psnr.mean", "ours_minus_portrait.mean"))
     }
     for name, value in shown.items():
         click.echo(f"    {name} = {value:.4g}")
