@@ -15,7 +15,7 @@ ANNOTATIONS = (Path("data/03_primary/validated"), Path("data/03_primary/sweeps")
 
 @click.command()
 @click.option("--model", type=click.Path(path_type=Path),
-              help="A model folder or a trained stage (data/06_models/stage4). Default: the champion, else the shipped base.")  # fmt: skip
+              help="A model folder or a trained stage. Default: the champion, else the shipped base.")  # fmt: skip
 @click.option(
     "--shards",
     type=click.Path(path_type=Path),
