@@ -50,11 +50,14 @@ def test_expressions_change_the_picture_where_they_should_even_when_it_is_small(
     mouth, eyes = [13, 14, 61, 291, 0, 17], [33, 133, 362, 263, 159, 145, 386, 374]
     below = [*mouth, 200]  # an open mouth reaches down to the chin
     neutral = picture(person, 64).astype(int)
-    for name, marks in {"jawOpen": below, "mouthSmile": mouth, "mouthPucker": mouth, "eyeBlink": eyes}.items():
+    wanted = {  # where, the least mean change there and the least peak, in grey levels
+        "jawOpen": (below, 6, 60), "mouthSmile": (mouth, 2, 20), "mouthPucker": (mouth, 2.5, 14),
+        "mouthFunnel": (mouth, 3, 25), "tongueOut": (below, 5, 25), "eyeBlink": (eyes, 3, 25),
+    }  # fmt: skip
+    for name, (marks, least, peak) in wanted.items():
         changed = np.abs(picture(person, 64, **{name: 1.0}) - neutral).mean(axis=2)
         inside = changed[box(person, marks, 64, 2)]
         upper = changed[:10]  # hair and background stay
-        least, peak = {"jawOpen": (6, 60), "mouthSmile": (2, 20), "mouthPucker": (1.5, 10), "eyeBlink": (3, 25)}[name]
         assert inside.mean() > least and inside.max() > peak, name
         assert inside.mean() > 8 * upper.mean(), name
 
