@@ -1,12 +1,13 @@
 """What does the training loop cost over a bare one, and do two processes give the losses of one?
 
-The bare loop runs the same model and optimiser on batches that already lie in memory: forward, backward, clipping, step.
+The bare loop runs the same model and optimiser on batches that lie in memory: forward, backward, clipping, step.
 Ours draws, reads, checks and prepares its samples from shards, averages weights and keeps the books. Both run in turns,
 a block of steps each, so that whatever else the machine does falls on both. Checkpoints and samples are left out.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -95,7 +96,7 @@ def bare_loop(stage: StageConfig, reader: ShardReader) -> Any:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         number += 1
-        yield float(loss)
+        yield float(loss.detach())
 
 
 def compare_speed(reader: ShardReader, folder: Path) -> dict[str, Any]:
@@ -126,10 +127,8 @@ def compare_speed(reader: ShardReader, folder: Path) -> dict[str, Any]:
             raise Turn
         mark[:] = time.perf_counter(), time.process_time()
 
-    try:
+    with contextlib.suppress(Turn):
         our_loop(stage, reader, folder, turn)
-    except Turn:
-        pass
     # Pairs that ran side by side are compared, then the median is taken: the machine's other work falls on both.
     pairs = {name: np.array(values) for name, values in times.items()}
     return {
