@@ -59,7 +59,7 @@ def launch(job: Job, folder: Path, log: Callable[[dict[str, float], int], None])
         old.unlink()
     stage, job_file, metrics = job.stage, folder / "job.json", folder / "metrics.jsonl"
     metrics.touch()
-    folders = {
+    folders: dict[str, Any] = {
         name: str(Path(getattr(job, name)).resolve()) for name in ("start", "base", "shards", "out", "checkpoints")
     }
     job = replace(job, metrics=str(metrics.resolve()), **folders)  # whole paths, for children on other machines
