@@ -116,7 +116,7 @@ def mlflow_server(storage: str, database: str, tmp_path_factory) -> Iterator[str
     )  # fmt: skip
     address = f"http://127.0.0.1:{port}"
     try:
-        wait_for(lambda: urllib.request.urlopen(f"{address}/health", timeout=5).status == 200, "MLflow", 180)
+        wait_for(lambda: urllib.request.urlopen(f"{address}/health", timeout=5).status == 200, "MLflow")
         yield address
     finally:
         os.killpg(server.pid, 9)

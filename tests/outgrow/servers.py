@@ -19,7 +19,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def wait_for(condition: Any, what: str, seconds: float = 120) -> None:
+def wait_for(condition: Any, what: str, seconds: float = 600) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:

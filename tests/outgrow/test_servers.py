@@ -127,7 +127,7 @@ def test_units_run_on_a_ray_cluster_of_a_head_and_a_worker(tmp_path, monkeypatch
             command = [sys.executable, "-m", "ray.scripts.scripts", "start", *arguments, *resources]
             log = open(tmp_path / f"node{len(running)}.log", "w")  # noqa: SIM115 - the node's own
             running.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=tmp_path))
-            wait_for(lambda log=log: "Ray runtime started" in Path(log.name).read_text(), f"a node: {log.name}", 150)
+            wait_for(lambda log=log: "Ray runtime started" in Path(log.name).read_text(), f"a node: {log.name}")
         import ray
 
         with use_engine("ray", f"127.0.0.1:{port}"):
@@ -177,7 +177,7 @@ def test_two_machines_train_one_model(tmp_path, monkeypatch):
     other = threading.Thread(target=subprocess.run, args=(join,), kwargs={"capture_output": True})
     other.start()  # before the first machine: it waits for the job
     two = train("two", nodes=2, processes=1, rendezvous=f"127.0.0.1:{free_port()}")
-    other.join(60)
+    other.join(300)
     one = train("one", processes=1, nodes=1)
     assert not other.is_alive()
     assert two == pytest.approx(one, rel=1e-4)
