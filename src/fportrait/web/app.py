@@ -262,7 +262,8 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
             names = gr.State([])
             selected = gr.State("")
             gallery = gr.Gallery(
-                label="Past results, newest first", columns=5, fit_columns=False, height=300, allow_preview=False, elem_id="gallery",
+                label="Past results, newest first", columns=5, fit_columns=False, height=300,
+                allow_preview=False, elem_id="gallery",
                 object_fit="contain",
             )  # fmt: skip
             with gr.Row():
