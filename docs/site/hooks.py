@@ -1,4 +1,4 @@
-"""Hooks of the documentation site: pages that are not there leave the list, pages that nobody listed come under More."""
+"""Hooks of the documentation site: missing pages leave the list, pages that nobody listed come under "More"."""
 
 from __future__ import annotations
 

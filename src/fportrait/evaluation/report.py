@@ -30,6 +30,7 @@ from fportrait.evaluation.page import (
     sparkline,
 )
 from fportrait.evaluation.tables import write_tables
+from fportrait.provenance import SYNTHETIC
 
 if TYPE_CHECKING:
     from fportrait.evaluation.protocol import ClipResult
@@ -68,13 +69,13 @@ class Report:
         players = {}
         if "truth" in videos and "ours" in videos:
             both = np.concatenate([videos["truth"], videos["ours"]], axis=2)
-            write_video(self.folder / "videos" / where / f"{name}.mp4", both, self.fps)
+            write_video(self.folder / "videos" / where / f"{name}.mp4", both, self.fps, metadata=SYNTHETIC)
             difference = 3 * np.abs(videos["ours"].astype(np.int16) - videos["truth"])
             videos["difference"] = np.clip(difference, 0, 255).astype(np.uint8)
         wanted = [player for player in PLAYERS if player in videos] + [p for p in videos if p.startswith("driver")]
         for player in wanted:
             path = self.folder / "players" / where / f"{name}-{player}.mp4"
-            write_video(path, enlarged(videos[player]), self.fps, 20)
+            write_video(path, enlarged(videos[player]), self.fps, 20, SYNTHETIC)
             players[player] = path
         rows = [row for row in ("portrait", "driver", *ROWS[1:]) if row in videos]
         path = self.folder / "strips" / where / f"{name}.png"

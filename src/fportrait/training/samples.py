@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fportrait.dataset.shards import Record, ShardReader
+from fportrait.provenance import SYNTHETIC
 from fportrait.training.config import StageConfig
 
 FACTORS = ("still", "expression", "pose", "view", "everything")
@@ -59,7 +60,7 @@ def sample_videos(
             portrait = np.broadcast_to(reader.references(record)["images"][0].numpy(), truth.shape)
             joined = np.concatenate([portrait, truth, sample], axis=2)
             if out_folder is not None:
-                written.append(write_video(Path(out_folder) / f"{label}-{dataset}.mp4", joined))
+                written.append(write_video(Path(out_folder) / f"{label}-{dataset}.mp4", joined, metadata=SYNTHETIC))
     transformer.train(was_training)
     return written
 
@@ -101,7 +102,7 @@ def factor_video(
         for (factor, record), video in zip(chosen.items(), videos, strict=True):
             portrait = reader.references(record)["images"][0].numpy()
             columns.append(labelled(np.concatenate([np.broadcast_to(portrait, video.shape), video], 1), factor))
-        write_video(target, np.concatenate(columns, axis=2))
+        write_video(target, np.concatenate(columns, axis=2), metadata=SYNTHETIC)
     by_factor = {factor: video.astype(np.float32) for factor, video in zip(chosen, videos, strict=True)}
     measured = {
         f"sample_motion_{name}": float(np.abs(video[1:] - video[:1]).mean()) for name, video in by_factor.items()
