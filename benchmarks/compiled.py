@@ -15,7 +15,7 @@ from step_time import CONFIG, interval, seconds
 
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 
-ROUNDS, BATCH, LATENT_FRAMES = 20, 4, 5
+ROUNDS, BATCH, LATENT_FRAMES = 10, 2, 5
 
 
 def main() -> None:
