@@ -152,7 +152,7 @@ def main() -> None:
         bound=2.5,
         n=arguments.people,
         table=table,
-        units="degrees for rotation, turn, consistency and jitter; metres for place; percent of the face for reprojection",
+        units="degrees for rotation, turn, consistency, jitter; metres for place; percent of the face for reprojection",
     )
 
 

@@ -61,7 +61,7 @@ def test_a_folder_tracks_what_it_can_and_names_the_rest(tmp_path, photograph, en
 
 def test_other_files_and_impossible_lenses_are_refused(tmp_path, encoder_folder):
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(UserError, match="notes.txt"):
+    with pytest.raises(UserError, match=r"notes\.txt"):
         track_file(tmp_path / "notes.txt", tmp_path / "out", encoder_folder)
     with pytest.raises(UserError, match="field of view"):
         track_file(tmp_path / "a.mp4", tmp_path / "out", encoder_folder, fov_degrees=190)

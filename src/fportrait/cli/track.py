@@ -36,13 +36,14 @@ def track(source: Path, out: Path, fov: float, base: Path | None, as_json: bool)
     from fportrait.tracking.files import PICTURES, VIDEOS, track_file
 
     base = base or SHIPPED_BASE
+    quarantine: list[dict[str, str]] = []
     if not source.is_dir():
-        results, quarantine = [track_file(source, out, base, fov)], []
+        results = [track_file(source, out, base, fov)]
     else:
         files = sorted(p for p in source.iterdir() if p.suffix.lower() in PICTURES + VIDEOS and p.is_file())
         if not files:
-            raise UserError(f"no picture or video in {source}", f"{', '.join(PICTURES + VIDEOS)}", "name another folder")
-        results, quarantine = [], []
+            raise UserError(f"no picture or video in {source}", ", ".join(PICTURES + VIDEOS), "name another folder")
+        results = []
         for file in files:
             try:
                 results.append(track_file(file, out / file.name, base, fov))

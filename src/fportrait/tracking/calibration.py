@@ -57,7 +57,7 @@ class Calibration:
         """
         path = Path(path)
         if not path.is_file():
-            raise UserError(f"no file {path}", "a landmark calibration", "run `python -m fportrait.tracking.calibration`")
+            raise UserError(f"no file {path}", "a calibration", "run `python -m fportrait.tracking.calibration`")
         with np.load(path, allow_pickle=False) as data:
             arrays = {name: data[name].astype(np.float64) for name in data.files}
         shapes = {name: value.shape for name, value in arrays.items()}

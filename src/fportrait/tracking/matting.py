@@ -36,7 +36,8 @@ def matte(
     size = (max(8, round(width * factor)), max(8, round(height * factor)))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     scaled = np.diag([size[0] / width, size[1] / height, 1.0]) @ intrinsics
-    silhouette = normal_map(vertices, faces, world_to_camera, scaled, size[1], size[0]).any(-1).astype(np.uint8)
+    drawn = normal_map(vertices, faces, world_to_camera, scaled, size[1], size[0])
+    silhouette = np.asarray(drawn.any(-1), np.uint8)
     if silhouette.sum() < 16:
         raise UserError("a body outside the picture", "one that is in sight", "pass the camera that saw it")
     head = 0.24 * scaled[0, 0] / np.median((vertices @ world_to_camera[:3, :3].T + world_to_camera[:3, 3])[:, 2])
@@ -49,7 +50,7 @@ def matte(
     if (labels == cv2.GC_BGD).sum() >= 16 or (labels == cv2.GC_PR_BGD).sum() >= 16:
         models = np.zeros((1, 65)), np.zeros((1, 65))
         cv2.setRNGSeed(0)
-        cv2.grabCut(cv2.cvtColor(small, cv2.COLOR_RGB2BGR), labels, None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
+        cv2.grabCut(cv2.cvtColor(small, cv2.COLOR_RGB2BGR), labels, (0, 0, 1, 1), *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
     person = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
     person = _connected(cv2.morphologyEx(person, cv2.MORPH_CLOSE, _disc(0.03 * head)), sure)
     soft = cv2.GaussianBlur(person.astype(np.float32), (0, 0), 0.8)

@@ -1,4 +1,4 @@
-"""Talking heads of the embedded world: samples from pretraining's clips, twins rendered to them, and people to probe."""
+"""Talking heads of the embedded world: samples from pretraining's clips, twins rendered to them, people to probe."""
 
 from __future__ import annotations
 
@@ -92,7 +92,10 @@ def probe_people(count: int = 40, frames: int = 24, size: int = 96, seed: int = 
         for t in range(frames):
             action = sample_motion(kinds[t % 3], 1, rng).actions[0]
             crop, where = render_crop(person, action, rng, body, size)
-            crops.append(crop), actions.append(action), views.append(where[6:]), who.append(index)
+            crops.append(crop)
+            actions.append(action)
+            views.append(where[6:])
+            who.append(index)
     return ProbeSet(
         np.stack(crops), np.array(who), np.stack(views), np.stack(actions).astype(np.float32), list(body.action_names)
     )

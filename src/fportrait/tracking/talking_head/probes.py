@@ -18,7 +18,7 @@ MIN_SPREAD = 0.03  # of an action over the scored crops, below which its correla
 
 @dataclass(frozen=True)
 class ProbeSet:
-    """`crops` `N S S 3` uint8, `people` `N`, `rotations` `N 3` (radians, of the head in the camera), `actions` `N A`."""
+    """`crops` `N S S 3` uint8, `people` `N`, `rotations` `N 3` (radians, head in the camera), `actions` `N A`."""
 
     crops: np.ndarray
     people: np.ndarray
