@@ -50,7 +50,8 @@ def matte(
     if (labels == cv2.GC_BGD).sum() >= 16 or (labels == cv2.GC_PR_BGD).sum() >= 16:
         models = np.zeros((1, 65)), np.zeros((1, 65))
         cv2.setRNGSeed(0)
-        cv2.grabCut(cv2.cvtColor(small, cv2.COLOR_RGB2BGR), labels, (0, 0, 1, 1), *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
+        pixels, unused = cv2.cvtColor(small, cv2.COLOR_RGB2BGR), (0, 0, 1, 1)
+        cv2.grabCut(pixels, labels, unused, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
     person = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
     person = _connected(cv2.morphologyEx(person, cv2.MORPH_CLOSE, _disc(0.03 * head)), sure)
     soft = cv2.GaussianBlur(person.astype(np.float32), (0, 0), 0.8)
