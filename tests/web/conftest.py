@@ -68,7 +68,7 @@ def wait(condition, what: str, seconds: float = PATIENCE):
     raise AssertionError(f"waited {seconds} s for {what}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # one test kills it
 def server(tmp_path_factory) -> Iterator[Server]:
     pytest.importorskip("gradio", reason="the extra 'web' is not installed")
     running = Server(tmp_path_factory.mktemp("studio") / "results")

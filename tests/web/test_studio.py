@@ -200,3 +200,4 @@ def test_more_bytes_than_allowed_are_refused_while_they_arrive(server):
     with pytest.raises((urllib.error.HTTPError, urllib.error.URLError, OSError)):
         urllib.request.urlopen(urllib.request.Request(f"{server.url}gradio_api/upload", stream, head))
     assert not [path for path in server.folder.rglob("big.mp4") if path.stat().st_size > VIDEO_BYTES]
+    assert server.answers()  # refused, not fallen over
