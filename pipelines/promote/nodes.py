@@ -43,7 +43,8 @@ def promote(
         return score_bundle(champion, shards, protocol, scores)
 
     with atomic_folder(model) as folder:  # stays away when the gate refuses
-        bundle = assemble(trained / "transformer", base, folder / "bundle", frames=frames)
+        sampling = {key: scores["settings"][key] for key in ("shift", "steps")}  # it samples as it was scored
+        bundle = assemble(trained / "transformer", base, folder / "bundle", frames=frames, **sampling)
         return promote_bundle(
             bundle, metrics, settings, CHAIN[: CHAIN.index("promote")],
             scores=json.loads((evaluation / "scores.json").read_text(encoding="utf-8")),
