@@ -287,5 +287,3 @@ def distil_expression_encoder(
         if (step + 1) % 50 == 0:
             log({"distillation": loss.item()}, step + 1)
     return encoder.eval()
-
-
