@@ -54,7 +54,7 @@ def drawn_heads(count: int, size: int = 32, seed: int = 0) -> TalkingHeads:
 def trained():
     data = drawn_heads(400)
     log = []
-    settings = TalkingHeadTraining(steps=80, batch=24, decoded=12, learning_rate=4e-3)
+    settings = TalkingHeadTraining(steps=150, batch=32, decoded=16, learning_rate=3e-3)
     result = train_talking_heads(data, settings, width=4, log=lambda values, step: log.append(values))
     return result, log
 
