@@ -7,6 +7,8 @@ from typing import Any
 
 from fportrait.errors import UserError, refuse_unknown_keys
 
+FREE = ("space", "floors", "slice_floors")  # keys that name settings or metrics; their reader checks them
+
 
 def known_parameters(pipelines: Iterable[Any]) -> dict[str, set[str]]:
     """The keys that nodes read, by section: `{"track": {"minimum_confidence", ...}, ...}`."""
@@ -43,9 +45,9 @@ def check_parameters(parameters: Mapping[str, Any], known: Mapping[str, set[str]
 def check_nested_keys(parameters: Mapping[str, Any], base: Mapping[str, Any], where: str = "the parameters") -> None:
     """Raise `UserError` for a key, at any depth, that `conf/base` does not have.
 
-    The base writes every key out; where it has an empty mapping, the keys are free.
+    The base writes every key out; in `FREE`, and where it has an empty mapping, the keys are free.
     """
     refuse_unknown_keys(parameters, base, where)
     for key, value in parameters.items():
-        if isinstance(value, Mapping) and isinstance(base[key], Mapping) and base[key]:
+        if key not in FREE and isinstance(value, Mapping) and isinstance(base[key], Mapping) and base[key]:
             check_nested_keys(value, base[key], f"the parameters of '{key}'")

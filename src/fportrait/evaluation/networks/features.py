@@ -24,7 +24,7 @@ class TappedFeatures(nn.Module):
     def forward(self, pictures: Tensor) -> list[Tensor]:
         """Pictures `N 3 H W`, normalised, to the maps at the taps, `N C h w` each."""
         maps = []
-        for index, layer in enumerate(self.features):
+        for index, layer in enumerate(list(self.features)[: self.taps[-1] + 1]):
             pictures = layer(pictures)
             if index in self.taps:
                 maps.append(pictures)
