@@ -21,18 +21,11 @@ def promote(dry_run: bool, as_json: bool) -> None:
       fportrait promote --dry-run
       fportrait promote
     """
-    from fportrait.errors import UserError
-    from fportrait.hooks import user_error
+    from fportrait.ops.project import enter_project, parameters, run_pipeline
 
-    _in_project()
-    from kedro.framework.session import KedroSession
-    from kedro.framework.startup import bootstrap_project
-
-    bootstrap_project(Path.cwd())
+    enter_project()
     if dry_run:
-        with KedroSession.create() as session:
-            parameters = session.load_context().params  # type: ignore[attr-defined]
-        checks = _checks(parameters["promote"])
+        checks = _checks(parameters()["promote"])
         if as_json:
             print_json([check.as_dict() for check in checks])
         else:
@@ -41,14 +34,7 @@ def promote(dry_run: bool, as_json: bool) -> None:
         if not all(check.passed for check in checks):
             raise SystemExit(2)
         return
-    try:
-        with KedroSession.create() as session:
-            session.run(pipeline_names=["promote"])  # type: ignore[call-arg]
-    except Exception as error:
-        known = user_error(error)
-        if known is None or isinstance(error, UserError):
-            raise
-        raise known from None
+    run_pipeline("promote")
     _tell(as_json)
 
 
@@ -168,20 +154,6 @@ def lineage(model: str, as_json: bool) -> None:
     for line in story_lines(story):
         click.echo(line)
 
-
-def _in_project() -> None:
-    from kedro.utils import find_kedro_project
-
-    from fportrait.errors import UserError
-
-    root = find_kedro_project(Path.cwd())
-    if root is None:
-        raise UserError(
-            f"no fportrait project in {Path.cwd()}", "a folder with pyproject.toml and conf/", "change into the project"
-        )
-    import os
-
-    os.chdir(root)
 
 
 def _store(registry: Any) -> None:

@@ -1,0 +1,56 @@
+"""The Kedro project around the working folder, for commands that need one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from fportrait.errors import UserError
+
+
+def enter_project() -> Path:
+    """Change into the project that the working folder lies in, ready for `parameters` and `run_pipeline`.
+
+    Raises:
+        UserError: there is none.
+    """
+    from kedro.framework.startup import bootstrap_project
+    from kedro.utils import find_kedro_project
+
+    root = find_kedro_project(Path.cwd())
+    if root is None:
+        raise UserError(
+            f"no fportrait project in {Path.cwd()}", "a folder with pyproject.toml and conf/", "change into the project"
+        )
+    os.chdir(root)
+    bootstrap_project(root)
+    return root
+
+
+def parameters() -> dict[str, Any]:
+    """All parameters of the project, by section."""
+    from kedro.framework.session import KedroSession
+
+    with KedroSession.create() as session:
+        return session.load_context().params  # type: ignore[attr-defined]
+
+
+def run_pipeline(name: str) -> None:
+    """`kedro run --pipelines=NAME` in this process.
+
+    Raises:
+        UserError: what stopped a node, where the user can mend it.
+    """
+    from kedro.framework.session import KedroSession
+
+    from fportrait.hooks import user_error
+
+    try:
+        with KedroSession.create() as session:
+            session.run(pipeline_names=[name])  # type: ignore[call-arg]
+    except Exception as error:
+        known = user_error(error)
+        if known is None or isinstance(error, UserError):
+            raise
+        raise known from None
