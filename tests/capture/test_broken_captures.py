@@ -8,7 +8,6 @@ import sys
 import zipfile
 from pathlib import Path
 
-import av
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,7 +18,7 @@ from fportrait.capture.ingest import ingest_captures
 from fportrait.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parent))
-from trees import ava256, clip, movement, nersemble, seamless, studio, variable_clip
+from trees import audio_only, ava256, clip, movement, nersemble, seamless, studio, variable_clip
 
 
 def part(share):
@@ -28,15 +27,6 @@ def part(share):
         path.write_bytes(data[: int(len(data) * share)])
 
     return make
-
-
-def audio_only(path):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=16000)
-        sound = av.AudioFrame.from_ndarray(np.zeros((1, 2048), np.float32), format="fltp", layout="mono")
-        sound.sample_rate = 16000
-        container.mux(stream.encode(sound))
-        container.mux(stream.encode(None))
 
 
 def unknown_codec(path):

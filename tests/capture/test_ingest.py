@@ -3,7 +3,6 @@ import re
 import sys
 from pathlib import Path
 
-import av
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +14,7 @@ from fportrait.capture.manifest import CAMERA_COLUMNS, MANIFEST_COLUMNS
 from fportrait.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parent))
-from trees import clip, ring, studio
+from trees import audio_only, clip, ring, studio
 
 
 @pytest.fixture
@@ -73,15 +72,6 @@ def test_unchanged_files_are_not_read_again_and_changed_ones_are(raw, tmp_path, 
     assert third.files_read == 1 and changed.set_index("clip").loc["p2/a/phone"].frames == 8
     cache.write_text("{ damaged")
     assert run(raw, cache=cache)[0].files_read == 9
-
-
-def audio_only(path):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=16000)
-        sound = av.AudioFrame.from_ndarray(np.zeros((1, 2048), np.float32), format="fltp", layout="mono")
-        sound.sample_rate = 16000
-        container.mux(stream.encode(sound))
-        container.mux(stream.encode(None))
 
 
 def truncated(path):

@@ -17,6 +17,16 @@ from fportrait.camera.cameras import intrinsics_from_fov, look_at
 from fportrait.capture.video_io import write_video
 
 
+def audio_only(path):
+    """A film without pictures."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 2048), np.float32), format="fltp", layout="mono")
+        sound.sample_rate = 16000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode(None))
+
+
 def pictures(path: Path | str, frames: int, height: int, width: int) -> np.ndarray:
     """Frames whose content differs from that of every other path."""
     start = zlib.crc32(str(path).encode())

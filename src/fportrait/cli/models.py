@@ -114,7 +114,7 @@ def lineage(model: str, as_json: bool) -> None:
     from fportrait.dataset.schema import DATASETS
     from fportrait.errors import UserError
     from fportrait.ops import registry, runs
-    from fportrait.ops.lineage import story_lines
+    from fportrait.ops.lineage import registered_metrics, story_lines
 
     _store(registry)
     with registry.store_errors():
@@ -129,10 +129,7 @@ def lineage(model: str, as_json: bool) -> None:
             )
         entry = known[version]
         story = registry.read_json(server, version, "lineage.json") or {"stages": {}, "captures": {}}
-        metrics = dict(server.get_run(entry.run_id).data.metrics) if entry.run_id else {}
-        import mlflow
-
-        metrics |= mlflow.models.get_model_info(f"models:/{registry.MODEL}/{version}").metadata["metrics"]  # type: ignore[index]
+        metrics = registered_metrics(server, entry)
     base = entry.tags.get(registry.BASE_TAG, "none")
     if as_json:
         print_json(

@@ -135,6 +135,15 @@ def story_lines(story: dict[str, Any]) -> list[str]:
     return lines
 
 
+def registered_metrics(server: Any, version: Any) -> dict[str, float]:
+    """Metrics of a registered version: those of its run, and over them those it was registered with."""
+    import mlflow
+
+    metrics = dict(server.get_run(version.run_id).data.metrics) if version.run_id else {}
+    info = mlflow.models.get_model_info(f"models:/{version.name}/{version.version}")
+    return metrics | (info.metadata or {})["metrics"]
+
+
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():

@@ -7,7 +7,7 @@ from typing import Any
 
 from fportrait.errors import UserError, refuse_unknown_keys
 
-FREE = ("space", "floors", "slice_floors")  # keys that name settings or metrics; their reader checks them
+FREE = ("space", "floors")  # their keys name settings or metrics; the study and the gate refuse those they do not know
 
 
 def known_parameters(pipelines: Iterable[Any]) -> dict[str, set[str]]:

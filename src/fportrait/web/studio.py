@@ -52,7 +52,7 @@ class Studio:
 
     @contextmanager
     def job(self, session: str, report: Report) -> Iterator[Report]:
-        """Wait for this session's turn; yields a report that raises `Cancelled` once the session was cancelled.
+        """Wait for the visitor's turn; yields a report that raises `Cancelled` once they have cancelled.
 
         Raises:
             UserError: the session already has a job, or too many wait.
