@@ -19,7 +19,7 @@ from fportrait.training.base_recipe import build_base
 RECIPE = ClipRecipe(clips=12, frames=9, held_out=4, chunk=6, seed=77)
 SMALL = {
     "patch_size": (1, 1, 1), "num_attention_heads": 1, "attention_head_dim": 32, "ffn_dim": 32, "num_layers": 1,
-    "text_dim": 8, "prompt_tokens": 1, "controller_init_std": 0.02,
+    "text_dim": 8, "prompt_tokens": 1, "controller_init_std": 0.02, "latent_channels": 16,
 }  # fmt: skip
 
 
@@ -63,6 +63,17 @@ def test_a_batch_is_a_function_of_its_index_and_holds_one_camera_and_code_per_fr
     assert not torch.equal(first["latents"], other["latents"])
     assert first["latents"].shape[1:] == (16, 3, 8, 8) and first["rays"].shape[1:] == (24, 3, 8, 8)
     assert first["codes"].shape[1:] == (9, 128)
+
+
+def test_the_recipe_goes_on_from_a_bundle_with_more_latent_channels(built, tmp_path):
+    work, parent, _ = built
+    for name in ("units", RECIPE.name):
+        (tmp_path / name).symlink_to(work / name)
+    phase = replace(CLIPS, steps=1, minutes=5.0, tokens=256, lengths={1: 1.0})
+    wide = {**SMALL, "latent_channels": 24}
+    build_base(tmp_path, tmp_path / "bundle", RECIPE, [phase], 2, 2, 0.5, wide, parent=parent)
+    config = json.loads((tmp_path / "bundle/transformer/config.json").read_text())
+    assert config["latent_channels"] == 24 == json.loads((tmp_path / "bundle/vae/config.json").read_text())["z_dim"]
 
 
 def test_the_loss_weighs_the_cells_of_eyes_and_mouth_most():

@@ -1,7 +1,7 @@
 """Video codecs behind one interface: diffusers' `AutoencoderKLWan`, or a small closed-form `BlockCodec`.
 
-Both are causal in time with stride 4 (the first frame alone, then groups of four), 8 in space, 16 channels:
-video `B 3 T H W` in [-1, 1] with T = 4k+1 becomes latents `B 16 l H/8 W/8`.
+Both are causal in time with stride 4 (the first frame alone, then groups of four), 8 in space; with C channels (Wan
+2.1: 16; the embedded base: 48) video `B 3 T H W` in [-1, 1] with T = 4k+1 becomes latents `B C l H/8 W/8`.
 
 `BlockCodec` projects 8x8 blocks (of one frame, or of four frames) onto their principal components; its decoder is the
 inverse projection plus a small residual network that sees the neighbours and removes block edges.
@@ -73,7 +73,7 @@ class Refiner(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, video: torch.Tensor, latents: torch.Tensor, from_start: bool = True) -> torch.Tensor:
-        """The correction `B 3 T H W` for decoded `video` `B 3 T H W`, given normalised `latents` `B 16 l h w`.
+        """The correction `B 3 T H W` for decoded `video` `B 3 T H W`, given normalised `latents` `B C l h w`.
 
         Without `from_start` every latent is a group of four: the part begins inside a longer video.
         """
@@ -128,7 +128,7 @@ class BlockCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
     PART_CELLS = 12 * 8 * 8  # their latent cells; at least 4 frames, because every part decodes its context again
 
     def encode(self, x: torch.Tensor, return_dict: bool = True) -> Any:
-        """`B 3 T H W` in [-1, 1] to a distribution over `B 16 l H/8 W/8`, of which only `.mode()` carries anything.
+        """`B 3 T H W` in [-1, 1] to a distribution over `B C l H/8 W/8`, of which only `.mode()` carries anything.
 
         Raises:
             UserError: T is not 4k+1, or a side does not divide by 8.
@@ -145,7 +145,7 @@ class BlockCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     def decode(self, z: torch.Tensor, return_dict: bool = True) -> Any:
-        """`B 16 l h w` to `.sample` `B 3 T 8h 8w`, clipped to [-1, 1] unless in training mode.
+        """`B C l h w` to `.sample` `B 3 T 8h 8w`, clipped to [-1, 1] unless in training mode.
 
         Long videos are decoded in parts whose seams have all the context the refiner sees.
         """
@@ -189,10 +189,11 @@ class BlockCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return self.decode(self.encode(sample).latent_dist.mode())
 
     @torch.no_grad()
-    def fit_pca(self, videos: Iterable[torch.Tensor]) -> BlockCodec:
+    def fit_pca(self, videos: Iterable[torch.Tensor], keep: int = 0) -> BlockCodec:
         """Fit bases, mean and latent statistics in one pass over `videos` (each `B 3 T H W` in [-1, 1], T = 4k+1 > 1).
 
-        RGB clips and normal-map clips may be mixed: one codec serves both.
+        RGB clips and normal-map clips may be mixed: one codec serves both. The first `keep` components and the mean
+        stay as they are; the others become the principal components of what those leave behind.
 
         Raises:
             UserError: no clip with a group of four frames was given.
@@ -209,16 +210,16 @@ class BlockCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
             raise UserError(
                 "no clip of five frames or more", "clips to fit the codec on", "give video, not only pictures"
             )
-        mean = frame.mean()
-        frame_basis = _principal(frame.covariance(mean), self.config.z_dim)
+        mean = self.block_mean.double() if keep else frame.mean()
+        frame_basis = _principal(frame.covariance(mean), self.config.z_dim, self.frame_basis[:, :keep])
         group_mean = mean.repeat(TEMPORAL_STRIDE)
         group_covariance = group.covariance(group_mean)
-        group_basis = _principal(group_covariance, self.config.z_dim)
+        group_basis = _principal(group_covariance, self.config.z_dim, self.group_basis[:, :keep])
         # Any rotation of the basis reconstructs equally well: take the one (Procrustes) nearest to the frame's basis
         # held still for four frames, so that a channel means the same in the portrait and in the video.
-        still = frame_basis.repeat(TEMPORAL_STRIDE, 1) * self.GROUP_SCALE
-        left, _, right = torch.linalg.svd(group_basis.T @ still)
-        group_basis = group_basis @ (left @ right)
+        still = frame_basis[:, keep:].repeat(TEMPORAL_STRIDE, 1) * self.GROUP_SCALE
+        left, _, right = torch.linalg.svd(group_basis[:, keep:].T @ still)
+        group_basis[:, keep:] = group_basis[:, keep:] @ (left @ right)
 
         # Statistics of the group latents: they are most of every clip. (Of the frame's, when they are larger.)
         group_variance = torch.einsum("ik,ij,jk->k", group_basis, group_covariance, group_basis) * self.GROUP_SCALE**2
@@ -227,7 +228,11 @@ class BlockCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.frame_basis.copy_(frame_basis)
         self.group_basis.copy_(group_basis)
         std = (group_variance - offset**2).clamp_min(1e-12).sqrt()
-        self.register_to_config(latents_mean=offset.tolist(), latents_std=std.tolist())
+        kept = {name: list(self.config[name][:keep]) for name in ("latents_mean", "latents_std")}
+        self.register_to_config(
+            latents_mean=kept["latents_mean"] + offset[keep:].tolist(),
+            latents_std=kept["latents_std"] + std[keep:].tolist(),
+        )
         return self
 
 
@@ -255,11 +260,15 @@ class _Moments:
         return about_mean + torch.outer(mean - centre, mean - centre)
 
 
-def _principal(covariance: torch.Tensor, count: int) -> torch.Tensor:
-    """The leading eigenvectors as columns, signed so that its sum is positive: fits are repeatable."""
-    vectors = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :count]
-    signs = torch.where(vectors.sum(0) < 0, -1.0, 1.0)
-    return vectors * signs
+def _principal(covariance: torch.Tensor, count: int, kept: torch.Tensor) -> torch.Tensor:
+    """`count` orthonormal columns: `kept`, then the leading eigenvectors of what those leave behind.
+
+    They are signed so that their sum is positive: fits are repeatable.
+    """
+    kept = kept.double()
+    rest = torch.eye(len(covariance), dtype=torch.float64) - kept @ kept.T
+    vectors = torch.linalg.eigh(rest @ covariance @ rest).eigenvectors.flip(1)[:, : count - kept.shape[1]]
+    return torch.cat([kept, vectors * torch.where(vectors.sum(0) < 0, -1.0, 1.0)], 1)
 
 
 def _statistics(vae: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -282,7 +291,7 @@ def denormalise(vae: Any, latents: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def encode_video(vae: Any, video: torch.Tensor) -> torch.Tensor:
-    """`B 3 T H W` in [-1, 1] to normalised latents `B 16 l H/8 W/8`.
+    """`B 3 T H W` in [-1, 1] to normalised latents `B C l H/8 W/8`.
 
     Raises:
         UserError: T is not 4k+1 (Wan's VAE would drop frames in silence), or a side does not divide by 8.
@@ -294,7 +303,7 @@ def encode_video(vae: Any, video: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def decode_parts(vae: Any, latents: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Normalised latents `B 16 l h w` to video part by part, `B 3 t 8h 8w` in [-1, 1]: a long one is never whole."""
+    """Normalised latents `B C l h w` to video part by part, `B 3 t 8h 8w` in [-1, 1]: a long one is never whole."""
     if isinstance(vae, BlockCodec):
         step = vae.part(latents.shape[3] * latents.shape[4])
         for start in range(0, latents.shape[2], step):
@@ -305,7 +314,7 @@ def decode_parts(vae: Any, latents: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    """Normalised latents `B 16 l h w` to video `B 3 T 8h 8w`, T = 4(l-1)+1, in [-1, 1]."""
+    """Normalised latents `B C l h w` to video `B 3 T 8h 8w`, T = 4(l-1)+1, in [-1, 1]."""
     video = torch.cat(list(decode_parts(vae, latents)), 2)
     assert video.shape[2] == video_frames(latents.shape[2])
     return video

@@ -34,6 +34,7 @@ from fportrait.tracking.expression import ExpressionEncoder
 from fportrait.tracking.expression_training import train_expression_encoder
 from fportrait.training.base import CLIPS, PICTURES, BaseTraining, ClipBatches, to_video, train_base
 from fportrait.training.base_clips import ClipRecipe, load_clips, render_chunk
+from fportrait.training.widen import adopt_codes, widen_codec, widen_transformer
 
 TRANSFORMER = {
     "patch_size": (1, 1, 1),
@@ -44,6 +45,7 @@ TRANSFORMER = {
     "text_dim": 32,
     "prompt_tokens": 2,
     "controller_init_std": 0.02,
+    "latent_channels": 48,  # 16 hide most of an eyelid's movement at 64 pixels (docs/small-base.md)
 }
 
 
@@ -99,19 +101,29 @@ def codec_batches(clips: dict[str, np.ndarray], batch: int, seed: int, held_out:
 
 
 def make_codec(
-    clips: dict[str, np.ndarray], work: Path, steps: int, whitening: float, held_out: int, log: Log
+    clips: dict[str, np.ndarray],
+    work: Path,
+    steps: int,
+    whitening: float,
+    held_out: int,
+    log: Log,
+    channels: int = TRANSFORMER["latent_channels"],
+    parent: Path | None = None,
 ) -> tuple[Any, dict[str, float]]:
     """Fit the block codec. `whitening` 1 scales every channel to unit variance; below it, strong ones stay strong."""
     folder = work / "vae"
     if not (folder / "config.json").exists():
         torch.manual_seed(0)
-        codec = BlockCodec()
         source = codec_batches(clips, min(32, len(clips["video"]) - held_out), 1, held_out)
-        codec.fit_pca([next(source) for _ in range(60)])
-        std = np.array(codec.config.latents_std)
-        softened = std**whitening
-        softened *= np.sqrt(np.mean((std / softened) ** 2))
-        codec.register_to_config(latents_std=softened.tolist())
+        videos = [next(source) for _ in range(60)]
+        if parent:
+            codec = widen_codec(load_vae(parent / "vae"), channels, videos, whitening)
+        else:
+            codec = BlockCodec(z_dim=channels).fit_pca(videos)
+            std = np.array(codec.config.latents_std)
+            softened = std**whitening
+            softened *= np.sqrt(np.mean((std / softened) ** 2))
+            codec.register_to_config(latents_std=softened.tolist())
         train_refiner(
             codec, codec_batches(clips, 8, 2, held_out), steps, noise=0.3,
             on_step=lambda step, loss: log({"codec_loss": loss}, step) if step % 100 == 0 else None,
@@ -125,6 +137,22 @@ def make_codec(
             decoded = decode_latents(vae, encode_video(vae, to_video(truth)))
         scores[f"codec_psnr_{name}"] = psnr(to_uint8(decoded), truth)
     return vae, scores
+
+
+def make_transformer(
+    transformer: Mapping[str, Any], clips: dict[str, np.ndarray], codes: np.ndarray, parent: Path | None
+) -> FactorPortraitTransformer:
+    """A new transformer, or the parent's: widened to the codec, and with its controller taking the new codes."""
+    torch.manual_seed(0)
+    if parent is None:
+        return FactorPortraitTransformer(**transformer)
+    old = FactorPortraitTransformer.from_pretrained(parent / "transformer", torch_dtype=torch.float32)
+    model = widen_transformer(old, transformer["latent_channels"])
+    some = np.random.default_rng(0).choice(len(codes), min(2000, len(codes)), replace=False)
+    crops = clips["crops"][some]
+    known = ExpressionEncoder.from_pretrained(parent / "expression_encoder").encode(crops.reshape(-1, *crops.shape[2:]))
+    adopt_codes(model, codes[some].astype(np.float32).reshape(len(known), -1), known)
+    return model
 
 
 def make_codes(encoder: ExpressionEncoder, clips: dict[str, np.ndarray], work: Path) -> np.ndarray:
@@ -190,8 +218,12 @@ def build_base(
     whitening: float,
     transformer: Mapping[str, Any] = TRANSFORMER,
     workers: int = 0,
+    parent: Path | None = None,
 ) -> dict[str, Any]:
-    """Run the whole recipe and write a bundle with its `provenance.json`; returns the scores."""
+    """Run the whole recipe and write a bundle with its `provenance.json`; returns the scores.
+
+    With a `parent` bundle its codec and transformer are widened and trained on, instead of new ones.
+    """
     started, log = time.time(), Log(work)
     settings = BundleSettings(size=recipe.size, frames=recipe.frames, shift=phases[-1].shift)
     report = map_units(
@@ -206,11 +238,12 @@ def build_base(
     clips = load_clips(files)
     encoder, expression_scores = make_encoder(clips, work, encoder_steps, recipe.held_out, log)
     codes = make_codes(encoder, clips, work)
-    vae, scores = make_codec(clips, work, codec_steps, whitening, recipe.held_out, log)
+    vae, scores = make_codec(
+        clips, work, codec_steps, whitening, recipe.held_out, log, transformer["latent_channels"], parent
+    )
     kept = len(codes) - recipe.held_out
     train_clips = {key: value[:kept] for key, value in clips.items()}
-    torch.manual_seed(0)
-    model = FactorPortraitTransformer(**transformer)
+    model = make_transformer(transformer, train_clips, codes[:kept], parent)
     with attention_backend("_native_math"):  # a tenth faster than the fused one on a CPU, at this size
         for phase in phases:
             model = train_base(model, ClipBatches(train_clips, codes[:kept], vae, phase), phase, log)
@@ -276,10 +309,12 @@ def main() -> None:
     parser.add_argument("--codec-steps", type=int, default=1600)
     parser.add_argument("--workers", type=int, default=2, help="processes that render clips")
     parser.add_argument("--whitening", type=float, default=0.5)
+    parser.add_argument("--parent", type=Path, help="bundle to go on from: its codec and transformer are widened")
     arguments = parser.parse_args()
     scores = build_base(
         arguments.work, arguments.output, ClipRecipe(clips=arguments.clips), two_phases(arguments.minutes),
         arguments.encoder_steps, arguments.codec_steps, arguments.whitening, workers=arguments.workers,
+        parent=arguments.parent,
     )  # fmt: skip
     print(json.dumps(scores, indent=2))
 
