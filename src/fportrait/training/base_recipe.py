@@ -36,7 +36,7 @@ from fportrait.training.base import CLIPS, PICTURES, BaseTraining, ClipBatches, 
 from fportrait.training.base_clips import ClipRecipe, load_clips, render_chunk
 from fportrait.training.widen import adopt_codes, widen_codec, widen_transformer
 
-TRANSFORMER = {
+TRANSFORMER: dict[str, Any] = {
     "patch_size": (1, 1, 1),
     "num_attention_heads": 4,
     "attention_head_dim": 64,
@@ -243,7 +243,7 @@ def build_base(
     )
     kept = len(codes) - recipe.held_out
     train_clips = {key: value[:kept] for key, value in clips.items()}
-    model = make_transformer(transformer, train_clips, codes[:kept], parent)
+    model: torch.nn.Module = make_transformer(transformer, train_clips, codes[:kept], parent)
     with attention_backend("_native_math"):  # a tenth faster than the fused one on a CPU, at this size
         for phase in phases:
             model = train_base(model, ClipBatches(train_clips, codes[:kept], vae, phase), phase, log)

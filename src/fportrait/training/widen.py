@@ -93,6 +93,6 @@ def adopt_codes(model: FactorPortraitTransformer, new: np.ndarray, old: np.ndarr
     gram += ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
     weights = torch.linalg.solve(gram, x.T @ y)  # new to old
     layer = model.controller.input
-    layer.bias += (layer.weight.double() @ (y_mean - x_mean @ weights)).to(layer.bias)
+    layer.bias.add_(layer.weight.double() @ (y_mean - x_mean @ weights))
     layer.weight.copy_(layer.weight.double() @ weights.T)
     return float(1 - (y - x @ weights).square().sum() / y.square().sum())
