@@ -56,17 +56,22 @@ def test_the_wider_codecs_refiner_corrects_as_the_old_one_until_it_is_trained(co
 
 @pytest.mark.parametrize("patch", [(1, 1, 1), (1, 2, 2)])
 @pytest.mark.parametrize("use_normals", [True, False])
-def test_a_wider_transformer_computes_what_the_old_one_did_whatever_the_new_channels_hold(patch, use_normals):
+def test_a_wider_transformer_computes_what_the_old_one_did_and_listens_to_new_noise(patch, use_normals):
     torch.manual_seed(1)
     model = FactorPortraitTransformer(**SMALL, patch_size=patch, use_normals=use_normals).eval()
     wide = widen_transformer(model, 7).eval()
     latents, reference, normals = torch.randn(2, 7, 3, 4, 4), torch.randn(2, 7, 1, 4, 4), torch.randn(2, 7, 3, 4, 4)
+    latents[:, 4:] = 0
     rays, codes, times = torch.randn(2, 24, 3, 4, 4), torch.randn(2, 9, 6), torch.tensor([300.0, 900.0])
     with torch.no_grad():
         before = model(latents[:, :4], times, reference[:, :4], rays, normals[:, :4] if use_normals else None, codes)
         after = wide(latents, times, reference, rays, normals if use_normals else None, codes)
     assert after.shape[1] == 7 and torch.allclose(after[:, :4], before, atol=1e-5)
     assert not after[:, 4:].any() and before.std() > 0.01
+    latents[:, 4:] = torch.randn(2, 3, 3, 4, 4)
+    with torch.no_grad():
+        moved = wide(latents, times, reference, rays, normals if use_normals else None, codes)
+    assert not torch.allclose(moved[:, :4], before, atol=1e-3)
 
 
 def test_another_encoders_codes_move_the_controller_as_the_old_ones_did():

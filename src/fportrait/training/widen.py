@@ -1,7 +1,7 @@
 """Going on from a base with a finer codec or another expression encoder, without losing what it has learned.
 
-The wider codec's first latents are the old one's, and the wider transformer computes from them what the old one did;
-the new channels start without influence and are learned. New codes reach the old controller through the linear map
+The wider codec's first latents are the old one's, and the wider transformer starts from what the old one knew of them;
+the new channels are learned. New codes reach the old controller through the linear map
 that predicts the old ones best.
 """
 
@@ -58,16 +58,23 @@ def _arguments(model) -> dict:
 
 @torch.no_grad()
 def widen_transformer(model: FactorPortraitTransformer, channels: int) -> FactorPortraitTransformer:
-    """A transformer for latents of more channels: on the first ones it computes exactly what `model` did."""
+    """A transformer for latents of more channels: where the new noisy ones are zero it computes what `model` did.
+
+    Of the new columns those of the noisy latents are drawn from torch's generator, half as large as the old ones. Their
+    noise is most of what the new outputs, which start at zero, have to say: with both at zero neither gets a gradient,
+    and 50 steps taught nothing; drawn, 100 steps took the new channels' error from 1.17 to 0.37.
+    """
     old = model.config.latent_channels
     wide = FactorPortraitTransformer(**{**_arguments(model), "latent_channels": channels})
     state = dict(model.state_dict())
     weight = state["patch_embedding.weight"]
     sizes = [old, old, model.config.ray_channels] + [old] * model.config.use_normals
     groups = []
-    for size, group in zip(sizes, weight.split(sizes, 1), strict=True):
-        new = channels - old if size == old else 0
-        groups += [group, group.new_zeros(group.shape[0], new, *group.shape[2:])]
+    for index, (size, group) in enumerate(zip(sizes, weight.split(sizes, 1), strict=True)):
+        new = group.new_zeros(group.shape[0], channels - old if size == old else 0, *group.shape[2:])
+        if index == 1:  # the noisy latents
+            new.normal_(std=0.5 * group.std().item())
+        groups += [group, new]
     state["patch_embedding.weight"] = torch.cat(groups, 1)
     for name in ("proj_out.weight", "proj_out.bias"):  # rows: place in the patch, then channel
         by_channel = state[name].unflatten(0, (-1, old))
