@@ -163,7 +163,7 @@ def as_video(value: Pictures, name: str) -> torch.Tensor:
         return torch.from_numpy(np.array(pictures)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
     if not isinstance(value, torch.Tensor) or value.ndim != 5:
         shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-        raise UserError(f"{name} of shape {shape}", "B 3 T H W or B 16 l h w", f"reshape {name}")
+        raise UserError(f"{name} of shape {shape}", "B 3 T H W or B C l h w", f"reshape {name}")
     return value
 
 

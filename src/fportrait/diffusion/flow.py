@@ -51,7 +51,7 @@ def _per_sample(sigma: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def noise_latents(latents: torch.Tensor, noise: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
-    """(1 - sigma) x0 + sigma eps; `latents` and `noise` `B 16 l h w`, `sigmas` `B`."""
+    """(1 - sigma) x0 + sigma eps; `latents` and `noise` `B C l h w`, `sigmas` `B`."""
     sigma = _per_sample(sigmas, latents)
     return (1 - sigma) * latents + sigma * noise
 

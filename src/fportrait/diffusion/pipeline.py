@@ -28,7 +28,7 @@ OUTPUT_TYPES = ("uint8", "pt", "latent", "stream")
 
 @dataclass
 class FactorPortraitPipelineOutput(BaseOutput):
-    """`frames`: `B T H W 3` uint8 (numpy), or `B 3 T H W` in [-1, 1], or normalised latents `B 16 l h w`, or an
+    """`frames`: `B T H W 3` uint8 (numpy), or `B 3 T H W` in [-1, 1], or normalised latents `B C l h w`, or an
     iterator of `B t H W 3` uint8 whose t sum to T.
     """
 
@@ -124,10 +124,10 @@ class FactorPortraitPipeline(DiffusionPipeline):
 
         Args:
             reference: the portrait: a picture file, `H W 3` or `1 H W 3` uint8, `B 3 1 H W` in [-1, 1], or latents
-                `B 16 1 h w`.
+                `B C 1 h w`.
             rays: `B 24|6 l h w`, folded, or `Cameras`.
             normals: a video file, an iterator of `H W 3` uint8, `T H W 3` uint8 (numpy), `B 3 T H W` in [-1, 1], or
-                latents `B 16 l h w` (short videos only).
+                latents `B C l h w` (short videos only).
             codes: `B T 128`, standardised, T = 4k+1, or a file of them (`read_codes`).
             guidance: scale per factor, any of expression, pose, view, identity; 1, the default, costs nothing, any
                 other value one more model call per step. v + sum over f of (g_f - 1)(v - v without f).
@@ -187,7 +187,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
         generator: torch.Generator | list[torch.Generator] | None,
         callback: Callable[..., dict[str, torch.Tensor] | None] | None,
     ) -> torch.Tensor:
-        """Latents `B 16 l h w` of the whole video: every step moves every window, and overlaps take the mean."""
+        """Latents `B C l h w` of the whole video: every step moves every window, and overlaps take the mean."""
         device, total = conditions.device, windows[-1].stop
         shape = (len(conditions.codes), self.transformer.config.latent_channels, total, *conditions.portrait.shape[3:])
         noise = [randn_tensor(shape, generator, device=device, dtype=torch.float32)]

@@ -44,7 +44,7 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
     """Velocity of the noisy latents given portrait, camera rays, normal maps and expression codes.
 
     Args beyond Wan's own:
-        latent_channels: channels of a VAE latent (16).
+        latent_channels: C, channels of a VAE latent (Wan 2.1: 16).
         prompt_tokens: length of the empty prompt's embedding, which is a buffer of the checkpoint.
         expression: `codes` through the controller, or `landmarks` through cross-attention (the ablation C3).
         code_dim: width of an expression code.
@@ -154,7 +154,7 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         normals: torch.Tensor | None,
         reference_rays: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The input of the patch embedding, `B 72 1+l h w`: every group is one reference frame, then l frames."""
+        """The input of the patch embedding, `B 3C+24 1+l h w`: every group is one reference frame, then l frames."""
         batch, _, frames, height, width = latents.shape
         fused = latents.new_zeros(batch, self.patch_embedding.in_channels, 1 + frames, height, width)
         channels, ray_channels = self.config.latent_channels, self.config.ray_channels
@@ -216,14 +216,14 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         prompt_cache: list[KeyValue] | None = None,
         reference_rays: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Velocity `B 16 l h w` of the l noisy frames (the reference frame is dropped).
+        """Velocity `B C l h w` of the l noisy frames (the reference frame is dropped).
 
         Args:
-            latents: `B 16 l h w`, noisy, normalised.
+            latents: `B C l h w`, noisy, normalised.
             timestep: `B`, sigma * 1000.
-            reference: `B 16 1 h w`, the portrait's latent.
+            reference: `B C 1 h w`, the portrait's latent.
             rays: `B 24 l h w` or `B 6 l h w`.
-            normals: `B 16 l h w`; unused (may be None) without `use_normals`.
+            normals: `B C l h w`; unused (may be None) without `use_normals`.
             codes: `B T 128`, standardised, T = 4l - 3 (`B T 476` with `expression="landmarks"`).
             prompt: `B|1 tokens text_dim`; the checkpoint's empty prompt when None.
             prompt_cache: `prompt_key_values()`, instead of `prompt`.

@@ -13,7 +13,7 @@ import torch
 
 
 def decode_wan(vae: Any, z: torch.Tensor) -> Iterator[torch.Tensor]:
-    """`AutoencoderKLWan`'s latents `B 16 l h w` to `B 3 1 8h 8w`, then `B 3 4 8h 8w` l-1 times, in [-1, 1]."""
+    """`AutoencoderKLWan`'s latents `B C l h w` to `B 3 1 8h 8w`, then `B 3 4 8h 8w` l-1 times, in [-1, 1]."""
     if hasattr(vae, "_hf_hook"):  # what `vae.decode` does for a model that is offloaded
         vae._hf_hook.pre_forward(vae)
     samples = [slice(i, i + 1) for i in range(len(z))] if vae.use_slicing else [slice(None)]
