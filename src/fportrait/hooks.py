@@ -31,6 +31,9 @@ class ParameterHooks:
         pipelines.set_requested(requested)
         written_out = OmegaConfigLoader(context.config_loader.conf_source, base_env="base", default_run_env="base")
         check_nested_keys(context.params, written_out["parameters"])
+        # Resolvers are global and the last loader made owns them: an environment with folders of its own would
+        # silently work in the base's.
+        context.config_loader._register_globals_resolver()
 
 
 class RunHooks:
