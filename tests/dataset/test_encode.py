@@ -16,6 +16,7 @@ from fportrait.dataset.batches import Batches
 from fportrait.dataset.encode import EncodeConfig, crop_picture, encode_tables, to_model_range, window_starts
 from fportrait.dataset.shards import ShardReader
 from fportrait.diffusion.codec import BlockCodec, encode_video
+from fportrait.diffusion.landmarks import landmark_codes
 from fportrait.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -95,6 +96,9 @@ def test_a_record_holds_the_latents_of_the_cropped_pixels_and_of_the_posed_neutr
     assert np.array_equal(tensors["codes"].numpy(), np.stack([row["expression_code"] for row in truth]))
     landmarks = (truth[3]["landmarks"].reshape(478, 2) - [16, -4]) / 2
     assert np.allclose(tensors["landmarks"][3].numpy(), landmarks, atol=1e-4)
+    points = tensors["landmark_codes"]
+    assert points.shape == (9, 476) and points.dtype == torch.float16
+    assert np.allclose(points[3].float().numpy(), landmark_codes(landmarks[None], 32)[0], atol=2e-3, rtol=1e-3)
 
 
 def test_the_first_portrait_is_the_identity_s_reference_frame(world):
@@ -116,6 +120,9 @@ def test_a_batch_has_the_contract_s_shapes_and_depends_only_on_its_indices(world
     assert shapes == {"latents": (4, 16, 2, 4, 4), "normals": (4, 16, 2, 4, 4), "rays": (4, 24, 2, 4, 4),
                       "codes": (4, 5, 128), "reference": (4, 16, 1, 4, 4)}  # fmt: skip
     assert sorted(batch["ids"]) == sorted(record.id for record in reader.records()["PhoneCapture"])
+    points = Batches(reader, {"PhoneCapture": 100}, frames=5, seed=3, expression="landmarks")
+    assert points(range(4))["codes"].shape == (4, 5, 476)  # of training records too
+    assert points.like("train", {"PhoneCapture": 100}, 3)([1])["codes"].shape == (1, 5, 476)
     again = Batches(reader, {"PhoneCapture": 100}, frames=5, seed=3)([2, 3])
     assert again["ids"] == batch["ids"][2:]
     assert torch.equal(again["rays"], batch["rays"][2:])

@@ -26,6 +26,7 @@ def record(seed: int, frames: int, video: bool = False) -> dict[str, torch.Tenso
         "world_to_camera": camera,
         "intrinsics": torch.tensor([[40.0, 0, 16], [0, 40, 16], [0, 0, 1]]),
         "focus": torch.full((frames, 3, 2), 16.0),
+        "landmark_codes": torch.rand(frames, 476, generator=generator).half(),
     }
     if video:
         tensors["video"] = torch.randint(0, 256, (frames, 32, 32, 3), generator=generator, dtype=torch.uint8)

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from fportrait.errors import UserError
 from fportrait.training.cost import peak_flops, sample_cost
 from fportrait.training.plan import WAN, WAN_SHARED, model_config, plan, read_section, read_stage
-from fportrait.training.stages import check_start
+from fportrait.training.stages import check_start, load_start
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small import shards, stage, transformer
+from small import same_weights, shards, stage, transformer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -141,3 +141,25 @@ def test_a_parent_of_another_architecture_is_refused(tmp_path):
     check_start(stage(), tmp_path / "stage2", reader, tmp_path / "stage2")
     other.from_config({**other.config, "num_layers": 2}).save_pretrained(tmp_path / "stage2/transformer")
     check_start(stage(), tmp_path / "stage2", reader, tmp_path / "base")
+
+
+@pytest.mark.parametrize("variant", ["c2", "c3"])
+def test_a_stage_begins_as_its_variant_and_refuses_a_parent_of_another_one(tmp_path, variant, caplog):
+    reader = shards(tmp_path / "shards")
+    transformer().save_pretrained(tmp_path / "base/transformer")
+    planned, full = stage(variant=variant), stage()
+    check_start(planned, tmp_path / "base", reader, tmp_path / "base")
+    with caplog.at_level("INFO"):
+        begun = load_start(planned, tmp_path / "base")
+    assert "left out" in caplog.text
+    begun.save_pretrained(tmp_path / "stage1/transformer")
+    check_start(planned, tmp_path / "stage1", reader, tmp_path / "base")
+    assert same_weights(load_start(planned, tmp_path / "stage1"), begun)
+    differing = {"c2": "use_normals False", "c3": "expression landmarks"}[variant]
+    with pytest.raises(UserError, match=differing):
+        check_start(full, tmp_path / "stage1", reader, tmp_path / "base")
+    other = stage(variant={"c2": "c3", "c3": "c2"}[variant])
+    with pytest.raises(UserError, match=f"as variant {other.variant}"):
+        check_start(other, tmp_path / "stage1", reader, tmp_path / "base")
+    with pytest.raises(UserError, match="full or c2 or c3"):
+        stage(variant="c4")

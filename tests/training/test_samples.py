@@ -11,12 +11,16 @@ from fportrait.capture.video_io import probe
 from fportrait.dataset.encode import to_model_range
 from fportrait.dataset.shards import ShardReader, ShardWriter, write_shard
 from fportrait.diffusion.codec import BlockCodec, decode_latents, encode_video
+from fportrait.diffusion.variants import variant_of
+from fportrait.errors import UserError
+from fportrait.evaluation.sampling import held_out, make_pipeline, sample_records
 from fportrait.training.loop import train
 from fportrait.training.samples import factor_video, sample_videos, still_normals
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small import Journal, record, references, stage, transformer
+from small import Journal, record, references, same_weights, shards, stage, transformer
 
+MIXTURE = {"PhoneCapture": 50, "DynamicSweep": 50}
 DATASETS = ("PhoneCapture", "ViewSweep", "DynamicSweep")
 
 
@@ -113,3 +117,30 @@ def test_samples_on_the_way_change_no_loss(reader, codec, tmp_path):
     train(stage(**settings, sample_every=2), model, reader, tmp_path / "b", sampled, sample=sample)
     assert seen == [2, 4]
     assert sampled.losses == plain.losses
+
+
+@pytest.mark.parametrize("variant", ["c2", "c3"])
+def test_a_variant_trains_from_the_same_shards_and_its_expression_moves_the_picture(reader, codec, tmp_path, variant):
+    torch.manual_seed(0)
+    transformer().save_pretrained(tmp_path / "base")
+    model = variant_of(tmp_path / "base", variant)
+    settings = stage(variant=variant, frames=9, iterations=6, mixture=MIXTURE, learning_rate=1e-2, held_out=2)
+    journal = Journal()
+    train(settings, model, reader, tmp_path / "out", journal)
+    assert all(np.isfinite(list(journal.losses.values()))) and len(journal.losses) == 6
+    again = variant_of(tmp_path / "out/transformer", variant)
+    assert same_weights(again, model)
+    motion = factor_video(settings, again, codec, reader, None, steps=2)
+    assert motion["sample_response_expression"] > 0
+    records = held_out(reader, "DynamicSweep", 1, 9)
+    shown = sample_records(make_pipeline(again.eval(), codec, 5.0), reader, records, 9, 2, seed=0)
+    assert shown[0].shape == (9, 32, 32, 3)
+
+
+def test_shards_without_landmarks_are_refused_by_a_model_that_reads_them(tmp_path):
+    transformer().save_pretrained(tmp_path / "base")
+    model = variant_of(tmp_path / "base", "c3")
+    old = shards(tmp_path / "shards", old=lambda dataset, person, entry, name: entry[3].pop("landmark_codes"))
+    train(stage(iterations=1), transformer(), old, tmp_path / "out", Journal())
+    with pytest.raises(UserError, match="shards without landmarks"):
+        train(stage(iterations=1, variant="c3"), model, old, tmp_path / "out", Journal())

@@ -166,6 +166,14 @@ class Animator:
             prepared.view.intrinsics[moments], self.settings.size, moments,
         )  # fmt: skip
 
+    def expression(self, prepared: Prepared) -> np.ndarray:
+        """What the model reads of the expression: codes `T 128`, or for the ablation C3 landmarks `T 476`."""
+        if self.pipeline.transformer.config.expression == "landmarks":
+            from fportrait.diffusion.landmarks import landmark_codes
+
+            return landmark_codes(prepared.express.landmarks(self.settings.size), self.settings.size)
+        return segment_codes(prepared.express.track, self.encoder)
+
     def rays(self, prepared: Prepared, frames: int) -> Any:
         """Folded rays `1 24 l h w` of the path, its last camera repeated until there are `frames`."""
         import torch
@@ -191,7 +199,7 @@ class Animator:
         steps = request.steps or self.settings.steps
         # One frame repeated at the end makes up 4k+1; the surplus is cut off again.
         padded = np.minimum(np.arange(-(-(count - 1) // 4) * 4 + 1), count - 1)
-        codes = segment_codes(prepared.express.track, self.encoder)[padded]
+        codes = self.expression(prepared)[padded]
 
         def tell(pipeline: Any, step: int, timestep: Any, state: dict[str, Any]) -> dict[str, Any]:
             report("sample", step + 1, steps)
@@ -268,7 +276,7 @@ class Animator:
         write_video(folder / "normals.mp4", self.normals(prepared, range(len(prepared))), prepared.drive.fps, crf=8)
         view = prepared.view
         save_camera_path(folder / "cameras.json", view.world_to_camera, view.intrinsics[0])
-        codes = segment_codes(prepared.express.track, self.encoder)[: len(prepared)]
+        codes = self.expression(prepared)[: len(prepared)]
         with atomic_path(folder / "codes.npy") as path:
             np.save(path, codes, allow_pickle=False)
         write_json(folder / "provenance.json", {"tags": tags})

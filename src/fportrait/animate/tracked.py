@@ -13,7 +13,7 @@ from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import intrinsics_from_fov
 from fportrait.capture.video_io import iter_video, probe, read_image
 from fportrait.dataset.encode import crop_picture, whole_pixels
-from fportrait.tracking.fit import LandmarkModel, to_pose
+from fportrait.tracking.fit import LandmarkModel, bridge_gaps, to_pose
 from fportrait.tracking.track import LOOK_AT, Clip, Track, TrackConfig, crop_square, read_landmarks, track_segments
 
 DEFAULT_FOV = 40.0  # degrees, horizontal, of pictures that do not say
@@ -51,6 +51,13 @@ class Tracked:
         wanted, last = set(moments), max(moments)
         kept = {index: frame for index, frame in enumerate(iter_video(self.path, 0, last + 1)) if index in wanted}
         return [kept[moment] for moment in moments]
+
+    def landmarks(self, size: int) -> np.ndarray:
+        """Landmarks `T 478 2` in pixels of the model's picture, bridged where the face was lost."""
+        seen = self.track.seen[0]
+        found = np.flatnonzero(seen.confidence > 0)
+        points = bridge_gaps(found, seen.landmarks[found], len(seen.confidence))
+        return (points - self.crop[:2]) * size / self.crop[2]
 
     def crops(self, moments: Sequence[int], size: int) -> list[np.ndarray]:
         """The model's pictures `S S 3` of some moments."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from fportrait.camera.rays import fold_rays, plucker_rays
 from fportrait.dataset.mixing import draw_integer, sample_at
 from fportrait.dataset.shards import Record, ShardReader
+from fportrait.diffusion.landmarks import expression_of
 
 PIXELS_PER_LATENT = 8
 
@@ -29,6 +30,7 @@ class Batches:
         frames: T = 4k+1 video frames, at most the shards' window.
         ray_channels: 24 folds four frames, 6 takes every fourth.
         identity_rays: add `reference_rays` `B 24|6 1 h w`, the portrait camera's own rays.
+        expression: `codes`, or `landmarks`: `codes` then holds the points `B T 476` that the ablation C3 reads.
         focus_gain: add `weights` `B 1 l h w`, one plus this much on eyes and mouth; 0 for none.
     """
 
@@ -42,17 +44,20 @@ class Batches:
         ray_channels: int = 24,
         identity_rays: bool = False,
         focus_gain: float = 0.0,
+        expression: str = "codes",
     ):
         self.reader, self.mixture, self.frames, self.seed = reader, dict(mixture), frames, seed
         self.ray_channels, self.identity_rays, self.focus_gain = ray_channels, identity_rays, focus_gain
+        self.expression = expression
         self.records = reader.records(split)
         self.sizes = reader.sizes(split)
 
     def like(self, split: str, mixture: Mapping[str, int], seed: int) -> Batches:
         """Batches of the same shape from another split, mixture and seed."""
         return Batches(
-            self.reader, mixture, self.frames, seed, split, self.ray_channels, self.identity_rays, self.focus_gain
-        )
+            self.reader, mixture, self.frames, seed, split, self.ray_channels, self.identity_rays, self.focus_gain,
+            self.expression,
+        )  # fmt: skip
 
     def record(self, index: int) -> Record:
         """The record of a global index."""
@@ -77,7 +82,7 @@ class Batches:
             "dataset": record.dataset,
             "latents": window["latents"].float(),
             "normals": window["normals"].float(),
-            "codes": window["codes"].float(),
+            "codes": expression_of(window, {"expression": self.expression}),
             "reference": portraits["latents"][which].float(),
             "rays": folded_rays(window, portraits["world_to_camera"][which], self.ray_channels),
         }

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-CODE_VERSION = "2"  # raise when the same inputs would give other tensors
+CODE_VERSION = "3"  # raise when the same inputs would give other tensors
 FOCUS_LANDMARKS = ((362, 263), (33, 133), (13, 14, 61, 291))  # corners of left eye, right eye, mouth
 SHARD = "shard.safetensors"
 LIST_SHAPES = {"world_to_camera": (4, 4), "intrinsics": (3, 3), "body_rotation": (3, 3), "head_rotation": (3, 3)}
@@ -176,6 +176,8 @@ def encode_identity(unit: IdentityUnit, folder: Path, vae_folder: str, config: E
     import pandas as pd
     import torch
 
+    from fportrait.diffusion.landmarks import landmark_codes
+
     where = [("dataset", "==", unit.dataset), ("identity", "==", unit.identity)]
     frames = pd.read_parquet(Path(unit.folder) / "frames.parquet", filters=where)
     person = pd.read_parquet(Path(unit.folder) / "identities.parquet", filters=where).iloc[0]
@@ -207,6 +209,7 @@ def encode_identity(unit: IdentityUnit, folder: Path, vae_folder: str, config: E
         codes = np.stack(table["expression_code"].to_list()).astype(np.float32)
         scale = config.size / crop[2]
         landmarks = (np.stack(table["landmarks"].to_list()).reshape(-1, 478, 2) - np.array(crop[:2])) * scale
+        points = landmark_codes(landmarks, config.size)
         focus = np.stack([landmarks[:, list(group)].mean(1) for group in FOCUS_LANDMARKS], 1)
         latents = encode_windows(vae, video, starts, config)
         normal_latents = encode_windows(vae, normals, starts, config)
@@ -219,6 +222,7 @@ def encode_identity(unit: IdentityUnit, folder: Path, vae_folder: str, config: E
                 "world_to_camera": torch.from_numpy(rows["world_to_camera"][cut]).float(),
                 "intrinsics": torch.from_numpy(intrinsics).float(),
                 "focus": torch.from_numpy(focus[cut]).float(),
+                "landmark_codes": torch.from_numpy(points[cut]).half(),
             }
             if split == "test":
                 tensors["video"] = torch.from_numpy(video[cut])

@@ -115,7 +115,9 @@ def _check_lengths(tensors: dict[str, Tensor], where: str) -> int:
     frames = len(tensors["codes"])
     latent_frames = (frames + 3) // 4
     wrong: list[str] = [
-        name for name in ("world_to_camera", "video") if name in tensors and len(tensors[name]) != frames
+        name
+        for name in ("world_to_camera", "landmark_codes", "video")
+        if name in tensors and len(tensors[name]) != frames
     ]
     wrong += [name for name in ("latents", "normals") if tensors[name].shape[1] != latent_frames]
     if frames % 4 != 1 or wrong:

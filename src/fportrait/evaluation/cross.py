@@ -158,6 +158,7 @@ def cross_clip(
 
     from fportrait.camera.rays import fold_rays, plucker_rays
     from fportrait.dataset.mixing import draw_integer
+    from fportrait.diffusion.landmarks import expression_of
     from fportrait.evaluation.protocol import ClipResult
 
     window, portraits = reader.read(driver, frames), reader.references(target)
@@ -172,7 +173,7 @@ def cross_clip(
         portraits["latents"][0][None].float(),
         torch.from_numpy(np.ascontiguousarray(rays))[None].float(),
         asked.normals,
-        window["codes"][None].float(),
+        expression_of(window, pipeline.transformer.config)[None],
         num_inference_steps=steps,
         guidance=protocol.guidance,
         generator=torch.Generator().manual_seed(draw_integer(seed, 0, name, 2**63)),

@@ -47,7 +47,7 @@ class Scene:
     """A clip with its conditions and its truth.
 
     `video`, `normals` `T S S 3` uint8; `codes` `T 128`; `rays` `24|6 l h w`; `reference` `S S 3` uint8;
-    `landmarks` `T 478 2` (projected, pixels of `video`); `intrinsics` `3 3`.
+    `landmarks` `T 478 2` (projected, pixels of `video`), `driver_landmarks` those of who drives; `intrinsics` `3 3`.
     """
 
     video: np.ndarray
@@ -57,6 +57,15 @@ class Scene:
     reference: np.ndarray
     landmarks: np.ndarray
     intrinsics: np.ndarray
+    driver_landmarks: np.ndarray
+
+    def expression(self, config: Mapping[str, Any]) -> np.ndarray:
+        """Codes `T 128`, or for a model that reads landmarks (the ablation C3) the driver's, `T 476`."""
+        from fportrait.diffusion.landmarks import landmark_codes
+
+        if config.get("expression") != "landmarks":
+            return self.codes
+        return landmark_codes(self.driver_landmarks, self.video.shape[1])
 
 
 class Studio:
@@ -97,6 +106,7 @@ class Studio:
             reference=own["picture"],
             landmarks=np.stack([frame["landmarks"] for frame in drawn]),
             intrinsics=self.intrinsics,
+            driver_landmarks=np.stack([frame["landmarks"] for frame in driven]),
         )
 
     def _draw(self, person: Person, shot: Shot) -> dict[str, np.ndarray]:
@@ -179,7 +189,7 @@ def generate(
         pictures([scene.reference[None] for scene in scenes]),
         torch.from_numpy(np.stack([scene.rays for scene in scenes])).float(),
         pictures([scene.normals for scene in scenes]),
-        torch.from_numpy(np.stack([scene.codes for scene in scenes])).float(),
+        torch.from_numpy(np.stack([scene.expression(pipeline.transformer.config) for scene in scenes])).float(),
         num_inference_steps=steps,
         guidance=guidance,
         generator=[torch.Generator().manual_seed(seed) for _ in scenes],

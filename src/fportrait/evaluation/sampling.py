@@ -75,6 +75,7 @@ def sample_records(
     import torch
 
     from fportrait.dataset.batches import folded_rays
+    from fportrait.diffusion.landmarks import expression_of
 
     if not records:
         return []
@@ -87,7 +88,7 @@ def sample_records(
         parts["reference"].append(portraits["latents"][0])
         parts["rays"].append(folded_rays(window, camera, channels))
         parts["normals"].append(window["normals"])
-        parts["codes"].append(window["codes"])
+        parts["codes"].append(expression_of(window, pipeline.transformer.config))
         own = {"latents": window["latents"], "intrinsics": portraits["intrinsics"][0], "world_to_camera": camera[None]}
         own_rays.append(folded_rays(own, camera, channels))
         generators.append(torch.Generator().manual_seed(draw_integer(seed, 0, record.id, 2**63)))

@@ -257,7 +257,7 @@ def run_trial(
     import optuna
     from mlflow.entities import Metric, Param
 
-    from fportrait.diffusion.transformer import FactorPortraitTransformer
+    from fportrait.diffusion.variants import variant_of
     from fportrait.training.config import StageConfig
     from fportrait.training.loop import train
     from fportrait.training.losses import HeldOut
@@ -267,7 +267,7 @@ def run_trial(
     length = {"iterations": iterations, "log_every": every, "checkpoint_every": iterations}
     settings = {**material.settings, **drawn, **SHORT_RUN, **length}
     stage = StageConfig.from_dict({**settings, "name": f"trial{trial.number}"})
-    transformer = FactorPortraitTransformer.from_pretrained(material.start)
+    transformer = variant_of(material.start, stage.variant, stage.seed)
     # Scored alike whatever was drawn: with the stage's own noise levels, not the trial's.
     scoring = StageConfig.from_dict({**material.settings, **SHORT_RUN, "name": "scoring"})
     held_out = HeldOut(batches_of(scoring, transformer, material.reader), scoring, search.held_out)

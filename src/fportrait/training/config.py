@@ -16,6 +16,7 @@ CHOICES = {
     "sigmas": ("uniform", "logit_normal"),
     "optimizer": ("adamw", "adamw8bit"),
     "sharding": ("none", "fsdp2"),
+    "variant": ("full", "c2", "c3"),
 }
 
 
@@ -33,6 +34,7 @@ class StageConfig:
     learning_rate: float
     mixture: dict[str, int]  # percent by dataset
     parent: str | None = None  # the stage this one starts from; None starts from the base
+    variant: str = "full"  # or c2, without normal maps; c3, landmarks for codes: begun from what a full start knows
     batch_size: int = 8  # over all processes and accumulated micro-batches
     accumulation: int = 1
     seed: int = 0

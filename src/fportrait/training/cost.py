@@ -83,7 +83,7 @@ def _sample_cost(
             "reference": torch.zeros(1, model.config["latent_channels"], 1, height, width),
             "rays": torch.zeros(1, model.config["ray_channels"], *grid[2:]),
             "normals": torch.zeros(1, model.config["latent_channels"], *grid[2:]),
-            "codes": torch.zeros(1, frames, model.config["code_dim"]),
+            "codes": torch.zeros(1, frames, model.expression_width),
         }
         if model.config["reference_rays"] == "identity":
             inputs["reference_rays"] = torch.zeros(1, model.config["ray_channels"], 1, height, width)

@@ -59,7 +59,7 @@ def run_stage(job: Job, log: Any, main: bool = True) -> dict[str, Any]:
     from fportrait.diffusion.transformer import FactorPortraitTransformer
     from fportrait.training.loop import train
     from fportrait.training.samples import factor_video, sample_videos
-    from fportrait.training.stages import check_stage, check_start
+    from fportrait.training.stages import check_stage, check_start, load_start
 
     stage = job.stage
     reader = ShardReader(stage.shards_url or job.shards)
@@ -68,7 +68,7 @@ def run_stage(job: Job, log: Any, main: bool = True) -> dict[str, Any]:
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
     vae = load_vae(Path(job.base) / "vae").to(device)
-    transformer = FactorPortraitTransformer.from_pretrained(Path(job.start) / "transformer").to(device)
+    transformer = load_start(stage, job.start).to(device)
     samples = Path(job.out) / "samples" if main else None
 
     def show_factors(label: str, step: int) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fportrait.dataset.shards import Record, ShardReader
+from fportrait.diffusion.landmarks import expression_of
 from fportrait.provenance import SYNTHETIC
 from fportrait.training.config import StageConfig
 
@@ -131,8 +132,9 @@ def factor_conditions(
     config: Mapping[str, Any] = transformer.config  # type: ignore[assignment]
     window, portraits = reader.read(record, stage.frames), reader.references(record)
     camera = portraits["world_to_camera"][0]
+    expression = expression_of(window, config)
     if factor in ("still", "pose", "view"):
-        window["codes"] = window["codes"][:1].expand(stage.frames, -1)
+        expression = expression[:1].expand(stage.frames, -1)
     if factor in ("still", "expression", "pose"):
         window["world_to_camera"] = window["world_to_camera"][:1].expand(stage.frames, -1, -1)
     if factor in ("still", "expression"):
@@ -141,7 +143,7 @@ def factor_conditions(
         "reference": portraits["latents"][0],
         "rays": folded_rays(window, camera, config["ray_channels"]),
         "normals": window["normals"],
-        "codes": window["codes"],
+        "codes": expression,
     }
     if config.get("reference_rays") == "identity":
         own = {"latents": window["latents"], "intrinsics": portraits["intrinsics"][0], "world_to_camera": camera[None]}

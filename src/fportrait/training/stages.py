@@ -14,6 +14,8 @@ from fportrait.training.config import StageConfig
 if TYPE_CHECKING:
     import torch
 
+    from fportrait.diffusion.transformer import FactorPortraitTransformer
+
 
 def check_stage(stage: StageConfig, reader: ShardReader) -> None:
     """Refuse a stage that these shards cannot feed.
@@ -75,22 +77,28 @@ def check_start(
 
 
 def _check_architecture(stage: StageConfig, start: Path, base: Path) -> None:
-    import inspect
+    from fportrait.diffusion.variants import VARIANTS, whole_config
 
-    from fportrait.diffusion.transformer import FactorPortraitTransformer
-
-    signature = inspect.signature(FactorPortraitTransformer.__init__).parameters
-    defaults = {key: entry.default for key, entry in signature.items() if entry.default is not entry.empty}
-    found, expected = (defaults | json.loads((folder / "config.json").read_text()) for folder in (start, base))
-    for config in (found, expected):
-        config["patch_size"] = list(config["patch_size"])
+    found, of_base = whole_config(start), whole_config(base)
+    expected = of_base | VARIANTS[stage.variant]
+    if found in (expected, of_base):  # of the base, it becomes the variant as the stage begins
+        return
     for key in sorted(found.keys() | expected.keys()):
-        if not key.startswith("_") and found.get(key) != expected.get(key):
+        if found.get(key) != expected.get(key):
+            variant = "" if stage.variant == "full" else f" as variant {stage.variant}"
             raise UserError(
-                f"{key} {found.get(key)} in {start}, from which {stage.name} starts, and {expected.get(key)} in {base}",
+                f"{key} {found.get(key)} in {start}, from which {stage.name} starts, "
+                f"and {expected.get(key)} in {base}{variant}",
                 "one architecture from the base through all stages",
-                "run the stages before this one again, from the base that is there now",
+                "run the stages before this one again, from the base that is there now, with this stage's variant",
             )
+
+
+def load_start(stage: StageConfig, start_folder: str | Path) -> FactorPortraitTransformer:
+    """The transformer with which the stage begins: of `start_folder/transformer`, as the stage's variant."""
+    from fportrait.diffusion.variants import variant_of
+
+    return variant_of(Path(start_folder) / "transformer", stage.variant, stage.seed)
 
 
 def batches_of(stage: StageConfig, transformer: torch.nn.Module, reader: ShardReader, split: str = "train") -> Any:
@@ -101,4 +109,5 @@ def batches_of(stage: StageConfig, transformer: torch.nn.Module, reader: ShardRe
     return Batches(
         reader, stage.mixture, stage.frames, stage.seed, split, ray_channels=config.get("ray_channels", 24),
         identity_rays=config.get("reference_rays") == "identity", focus_gain=stage.focus_gain,
+        expression=config.get("expression", "codes"),
     )  # fmt: skip
