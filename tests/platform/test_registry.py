@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
@@ -71,7 +72,8 @@ def test_promotion_refusal_and_rollback_from_one_model_to_the_next(stage_run, tm
     two = promote(tmp_path, "two", 21.0)
     assert (two["version"], two["previous"]) == (2, 1) and aliases() == ("2", "1")
     info = mlflow.models.get_model_info("models:/fportrait@champion")
-    assert [column.name for column in info.signature.inputs] == ["portrait", "driving", "camera", "output"]
+    (job,) = info.signature.inputs.input_types()
+    assert {item.name for item in job.properties} == {"portrait", "driving", "output", "camera", "seed"}
     assert bundle_hashes(registry.default_model()) == bundle_hashes(tmp_path / "two")
 
     back = registry.rollback("mouths stay shut")
@@ -103,6 +105,19 @@ def test_a_failing_smoke_animation_gives_both_aliases_back(stage_run, tmp_path):
     assert aliases() == ("2", "1")
     done = promote(tmp_path, "four", 22.0, smoke=lambda model: {"seconds": 3.0})
     assert aliases() == ("5", "2") and "seconds 3" in done["checks"][-1]["detail"]
+
+
+def test_a_model_is_logged_without_a_warning_and_checks_what_it_is_asked_for(stage_run, tmp_path, capfd, recwarn):
+    uri = registry.log_model(SHIPPED_BASE, stage_run.run_id, {})
+    assert "warn" not in capfd.readouterr().err.lower()
+    assert not [str(one.message) for one in recwarn if "type hint" in str(one.message) or "example" in str(one.message)]
+    model = mlflow.pyfunc.load_model(uri)
+    with pytest.raises(mlflow.MlflowException, match="driving"):
+        model.predict([{"portrait": "me.jpg", "output": "out.mp4"}])
+    row = {"portrait": str(tmp_path / "me.jpg"), "driving": "talk.mp4", "output": "out.mp4", "seed": 3}
+    for asked in ([row], pd.DataFrame([row])):
+        with pytest.raises(UserError, match="me.jpg"):
+            model.predict(asked)
 
 
 def test_of_two_promotions_at_once_exactly_one_wins(stage_run, tmp_path):

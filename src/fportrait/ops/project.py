@@ -43,12 +43,13 @@ def run_pipeline(name: str) -> None:
         UserError: what stopped a node, where the user can mend it.
     """
     from kedro.framework.session import KedroSession
+    from kedro.runner import SequentialRunner
 
     from fportrait.hooks import user_error
 
     try:
         with KedroSession.create() as session:
-            session.run(pipeline_names=[name])  # type: ignore[call-arg]
+            session.run(pipeline_names=[name], runner=SequentialRunner())  # type: ignore[call-arg]
     except Exception as error:
         known = user_error(error)
         if known is None or isinstance(error, UserError):

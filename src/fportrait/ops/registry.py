@@ -33,7 +33,7 @@ GONE = ("unable to open", "not a database", "no such table", "readonly", "connec
 PACKAGE = Path(__file__).resolve().parents[1]
 REQUIREMENTS = (
     *("torch", "diffusers", "safetensors", "numpy", "scipy", "numba", "pandas", "pyarrow", "av", "opencv-python"),
-    *("ai-edge-litert", "click", "mlflow"),
+    *("ai-edge-litert", "click", "mlflow", "pydantic"),
 )
 
 
@@ -52,10 +52,7 @@ def store_errors() -> Iterator[None]:
         words = str(error).lower()
         if "locked" in words:
             fix = "wait until the other process has finished, and run again"
-        elif any(
-            word in words
-            for word in ("unable to open", "not a database", "no such table", "readonly", "connection", "max retries")
-        ):
+        elif any(word in words for word in GONE):
             fix = "check MLFLOW_TRACKING_URI, or restore mlruns/ (`kedro run` makes a new one)"
         elif isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             fix = "check the disk and the permissions of mlruns/"
@@ -146,27 +143,18 @@ def log_model(
     bundle: Path, run_id: str, metrics: Mapping[str, float], scores: Mapping[str, Any] | None = None,
     story: Mapping[str, Any] | None = None,
 ) -> str:  # fmt: skip
-    """Log the bundle as a models-from-code Python model with signature and requirements; returns its URI.
+    """Log the bundle as a models-from-code Python model with its requirements; returns its URI.
 
     Beside it, in the run: `lineage.json` (what it was made from) and `scores.json` (per clip, for the next gate).
     """
     import mlflow
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-    text = DataType.string
-    signature = ModelSignature(
-        inputs=Schema([ColSpec(text, name) for name in ("portrait", "driving", "camera", "output")]),
-        outputs=Schema([ColSpec(text, name) for name in ("video", "picture")]),
-        params=ParamSchema([ParamSpec("seed", DataType.long, 0)]),
-    )
     with mlflow.start_run(run_id=run_id):
         info = mlflow.pyfunc.log_model(
             name=MODEL,
             python_model=str(Path(__file__).with_name("served_model.py")),
             artifacts={"bundle": str(bundle)},
             code_paths=[str(PACKAGE)],  # the version keeps animating with the code it was made with
-            signature=signature,
             pip_requirements=[f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in REQUIREMENTS],
             metadata={"metrics": dict(metrics), "bundle": bundle_hashes(bundle)},
         )

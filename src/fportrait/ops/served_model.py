@@ -1,33 +1,44 @@
 """The registered model, kept as code: MLflow runs this file when it loads `models:/fportrait@champion`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
+from pydantic import BaseModel
+
+
+class Job(BaseModel):
+    """One video to make. `camera` is a viewpoint as `fportrait animate` takes it; `output` the video to write."""
+
+    portrait: str
+    driving: str
+    output: str
+    camera: str = "front"
+    seed: int = 0
 
 
 class PortraitModel(PythonModel):
-    """One row per video to make: `portrait`, `driving`, `camera` (front, spin, spiral or a JSON path), `output`.
+    """Jobs in, as a table or a list of dicts; for each, the paths of the `video` and the `picture` that were written.
 
-    Returns the same rows with `video` and `picture`, the paths of the files written.
+    MLflow takes the signature from the type hints, and checks every request against them.
     """
 
     def load_context(self, context: Any) -> None:
         self.bundle = Path(context.artifacts["bundle"])
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+    def predict(self, context: Any, model_input: list[Job]) -> list[dict[str, str]]:
         from fportrait.animate import animate
 
-        seed = int((params or {}).get("seed", 0))
-        rows = []
-        for row in model_input.to_dict("records"):
-            paths = (Path(row["portrait"]), Path(row["driving"]), row["camera"], Path(row["output"]))
-            rows.append({key: str(value) for key, value in animate(*paths, model=self.bundle, seed=seed).items()})
-        return pd.DataFrame(rows)
+        return [
+            {
+                name: str(path)
+                for name, path in animate(
+                    Path(job.portrait), Path(job.driving), job.camera, Path(job.output), self.bundle, seed=job.seed
+                ).items()
+            }
+            for job in model_input
+        ]
 
 
 set_model(PortraitModel())

@@ -23,19 +23,15 @@ def smoke_animation(model: Any) -> dict[str, float]:
     Raises:
         UserError: no video, another number of frames, or pictures with nothing on them.
     """
-    import pandas as pd
-
     from fportrait.capture.video_io import read_video
 
     with tempfile.TemporaryDirectory() as folder:
         portrait, driving, output = write_inputs(Path(folder))
-        rows = pd.DataFrame(
-            [{"portrait": str(portrait), "driving": str(driving), "camera": "front", "output": str(output)}]
-        )
+        job = {"portrait": str(portrait), "driving": str(driving), "camera": "front", "output": str(output)}
         started, worked = time.perf_counter(), time.process_time()
-        made = model.predict(rows)
+        made = model.predict([job])
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - worked
-        video = read_video(Path(str(made["video"].iloc[0])))
+        video = read_video(Path(str(made[0]["video"])))
     if len(video) != FRAMES:
         raise UserError(f"a smoke video of {len(video)} frames", f"{FRAMES}, as driven", "look at the model's sampling")
     spread = float(video.astype(np.float64).std((1, 2)).mean())
