@@ -26,8 +26,8 @@ logging.getLogger("kedro_mlflow.framework.hooks.mlflow_hook").setLevel(logging.W
 def import_kedro_mlflow() -> None:
     """Import the plugin, and drop what MLflow says about one class of it.
 
-    `KedroPipelineModel.predict` has no type hints, and MLflow warns of that when the class is defined, under a filter of
-    its own that overrules ours. Our model (`fportrait.ops.served_model`) has them; other warnings are passed on.
+    `KedroPipelineModel.predict` has no type hints, and MLflow warns of that when the class is defined, under a filter
+    of its own that overrules ours. Our model (`fportrait.ops.served_model`) has them; other warnings are passed on.
     """
     with warnings.catch_warnings(record=True) as said:
         import kedro_mlflow.mlflow  # noqa: F401

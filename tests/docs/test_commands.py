@@ -191,3 +191,16 @@ def test_the_site_lists_every_page():
     listed = re.findall(r"[\w/-]+\.md", str(yaml.safe_load(text)["nav"]))
     missing = [p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md")]
     assert [page for page in missing if page not in listed] == []
+
+
+def test_the_page_of_dvc_plots_needs_no_network(tmp_path):
+    from dvc.repo import Repo
+    from dvc_render.html import render_html
+    from dvc_render.vega import VegaRenderer
+
+    template = ROOT / ".dvc" / Repo(ROOT).config["plots"]["html_template"]
+    points = [{"step": "1", "loss": "0.5"}, {"step": "2", "loss": "0.25"}]
+    curve = VegaRenderer(points, "curve", x="step", y="loss")
+    page = Path(render_html([curve], tmp_path / "index.html", template)).read_text(encoding="utf-8")
+    assert "vegaEmbed('#curve'" in page and page.count("<script>") == 3
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)\s*=", page)

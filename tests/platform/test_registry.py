@@ -116,7 +116,7 @@ def test_a_model_is_logged_without_a_warning_and_checks_what_it_is_asked_for(sta
         model.predict([{"portrait": "me.jpg", "output": "out.mp4"}])
     row = {"portrait": str(tmp_path / "me.jpg"), "driving": "talk.mp4", "output": "out.mp4", "seed": 3}
     for asked in ([row], pd.DataFrame([row])):
-        with pytest.raises(UserError, match="me.jpg"):
+        with pytest.raises(UserError, match=r"me\.jpg"):
             model.predict(asked)
 
 
