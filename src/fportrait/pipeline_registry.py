@@ -21,7 +21,7 @@ CHAIN = (
     "evaluate",
     "promote",
 )
-BESIDE = ("study",)
+BESIDE = ("study", "ablate")
 
 
 def register_pipelines() -> dict[str, Pipeline]:

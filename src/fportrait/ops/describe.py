@@ -22,6 +22,7 @@ STAGES = {
     "train_stage4": "Stage 4: all four datasets, the full length, at the lowest rate.",
     "evaluate": "Scores with confidence intervals on people that were never trained on, and their videos.",
     "promote": "The gate's decision, and the model that became champion.",
+    "ablate": "What each component is worth: variants under equal seeds, data and budget; a run each below.",
     "study": "A search over a stage's settings; its trials are the runs below it.",
 }
 
