@@ -106,10 +106,15 @@ def train_expression_encoder(
         # The readout of standardised codes: W (s c + m) + b.
         readout.bias.copy_(readout.bias + readout.weight @ encoder.code_mean)
         readout.weight.mul_(encoder.code_std)
-        produced = readout(torch.from_numpy(encoder.encode(crops[count:]))).numpy()
-    truth = actions[count:]
-    scores = {}
-    for index, name in enumerate(action_names):
-        if truth[:, index].std() > 0.03:
-            scores[name] = float(np.corrcoef(produced[:, index], truth[:, index])[0, 1])
-    return encoder, readout, {"mean": float(np.mean(list(scores.values()))), **scores}
+    return encoder, readout, readout_correlations(encoder, readout, crops[count:], actions[count:], action_names)
+
+
+@torch.no_grad()
+def readout_correlations(
+    encoder: ExpressionEncoder, readout: nn.Linear, crops: np.ndarray, actions: np.ndarray, names: list[str]
+) -> dict[str, float]:
+    """Correlation of the readout of `crops` `N S S 3` with `actions` `N 52`, per action that occurs, and their mean."""
+    produced = readout(torch.from_numpy(encoder.encode(crops))).numpy()
+    moving = [index for index in range(len(names)) if actions[:, index].std() > 0.03]
+    scores = {names[i]: float(np.corrcoef(produced[:, i], actions[:, i])[0, 1]) for i in moving}
+    return {"mean": float(np.mean(list(scores.values()))), **scores}

@@ -31,7 +31,9 @@ from fportrait.diffusion.codec_training import train_refiner
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.scale.map_engine import map_units
 from fportrait.tracking.expression import ExpressionEncoder
-from fportrait.tracking.expression_training import train_expression_encoder
+from fportrait.tracking.expression_training import readout_correlations, train_expression_encoder
+from fportrait.tracking.talking_head.embedded import embedded_talking_heads
+from fportrait.tracking.talking_head.training import TalkingHeadTraining, train_talking_heads
 from fportrait.training.base import CLIPS, PICTURES, BaseTraining, ClipBatches, to_video, train_base
 from fportrait.training.base_clips import ClipRecipe, load_clips, render_chunk
 from fportrait.training.widen import adopt_codes, widen_codec, widen_transformer
@@ -75,16 +77,30 @@ def to_uint8(video: torch.Tensor) -> np.ndarray:
 def make_encoder(
     clips: dict[str, np.ndarray], work: Path, steps: int, held_out: int, log: Log
 ) -> tuple[ExpressionEncoder, dict]:
+    """Crops to actions for `steps`, then end to end with a talking-head decoder, which frees codes of pose.
+
+    The second part takes two steps for every five of the first, on four frames of at most 700 clips.
+    """
     folder = work / "expression_encoder"
     if not (folder / "config.json").exists():
         crops, actions = clips["crops"], clips["actions"]
-        size = crops.shape[2]
-        encoder, readout, scores = train_expression_encoder(
+        kept, size = len(crops) - held_out, crops.shape[2]
+        start, _, _ = train_expression_encoder(
             crops.reshape(-1, size, size, 3), actions.reshape(-1, actions.shape[-1]), load_body().action_names,
             steps, width=16, held_out=held_out * crops.shape[1], log=log,
         )  # fmt: skip
-        encoder.save_pretrained(folder)
-        write_safetensors(folder / "readout.safetensors", readout.state_dict())
+        heads = embedded_talking_heads({name: value[:kept] for name, value in clips.items()}, per_clip=4, limit=700)
+        training = TalkingHeadTraining(
+            steps=max(1, 2 * steps // 5), minutes=60.0, batch=min(40, len(heads.crops)), agreement_weight=5.0
+        )
+        result = train_talking_heads(heads, training, start=start, log=log)
+        assert result.readout is not None
+        scores = readout_correlations(
+            result.expression, result.readout, crops[kept:].reshape(-1, size, size, 3),
+            actions[kept:].reshape(-1, actions.shape[-1]), load_body().action_names,
+        )  # fmt: skip
+        result.expression.save_pretrained(folder)
+        write_safetensors(folder / "readout.safetensors", result.readout.state_dict())
         write_json(work / "expression_scores.json", scores)
     return ExpressionEncoder.from_pretrained(folder), json.loads((work / "expression_scores.json").read_text())
 
