@@ -13,7 +13,7 @@ export PYTHONWARNINGS := ignore::UserWarning:mlflow.pyfunc.utils.data_validation
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo test docs outgrow bench clean
+.PHONY: help install demo ablate test docs outgrow bench clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -31,6 +31,9 @@ install: $(STAMP) ## make .venv with everything pinned in constraints.txt
 
 demo: $(STAMP) ## run the whole chain on the embedded world, animate a portrait, print times and metrics
 	@$(BIN)/python benchmarks/demo.py
+
+ablate: $(STAMP) ## train and score the ablations on the mini world (about two hours), write docs/results
+	$(BIN)/dvc repro docs/results/dvc.yaml
 
 test: $(STAMP) ## ruff, mypy and pytest
 	$(BIN)/ruff check .

@@ -95,7 +95,8 @@ def draw_compute(results: Results, path: Path) -> None:
     for axis in (left, right):
         axis.set_xlabel("training of the full model after the base, TFLOP")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7, ncols=2)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=7, ncols=2)
     _save(figure, path)
 
 
