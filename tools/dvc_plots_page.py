@@ -20,7 +20,8 @@ PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width">
 {{refresh_tag}}
 <title>Training curves</title>
-<style>body {{font-family: sans-serif; margin: 1.5em; display: flex; flex-wrap: wrap; gap: 1em}} table {{border-spacing: 15px}}</style>
+<style>body {{font-family: sans-serif; margin: 1.5em; display: flex; flex-wrap: wrap; gap: 1em}}
+table {{border-spacing: 15px}}</style>
 {scripts}
 </head>
 <body>

@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -24,20 +25,27 @@ PATIENCE = 180  # seconds; a busy machine is no failure
 
 
 class Server:
-    """`fportrait web` on a free port; `kill` ends it as a crash would."""
+    """`fportrait web` on a free port; `kill` ends it as a crash would, `start` runs it again in the same folder."""
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.start()
+
+    def start(self) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/"
-        self.log = folder.with_suffix(".log")
+        self.log = self.folder.with_suffix(".log")
         command = [sys.executable, "-m", "fportrait", "web", "--model", str(SHIPPED_BASE)]
+        command += ["--results", str(self.folder), "--port", str(self.port)]
         environment = os.environ | {"PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1"}
         with open(self.log, "a") as log:
             self.process = subprocess.Popen(
-                [*command, "--results", str(folder), "--port", str(self.port)], env=environment, stdout=log, stderr=log
+                [*command, "--results", str(self.folder), "--port", str(self.port)],
+                env=environment,
+                stdout=log,
+                stderr=log,
             )
         wait(self.answers, "the server")
 
@@ -68,7 +76,7 @@ def wait(condition, what: str, seconds: float = PATIENCE):
     raise AssertionError(f"waited {seconds} s for {what}")
 
 
-@pytest.fixture(scope="module")  # one test kills it
+@pytest.fixture(scope="session")  # the test that kills it starts it again
 def server(tmp_path_factory) -> Iterator[Server]:
     pytest.importorskip("gradio", reason="the extra 'web' is not installed")
     running = Server(tmp_path_factory.mktemp("studio") / "results")
@@ -88,6 +96,12 @@ def files(tmp_path_factory) -> dict[str, Path]:
     clip = sample_training_clip(np.random.default_rng(4), body, "phone", 5, 160, person=sample_person(12, body))
     write_image(folder / "portrait.png", clip["video"][0])
     write_video(folder / "driving.mp4", clip["video"])
+    with av.open(str(folder / "old.avi"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 160
+        for image in clip["video"]:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
+        container.mux(stream.encode())
     (folder / "text.png").write_text("not a picture")
     (folder / "playlist.mp4").write_text("#EXTM3U\n#EXTINF:1,\n/etc/passwd\n")
     return {path.stem: path for path in folder.iterdir()}
@@ -107,17 +121,27 @@ def browser(width: int = 1280, height: int = 1400):
 
 
 class Page:
-    """The studio as a user sees it."""
+    """The studio as a user sees it, in a window of the browser."""
 
-    def __init__(self, server: Server, width: int = 1280, height: int = 1400):
-        self.driver = browser(width, height)
+    def __init__(self, driver, server: Server):
+        self._driver, self.window = driver, driver.current_window_handle
         self.open(server)
+
+    @property
+    def driver(self):
+        self._driver.switch_to.window(self.window)
+        return self._driver
 
     def open(self, server: Server) -> None:
         """The first page, as it is before anything was done."""
         self.driver.get("about:blank")
         self.driver.get(server.url)
         wait(lambda: self.all("#portrait input[type=file]") and self.all("#generate"), "the first page")
+
+    def beside(self, server: Server) -> Page:
+        """Another visitor: a window of its own, which is a session of its own."""
+        self._driver.switch_to.new_window("window")
+        return Page(self._driver, server)
 
     def all(self, selector: str) -> list:
         return self.driver.find_elements("css selector", selector)
@@ -129,11 +153,14 @@ class Page:
         self.driver.execute_script("arguments[0].click()", self.one(selector))
 
     def upload(self, element: str, path: Path) -> None:
-        if not self.all(f"#{element} input[type=file]"):
-            self.click(f"#{element} button[aria-label='Clear'], #{element} button[aria-label='Remove']")
+        self.empty(element)
         self.one(f"#{element} input[type=file]").send_keys(str(path))
         uploaded = f"#{element} img, #{element} video, #{element} .file-preview, #{element} a"
         wait(lambda: self.all(uploaded) or self.toasts(), f"the upload of {path.name}")
+
+    def empty(self, element: str) -> None:
+        if not self.all(f"#{element} input[type=file]"):
+            self.click(f"#{element} button[aria-label='Clear'], #{element} button[aria-label='Remove']")
 
     def set_number(self, element: str, value: int) -> None:
         if not self.all(f"#{element}"):  # a closed accordion holds nothing yet
@@ -147,14 +174,21 @@ class Page:
         )  # fmt: skip
 
     def toasts(self) -> str:
-        return " ".join(toast.text for toast in self.all(".toast-body, .toast-text"))
+        """What all toasts say, read at one moment: they come and go by themselves."""
+        script = "return [...document.querySelectorAll('.toast-body')].map(t => t.innerText).join(' ')"
+        return self.driver.execute_script(script)
 
     def downloads(self) -> dict[str, str]:
-        links = [link.get_attribute("href") for link in self.all("#downloads a[href]")]
-        return {link.rsplit("/", 1)[1]: link for link in links if link}
+        script = "return [...document.querySelectorAll('#downloads a[href]')].map(a => a.href)"
+        return {link.rsplit("/", 1)[1]: link for link in self.driver.execute_script(script)}
+
+    def dismiss_toasts(self) -> None:
+        self.driver.execute_script("document.querySelectorAll('.toast-close').forEach(b => b.click())")
+        wait(lambda: not self.toasts(), "no toast")
 
     def close(self) -> None:
-        self.driver.quit()
+        """Close the tab, and leave the browser to the others."""
+        self.driver.close()
 
 
 @pytest.fixture(scope="session")
@@ -164,11 +198,7 @@ def wait_for():
 
 
 @pytest.fixture(scope="session")
-def open_page():
-    """`open_page(server)`: a browser of its own on the studio's first page."""
-    return Page
-
-
-@pytest.fixture(scope="session")
-def start_server():
-    return Server
+def page(server) -> Iterator[Page]:
+    driver = browser()
+    yield Page(driver, server)
+    driver.quit()

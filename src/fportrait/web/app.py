@@ -22,7 +22,7 @@ from fportrait.web.results import Result
 from fportrait.web.samples import PORTRAITS, VIDEOS, sample_files
 from fportrait.web.scene import angle_map, camera_scene, to_angles
 from fportrait.web.studio import Cancelled, Studio, describe
-from fportrait.web.uploads import VIDEO_BYTES, check_camera, check_picture, check_video
+from fportrait.web.uploads import VIDEO_BYTES, browsers_play, check_camera, check_picture, check_video
 
 OWN, FILE = "own path", "file"
 MAX_STEPS, MAX_FRAMES = 60, 161
@@ -98,6 +98,23 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
             {factor: scale for factor, scale in guidance.items() if scale != 1},
             int(steps), int(seed), max(1, 512 // settings.size), int(frames),
         )  # fmt: skip
+
+    def looked_at(check: Callable[..., Path], what: str) -> Callable[[str | None], Any]:
+        """Says what is wrong with a file as soon as it is there, and takes it away: no player need try it."""
+
+        def look_at(path: str | None) -> Any:
+            if path is None:
+                return gr.skip()
+            try:
+                checked = check(path, what)
+            except UserError as error:
+                gr.Warning(without_folders(str(error), [path]), duration=None, title="Not used")
+                return None
+            if check is check_video and not browsers_play(checked):
+                gr.Info("Browsers may not play this kind of video. It is used all the same.", title=what.capitalize())
+            return gr.skip()
+
+        return look_at
 
     @sentences
     def draw_camera(kind: str, keys: str, file: str | None, seed: float, frames: float) -> Any:
@@ -286,6 +303,9 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
 
         path_inputs = [kind, keys, camera_file, seed, frames]
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        portrait.upload(looked_at(check_picture, "portrait"), portrait, portrait, **quick)
+        driving.upload(looked_at(check_video, "driving video"), driving, driving, **quick)
+        expression.upload(looked_at(check_video, "expression video"), expression, expression, **quick)
         gr.on(
             [pages.load, kind.change, keys.change, camera_file.upload], draw_camera, path_inputs, [scene, clicks],
             trigger_mode="always_last", **quick,

@@ -73,6 +73,15 @@ def check_video(path: str | Path | None, what: str = "driving video") -> Path:
     return checked
 
 
+def browsers_play(path: Path) -> bool:
+    """Whether the usual browsers play a video that passed `check_video`: H.264, VP8, VP9 or AV1 in MP4, MOV or WebM."""
+    import av
+
+    with av.open(str(path)) as container:
+        codec = container.streams.video[0].codec_context.name
+        return container.format.name != "avi" and codec in ("h264", "vp8", "vp9", "av1", "libdav1d", "libvpx-vp9")
+
+
 def check_camera(path: str | Path | None) -> Path:
     """The path, when it may be a camera file; its content is checked where it is read.
 
