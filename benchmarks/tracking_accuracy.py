@@ -23,7 +23,8 @@ from fportrait.capture.video_io import iter_video
 from fportrait.capture.world import WorldConfig, write_embedded_world
 from fportrait.errors import UserError
 from fportrait.tracking.calibration import Calibration
-from fportrait.tracking.fit import LandmarkModel, Observations, solve_moments
+from fportrait.tracking.fit import LandmarkModel, Observations, solve_moments, with_turns
+from fportrait.tracking.head_turn import shipped_head_turn
 from fportrait.tracking.track import Clip, ClipLandmarks, TrackConfig, front_camera, read_landmarks, track_segments
 
 BODY = load_body()
@@ -91,12 +92,9 @@ def score_person(segments: list, truths: list, model: LandmarkModel) -> dict[str
                     np.stack([s.landmarks for _, s in part], 1), np.stack([c.world_to_camera for c, _ in part]),
                     np.stack([c.intrinsics for c, _ in part]),
                 )  # fmt: skip
-                halves.append(seen)
+                halves.append(with_turns(seen, shipped_head_turn()))
             both = halves[0].seen.any(1) & halves[1].seen.any(1)
-            fits = [
-                solve_moments(model, Observations(h.landmarks[both], h.world_to_camera, h.intrinsics), shape).rotations
-                for h in halves
-            ]
+            fits = [solve_moments(model, h.at(both), shape).rotations for h in halves]
             scores["consistency"] += degrees(*fits).tolist()
     return scores
 

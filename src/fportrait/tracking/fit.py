@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from fportrait.body.model import BodyModel, Pose, rotation_matrix
+from fportrait.body.model import BodyModel, Pose, rotation_matrix, rotation_vector
 from fportrait.tracking.calibration import Calibration
+from fportrait.tracking.head_turn import HeadTurn
 from fportrait.tracking.points import SUBSET_238
 
 LANDMARK_SIGMA = 0.02  # of the eye distance: what the landmark net is off by
@@ -34,11 +35,24 @@ EYES = (33, 263)
 
 @dataclass
 class Observations:
-    """Landmarks `N C 478 2` in pixels (NaN where a camera saw no face), and the cameras `C 4 4`, `C 3 3`."""
+    """Landmarks `N C 478 2` in pixels (NaN where a camera saw no face), and the cameras `C 4 4`, `C 3 3`.
+
+    `turns` `N C 3 3` are measured rotations of the head in the world and `turn_weights` `N C` their stiffness, 1/rad².
+    """
 
     landmarks: np.ndarray
     world_to_camera: np.ndarray
     intrinsics: np.ndarray
+    turns: np.ndarray | None = None
+    turn_weights: np.ndarray | None = None
+
+    def at(self, moments: np.ndarray) -> Observations:
+        """Those of some moments."""
+        turns, weights = self.turns, self.turn_weights
+        return Observations(
+            self.landmarks[moments], self.world_to_camera, self.intrinsics,
+            None if turns is None else turns[moments], None if weights is None else weights[moments],
+        )  # fmt: skip
 
     @property
     def seen(self) -> np.ndarray:
@@ -121,6 +135,9 @@ def solve_moments(
             total += (weights * (residual**2).sum(-1)).sum(1)
             norm += weights.sum(1)
         hessian += np.diag(damping + 1e-6)
+        pull, stiffness = _turn_terms(seen, rotations)
+        hessian[:, :3, :3] += stiffness[:, None, None] * np.eye(3)
+        gradient[:, :3] += pull
         gradient += np.concatenate([np.zeros((count, 6)), actions / ACTION_SIGMA**2], 1)
         step = -np.linalg.solve(hessian, gradient[..., None])[..., 0]
         rotations = rotation_matrix(np.clip(step[:, :3], -0.5, 0.5)) @ rotations
@@ -160,6 +177,30 @@ def _camera_terms(model, world, turned, moved, rotations, w2c, k, target, scale)
     weights = huber * model.precision * np.clip(facing * 1.5, MIN_FACING, 1) * frontal[:, None]
     weights *= INDEPENDENT_LANDMARKS / len(valid)
     return residual, jacobian, weights
+
+
+def with_turns(seen: Observations, head_turn: HeadTurn) -> Observations:
+    """The same, with the rotations that the regression reads from every camera's landmarks."""
+    turns = np.tile(np.eye(3), (*seen.landmarks.shape[:2], 1, 1))
+    weights = np.zeros(seen.landmarks.shape[:2])
+    visible = seen.seen
+    for c, (w2c, k) in enumerate(zip(seen.world_to_camera, seen.intrinsics, strict=True)):
+        rows = np.flatnonzero(visible[:, c])
+        if len(rows):
+            in_camera, sigmas = head_turn.rotations(seen.landmarks[rows, c].astype(np.float64), k)
+            turns[rows, c] = w2c[:3, :3].T @ in_camera
+            weights[rows, c] = sigmas**-2.0
+    return Observations(seen.landmarks, seen.world_to_camera, seen.intrinsics, turns, weights)
+
+
+def _turn_terms(seen: Observations, rotations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Gradient `N 3` and stiffness `N` of the measured turns at `rotations`, with Huber weights."""
+    if seen.turns is None or seen.turn_weights is None:
+        return np.zeros((len(rotations), 3)), np.zeros(len(rotations))
+    off = rotation_vector(rotations[:, None] @ seen.turns.transpose(0, 1, 3, 2))
+    size = np.linalg.norm(off, axis=-1) * np.sqrt(seen.turn_weights)
+    weights = seen.turn_weights * np.minimum(1, HUBER / np.maximum(size, 1e-9))
+    return (weights[..., None] * off).sum(1), weights.sum(1)
 
 
 def _turn_modes(modes: np.ndarray, rotations: np.ndarray) -> np.ndarray:
@@ -222,7 +263,7 @@ def fit_identity(model: LandmarkModel, groups: list[Observations], rounds: int =
     for group in groups:
         usable = np.flatnonzero(group.seen.any(1))
         picks = usable[np.linspace(0, len(usable) - 1, min(share, len(usable))).astype(int)]
-        picked.append(Observations(group.landmarks[picks], group.world_to_camera, group.intrinsics))
+        picked.append(group.at(picks))
     fits: list[Fit | None] = [None] * len(picked)
     for _ in range(rounds):
         hessian, gradient, count = prior.copy(), prior @ identity, 0.0
@@ -249,9 +290,12 @@ def fit_identity(model: LandmarkModel, groups: list[Observations], rounds: int =
             stiff = np.where(fit.actions > 0, 1 / ACTION_SIGMA**2, FIXED)
             diagonal = np.concatenate([np.full((len(world), 6), 1e-6), stiff], 1)
             h_pp = full[:, :free, :free] + diagonal[:, :, None] * np.eye(free)
+            pull, stiffness = _turn_terms(group, fit.rotations)
+            h_pp[:, :3, :3] += stiffness[:, None, None] * np.eye(3)
             h_ps, h_ss = full[:, :free, free:], full[:, free:, free:]
             g_p, g_s = slope[:, :free].copy(), slope[:, free:]
             g_p[:, 6:] += fit.actions / ACTION_SIGMA**2
+            g_p[:, :3] += pull
             back = np.linalg.solve(h_pp, np.concatenate([h_ps, g_p[..., None]], -1))
             data_h += (h_ss - h_ps.transpose(0, 2, 1) @ back[..., :-1]).sum(0)
             data_g += (g_s - (h_ps.transpose(0, 2, 1) @ back[..., -1:])[..., 0]).sum(0)

@@ -33,10 +33,12 @@ from fportrait.tracking.fit import (
     smooth_rotations,
     solve_moments,
     to_pose,
+    with_turns,
 )
+from fportrait.tracking.head_turn import shipped_head_turn
 from fportrait.tracking.landmarks import Face, shared_landmarker
 
-CODE_VERSION = "tracking-4"
+CODE_VERSION = "tracking-5"
 SEARCH_EVERY = 12  # frames between searches for a second face
 LOOK_AT = np.array([0.0, -0.005, 0.02])  # of the head, in its own axes: the middle of the crop
 
@@ -164,8 +166,11 @@ def track_segments(
     for segment in segments:
         front = front_camera(config)
         cameras = np.stack([front if c.world_to_camera is None else c.world_to_camera for c, _ in segment])
-        seen = Observations(
-            np.stack([s.landmarks for _, s in segment], 1), cameras, np.stack([c.intrinsics for c, _ in segment])
+        seen = with_turns(
+            Observations(
+                np.stack([s.landmarks for _, s in segment], 1), cameras, np.stack([c.intrinsics for c, _ in segment])
+            ),
+            shipped_head_turn(),
         )
         rows = np.flatnonzero(seen.seen.any(1))
         start, gap = longest_gap(np.asarray(seen.seen.any(1)))
@@ -174,7 +179,7 @@ def track_segments(
                 f"no face from frame {start} to {start + gap - 1} of {segment[0][0].name}",
                 f"gaps of at most {config.max_gap} frames", "cut the clip there",
             )  # fmt: skip
-        observations.append(Observations(seen.landmarks[rows], seen.world_to_camera, seen.intrinsics))
+        observations.append(seen.at(rows))
         moments.append(rows)
     shape = fit_identity(model, observations, moments=config.identity_moments)
     tracks = []
