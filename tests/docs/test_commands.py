@@ -77,6 +77,11 @@ def check_click(group: click.Command, words: list[str]) -> None:
         assert below is not None, f"no command '{rest[0]}' in {context.info_name}"
         command, rest = below, rest[1:]
         context = click.Context(command, info_name=command.name)
+    if not isinstance(command, click.Group) and not any(p.param_type_name == "argument" for p in command.params):
+        flags = {name for p in command.params if getattr(p, "is_flag", False) for name in p.opts}
+        loose = [word for before, word in zip(["", *rest], rest, strict=False) if not word.startswith("-")
+                 and (not before.startswith("-") or "=" in before or before in flags)]  # fmt: skip
+        assert not loose, f"{' '.join(words)}: {loose} stands alone, and the command takes no arguments"
     known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     known |= set(command.get_help_option_names(context))
     for word in rest:
@@ -158,6 +163,7 @@ def test_a_stale_command_would_be_noticed():
     for words, check in (
         (["fportrait", "animate", "--portrat", "x"], functools.partial(check_click, main)),
         (["fportrait", "anmate"], functools.partial(check_click, main)),
+        (["fportrait", "plan", "train_stage4"], functools.partial(check_click, main)),
         (["kedro", "run", "--pipelines=train_stage9"], check_kedro),
         (["kedro", "run", "--pipeliness=ingest"], check_kedro),
         (["dvc", "repro", "train_stage9"], check_dvc),
