@@ -114,6 +114,7 @@ def solve_moments(
     rotations, translations, actions = fit.rotations, fit.translations, fit.actions
     targets, scale = np.nan_to_num(seen.landmarks), eye_distance(seen)
     visible = seen.seen
+    modes = _by_landmark(model.actions[:, model.valid])
     damping = np.concatenate([np.zeros(6), np.full(actions.shape[1], 1 / ACTION_SIGMA**2)])
     errors = np.zeros(count)
     for _ in range(rounds):
@@ -123,10 +124,9 @@ def solve_moments(
         hessian = np.zeros((count, 6 + actions.shape[1], 6 + actions.shape[1]))
         gradient = np.zeros((count, 6 + actions.shape[1]))
         total, norm = np.zeros(count), np.zeros(count)
-        moved = _turn_modes(model.actions[:, model.valid], rotations)
         for c, (w2c, k) in enumerate(zip(seen.world_to_camera, seen.intrinsics, strict=True)):
             residual, jacobian, weights = _camera_terms(
-                model, world, turned, moved, rotations, w2c, k, targets[:, c], scale[:, c]
+                model, world, turned, modes, rotations, w2c, k, targets[:, c], scale[:, c]
             )
             weights = weights * visible[:, c, None]
             left, flat = _normal_factors(jacobian, weights)
@@ -147,8 +147,8 @@ def solve_moments(
     return Fit(rotations, translations, actions, errors)
 
 
-def _camera_terms(model, world, turned, moved, rotations, w2c, k, target, scale):
-    """Residuals `N L 2` (in sigmas), their derivatives `N L 2 6+A` and weights `N L` for one camera."""
+def _camera_terms(model, world, turned, modes, rotations, w2c, k, target, scale):
+    """Residuals `N L 2` (in sigmas), derivatives `N L 2 6+M` and weights `N L` for one camera; `modes` `L 3 M`."""
     valid = model.valid
     axes, shift = w2c[:3, :3], w2c[:3, 3]
     local = world[:, valid] @ axes.T + shift
@@ -166,7 +166,10 @@ def _camera_terms(model, world, turned, moved, rotations, w2c, k, target, scale)
     x, y, z = t[..., 0], t[..., 1], t[..., 2]
     zero = np.zeros_like(x)
     minus_skew = np.stack([zero, z, -y, -z, zero, x, y, -x, zero], -1).reshape(*x.shape, 3, 3)
-    jacobian = np.concatenate([by_world @ minus_skew, by_world, by_world @ moved], -1)
+    # One product per landmark over all moments; single precision is ample for a step's direction.
+    by_rest = (by_world @ rotations[:, None]).astype(np.float32).transpose(1, 0, 2, 3).reshape(len(modes), -1, 3)
+    by_mode = (by_rest @ modes).reshape(len(modes), len(t), 2, -1).transpose(1, 0, 2, 3)
+    jacobian = np.concatenate([by_world @ minus_skew, by_world, by_mode], -1, dtype=np.float32)
     centre = -axes.T @ shift
     view = centre - world[:, valid]
     view /= np.linalg.norm(view, axis=-1, keepdims=True)
@@ -203,15 +206,15 @@ def _turn_terms(seen: Observations, rotations: np.ndarray) -> tuple[np.ndarray, 
     return (weights[..., None] * off).sum(1), weights.sum(1)
 
 
-def _turn_modes(modes: np.ndarray, rotations: np.ndarray) -> np.ndarray:
-    """Modes `M L 3` turned by `N 3 3`, as `N L 3 M`."""
-    return rotations[:, None] @ modes.transpose(1, 2, 0)[None]
+def _by_landmark(modes: np.ndarray) -> np.ndarray:
+    """Modes `M L 3` as `L 3 M`, single precision."""
+    return np.ascontiguousarray(modes.transpose(1, 2, 0), np.float32)
 
 
 def _normal_factors(jacobian: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(WJ)ᵀ `N P 2L` and J `N 2L P` of the normal equations."""
     flat = jacobian.reshape(len(jacobian), -1, jacobian.shape[-1])
-    return (flat * np.repeat(weights, 2, axis=1)[..., None]).transpose(0, 2, 1), flat
+    return (flat * np.repeat(weights, 2, axis=1)[..., None].astype(np.float32)).transpose(0, 2, 1), flat
 
 
 def eye_distance(seen: Observations) -> np.ndarray:
@@ -265,15 +268,15 @@ def fit_identity(model: LandmarkModel, groups: list[Observations], rounds: int =
         picks = usable[np.linspace(0, len(usable) - 1, min(share, len(usable))).astype(int)]
         picked.append(group.at(picks))
     fits: list[Fit | None] = [None] * len(picked)
-    for _ in range(rounds):
+    modes = _by_landmark(np.concatenate([model.actions, model.identity])[:, model.valid])
+    for turn in range(rounds):
         hessian, gradient, count = prior.copy(), prior @ identity, 0.0
         data_h, data_g = np.zeros_like(hessian), np.zeros_like(gradient)
         for index, group in enumerate(picked):
-            fit = solve_moments(model, group, identity, 4, fits[index])
+            fit = solve_moments(model, group, identity, 2 if turn else 4, fits[index])
             fits[index] = fit
             turned = model.at(identity, fit.actions) @ fit.rotations.transpose(0, 2, 1)
             world = turned + fit.translations[:, None]
-            modes = _turn_modes(np.concatenate([model.actions, model.identity])[:, model.valid], fit.rotations)
             scale, visible = eye_distance(group), group.seen
             free = 6 + len(model.actions)
             unknowns = free + len(identity)

@@ -111,20 +111,23 @@ class FaceLandmarker:
         self._blendshaper = _load(folder / "face_blendshapes.tflite")
         self._anchors = _anchors()
 
-    def detect(self, image: np.ndarray, max_faces: int = 2, previous: Face | None = None) -> list[Face]:
+    def detect(
+        self, image: np.ndarray, max_faces: int = 2, previous: Face | None = None, known: Face | None = None
+    ) -> list[Face]:
         """Faces of a picture, largest first.
 
         Args:
             image: (H, W, 3) uint8 RGB.
             max_faces: at most so many are returned.
             previous: a face of the frame before. Only that face is followed then; the detector runs when it is lost.
+            known: a face already found in this very picture: it is returned with the others, unchanged.
         """
         image = _checked(image)
         if previous is not None:
             face = self._refine(image, _square_of(previous.landmarks))
             if face is not None:
                 return [face]
-        faces: list[Face] = []
+        faces = [] if known is None else [known]
         for side, windows in _searches(*image.shape[:2]):
             largest = max((face.size for face in faces), default=0.0)
             # A face this large hides nobody of like size from a window of this side.

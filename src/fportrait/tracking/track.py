@@ -106,13 +106,12 @@ def read_landmarks(frames: Iterable[np.ndarray], where: str, crop_size: int, con
     points, confidence, crops = [], [], []
     previous: Face | None = None
     for index, frame in enumerate(frames):
-        # Following a face is blind to others, so the whole frame is searched now and then.
-        if previous is None or index % SEARCH_EVERY == 0:
-            faces = landmarker.detect(frame)
-            if len(faces) > 1 and faces[0].size < config.clear_lead * faces[1].size:
-                raise UserError(f"two faces in frame {index} of {where}", "one person", "crop the video to one of them")
-        if previous is not None:
-            faces = landmarker.detect(frame, previous=previous)
+        faces = everyone = landmarker.detect(frame, previous=previous)
+        # Following a face is blind to others, so the rest of the frame is searched now and then.
+        if faces and previous is not None and index % SEARCH_EVERY == 0:
+            everyone = landmarker.detect(frame, known=faces[0])
+        if len(everyone) > 1 and everyone[0].size < config.clear_lead * everyone[1].size:
+            raise UserError(f"two faces in frame {index} of {where}", "one person", "crop the video to one of them")
         previous = faces[0] if faces else None
         points.append(previous.landmarks if previous else np.full((478, 2), np.nan, np.float32))
         confidence.append(previous.confidence if previous else 0.0)
