@@ -67,8 +67,10 @@ class RunHooks:
 
     @hook_impl
     def after_node_run(self, node: Any, outputs: dict[str, Any]) -> None:
+        report = f"{_stage_of(node)}_report"
         self._run.add_outputs({entry: self._path(entry) for entry in outputs})
-        self._run.add_report(outputs[f"{_stage_of(node)}_report"])
+        self._run.add_report(outputs[report])
+        self._run.records = Path(self._path(report)).parent / "lineage"  # an environment may have reports of its own
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str) -> None:

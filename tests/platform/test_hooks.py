@@ -89,3 +89,26 @@ def test_an_unknown_key_inside_a_nested_value_is_refused_too(dry_project, kedro_
     assert result.exit_code == 2 and "rename it to 'sums'" in result.output
     result = kedro_run("--params", "add.shares.frist=1")
     assert result.exit_code == 2 and "rename it to 'first'" in result.output
+
+
+def test_an_environment_with_folders_of_its_own_leaves_the_bases_alone(dry_project, kedro_run):
+    import yaml
+
+    base, other = dry_project / "conf/base", dry_project / "conf/other"
+    other.mkdir()
+    catalog, values = (yaml.safe_load((base / name).read_text()) for name in ("catalog.yml", "parameters.yml"))
+    for environment, root in ((base, "data"), (other, "data/other")):
+        folders = {name: f"{root}/{name}" for name in values["folders"]}
+        (environment / "globals.yml").write_text(yaml.safe_dump({"folders": folders}))
+    for name in values["folders"]:
+        catalog[name]["filepath"] = f"${{globals:folders.{name}}}"
+    reports = {"{stage}_report": {**catalog["{stage}_report"], "filepath": "data/other/08_reporting/{stage}.json"}}
+    (base / "catalog.yml").write_text(yaml.safe_dump(catalog))
+    (base / "parameters.yml").write_text(yaml.safe_dump({**values, "folders": "${globals:folders}"}))
+    (other / "catalog.yml").write_text(yaml.safe_dump(reports))
+    result = kedro_run("--env", "other")
+    assert result.exit_code == 0, result.output
+    made = {path.relative_to(dry_project / "data").parts[0] for path in (dry_project / "data").rglob("*.txt")}
+    assert made == {"other"}
+    assert (dry_project / "data/other/08_reporting/lineage/add.json").is_file()
+    assert not (dry_project / "data/08_reporting").exists()

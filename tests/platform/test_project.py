@@ -19,7 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def parameters(environment: str) -> dict[str, Any]:
-    loader = OmegaConfigLoader(str(ROOT / "conf"), base_env="base", default_run_env=environment)
+    loader = OmegaConfigLoader(
+        str(ROOT / "conf"), base_env="base", default_run_env=environment, merge_strategy={"parameters": "soft"}
+    )
     return loader["parameters"]
 
 
@@ -37,7 +39,7 @@ def dvc_stages() -> dict[str, Any]:
     return yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 
-@pytest.mark.parametrize("environment", ["base", "paper"])
+@pytest.mark.parametrize("environment", ["base", "paper", "mini"])
 def test_every_parameter_is_read_by_a_node_and_every_node_finds_its_parameters(environment):
     check_parameters(parameters(environment), known_parameters(register_pipelines().values()))
 
@@ -46,6 +48,15 @@ def test_laptop_and_paper_have_the_same_keys_at_every_depth():
     base, paper = own_files("base"), own_files("paper")
     check_nested_keys(paper, base)
     check_nested_keys(base, paper)
+
+
+def test_the_mini_world_changes_known_keys_and_writes_into_folders_of_its_own():
+    check_nested_keys(own_files("mini"), own_files("base"))
+    base, mini = (
+        yaml.safe_load((ROOT / "conf" / name / "globals.yml").read_text())["folders"] for name in ("base", "mini")
+    )
+    assert base.keys() == mini.keys()
+    assert all(mini[name] == path.replace("data/", "data/mini/", 1) for name, path in base.items())
 
 
 def test_the_paper_environment_holds_the_published_numbers():
@@ -69,7 +80,7 @@ def test_the_paper_environment_holds_the_published_numbers():
     assert (sweep["size"], sweep["fov_degrees"], sweep["distance_min"], sweep["distance_max"]) == (1024, 72, 0.25, 0.4)
 
 
-@pytest.mark.parametrize("environment", ["base", "paper"])
+@pytest.mark.parametrize("environment", ["base", "paper", "mini"])
 def test_clips_grow_with_the_stages_and_fit_the_shards_window(environment):
     values = parameters(environment)
     frames = [values[f"train_stage{n}"]["frames"] for n in range(1, 5)]

@@ -93,7 +93,7 @@ class StageRun:
 
     def __init__(self, stage: str, environment: str = "base", parent: str | None = None):
         global _current
-        self.stage, self.environment = stage, environment
+        self.stage, self.environment, self.records = stage, environment, lineage.FOLDER
         self._client = client()
         experiment = experiment_id(self._client)
         self.parent = parent or find_or_start_parent(self._client, experiment)
@@ -178,7 +178,7 @@ class StageRun:
             "bytes_in": bytes_in,
             "bytes_out": bytes_out,
         }
-        path = lineage.write_record(self.stage, record)
+        path = lineage.write_record(self.stage, record, self.records)
         self._client.log_artifact(self.run_id, str(path))
         self._client.set_terminated(self.run_id)
         self._client.set_terminated(self.parent)
