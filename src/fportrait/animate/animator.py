@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -295,6 +296,23 @@ def write_labelled_picture(path: Path, image: np.ndarray, tags: Mapping[str, str
     return path
 
 
+def check_output(output: Path, inputs: Iterable[Path | None]) -> None:
+    """Refuse, before any work, what cannot be written at the end: another kind of file, an input, a closed folder."""
+    if output.suffix.lower() != ".mp4":
+        raise UserError(f"the output {output}", "a name that ends with .mp4", f"write to {output.with_suffix('.mp4')}")
+    written = {path.resolve() for path in (output, output.with_suffix(".png"))}
+    for source in inputs:
+        if source is not None and source.resolve() in written:
+            raise UserError(f"the output {output}, which would overwrite {source}", "a name of its own", "change -o")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        writable = os.access(output.parent, os.W_OK) and not output.is_dir()
+    except OSError:
+        writable = False
+    if not writable:
+        raise UserError(f"the output {output}, which cannot be written", "a folder of yours", "change -o")
+
+
 def animate(
     portrait: Path,
     driving: Path,
@@ -315,13 +333,14 @@ def animate(
         `video` and `picture`: the files written; `conditions` when asked for.
 
     Raises:
-        UserError: unreadable files, no face or two faces, a bad camera, a model folder with parts missing.
+        UserError: unreadable files, no face or two faces, a bad camera, a model folder with parts missing, an output
+            that cannot be written or is one of the inputs.
     """
     output = Path(output)
-    if output.suffix.lower() != ".mp4":
-        raise UserError(f"the output {output}", "a name that ends with .mp4", f"write to {output.with_suffix('.mp4')}")
+    request = Request(Path(portrait), Path(driving), camera, **settings)
+    check_output(output, [request.portrait, request.driving, request.expression])
     animator = Animator(model)
-    prepared = animator.prepare(Request(Path(portrait), Path(driving), camera, **settings), report)
+    prepared = animator.prepare(request, report)
     for note in prepared.notes:
         report(f"note: {note}", 0, 0)
     written = animator.write(prepared, output, report)

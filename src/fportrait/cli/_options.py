@@ -10,6 +10,7 @@ import click
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 path_type = click.Path(path_type=Path)
+SEED = click.IntRange(0, 2**31 - 1)
 
 
 def print_json(value: Any) -> None:

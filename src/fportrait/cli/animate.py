@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fportrait.cli._options import Bars, json_option, path_type, print_json, promoted_or_shipped
+from fportrait.cli._options import SEED, Bars, json_option, path_type, print_json, promoted_or_shipped
 from fportrait.errors import UserError
 
 
@@ -37,7 +37,7 @@ def parse_guidance(entries: tuple[str, ...]) -> dict[str, float]:
 @click.option("--guidance", multiple=True, metavar="FACTOR=SCALE",
               help="Strengthen expression, pose, view or identity; 1 is the default. May be repeated.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(1, 1000), help="Sampling steps. Default: the model's own.")
-@click.option("--seed", default=0, show_default=True, help="The same seed gives the same video.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="The same seed gives the same video.")
 @click.option("--scale", default=4, show_default=True, type=click.IntRange(1, 16),
               help="Enlarge the written video by this factor for viewing.")  # fmt: skip
 @click.option("--max-frames", default=250, show_default=True, type=click.IntRange(1),

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fportrait.cli._options import json_option, print_json
+from fportrait.cli._options import SEED, json_option, print_json
 
 AVATARS, TABLES = Path("data/06_models/avatars"), Path("data/03_primary/validated")
 avatars_option = click.option("--avatars", default=AVATARS, show_default=True, type=click.Path(path_type=Path),
@@ -39,7 +39,7 @@ def avatar() -> None:
 @click.option(
     "--size", default=144, show_default=True, type=click.IntRange(16), help="Side of the pictures it is fitted to."
 )
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=SEED)
 @json_option
 def fit(
     name: str, tables: Path, output: Path | None, prior: str, steps: int, size: int, seed: int, as_json: bool

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from fportrait.cli import EXIT_PARTIAL
-from fportrait.cli._options import json_option, print_json
+from fportrait.cli._options import SEED, json_option, print_json
 
 SHOWN = 20  # quarantined entries on the screen; all of them are in import.json
 
@@ -23,7 +23,7 @@ SHOWN = 20  # quarantined entries on the screen; all of them are in import.json
 @click.option("--copy", is_flag=True, help="Copy the videos instead of linking to them.")
 @click.option("--cameras", default=11, show_default=True, type=click.IntRange(1),
               help="Cameras to draw from a studio, spread over the sphere.")  # fmt: skip
-@click.option("--seed", default=0, show_default=True, help="Of that draw.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Of that draw.")
 @click.option("--identity", help="Name of the person, for --layout folder. Default: the folder's name.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes that place captures.")
 @json_option

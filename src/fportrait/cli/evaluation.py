@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fportrait.cli._options import json_option, print_json
+from fportrait.cli._options import SEED, json_option, print_json
 
 SHARDS = Path("data/05_model_input/shards")
 ANNOTATIONS = (Path("data/03_primary/validated"), Path("data/03_primary/sweeps"))
@@ -61,7 +61,7 @@ ANNOTATIONS = (Path("data/03_primary/validated"), Path("data/03_primary/sweeps")
 @click.option(
     "--command", default="", help="With --run: another command; {portrait} {driving} {cameras} {output} are filled in."
 )
-@click.option("--seed", default=0, show_default=True, help="The same seed gives the same scores.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="The same seed gives the same scores.")
 @json_option
 def evaluate(
     model: Path | None,

@@ -152,7 +152,6 @@ def lineage(model: str, as_json: bool) -> None:
         click.echo(line)
 
 
-
 def _store(registry: Any) -> None:
     from fportrait.errors import UserError
 

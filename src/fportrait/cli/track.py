@@ -13,7 +13,13 @@ from fportrait.cli._options import json_option, print_json
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The folder to write.")
-@click.option("--fov", default=40.0, show_default=True, help="Horizontal field of view of the camera, degrees.")
+@click.option(
+    "--fov",
+    default=40.0,
+    show_default=True,
+    type=click.FloatRange(5, 150),
+    help="Horizontal field of view of the camera, degrees.",
+)
 @click.option("--base", type=click.Path(path_type=Path),
               help="A bundle with an expression encoder. Default: the shipped base.")  # fmt: skip
 @json_option

@@ -67,8 +67,10 @@ def web(model: Path | None, results: Path, keep: int, host: str, port: int, logi
     shutil.rmtree(uploads, ignore_errors=True)  # of a server before this one
     try:
         serve(Studio(promoted_or_shipped(model), store), store.folder / ".samples", uploads, host, port, pairs)
-    except OSError as error:
-        raise UserError(f"port {port} that cannot be used ({error})", "a free port", "pass another --port") from None
+    except OSError:  # Gradio's own sentence tells of options that this command does not have
+        raise UserError(
+            f"port {port} of {host}, which cannot be used", "a free port that you may open", "pass another --port"
+        ) from None
     finally:
         shutil.rmtree(uploads, ignore_errors=True)
         store.close()

@@ -17,7 +17,9 @@ class FriendlyRun(click.Command):
         try:
             return super().invoke(ctx)
         except Exception as error:
-            known = user_error(error)
+            known: object = user_error(error)
+            if known is None and str(error).startswith("Failed to find the pipeline named"):
+                known = " ".join(str(error).split())  # names the nearest ones itself
             if known is None:
                 raise
             click.echo(f"fportrait: {known}", err=True)

@@ -15,7 +15,6 @@ def enter_project() -> Path:
     Raises:
         UserError: there is none.
     """
-    from kedro.framework.startup import bootstrap_project
     from kedro.utils import find_kedro_project
 
     root = find_kedro_project(Path.cwd())
@@ -23,6 +22,8 @@ def enter_project() -> Path:
         raise UserError(
             f"no fportrait project in {Path.cwd()}", "a folder with pyproject.toml and conf/", "change into the project"
         )
+    from kedro.framework.startup import bootstrap_project
+
     os.chdir(root)
     bootstrap_project(root)
     return root
