@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import subprocess
 import sys
@@ -54,6 +55,34 @@ def test_guidance_that_is_no_number_is_one_sentence_and_exit_code_two(tmp_path: 
     result = CliRunner().invoke(main, [*arguments, "--guidance", "expression"])
     assert result.exit_code == 2
     assert "FACTOR=SCALE" in result.output and "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/locked"), "'Permission denied' at /locked"),
+        (OSError(errno.ENOSPC, "No space left on device"), "free some space"),
+        (FileExistsError(errno.EEXIST, "File exists", "me.png"), "choose another name"),
+    ],
+)
+def test_what_the_system_says_about_a_place_is_one_sentence_and_other_faults_keep_their_traceback(
+    monkeypatch, error, words
+):
+    def fails() -> None:
+        raise error
+
+    monkeypatch.setattr("fportrait.ops.doctor.examine", fails)
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 2 and words in result.output and "Traceback" not in result.output
+    fault = OSError(errno.EIO, "Input/output error")
+    monkeypatch.setattr("fportrait.ops.doctor.examine", lambda: (_ for _ in ()).throw(fault))
+    assert CliRunner().invoke(main, ["doctor"]).exception is fault
+
+
+@pytest.mark.parametrize(("command", "options"), [("animate", ["--seed", "-1"]), ("track", ["--fov", "400"])])
+def test_numbers_out_of_range_are_refused_before_any_work(command, options):
+    result = CliRunner().invoke(main, [command, *options])
+    assert result.exit_code == 2 and "is not in the range" in result.output
 
 
 def test_completion_offers_the_commands():

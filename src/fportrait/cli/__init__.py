@@ -7,6 +7,7 @@ and imports nothing else.
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib.util
 import os
 import sys
@@ -42,6 +43,13 @@ EXIT_ERROR = 1  # a fault of fportrait's: please report it
 EXIT_USER = 2  # a mistake that the message says how to mend
 EXIT_PARTIAL = 3  # finished, but some inputs were quarantined
 EXIT_INTERRUPTED = 130
+
+PLACES = {  # what the system may say about a path that a user chose, and the fix
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose another place, or change its permissions"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG), "choose another name"),
+}
 
 
 class LazyGroup(click.Group):
@@ -94,6 +102,14 @@ class LazyGroup(click.Group):
         except BrokenPipeError:  # `fportrait status | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(EXIT_ERROR)
+        except OSError as error:
+            fix = PLACES.get(error.errno or 0)
+            if fix is None:
+                raise
+            place = f" at {error.filename}" if error.filename else ""
+            found = f"'{error.strerror}'{place}"
+            click.echo(f"fportrait: {UserError(found, 'a place that can be read and written', fix)}", err=True)
+            sys.exit(EXIT_USER)
 
 
 @click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})

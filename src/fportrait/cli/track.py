@@ -41,6 +41,8 @@ def track(source: Path, out: Path, fov: float, base: Path | None, as_json: bool)
     from fportrait.errors import UserError
     from fportrait.tracking.files import PICTURES, VIDEOS, track_file
 
+    if not source.exists():
+        raise UserError(f"no {source}", "a picture, a video, or a folder of them", "check the path")
     base = base or SHIPPED_BASE
     quarantine: list[dict[str, str]] = []
     if not source.is_dir():

@@ -62,7 +62,10 @@ def web(model: Path | None, results: Path, keep: int, host: str, port: int, logi
     from fportrait.web.results import ResultStore
     from fportrait.web.studio import Studio
 
-    store = ResultStore(results, keep)
+    try:
+        store = ResultStore(results, keep)
+    except FileNotFoundError:
+        raise UserError(f"{results}, where no folder can be made", "a folder of yours", "change --results") from None
     uploads = store.folder / ".uploads"
     shutil.rmtree(uploads, ignore_errors=True)  # of a server before this one
     try:
