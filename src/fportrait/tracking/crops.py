@@ -44,9 +44,14 @@ def face_crop(image: np.ndarray, landmarks: np.ndarray, size: int = 96) -> np.nd
 
 def upper_body_crop(image: np.ndarray, landmarks: np.ndarray, size: int = 128) -> np.ndarray:
     """Head and shoulders, upright, `size size 3` uint8."""
+    centre, side = upper_body_square(landmarks)
+    return _sample(image, centre, np.array([side / size, 0.0]), np.array([0.0, side / size]), size)
+
+
+def upper_body_square(landmarks: np.ndarray) -> tuple[np.ndarray, float]:
+    """Middle `2` and side of the upper-body crop, pixels."""
     eyes, scale, _ = face_frame(landmarks)
-    step = 5.6 * scale / size
-    return _sample(image, eyes + np.array([0, 1.2 * scale]), np.array([step, 0.0]), np.array([0.0, step]), size)
+    return eyes + np.array([0, 1.2 * scale]), 5.6 * scale
 
 
 def _sample(image: np.ndarray, centre: np.ndarray, right: np.ndarray, down: np.ndarray, size: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from fportrait.camera.cameras import intrinsics_from_fov
 from fportrait.capture.video_io import constant_rate, iter_video, probe, read_image, write_image, write_video
 from fportrait.errors import UserError
 from fportrait.tracking.fit import LandmarkModel
+from fportrait.tracking.mesh_estimator import MeshEstimator
 from fportrait.tracking.overlay import draw_landmarks, draw_mesh
 from fportrait.tracking.track import (
     Clip,
@@ -66,10 +67,11 @@ def track_file(
     else:
         info = probe(path)
         height, width = info.height, info.width
-    seen = read_landmarks(frames(), path.name, encoder.crop_size, config)
+    estimator = MeshEstimator(config.mesh_estimator) if config.mesh_estimator else None
+    seen = read_landmarks(frames(), path.name, encoder.crop_size, config, estimator.size if estimator else 0)
     intrinsics = intrinsics_from_fov(fov_degrees, width, height)
     clip = Clip(path.stem, path.name, path.stem, "phone", width, height, intrinsics, None)
-    shape, (track,) = track_segments([[(clip, seen)]], LandmarkModel(body), config)
+    shape, (track,) = track_segments([[(clip, seen)]], LandmarkModel(body), config, estimator)
     common = {"dataset": "PhoneCapture", "identity": path.stem, "split": "train"}
     rows = annotate(track, shape, body, segment_codes(track, encoder), common, config)
     pictures = overlay_frames(frames(), rows, shape, body)

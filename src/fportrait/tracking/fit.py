@@ -196,6 +196,12 @@ def with_turns(seen: Observations, head_turn: HeadTurn) -> Observations:
     return Observations(seen.landmarks, seen.world_to_camera, seen.intrinsics, turns, weights)
 
 
+def with_estimates(seen: Observations, rotations: np.ndarray, sigma: float) -> Observations:
+    """The same, with rotations `N C 3 3` in the cameras' axes that an estimator gave, `sigma` radians off per axis."""
+    turns = seen.world_to_camera[:, :3, :3].transpose(0, 2, 1) @ rotations
+    return Observations(seen.landmarks, seen.world_to_camera, seen.intrinsics, turns, seen.seen * sigma**-2.0)
+
+
 def _turn_terms(seen: Observations, rotations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Gradient `N 3` and stiffness `N` of the measured turns at `rotations`, with Huber weights."""
     if seen.turns is None or seen.turn_weights is None:

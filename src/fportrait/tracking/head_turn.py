@@ -109,11 +109,7 @@ def normalised(landmarks: np.ndarray, intrinsics: np.ndarray) -> tuple[np.ndarra
     """Features `N 957` and the axes `N 3 3` (camera to the levelled view they were taken in) of landmarks `N 478 2`."""
     rays = np.ones((*landmarks.shape[:2], 3))
     rays[..., :2] = (landmarks - intrinsics[:2, 2]) / np.diag(intrinsics)[:2]
-    z = rays.mean(1)
-    z /= np.linalg.norm(z, axis=1, keepdims=True)
-    x = np.cross([0.0, 1.0, 0.0], z)
-    x /= np.linalg.norm(x, axis=1, keepdims=True)
-    axes = np.stack([x, np.cross(z, x), z], 1)
+    axes = straight_axes(rays.mean(1))
     turned = rays @ axes.transpose(0, 2, 1)
     points = turned[..., :2] / turned[..., 2:]
     along = np.stack([face_frame(one)[2] for one in points])
@@ -124,6 +120,14 @@ def normalised(landmarks: np.ndarray, intrinsics: np.ndarray) -> tuple[np.ndarra
     axes[:, :2] = level @ axes[:, :2]
     flat = (points / scale[:, None, None]).reshape(len(points), -1)
     return np.concatenate([flat, np.log(scale)[:, None]], 1), axes
+
+
+def straight_axes(rays: np.ndarray) -> np.ndarray:
+    """Axes `N 3 3` (camera to itself turned until it looks along `rays` `N 3`, its x axis kept level)."""
+    z = rays / np.linalg.norm(rays, axis=1, keepdims=True)
+    x = np.cross([0.0, 1.0, 0.0], z)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    return np.stack([x, np.cross(z, x), z], 1)
 
 
 def kernel(a: np.ndarray, b: np.ndarray, gamma: float | np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ from fportrait.camera.cameras import intrinsics_from_fov, look_at, project
 from fportrait.capture.video_io import iter_video
 from fportrait.errors import UserError, refuse_unknown_keys
 from fportrait.scale.map_engine import map_units
-from fportrait.tracking.crops import face_crop
+from fportrait.tracking.crops import face_crop, upper_body_crop
 from fportrait.tracking.fit import (
     LandmarkModel,
     Observations,
@@ -33,10 +33,12 @@ from fportrait.tracking.fit import (
     smooth_rotations,
     solve_moments,
     to_pose,
+    with_estimates,
     with_turns,
 )
 from fportrait.tracking.head_turn import shipped_head_turn
 from fportrait.tracking.landmarks import Face, shared_landmarker
+from fportrait.tracking.mesh_estimator import MeshEstimator
 
 CODE_VERSION = "tracking-5"
 SEARCH_EVERY = 12  # frames between searches for a second face
@@ -52,6 +54,8 @@ class TrackConfig:
     max_gap: int = 5  # longest run of frames without a face that is bridged
     clear_lead: float = 1.8  # of two faces, the larger is taken when it is this much larger
     identity_moments: int = 32  # frames that the shape is fitted on
+    mesh_estimator: str = ""  # an ONNX file of the user's: see `mesh_estimator.py`
+    estimator_degrees: float = 2.0  # how far its rotations are off, per axis
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrackConfig:
@@ -89,21 +93,25 @@ class IdentityUnit:
 
 @dataclass
 class ClipLandmarks:
-    """`landmarks` `T 478 2` (NaN without a face), `confidence` `T`, `crops` `T S S 3`."""
+    """`landmarks` `T 478 2` (NaN without a face), `confidence` `T`, `crops` `T S S 3`; `bodies` for an estimator."""
 
     landmarks: np.ndarray
     confidence: np.ndarray
     crops: np.ndarray
+    bodies: np.ndarray | None = None
 
 
-def read_landmarks(frames: Iterable[np.ndarray], where: str, crop_size: int, config: TrackConfig) -> ClipLandmarks:
-    """Landmarks and face crops of a video, following one face.
+def read_landmarks(
+    frames: Iterable[np.ndarray], where: str, crop_size: int, config: TrackConfig, body_size: int = 0
+) -> ClipLandmarks:
+    """Landmarks and face crops of a video, following one face; upper-body crops too if they have a `body_size`.
 
     Raises:
         UserError: no face at all, two faces of like size, or a gap longer than `max_gap` frames.
     """
     landmarker = shared_landmarker()
     points, confidence, crops = [], [], []
+    bodies: list[np.ndarray] = []
     previous: Face | None = None
     for index, frame in enumerate(frames):
         faces = everyone = landmarker.detect(frame, previous=previous)
@@ -120,6 +128,9 @@ def read_landmarks(frames: Iterable[np.ndarray], where: str, crop_size: int, con
             if previous is None
             else face_crop(frame, previous.landmarks, crop_size)
         )
+        if body_size:
+            nothing = np.zeros((body_size, body_size, 3), np.uint8)
+            bodies.append(nothing if previous is None else upper_body_crop(frame, previous.landmarks, body_size))
     found = np.array(confidence) > 0
     if not found.any():
         raise UserError(
@@ -127,7 +138,9 @@ def read_landmarks(frames: Iterable[np.ndarray], where: str, crop_size: int, con
             "a visible face",
             "check that the clip shows a person",
         )
-    return ClipLandmarks(np.stack(points), np.array(confidence, np.float32), np.stack(crops))
+    return ClipLandmarks(
+        np.stack(points), np.array(confidence, np.float32), np.stack(crops), np.stack(bodies) if bodies else None
+    )
 
 
 def longest_gap(found: np.ndarray) -> tuple[int, int]:
@@ -158,19 +171,26 @@ class Track:
 
 
 def track_segments(
-    segments: list[list[tuple[Clip, ClipLandmarks]]], model: LandmarkModel, config: TrackConfig
+    segments: list[list[tuple[Clip, ClipLandmarks]]],
+    model: LandmarkModel,
+    config: TrackConfig,
+    estimator: MeshEstimator | None = None,
 ) -> tuple[np.ndarray, list[Track]]:
     """Shape `K` of one person, and a track per segment (all its synchronised cameras together)."""
     observations, moments = [], []
+    shapes: list[np.ndarray] = []
     for segment in segments:
         front = front_camera(config)
         cameras = np.stack([front if c.world_to_camera is None else c.world_to_camera for c, _ in segment])
-        seen = with_turns(
-            Observations(
-                np.stack([s.landmarks for _, s in segment], 1), cameras, np.stack([c.intrinsics for c, _ in segment])
-            ),
-            shipped_head_turn(),
+        seen = Observations(
+            np.stack([s.landmarks for _, s in segment], 1), cameras, np.stack([c.intrinsics for c, _ in segment])
         )
+        if estimator is None:
+            seen = with_turns(seen, shipped_head_turn())
+        else:
+            seen = with_estimates(
+                seen, estimates(segment, estimator, shapes), float(np.radians(config.estimator_degrees))
+            )
         rows = np.flatnonzero(seen.seen.any(1))
         start, gap = longest_gap(np.asarray(seen.seen.any(1)))
         if gap > config.max_gap:
@@ -180,7 +200,15 @@ def track_segments(
             )  # fmt: skip
         observations.append(seen.at(rows))
         moments.append(rows)
-    shape = fit_identity(model, observations, moments=config.identity_moments)
+    if shapes:
+        shape = np.concatenate(shapes).mean(0)
+        if shape.shape != (model.body.identity_dim,):
+            raise UserError(
+                f"{len(shape)} shape coefficients from the mesh estimator", f"{model.body.identity_dim}",
+                "leave that output away, and the shape is fitted",
+            )  # fmt: skip
+    else:
+        shape = fit_identity(model, observations, moments=config.identity_moments)
     tracks = []
     for segment, group, rows in zip(segments, observations, moments, strict=True):
         fit = solve_moments(model, group, shape)
@@ -196,6 +224,20 @@ def track_segments(
             )
         )
     return shape, tracks
+
+
+def estimates(
+    segment: list[tuple[Clip, ClipLandmarks]], estimator: MeshEstimator, shapes: list[np.ndarray]
+) -> np.ndarray:
+    """Rotations `T C 3 3` in the cameras' axes of all faces of a segment; their shapes are added to `shapes`."""
+    rotations = np.tile(np.eye(3), (len(segment[0][1].landmarks), len(segment), 1, 1))
+    for c, (clip, seen) in enumerate(segment):
+        assert seen.bodies is not None
+        found = np.flatnonzero(seen.confidence > 0)
+        rotations[found, c], shape = estimator.estimate(seen.bodies[found], seen.landmarks[found], clip.intrinsics)
+        if shape is not None:
+            shapes.append(shape)
+    return rotations
 
 
 def best_view(track: Track) -> int:
@@ -266,6 +308,8 @@ def track_identity(unit: IdentityUnit, folder: Path, base: str, config: TrackCon
 
     torch.set_num_threads(1)
     encoder = ExpressionEncoder.from_pretrained(Path(base) / "expression_encoder")
+    estimator = MeshEstimator(config.mesh_estimator) if config.mesh_estimator else None
+    body_size = estimator.size if estimator else 0
     body = load_body()
     clips = [clip_of(dict(row), unit.dataset) for row in unit.rows]
     by_segment: dict[str, list[tuple[Clip, ClipLandmarks]]] = {}
@@ -273,7 +317,7 @@ def track_identity(unit: IdentityUnit, folder: Path, base: str, config: TrackCon
     for clip in clips:
         path = Path(unit.root) / clip.path
         try:
-            seen = read_landmarks(iter_video(path), clip.path, encoder.crop_size, config)
+            seen = read_landmarks(iter_video(path), clip.path, encoder.crop_size, config, body_size)
         except UserError as error:
             if unit.dataset != "StudioCapture" or "no face" not in error.found:
                 raise
@@ -282,7 +326,7 @@ def track_identity(unit: IdentityUnit, folder: Path, base: str, config: TrackCon
         by_segment.setdefault(clip.segment, []).append((clip, seen))
     if not by_segment:
         raise hidden[0]
-    shape, tracks = track_segments(list(by_segment.values()), LandmarkModel(body), config)
+    shape, tracks = track_segments(list(by_segment.values()), LandmarkModel(body), config, estimator)
     common = {"dataset": unit.dataset, "identity": unit.identity, "split": unit.split}
     rows = [
         row for track in tracks for row in annotate(track, shape, body, segment_codes(track, encoder), common, config)
@@ -354,6 +398,9 @@ def track_captures(
     units = identity_units(Path(manifest), Path(root))
     encoder = {path.name: file_hash(path) for path in sorted((Path(base) / "expression_encoder").glob("*"))}
     parameters = [CODE_VERSION, asdict(config), encoder]
+    if config.mesh_estimator:
+        MeshEstimator(config.mesh_estimator)  # a bad file is one message, not one per person
+        parameters.append(file_hash(Path(config.mesh_estimator)))
     report = map_units(
         functools.partial(track_identity, base=str(base), config=config), units, workers=workers,
         cache_folder=units_folder, progress="track",
