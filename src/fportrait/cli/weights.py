@@ -63,15 +63,20 @@ def add(name: str, file: Path, replace: bool) -> None:
 
 @weights.command()
 @click.argument("names", nargs=-1)
-def check(names: tuple[str, ...]) -> None:
+@json_option
+def check(names: tuple[str, ...], as_json: bool) -> None:
     """Load weights as a metric would (all that are there, or NAMES)."""
     from fportrait.evaluation.weights import KNOWN, find, known, load, require
 
+    good = {}
     for name in names or [name for name in KNOWN if find(name) is not None]:
-        stored = require(name)
+        good[name] = require(name).sha256
         if known(name).build is not None:
             load(name)
-        click.echo(f"{name}: good, SHA-256 {stored.sha256}")
+        if not as_json:
+            click.echo(f"{name}: good, SHA-256 {good[name]}")
+    if as_json:
+        print_json(good)
 
 
 @weights.command()
