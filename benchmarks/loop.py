@@ -30,6 +30,7 @@ from fportrait.training.stages import batches_of
 
 BLOCK, ROUNDS, SIDE, FRAMES = 2, 9, 8, 17
 BASE = Path(__file__).parents[1] / "src/fportrait/assets/base/transformer"
+CHANNELS = json.loads((BASE / "config.json").read_text()).get("latent_channels", 16)
 
 
 def make_shards(folder: Path, identities: int, records: int = 4, side: int = SIDE) -> ShardReader:
@@ -49,11 +50,13 @@ def make_shards(folder: Path, identities: int, records: int = 4, side: int = SID
             folder / "unit.safetensors", dataset=("PhoneCapture", "ViewSweep")[number % 2], identity=f"p{number}",
             split="train",
             records=[(f"r{r}", f"p{number}/s/cam", r, {
-                "latents": noise(16, latent_frames, side, side), "normals": noise(16, latent_frames, side, side),
-                "codes": noise(FRAMES, 128), "world_to_camera": camera.clone(), "intrinsics": intrinsics.clone(),
+                "latents": noise(CHANNELS, latent_frames, side, side),
+                "normals": noise(CHANNELS, latent_frames, side, side),
+                "codes": noise(FRAMES, 128), "landmark_codes": noise(FRAMES, 476).half(),
+                "world_to_camera": camera.clone(), "intrinsics": intrinsics.clone(),
                 "focus": torch.full((FRAMES, 3, 2), 4.0 * side),
             }) for r in range(records)],
-            references={"latents": noise(4, 16, 1, side, side), "world_to_camera": camera[:4].clone(),
+            references={"latents": noise(4, CHANNELS, 1, side, side), "world_to_camera": camera[:4].clone(),
                         "intrinsics": intrinsics.repeat(4, 1, 1), "images": torch.zeros(4, 8, 8, 3, dtype=torch.uint8)},
         )  # fmt: skip
         writer.add(folder / "unit.safetensors", rows)

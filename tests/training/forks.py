@@ -1,6 +1,6 @@
 """Runs of the loop in processes that a test can kill: one child imports everything once and forks every run from it.
 
-    python forks.py WORK_FOLDER < requests
+    python forks.py WORK_FOLDER [MODULE …] < requests
 
 A request is one JSON line; the answer is one JSON line, the exit codes (negative for signals). Each process writes its
 losses and sample ids, one JSON object a step, to `OUT/journal-RANK.jsonl`, and a final `OUT/weights.safetensors`.
@@ -8,6 +8,8 @@ losses and sample ids, one JSON object a step, to `OUT/journal-RANK.jsonl`, and 
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import itertools
 import json
 import os
@@ -25,11 +27,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 class Forks:
     """The test's side: `run(out=…, ranks=…, …)` waits for a run and returns its exit codes."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *modules: str):
+        """`modules` are imported before the first fork: what all runs need, they import once."""
         self.folder = folder
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen([sys.executable, __file__, str(folder)], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, text=True, env=environment)  # fmt: skip
+        command = [sys.executable, __file__, str(folder), *modules]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
 
     def run(self, out: Path, **request) -> list[int]:
         assert self.process.stdin and self.process.stdout
@@ -193,4 +197,7 @@ def random_events(seed: int, count: int, most: int) -> list[int]:
 
 
 if __name__ == "__main__":
+    with contextlib.redirect_stdout(sys.stderr):  # the answers have standard output for themselves
+        for module in sys.argv[2:]:
+            importlib.import_module(module)
     serve(Path(sys.argv[1]))

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,13 @@ import torch
 from fportrait.dataset.encode import vae_hash
 from fportrait.diffusion.codec import BlockCodec
 from fportrait.errors import UserError
-from fportrait.training.launch import launch, outcome, pass_on, torchrun, work
+from fportrait.training.launch import launch, launch_command, outcome, pass_on, work
 from fportrait.training.run import Job
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small import Journal, shards, stage, transformer
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,7 @@ def test_a_childs_complaint_reaches_the_user_and_so_does_its_silence(house, tmp_
 
 def test_every_machine_starts_its_own_processes(house, tmp_path):
     settings = stage(nodes=2, processes=2, rendezvous="node0:1234")
-    command = " ".join(torchrun(settings, tmp_path / "job.json", node=1))
+    command = " ".join(launch_command(settings, tmp_path / "job.json", node=1))
     assert "--nnodes=2 --node-rank=1 --master-addr=node0 --master-port=1234" in command
     assert "--nproc-per-node=2" in command
 
@@ -78,3 +81,48 @@ def test_a_job_survives_its_file_and_half_a_line_waits_for_the_rest(house, tmp_p
             more.write('rics": {"loss": 1.0}}\n')
         pass_on(lines, journal)
     assert journal.losses == {1: 2.0, 2: 1.0}
+
+
+@pytest.mark.parametrize(("name", "sharding"), [("ddp", "none"), ("fsdp2", "fsdp2"), ("zero2", "zero2"),
+                                                ("zero3", "zero3")])  # fmt: skip
+def test_accelerate_reads_our_files_and_the_stage_says_how_many_and_where(tmp_path, name, sharding):
+    from accelerate.commands import launch as accelerate_launch
+
+    file = ROOT / f"conf/launch/{name}.yaml"
+    settings = stage(nodes=2, processes=2, rendezvous="node0:1234", sharding=sharding, launch=str(file))
+    command = launch_command(settings, tmp_path / "job.json", node=1)
+    assert command[1:3] == ["-m", "accelerate.commands.launch"]
+    parsed, _, _ = accelerate_launch._validate_launch_command(
+        accelerate_launch.launch_command_parser().parse_args(command[3:])
+    )
+    assert (parsed.num_processes, parsed.num_machines, parsed.machine_rank) == (4, 2, 1)
+    assert (parsed.main_process_ip, parsed.main_process_port) == ("node0", 1234)
+    assert (parsed.training_script, parsed.mixed_precision) == ("fportrait.training.launch", "no")
+    assert parsed.use_fsdp == (name == "fsdp2") and parsed.use_deepspeed == name.startswith("zero")
+    if name == "fsdp2":
+        assert int(parsed.fsdp_version) == 2
+    if parsed.use_deepspeed:
+        if find_spec("deepspeed") is None:
+            pytest.skip("needs DeepSpeed")
+        from accelerate.utils import DeepSpeedPlugin
+
+        assert DeepSpeedPlugin(zero_stage=int(parsed.zero_stage)).zero_stage == int(name[-1])
+
+
+def test_a_launch_file_that_is_none_or_says_something_else_is_refused(tmp_path):
+    other = stage(processes=2, launch=str(ROOT / "conf/launch/zero2.yaml"), sharding="fsdp2")
+    with pytest.raises(UserError, match="set sharding to zero2"):
+        launch_command(other, tmp_path / "job.json")
+    with pytest.raises(UserError, match="name one of conf/launch"):
+        launch_command(stage(processes=2, launch=str(tmp_path / "none.yaml")), tmp_path / "job.json")
+    (tmp_path / "broken.yaml").write_text("distributed_type: NONSENSE\n")
+    with pytest.raises(UserError, match="broken"):
+        launch_command(stage(processes=2, launch=str(tmp_path / "broken.yaml")), tmp_path / "job.json")
+
+
+def test_accelerate_launch_trains_two_children_too(house, tmp_path):
+    journal = Journal()
+    file = str(ROOT / "conf/launch/ddp.yaml")
+    summary = launch(job(house, tmp_path / "out", iterations=1, launch=file), tmp_path / "launch", journal)
+    assert summary["steps"] == 1 and list(journal.losses) == [1]
+    assert json.loads((tmp_path / "out/training.json").read_text())["steps"] == 1

@@ -81,10 +81,13 @@ def test_spreading_eight_bits_and_more_processes_need_less_memory_each():
         for name, changes in {
             "whole": {},
             "fsdp2": {"sharding": "fsdp2"},
+            "zero2": {"sharding": "zero2"},
+            "zero3": {"sharding": "zero3"},
             "8bit": {"optimizer": "adamw8bit"},
         }.items()
     }
     assert gib["fsdp2"] < gib["8bit"] < gib["whole"]
+    assert gib["zero3"] == gib["fsdp2"] < gib["zero2"] < gib["whole"]
 
 
 def test_the_papers_settings_are_read_over_the_bases_and_all_stages_are_sound():

@@ -18,6 +18,8 @@ ROWS = (
     ("flops_per_step", "FLOPs per step", "{:.3g}"),
     ("flops_of_stage", "FLOPs of the stage", "{:.3g}"),
     ("processes", "devices", "{:,}"),
+    ("sharding", "sharding", "{}"),
+    ("launch", "started by", "{}"),
     ("state_gib", "weights, gradients, moments, average (GiB a device)", "{:.2f}"),
     ("activations_gib", "activations (GiB a device, about)", "{:.2f}"),
     ("memory_gib", "together (GiB a device, about)", "{:.2f}"),

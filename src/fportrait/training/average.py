@@ -9,11 +9,11 @@ from torch import Tensor
 class Average:
     """`values` follow the model's state, `value += (1 - decay) (weight - value)`; integers keep their first value.
 
-    Under FSDP2 each process averages its own part.
+    Under FSDP2 and ZeRO-3 each process averages its own part; `live` names the parts where they are not the state's.
     """
 
-    def __init__(self, model: torch.nn.Module):
-        live = model.state_dict()
+    def __init__(self, model: torch.nn.Module, live: dict[str, Tensor] | None = None):
+        live = model.state_dict() if live is None else live
         self.values = {name: value.detach().clone() for name, value in live.items()}
         names = [name for name, value in live.items() if value.dtype.is_floating_point]
         self._pairs = [(self.values[name], live[name]) for name in names]

@@ -15,7 +15,7 @@ CHOICES = {
     "precision": ("bf16", "fp32"),
     "sigmas": ("uniform", "logit_normal"),
     "optimizer": ("adamw", "adamw8bit"),
-    "sharding": ("none", "fsdp2"),
+    "sharding": ("none", "fsdp2", "zero2", "zero3"),
     "variant": ("full", "c2", "c3"),
 }
 
@@ -56,7 +56,8 @@ class StageConfig:
     processes: int = 1  # on this machine, one per device; more than one trains in child processes
     nodes: int = 1  # machines
     rendezvous: str = "localhost:29500"  # host:port of the first machine
-    sharding: str = "none"  # fsdp2: spread weights, gradients and moments over the processes
+    sharding: str = "none"  # fsdp2, zero3: spread weights, gradients and moments over the processes; zero2: not weights
+    launch: str | None = None  # an accelerate configuration that starts the children (conf/launch); None: torchrun
     shards_url: str | None = None  # read the latents from this object store instead of the project's folder
 
     checkpoint_every: int = 200
@@ -67,7 +68,7 @@ class StageConfig:
 
     # Settings that change what is logged or kept or where it runs, not what is learned.
     BOOKKEEPING: ClassVar[tuple[str, ...]] = (
-        *("compile", "gradient_checkpointing", "processes", "nodes", "rendezvous", "sharding", "shards_url"),
+        *("compile", "gradient_checkpointing", "processes", "nodes", "rendezvous", "sharding", "launch", "shards_url"),
         *("checkpoint_every", "keep_checkpoints", "held_out", "log_every", "sample_every"),
     )
 

@@ -117,13 +117,21 @@ def _kept_bytes(model: torch.nn.Module, inputs: Mapping[str, Tensor], precision:
     return total
 
 
-def state_bytes(parameters: int, optimizer: str = "adamw", precision: str = "bf16", shares: int = 1) -> int:
+def state_bytes(
+    parameters: int, optimizer: str = "adamw", precision: str = "bf16", processes: int = 1, sharding: str = "none"
+) -> int:
     """Bytes of weights, gradients, two moments and the average on one process, in float32 (8-bit moments: 2 bytes).
 
-    `shares` processes divide them under FSDP2. Autocast keeps a bfloat16 copy of the weights through a step.
+    FSDP2 and ZeRO-3 divide them all over `processes`; ZeRO-2 gradients and moments, beside which it keeps its own part
+    of the weights. Autocast keeps a bfloat16 copy of the weights through a step.
     """
     moments = 2 if optimizer == "adamw8bit" else 8
-    return parameters * (4 + 4 + moments + 4) // shares + (2 * parameters if precision == "bf16" else 0)
+    copy = 2 * parameters if precision == "bf16" else 0
+    if sharding == "none" or processes == 1:
+        return parameters * (4 + 4 + moments + 4) + copy
+    if sharding == "zero2":
+        return parameters * (4 + 4) + parameters * (4 + 4 + moments) // processes + copy
+    return parameters * (4 + 4 + moments + 4) // processes + copy
 
 
 def peak_flops(device: torch.device, precision: str = "bf16") -> float | None:

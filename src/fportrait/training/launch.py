@@ -1,8 +1,9 @@
 """Training in child processes: one per device, on one machine or several.
 
-The parent writes the job to a file and starts `torchrun`; every child runs this module on it. The children's main
-process writes metrics to a file that the parent reads while they train, so MLflow and Kedro stay with the parent. On
-several machines the first one's parent starts its own children, and the others join by the command that it prints.
+The parent writes the job to a file and starts `torchrun`, or `accelerate launch` where the stage names a file for it;
+every child runs this module on the job. The children's main process writes metrics to a file that the parent reads
+while they train, so MLflow and Kedro stay with the parent. On several machines the first one's parent starts its own
+children, and the others join by the command that it prints.
 """
 
 from __future__ import annotations
@@ -31,15 +32,49 @@ POLL_SECONDS = 0.5
 logger = logging.getLogger(__name__)
 
 
-def torchrun(stage: StageConfig, job_file: Path, node: int = 0) -> list[str]:
-    """The command that starts one machine's processes."""
+def launch_command(stage: StageConfig, job_file: Path, node: int = 0) -> list[str]:
+    """The command that starts one machine's processes: torchrun, or `accelerate launch` with the file `stage.launch`.
+
+    Raises:
+        UserError: that file is none of accelerate's, or shards in another way than the stage.
+    """
+    host, _, port = stage.rendezvous.partition(":")
+    child = ["-m", "fportrait.training.launch", str(job_file)]
+    if stage.launch is not None:
+        check_launch_file(stage)
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", stage.launch,
+                   f"--num_processes={stage.processes * stage.nodes}", f"--num_machines={stage.nodes}",
+                   f"--machine_rank={node}"]  # fmt: skip
+        if stage.nodes == 1:
+            return [*command, "--main_process_port=0", *child]  # any free one
+        return [*command, f"--main_process_ip={host}", f"--main_process_port={port}", *child]
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={stage.processes}"]
     if stage.nodes == 1:
         command += ["--standalone"]
     else:
-        host, _, port = stage.rendezvous.partition(":")
         command += [f"--nnodes={stage.nodes}", f"--node-rank={node}", f"--master-addr={host}", f"--master-port={port}"]
-    return [*command, "-m", "fportrait.training.launch", str(job_file)]
+    return [*command, *child]
+
+
+def check_launch_file(stage: StageConfig) -> None:
+    """Refuse a file that accelerate does not read, or that spreads the model in another way than `stage.sharding`."""
+    from accelerate.commands.config.config_args import ClusterConfig
+
+    path = Path(str(stage.launch))
+    if not path.is_file():
+        raise UserError(f"no {path}, with which {stage.name} is to be launched", "an accelerate configuration",
+                        "name one of conf/launch, or remove `launch`")  # fmt: skip
+    try:
+        file = ClusterConfig.from_yaml_file(path)
+        kind = str(getattr(file.distributed_type, "value", file.distributed_type))
+    except Exception as error:
+        raise UserError(f"a broken {path} ({error})", "an accelerate configuration", "see conf/launch") from None
+    spreads = {"FSDP": "fsdp2", "DEEPSPEED": f"zero{file.deepspeed_config.get('zero_stage')}"}.get(kind, "none")
+    if spreads != stage.sharding:
+        raise UserError(
+            f"{path}, which stands for sharding {spreads}, in {stage.name} with sharding {stage.sharding}",
+            "one way to spread the model", f"set sharding to {spreads}, or launch to conf/launch/{stage.sharding}.yaml",
+        )  # fmt: skip
 
 
 def launch(job: Job, folder: Path, log: Callable[[dict[str, float], int], None]) -> dict[str, Any]:
@@ -69,7 +104,7 @@ def launch(job: Job, folder: Path, log: Callable[[dict[str, float], int], None])
                        stage.nodes - 1, sys.executable, job_file.resolve())  # fmt: skip
     paths = os.pathsep.join(path for path in sys.path if path)  # Kedro finds the package without an installation
     environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": paths}
-    process = subprocess.Popen(torchrun(stage, job_file.resolve()), env=environment)
+    process = subprocess.Popen(launch_command(stage, job_file.resolve()), env=environment)
     try:
         with terminate_flag() as terminated, metrics.open() as lines:
             told = False
@@ -98,7 +133,7 @@ def outcome(folder: Path, stage: StageConfig, code: int) -> dict[str, Any]:
     for error in sorted(folder.glob("error-*.json")):
         raise UserError(**json.loads(error.read_text()))
     raise UserError(
-        f"a training process of {stage.name} that ended without a message (torchrun: exit code {code})",
+        f"a training process of {stage.name} that ended without a message (exit code {code})",
         f"{stage.processes * stage.nodes} processes that train to the end",
         "look above for the one that failed (killed? out of memory?); run again: it goes on from its last checkpoint",
     )
@@ -150,7 +185,7 @@ def main() -> None:
         return
     while not arguments.job.is_file():
         time.sleep(POLL_SECONDS)
-    raise SystemExit(subprocess.call(torchrun(Job.load(arguments.job).stage, arguments.job, arguments.join)))
+    raise SystemExit(subprocess.call(launch_command(Job.load(arguments.job).stage, arguments.job, arguments.join)))
 
 
 if __name__ == "__main__":

@@ -73,6 +73,8 @@ def train(
     name = value_hash([LOOP_VERSION, stage.learned_from(), reader.hash, tensors_hash(whole(transformer.state_dict()))])
     checkpoints = Path(checkpoint_folder or Path(out_folder) / "checkpoints") / name
 
+    names = [name for name, value in transformer.named_parameters() if value.requires_grad]
+
     torch.manual_seed(stage.seed)
     transformer.train()
     if stage.gradient_checkpointing:
@@ -81,7 +83,7 @@ def train(
     forward = parallel.prepare(transformer)
     if stage.compile:
         forward = torch.compile(forward)
-    average = Average(transformer)
+    average = parallel.make_average(transformer)
     held_out = HeldOut(batches, stage, stage.held_out, parallel.process, parallel.processes)
     step = load_last(checkpoints, parallel, average, stage) if resume else 0
     first_step, scored_from = step, 0
@@ -102,7 +104,7 @@ def train(
         else:
             recent, scored_from = meter.history[scored_from:], len(meter.history)
             score = sum(recent) / len(recent)
-        full = parallel.full_state(average.values)
+        full = parallel.full_state(average)
         if full is not None:
             state = {"stage": stage.name, "next_index": step * stage.batch_size, "score": score}
             save_checkpoint(checkpoints, step, *full, state, stage.keep_checkpoints)
@@ -147,11 +149,12 @@ def train(
                     sample(step)
                 meter.leave_out(time.perf_counter() - started)
 
-    transformer.load_state_dict(average.values)
+    averaged = parallel.whole_average(average)
+    if stage.sharding != "zero3" or parallel.processes == 1:  # ZeRO-3's parts belong to its engine
+        transformer.load_state_dict(average.values)
     transformer.eval()
-    summary = {"steps": step, "parameters": sum(p.numel() for p in parallel.parameters()),
+    summary = {"steps": step, "parameters": sum(averaged[name].numel() for name in names),
                "final_loss": meter.tail_mean(), "resumed_from": first_step}  # fmt: skip
-    averaged = whole(average.values)
     if parallel.is_main:
         save_transformer(transformer, averaged, Path(out_folder) / "transformer")
         write_json(
@@ -185,7 +188,7 @@ def load_last(checkpoints: Path, parallel: Parallel, average: Average, stage: St
     if found is None:
         return 0
     *tensors, state = load_checkpoint(found)
-    parallel.load_state((tensors[0], tensors[1], tensors[2]), average.values)
+    parallel.load_state((tensors[0], tensors[1], tensors[2]), average)
     logger.info("%s resumes at step %d from %s", stage.name, state["step"], found)
     return state["step"]
 

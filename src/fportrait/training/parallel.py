@@ -2,6 +2,7 @@
 
 - `none`: accelerate places the model; on several processes each holds a copy and gradients are averaged (DDP).
 - `fsdp2`: weights, gradients and moments are spread over the processes, block by block (`fully_shard`).
+- `zero2`, `zero3`: DeepSpeed spreads gradients and moments, and with `zero3` weights too (`training/zero.py`).
 
 Whatever the way, checkpoints hold whole tensors under the parameters' names: what one way wrote, any other reads, on
 any number of processes.
@@ -9,6 +10,7 @@ any number of processes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor
 
 from fportrait.errors import UserError
+from fportrait.training.average import Average
 from fportrait.training.config import StageConfig
 
 FullState = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]  # weights, average, moments
@@ -31,6 +34,8 @@ def make_optimizer(stage: StageConfig, parameters: list[torch.nn.Parameter]) -> 
     options: dict[str, Any] = {"lr": stage.learning_rate, "betas": stage.betas, "weight_decay": stage.weight_decay}
     if stage.optimizer == "adamw":
         return torch.optim.AdamW(parameters, **options)
+    # On a CPU it warns as it is imported that a kernel for 4-bit inference is missing, which training does not use.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError:
@@ -43,6 +48,10 @@ def make_optimizer(stage: StageConfig, parameters: list[torch.nn.Parameter]) -> 
 
 def make_parallel(stage: StageConfig) -> Parallel:
     """The way that `stage.sharding` names."""
+    if stage.sharding.startswith("zero"):
+        from fportrait.training.zero import ZeroParallel
+
+        return ZeroParallel(stage)
     return FullyShardedParallel(stage) if stage.sharding == "fsdp2" else Parallel(stage)
 
 
@@ -107,18 +116,26 @@ class Parallel:
 
         return broadcast_object_list([value])[0]
 
-    def full_state(self, average: dict[str, Tensor]) -> FullState | None:
+    def make_average(self, model: torch.nn.Module) -> Average:
+        """The average of a model that `prepare` has placed."""
+        return Average(model)
+
+    def whole_average(self, average: Average) -> dict[str, Tensor]:
+        """The averaged weights, whole, on every process's CPU. All processes must call it."""
+        return whole(average.values)
+
+    def full_state(self, average: Average) -> FullState | None:
         """Whole tensors on the main process's CPU; None on the others. All processes must call it."""
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         moments: Any = get_optimizer_state_dict(self.model, self.optimizer, options=options).get("state", {})
-        weights, averaged = (whole(state) for state in (self.model.state_dict(), average))
+        weights, averaged = whole(self.model.state_dict()), self.whole_average(average)
         if not self.is_main:
             return None
         return weights, averaged, flattened(moments)
 
-    def load_state(self, state: FullState, average: dict[str, Tensor]) -> None:
+    def load_state(self, state: FullState, average: Average) -> None:
         """Put whole tensors into model, average and optimiser; every process has read them."""
         from torch.distributed.checkpoint.state_dict import (
             StateDictOptions,
@@ -131,7 +148,7 @@ class Parallel:
         options = StateDictOptions(full_state_dict=True)
         set_model_state_dict(self.model, dict(weights), options=options)
         for name, value in averaged.items():
-            spread_into(average[name], value)
+            spread_into(average.values[name], value)
         groups = get_optimizer_state_dict(self.model, self.optimizer)["param_groups"]
         entries: dict[str, dict[str, Any]] = {}
         for key, value in moments.items():

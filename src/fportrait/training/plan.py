@@ -42,7 +42,8 @@ def read_section(section: str, environment: str, conf: Path = Path("conf")) -> d
     for folder in dict.fromkeys(("base", environment)):
         path = conf / folder / f"parameters_{section}.yml"
         if not (conf / folder).is_dir() or (folder == "base" and not path.is_file()):
-            known = ", ".join(sorted(entry.name for entry in conf.iterdir() if entry.is_dir())) if conf.is_dir() else ""
+            folders = sorted(conf.iterdir()) if conf.is_dir() else []
+            known = ", ".join(entry.name for entry in folders if any(entry.glob("parameters*")))
             raise UserError(
                 f"no {path}", f"a project with conf/{folder}" + (f" (there are {known})" if known else ""),
                 "run from the project's root, and name one of its environments",
@@ -89,8 +90,7 @@ def plan(
         raise UserError(f"an MFU of {mfu}", "a share of the peak, above 0 and at most 1", "0.35 is usual")
     side, processes = picture // SPATIAL_STRIDE, stage.processes * stage.nodes
     cost = sample_cost(config, stage.frames, side, side, stage.precision, stage.gradient_checkpointing)
-    shares = processes if stage.sharding == "fsdp2" else 1
-    state = state_bytes(cost.parameters, stage.optimizer, stage.precision, shares)
+    state = state_bytes(cost.parameters, stage.optimizer, stage.precision, processes, stage.sharding)
     activations = cost.activation_bytes * stage.micro_batch(processes)
     flops = 3 * cost.flops * stage.batch_size
     seconds = flops / (named_peak(gpu) * mfu)
@@ -105,6 +105,8 @@ def plan(
         "flops_per_step": flops,
         "flops_of_stage": flops * stage.iterations,
         "processes": processes,
+        "sharding": stage.sharding,
+        "launch": stage.launch or "torchrun",
         "state_gib": round(state / GIB, 3),
         "activations_gib": round(activations / GIB, 3),
         "memory_gib": round((state + activations) / GIB, 3),
