@@ -1,6 +1,6 @@
 """Tracking against ground truth on people of seeds that nothing was calibrated or trained on.
 
-    python benchmarks/tracking_accuracy.py [--people 8] [--studio 4] [--seed 777]
+    python benchmarks/tracking_accuracy.py [--people 12] [--studio 12] [--seed 777]
 
 Phone clips: rotation and place of the head as the camera sees them (a phone clip's world is defined by its camera).
 Studio: in the world of the cameras. The place is that of the middle of the face's landmarks on the expressionless mesh.
@@ -112,8 +112,8 @@ def jitter(model: LandmarkModel, video: Path, known: dict) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--people", type=int, default=8)
-    parser.add_argument("--studio", type=int, default=4)
+    parser.add_argument("--people", type=int, default=12)
+    parser.add_argument("--studio", type=int, default=12)
     parser.add_argument("--seed", type=int, default=777)
     parser.add_argument("--folder", type=Path, help="keep the filmed world here, or use the one that is there")
     arguments = parser.parse_args()
