@@ -27,7 +27,7 @@ class PortraitModel(PythonModel):
     def load_context(self, context: Any) -> None:
         self.bundle = Path(context.artifacts["bundle"])
 
-    def predict(self, context: Any, model_input: list[Job]) -> list[dict[str, str]]:
+    def predict(self, context: Any, model_input: list[Job]) -> list[dict[str, str]]:  # type: ignore[override]
         from fportrait.animate import animate
 
         return [
