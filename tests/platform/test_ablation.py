@@ -193,3 +193,32 @@ def test_every_bar_is_judged_by_the_means_over_seeds():
     assert judged["every other factor moves at most a third as much"] == ("0.10: pose moves jaw", True)
     assert judged["C2: head error without normals at least twice the full model's"] == ("5 against 2", True)
     assert judged["C1: joint motion is worse without DynamicSweep (PSNR)"] == ("23.5 against 23", False)
+
+
+def test_mlflow_holds_a_run_per_variant_and_seed_with_one_curve_over_all_stages(dry_project, monkeypatch):
+    import mlflow
+
+    from fportrait.ops.ablation import log_runs
+    from fportrait.ops.runs import StageRun
+
+    shown = {"frames": 5, "learning_rate": 1e-4, "mixture": {"PhoneCapture": 100}, "seed": 1}
+    stages = [{"name": f"stage{n}", "iterations": 2, **shown, "folder": "x",
+               "curve": [{"step": 1, "loss": n + 0.5}, {"step": 2, "loss": float(n), "held_out_loss": n + 1.0}]}
+              for n in (1, 2)]  # fmt: skip
+    runs = [
+        {"variant": name, "seed": 0, "stages": stages, "scores": scored(20.0, {"jaw": 0.5})} for name in ("full", "c2")
+    ]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{dry_project}/mlruns/mlflow.db")
+    mlflow.set_tracking_uri(None)  # what another test may have set
+    parent = StageRun("ablate", environment="mini")
+    log_runs({"runs": runs})
+    parent.finish()
+    client = mlflow.MlflowClient()
+    (experiment,) = [one for one in client.search_experiments() if one.name == "fportrait"]
+    found = client.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.run_id}'")
+    assert {run.info.run_name for run in found} == {"full seed 0", "c2 seed 0"}
+    for run in found:
+        points = client.get_metric_history(run.info.run_id, "loss")
+        assert [(point.step, point.value) for point in points] == [(1, 1.5), (2, 1.0), (3, 2.5), (4, 2.0)]
+        assert run.data.params["stage2.iterations"] == "2"
+        assert run.data.metrics["DynamicSweep.ours.psnr.mean"] == 20.0
