@@ -10,7 +10,6 @@ any number of processes.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,8 +33,6 @@ def make_optimizer(stage: StageConfig, parameters: list[torch.nn.Parameter]) -> 
     options: dict[str, Any] = {"lr": stage.learning_rate, "betas": stage.betas, "weight_decay": stage.weight_decay}
     if stage.optimizer == "adamw":
         return torch.optim.AdamW(parameters, **options)
-    # On a CPU it warns as it is imported that a kernel for 4-bit inference is missing, which training does not use.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError:
