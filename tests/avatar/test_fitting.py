@@ -98,3 +98,8 @@ def test_a_fit_holds_on_to_its_prior_where_no_camera_looks(capture, body, reader
 def test_unknown_parameters_name_the_nearest():
     with pytest.raises(UserError, match="batch"):
         fit_config({"batc": 3})
+
+
+def test_a_body_that_is_not_the_embedded_one_is_refused_by_name():
+    with pytest.raises(UserError, match="the body model 'smplx' for an avatar"):
+        fit_config({"avatar": {"body_model": "smplx"}})

@@ -322,8 +322,24 @@ class GaussianAvatar(nn.Module):
 
 
 def avatar_config(values: Mapping[str, Any]) -> AvatarConfig:
-    """An `AvatarConfig` from a mapping; unknown keys are refused."""
-    return settings_from(AvatarConfig, values, "the avatar's parameters")
+    """An `AvatarConfig` from a mapping; unknown keys are refused, and body models without actions and a UV map."""
+    config = settings_from(AvatarConfig, values, "the avatar's parameters")
+    check_body_model(config.body_model)
+    return config
+
+
+def check_body_model(name: str) -> None:
+    """Refuse every body model but the embedded one.
+
+    Raises:
+        UserError: another body. Avatars need its actions, parts and UV map, and a prior is bound to its mesh.
+    """
+    if name != "embedded":
+        raise UserError(
+            f"the body model '{name}' for an avatar",
+            "'embedded': avatars and their prior lie on its mesh and use its expression actions",
+            "set body_model: embedded, and track the captures with the embedded body",
+        )
 
 
 def shape_offsets(body: BodyModel, shape: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import torch
 
 from fportrait.atomic_io import atomic_path
 from fportrait.avatar.model import Expression, GaussianAvatar, PosedGuide
+from fportrait.provenance import SYNTHETIC
 
 SH_0, SH_1 = 0.28209479177387814, 0.4886025119029199  # spherical harmonics constants of degree 0 and 1
 
@@ -32,7 +33,12 @@ def export_ply(avatar: GaussianAvatar, path: str | Path, expression: Expression,
     columns |= {f"scale_{i}": torch.log(parts.scales[:, i]) for i in range(3)}
     rotations = torch.nn.functional.normalize(parts.rotations, dim=1)
     columns |= {f"rot_{i}": rotations[:, i] for i in range(4)}
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(parts.means)}"]
+    header = [
+        "ply",
+        "format binary_little_endian 1.0",
+        f"comment {SYNTHETIC['comment']}",
+        f"element vertex {len(parts.means)}",
+    ]
     header += [f"property float {name}" for name in columns] + ["end_header", ""]
     table = torch.stack(list(columns.values()), dim=1).numpy().astype("<f4")
     with atomic_path(path) as temporary:

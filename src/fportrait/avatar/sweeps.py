@@ -26,6 +26,7 @@ from fportrait.avatar.splat import render, splatting_device
 from fportrait.avatar.views import Moment, moment_of, moments_of
 from fportrait.errors import UserError
 from fportrait.parameters import settings_from
+from fportrait.provenance import SYNTHETIC
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -278,7 +279,7 @@ def _is_whole(path: Path, length: int) -> bool:
 def _write_clip(avatar: GaussianAvatar, clip: SweepClip, path: Path, config: SweepConfig) -> None:
     from fportrait.capture.video_io import write_video
 
-    write_video(path, render_clip(avatar, clip), fps=config.fps, crf=config.crf)
+    write_video(path, render_clip(avatar, clip), fps=config.fps, crf=config.crf, metadata=SYNTHETIC)
 
 
 def _write_normals(avatar: GaussianAvatar, clip: SweepClip, path: Path, config: SweepConfig) -> None:
@@ -292,7 +293,7 @@ def _write_normals(avatar: GaussianAvatar, clip: SweepClip, path: Path, config: 
         vertices = body.vertices(avatar.refined_shape, None, moment.pose)
         maps.append(normal_map(vertices, body.faces, camera, clip.intrinsics, size, size, weld=body.weld))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_video(path, np.stack(maps), fps=config.fps, crf=config.crf)
+    write_video(path, np.stack(maps), fps=config.fps, crf=config.crf, metadata=SYNTHETIC)
 
 
 def _rows(avatar: GaussianAvatar, clip: SweepClip, split: str, path: str) -> pd.DataFrame:

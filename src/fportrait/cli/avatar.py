@@ -47,13 +47,15 @@ def fit(
     """Fit one identity's avatar; the pipeline `fit_avatars` does this for all."""
     from fportrait.avatar.captures import read_capture
     from fportrait.avatar.fitting import fit_capture, fit_config
+    from fportrait.avatar.model import check_body_model
     from fportrait.avatar.prior import SHIPPED, AvatarPrior
     from fportrait.avatar.sheet import contact_sheet
     from fportrait.body.model import load_body
     from fportrait.capture.video_io import write_image
 
     frames, person = _person(tables, name)
-    body = load_body(str(person["body_model"]))
+    check_body_model(str(person["body_model"]))
+    body = load_body()
     start = None if prior == "none" else AvatarPrior.load(SHIPPED if prior == "shipped" else Path(prior), body)
     shape: dict[str, Any] = {} if start is None else {"avatar": start.config.avatar}
     config = fit_config({"steps": steps, "size": size} | shape)
