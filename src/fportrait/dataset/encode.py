@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,8 @@ from fportrait.dataset.mixing import draw_integer
 from fportrait.dataset.schema import check_schema
 from fportrait.dataset.shards import ShardWriter, write_shard
 from fportrait.diffusion.shapes import check_picture_size, latent_frames
-from fportrait.errors import UserError, refuse_unknown_keys
+from fportrait.errors import UserError
+from fportrait.parameters import settings_from
 from fportrait.scale.map_engine import map_units
 
 if TYPE_CHECKING:
@@ -64,8 +65,7 @@ class EncodeConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EncodeConfig:
-        refuse_unknown_keys(values, [f.name for f in fields(cls)], "the parameters of encode")
-        return cls(**values)
+        return settings_from(cls, values, "the parameters of encode")
 
 
 @dataclass(frozen=True)

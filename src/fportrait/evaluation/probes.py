@@ -16,7 +16,7 @@ The codec's own limit is scored by the same formulas: what the codec cannot show
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from fportrait.errors import UserError, refuse_unknown_keys
 from fportrait.evaluation.bootstrap import bootstrap_mean
 from fportrait.evaluation.embedded import Scene, Shot, Studio, codec_limit, generate, ramp_and_hold
 from fportrait.evaluation.faces import angles_between, head_rotations, shared_finder
+from fportrait.parameters import settings_from
 from fportrait.tracking.points import CHIN, GROUPS
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ class ProbeSettings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ProbeSettings:
-        refuse_unknown_keys(values, [f.name for f in fields(cls)], "evaluate.probes")
-        return cls(**{**values, **({"factors": tuple(values["factors"])} if "factors" in values else {})})
+        factors = {"factors": tuple(values["factors"])} if "factors" in values else {}
+        return settings_from(cls, {**values, **factors}, "evaluate.probes")
 
     def __post_init__(self) -> None:
         refuse_unknown_keys(self.factors, PROBES, "evaluate.probes.factors")

@@ -13,7 +13,7 @@ Every model is scored on the same records, drawn in the index's order; `holdout`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ from fportrait.evaluation.slices import (
     summarise_slices,
     view_degrees,
 )
+from fportrait.parameters import settings_from
 
 __all__ = ["ClipResult", "Protocol", "evaluate", "held_out", "make_pipeline", "sample_records"]
 
@@ -68,8 +69,7 @@ class Protocol:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Protocol:
-        refuse_unknown_keys(values, [f.name for f in fields(cls)], "evaluate.protocol")
-        protocol = cls(**values)
+        protocol = settings_from(cls, values, "evaluate.protocol")
         refuse_unknown_keys(protocol.metrics, METRICS, "evaluate.protocol.metrics")
         return protocol
 

@@ -7,11 +7,12 @@ slice, speed and memory, and the paired comparison with the present champion on 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fportrait.errors import UserError, refuse_unknown_keys
+from fportrait.errors import UserError
 from fportrait.ops import lineage
+from fportrait.parameters import settings_from
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,7 @@ class GateSettings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GateSettings:
-        refuse_unknown_keys(values, [f.name for f in fields(cls)], "promote")
-        return cls(**values)
+        return settings_from(cls, values, "the parameters of promote")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from fportrait.atomic_io import atomic_folder, file_hash, value_hash, write_json
 from fportrait.body.model import BodyModel, load_body
 from fportrait.camera.cameras import intrinsics_from_fov, look_at, project
 from fportrait.capture.video_io import iter_video
-from fportrait.errors import UserError, refuse_unknown_keys
+from fportrait.errors import UserError
+from fportrait.parameters import settings_from
 from fportrait.scale.map_engine import map_units
 from fportrait.tracking.crops import face_crop, upper_body_crop
 from fportrait.tracking.fit import (
@@ -59,8 +60,7 @@ class TrackConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrackConfig:
-        refuse_unknown_keys(values, [field.name for field in fields(cls)], "the parameters of track")
-        return cls(**values)
+        return settings_from(cls, values, "the parameters of track")
 
 
 @dataclass(frozen=True)
