@@ -20,6 +20,7 @@ from fportrait.capture.video_io import probe, read_image, read_video, write_imag
 from fportrait.capture.world import sample_training_clip
 from fportrait.cli import main
 from fportrait.errors import UserError
+from fportrait.provenance import read_provenance
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,13 @@ def test_the_same_seed_gives_the_same_bytes_and_another_camera_another_video(fil
     assert first == again
     front, spin = (read_video(run(files, name, name)["video"]).astype(int) for name in ("front", "spin"))
     assert np.abs(front - spin).mean() > 2
+
+
+def test_the_models_own_guidance_is_used_unless_another_is_asked_for(files):
+    own, off = run(files, "own")["video"], run(files, "off", guidance={"expression": 1.0})["video"]
+    assert read_provenance(own)["settings"]["guidance"] == {"expression": 2.0}
+    assert read_provenance(off)["settings"]["guidance"] == {"expression": 1.0}
+    assert not np.array_equal(read_video(own), read_video(off))
 
 
 def test_a_still_drives_a_video_of_one_frame(files):

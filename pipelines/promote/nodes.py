@@ -43,7 +43,9 @@ def promote(
         return score_bundle(champion, shards, protocol, scores)
 
     with atomic_folder(model) as folder:  # stays away when the gate refuses
-        sampling = {key: scores["settings"][key] for key in ("shift", "steps")}  # it samples as it was scored
+        sampling = {
+            key: scores["settings"][key] for key in ("shift", "steps", "guidance")
+        }  # it samples as it was scored
         bundle = assemble(trained / "transformer", base, folder / "bundle", frames=frames, **sampling)
         return promote_bundle(
             bundle, metrics, settings, CHAIN[: CHAIN.index("promote")],

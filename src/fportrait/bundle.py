@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from fportrait.atomic_io import atomic_folder, file_hash, write_json
 from fportrait.errors import UserError, refuse_unknown_keys
@@ -33,6 +34,7 @@ class BundleSettings:
     steps: int = 12  # sampling steps that the scores were taken with
     crop_metres: float = 0.30  # width of the picture at the head
     camera_distance: float = 0.55  # metres, of the canonical front camera
+    guidance: dict[str, float] = field(default_factory=dict)  # scale per factor, unless the user gives another
 
 
 def read_settings(bundle: str | Path) -> BundleSettings:
@@ -54,7 +56,7 @@ def read_settings(bundle: str | Path) -> BundleSettings:
     return BundleSettings(**values)
 
 
-def assemble(transformer: str | Path, base: str | Path, target: str | Path, **changes: float) -> Path:
+def assemble(transformer: str | Path, base: str | Path, target: str | Path, **changes: Any) -> Path:
     """Copy a trained transformer and the base's other parts into one folder; `changes` override the base's settings."""
     settings = asdict(read_settings(base)) | changes
     with atomic_folder(target) as folder:

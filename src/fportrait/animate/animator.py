@@ -42,8 +42,8 @@ class Request:
         portrait: a picture with one face: identity. driving: a video: head pose, and expression unless `expression` is
             given. expression: another video, whose expressions are used; the shorter of the two decides the length.
         camera: see `fportrait.animate.viewpoint`.
-        guidance: scale per factor (expression, pose, view, identity); 1 costs nothing, any other value one more model
-            call per step. steps: sampling steps; None takes the model's own.
+        guidance: scale per factor (expression, pose, view, identity), in place of the model's own; 1 costs nothing, any
+            other value one more model call per step. steps: sampling steps; None takes the model's own.
         scale: enlarges the written video, for viewing. max_frames: longer videos are cut there, and the cut is said.
     """
 
@@ -112,6 +112,10 @@ class Animator:
         )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    def guidance(self, request: Request) -> dict[str, float]:
+        """Scale per factor: the model's own, and over it what the request asks for."""
+        return {**self.settings.guidance, **request.guidance}
 
     def prepare(self, request: Request, report: Report = quiet) -> Prepared:
         """Track the request's files and lay out its cameras.
@@ -213,7 +217,7 @@ class Animator:
             self.normals(prepared, padded.tolist()),
             torch.from_numpy(codes)[None],
             num_inference_steps=steps,
-            guidance=request.guidance,
+            guidance=self.guidance(request),
             generator=torch.Generator().manual_seed(request.seed),
             output_type="stream",
             callback_on_step_end=tell,
@@ -236,7 +240,7 @@ class Animator:
             inputs["camera"], camera = Path(camera), "file"
         settings = {
             "camera": camera, "steps": request.steps or self.settings.steps, "seed": request.seed,
-            "guidance": dict(request.guidance), "frames": len(prepared), "scale": request.scale,
+            "guidance": self.guidance(request), "frames": len(prepared), "scale": request.scale,
         }  # fmt: skip
         return provenance_tags(self.model, inputs, settings)
 

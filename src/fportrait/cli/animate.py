@@ -35,7 +35,7 @@ def parse_guidance(entries: tuple[str, ...]) -> dict[str, float]:
 @click.option("-o", "--output", required=True, type=path_type, help="The video to write (.mp4).")
 @click.option("--model", type=path_type, help="A model folder. Default: the promoted one, else the shipped base.")
 @click.option("--guidance", multiple=True, metavar="FACTOR=SCALE",
-              help="Strengthen expression, pose, view or identity; 1 is the default. May be repeated.")  # fmt: skip
+              help="Strengthen expression, pose, view or identity; 1 is off. Default: the model's own.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(1, 1000), help="Sampling steps. Default: the model's own.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="The same seed gives the same video.")
 @click.option("--scale", default=4, show_default=True, type=click.IntRange(1, 16),

@@ -16,7 +16,7 @@ The codec's own limit is scored by the same formulas: what the codec cannot show
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,7 +64,7 @@ class ProbeSettings:
     batch: int = 5
     factors: tuple[str, ...] = tuple(PROBES)
     tracker: bool = True  # measure with landmarks, encoder and identity network as well
-    guidance: dict[str, float] = field(default_factory=dict)
+    guidance: dict[str, float] | None = None  # scale per factor; None as the protocol samples
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ProbeSettings:

@@ -13,7 +13,7 @@ Every model is scored on the same records, drawn in the index's order; `holdout`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ class Protocol:
     steps: int | None = None
     shift: float | None = None
     batch: int = 4
-    guidance: dict[str, float] = field(default_factory=dict)
+    guidance: dict[str, float] | None = None  # scale per factor; None takes the model's own
     control: bool = True  # read expression codes and landmarks back from the generated frames
     metrics: dict[str, str] = field(default_factory=lambda: {"psnr": "auto", "ssim": "auto", "sharpness": "auto"})
     network_every: int = 1  # metrics with a network look at every so many frames
@@ -152,7 +152,8 @@ def evaluate(
     if vae_hash(base / "vae") != reader.vae_hash:
         raise UserError(f"shards of another VAE than {base / 'vae'}", "shards of the model's VAE",
                         "run `kedro run --pipelines=encode` again")  # fmt: skip
-    frames, steps, shift = sampling_settings(protocol, Path(transformer_folder), base)
+    frames, steps, shift, guidance = sampling_settings(protocol, Path(transformer_folder), base)
+    protocol = replace(protocol, guidance=guidance)
     vae = load_vae(base / "vae")
     pipeline = make_pipeline(FactorPortraitTransformer.from_pretrained(transformer_folder).eval(), vae, shift)
     scorers = Scorers.of(protocol, load_encoder(base / "expression_encoder") if protocol.control else None)
@@ -241,7 +242,7 @@ def further_protocols(
     extra: dict[str, Any] = {}
     if people:
         scenes = mode_scenes(studio, people, int((modes or {}).get("frames") or frames or stated.frames), seed)
-        videos = run_modes(pipeline, scenes, steps, seed, protocol.batch, protocol.guidance)
+        videos = run_modes(pipeline, scenes, steps, seed, protocol.batch, protocol.guidance or {})
         extra["modes"] = {}
         for mode, some in scenes.items():
             clips = []
@@ -253,6 +254,8 @@ def further_protocols(
                 clips.append(clip)
             extra["modes"][mode] = summarise(clips, seed)
     if probes and probes.people:
+        if probes.guidance is None:
+            probes = replace(probes, guidance=protocol.guidance)
         control = run_probes(pipeline, studio, steps, seed, probes)
         report.add_probes(control, control.pop("pictures"))
         extra["control"] = control

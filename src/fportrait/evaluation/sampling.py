@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from fportrait.evaluation.protocol import Protocol
 
 
-def sampling_settings(protocol: Protocol, transformer_folder: Path, base: Path) -> tuple[int | None, int, float]:
-    """Frames, steps and shift: as asked, else as the stage was trained, else as the base says."""
+def sampling_settings(
+    protocol: Protocol, transformer_folder: Path, base: Path
+) -> tuple[int | None, int, float, dict[str, float]]:
+    """Frames, steps, shift and guidance: as asked, else as the stage was trained, else as the base says."""
     trained: dict[str, Any] = {}
     for folder in (transformer_folder, transformer_folder.parent):
         if (folder / "training.json").is_file():
@@ -28,7 +30,8 @@ def sampling_settings(protocol: Protocol, transformer_folder: Path, base: Path) 
     stated = json.loads((base / "bundle.json").read_text()) if (base / "bundle.json").is_file() else {}
     frames = protocol.frames or trained.get("frames") or stated.get("frames")
     steps = protocol.steps or stated.get("steps", 30)
-    return frames, steps, protocol.shift or trained.get("shift") or stated.get("shift", 5.0)
+    guidance = stated.get("guidance", {}) if protocol.guidance is None else protocol.guidance
+    return frames, steps, protocol.shift or trained.get("shift") or stated.get("shift", 5.0), guidance
 
 
 def held_out(reader: ShardReader, dataset: str, count: int, frames: int | None) -> list[Record]:

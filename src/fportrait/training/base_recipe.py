@@ -241,7 +241,7 @@ def build_base(
     With a `parent` bundle its codec and transformer are widened and trained on, instead of new ones.
     """
     started, log = time.time(), Log(work)
-    settings = BundleSettings(size=recipe.size, frames=recipe.frames, shift=phases[-1].shift)
+    settings = BundleSettings(recipe.size, recipe.frames, phases[-1].shift, guidance={"expression": 2.0})
     report = map_units(
         functools.partial(render_unit, recipe=recipe, clips_folder=work),
         list(range(math.ceil(recipe.clips / recipe.chunk))),

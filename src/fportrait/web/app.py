@@ -95,7 +95,7 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
         return Request(
             check_picture(portrait), check_video(driving), chosen_camera(kind, keys, file),
             check_video(expression, "expression video") if expression else None,
-            {factor: scale for factor, scale in guidance.items() if scale != 1},
+            guidance,
             int(steps), int(seed), max(1, 512 // settings.size), int(frames),
         )  # fmt: skip
 
@@ -246,7 +246,14 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
                     )
                     with gr.Accordion("Guidance and sampling", open=False, elem_id="sampling"):
                         scales = [
-                            gr.Slider(0, 5, 1.0, step=0.1, label=f"Guidance: {name}", elem_id=f"guidance-{name}")
+                            gr.Slider(
+                                0,
+                                5,
+                                settings.guidance.get(name, 1.0),
+                                step=0.1,
+                                label=f"Guidance: {name}",
+                                elem_id=f"guidance-{name}",
+                            )
                             for name in ("expression", "pose", "view", "identity")
                         ]
                         gr.Markdown(

@@ -117,7 +117,7 @@ class Studio:
             prepared = self.animator.prepare(request, checked)
             settings: dict[str, Any] = {
                 **names, "camera": request.camera if "camera_file" not in names else "file",
-                "guidance": dict(request.guidance), "steps": request.steps or self.animator.settings.steps,
+                "guidance": self.animator.guidance(request), "steps": request.steps or self.animator.settings.steps,
                 "seed": request.seed, "frames": len(prepared), "model": self.animator.model.name,
                 "notes": prepared.notes, "created": time.strftime("%Y-%m-%d %H:%M:%S"),
             }  # fmt: skip
