@@ -195,6 +195,12 @@ def test_every_bar_is_judged_by_the_means_over_seeds():
     assert judged["C1: joint motion is worse without DynamicSweep (PSNR)"] == ("23.5 against 23", False)
 
 
+def test_factors_keep_the_order_of_the_probes_pictures_which_json_forgets():
+    run = {"variant": "full", "seed": 0, "scores": scored(20.0, {"blink": 0.5, "jaw": 0.25})}
+    names, matrix = Results({"runs": [run]}).leakage("full")
+    assert names == ["jaw", "blink"] and matrix == [[0.25, 0.1], [0.1, 0.5]]
+
+
 def test_mlflow_holds_a_run_per_variant_and_seed_with_one_curve_over_all_stages(dry_project, monkeypatch):
     import mlflow
 

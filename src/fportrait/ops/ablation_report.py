@@ -14,6 +14,7 @@ from typing import Any
 
 from fportrait.atomic_io import write_json, write_text
 from fportrait.dataset.schema import DATASETS
+from fportrait.evaluation.probes import PROBES
 from fportrait.ops.ablation import VARIANTS, Plan
 
 # metric → (head, digits); arrows say what is better
@@ -94,7 +95,7 @@ class Results:
         ]
         if not matrices:
             return [], []
-        names = list(matrices[0])
+        names = [name for name in PROBES if name in matrices[0]]  # JSON forgets the order of the probes' pictures
         return names, [[mean([matrix[row][column] for matrix in matrices]) for column in names] for row in names]
 
 
