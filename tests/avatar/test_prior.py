@@ -4,7 +4,7 @@ import torch
 
 from fportrait.avatar.captures import read_capture
 from fportrait.avatar.evidence import CHANNELS, SEEN_CHANNEL, gather_evidence
-from fportrait.avatar.model import AvatarConfig, GaussianAvatar
+from fportrait.avatar.model import AvatarConfig, GaussianAvatar, avatar_config
 from fportrait.avatar.prior import AvatarPrior, PriorConfig
 from fportrait.avatar.prior_training import (
     PriorTraining,
@@ -147,6 +147,19 @@ def test_avatars_of_different_people_share_their_places_on_the_uv_map(body):
     assert one.layout is other.layout
     assert one.layout.uv.min() >= 0 and one.layout.uv.max() <= 1
     assert not torch.allclose(one._rest_centre, other._rest_centre)
+
+
+def test_a_denser_torso_takes_gaussians_from_the_other_parts_and_the_shipped_prior_refuses_it(body):
+    shape = np.zeros(body.identity_dim)
+    shipped = AvatarPrior.load(body=body)
+    usual, dense = (GaussianAvatar(shape, body, AvatarConfig(torso_density=density)) for density in (0.1, 0.7))
+    on_torso = [(avatar.parts == "torso").sum() for avatar in (usual, dense)]
+    assert on_torso[1] > 3 * on_torso[0] and len(dense.parts) == len(usual.parts)
+    with pytest.raises(UserError, match=r"'torso_density': 0\.7"):
+        shipped.apply_to(dense, np.zeros((len(dense.parts), CHANNELS), np.float32))
+    for wrong in (0.0, float("nan")):
+        with pytest.raises(UserError, match="torso_density"):
+            avatar_config({"torso_density": wrong})
 
 
 def test_the_shipped_prior_is_small_and_that_of_the_base_configuration(body):

@@ -89,11 +89,15 @@ class Layout:
 
 
 @functools.lru_cache(maxsize=4)
-def layout_of(body: BodyModel, count: int) -> Layout:
-    """Spread `count` Gaussians over the template, denser where expression and identity need it."""
+def layout_of(body: BodyModel, count: int, torso_density: float = PART_DENSITY["torso"]) -> Layout:
+    """Spread `count` Gaussians over the template, denser where expression and identity need it.
+
+    torso_density: Gaussians per area on the torso, relative to the cheek.
+    """
     template = np.asarray(body.neutral(np.zeros(body.identity_dim)), dtype=np.float64)
     parts = face_parts(body)
-    density = np.array([PART_DENSITY.get(str(part), OTHER_DENSITY) for part in parts])
+    densities = {**PART_DENSITY, "torso": torso_density}
+    density = np.array([densities.get(str(part), OTHER_DENSITY) for part in parts])
     triangle, barycentric, area = sample_surface(template, body.faces, density, count)
     corners = template[body.faces[triangle]]
     doubled = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)

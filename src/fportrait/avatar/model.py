@@ -18,6 +18,7 @@ therefore a set of maps over that UV map: the prior (`prior`) predicts them for 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,10 +46,12 @@ MAPS = ("offset", "log_scale", "opacity", "colour", "view_colour", "correction")
 @dataclass(frozen=True)
 class AvatarConfig:
     """What decides an avatar's shape. `offset_limit` and `hair_offset_limit` bound how far a Gaussian may leave the
-    mesh.
+    mesh. `torso_density` is the number of Gaussians per area on the torso, relative to the cheek: 0.1 is too coarse for
+    a striped garment. The shipped prior is bound to the defaults.
     """
 
     gaussians: int = 8000
+    torso_density: float = surface.PART_DENSITY["torso"]
     latents: int = 12
     offset_limit: float = 0.010
     hair_offset_limit: float = 0.045
@@ -109,7 +112,7 @@ class GaussianAvatar(nn.Module):
         self.shape = np.asarray(shape, dtype=np.float64)
         self.scores: dict[str, Any] = {}
         neutral = np.asarray(body.neutral(self.shape), dtype=np.float64)
-        layout = surface.layout_of(body, config.gaussians)
+        layout = surface.layout_of(body, config.gaussians, config.torso_density)
         triangle, barycentric = layout.triangle, layout.barycentric
         self.layout, self.parts, self.triangle = layout, layout.parts, triangle
         count = config.gaussians
@@ -325,6 +328,8 @@ def avatar_config(values: Mapping[str, Any]) -> AvatarConfig:
     """An `AvatarConfig` from a mapping; unknown keys are refused, and body models without actions and a UV map."""
     config = settings_from(AvatarConfig, values, "the avatar's parameters")
     check_body_model(config.body_model)
+    if not 0 < config.torso_density < math.inf:
+        raise UserError(f"torso_density {config.torso_density}", "a positive number", "mend the avatar's parameters")
     return config
 
 

@@ -110,7 +110,7 @@ class AvatarPrior(nn.Module):
         self.config = config = config or PriorConfig()
         self.body = body
         self.record: dict[str, Any] = {}
-        self.layout = layout_of(body, config.avatar.gaussians)
+        self.layout = layout_of(body, config.avatar.gaussians, config.avatar.torso_density)
         self.surface = SurfaceMeans(self.layout)
         count, latents = config.avatar.gaussians, config.avatar.latents
         self.shapes: dict[str, tuple[int, ...]] = {
