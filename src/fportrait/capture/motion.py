@@ -16,7 +16,7 @@ import numpy as np
 from fportrait.body.model import Pose, load_body
 from fportrait.errors import UserError, nearest_name
 
-KINDS = ("rotation", "expressions", "speech", "mixed", "still")
+KINDS = ("rotation", "expressions", "speech", "mixed", "still", "faces")
 MAX_HEAD_DEGREES_PER_SECOND = 50.0
 HEAD_LIMITS_DEGREES = np.array([30.0, 18.0, 12.0])  # yaw, pitch, roll
 
@@ -77,7 +77,8 @@ def sample_motion(kind: str, frames: int, rng: np.random.Generator, fps: float =
     """Draw a motion of `frames` frames; equal generators give equal motions.
 
     "rotation" turns the head under a calm, blinking face; "expressions" and "speech" move the face over a nearly
-    still head; "mixed" does everything; "still" holds one drawn expression and pose throughout.
+    still head; "mixed" does everything; "still" holds one drawn expression and pose throughout; "faces" holds one pose
+    under another face in every frame, single pictures of one person that differ in expression alone.
 
     Raises:
         UserError: an unknown kind, no frames or a bad rate.
@@ -88,6 +89,10 @@ def sample_motion(kind: str, frames: int, rng: np.random.Generator, fps: float =
     if frames < 1 or not fps > 0:
         raise UserError(f"{frames} frames at {fps} per second", "at least one frame and a positive rate", "raise them")
     names = list(load_body().action_names)
+    if kind == "faces":
+        actions = np.stack([_face(names, rng) for _ in range(frames)])
+        head = np.repeat(rng.uniform(-0.6, 0.6, (1, 3)) * HEAD_LIMITS_DEGREES, frames, axis=0)
+        return Motion(np.clip(actions, 0.0, 1.0), _poses(head, np.zeros((frames, 3)), np.zeros((frames, 3))))
     if kind == "still":
         actions = _draw(names, _BROWS, rng) + _draw(names, _LIDS[:3], rng)
         if rng.random() < 0.6:
@@ -185,6 +190,24 @@ def _draw(
             actions[names.index(action + "Left")] = strength * left * rng.uniform(0.94, 1.0)
             actions[names.index(action + "Right")] = strength * right * rng.uniform(0.94, 1.0)
     return actions
+
+
+def _face(names: Sequence[str], rng: np.random.Generator) -> np.ndarray:
+    """A face drawn at once: at rest one time in eight, one region moved two times in four, else all regions."""
+    regions = [
+        lambda: _draw(names, _MOUTHS[1:], rng),
+        lambda: _draw(names, _BROWS[1:], rng),
+        lambda: _draw(names, _LIDS[1:], rng),
+        lambda: _gaze(names, rng),
+    ]
+    which = rng.random()
+    if which < 1 / 8:
+        return np.zeros(len(names))
+    if which < 5 / 8:
+        return regions[rng.choice(4, p=[0.55, 0.2, 0.15, 0.1])]()
+    actions = sum((region() for region in regions), np.zeros(len(names)))[None]
+    _yield_to_blinks(actions, names)
+    return actions[0]
 
 
 def _gaze(names: Sequence[str], rng: np.random.Generator) -> np.ndarray:

@@ -25,7 +25,7 @@ from fportrait.errors import UserError, nearest_name, refuse_unknown_keys
 HEAD_TARGET = np.array([0.0, -0.005, 0.02])  # where cameras look: between eyes and chin, hair included in the view
 VIEW_METRES = 0.30  # side of the square a model's picture spans at the head's distance
 CAMERA_DEGREES_PER_SECOND = 25.0 * 25 / 9  # 25 degrees in nine frames at 25 frames per second
-TRAINING_KINDS = ("phone", "studio", "view_sweep", "dynamic_sweep")
+TRAINING_KINDS = ("phone", "studio", "view_sweep", "dynamic_sweep", "faces")
 FIRST_TRAINING_SEED = 2**31  # captures use seeds below, so no captured person is ever pretrained on
 PHONE_MOTIONS = ("rotation", "expressions", "speech", "mixed")
 STUDIO_MOTIONS = ("expressions", "speech", "mixed", "rotation")
@@ -161,7 +161,8 @@ def sample_training_clip(
 
     Args:
         kind: "phone" (static front), "studio" (static, within 55 degrees of yaw and 18 of elevation), "view_sweep" (the
-            camera moves, the person holds still) or "dynamic_sweep" (everything moves).
+            camera moves, the person holds still), "dynamic_sweep" (everything moves) or "faces" (camera and pose hold
+            still, every frame another face: pictures, not a video).
         supersample: samples per pixel and side; by default 2 up to 128 pixels and 1 above.
 
     Returns:
@@ -178,13 +179,15 @@ def sample_training_clip(
         person = sample_person(int(rng.integers(FIRST_TRAINING_SEED, 2**53)), body)
     if kind == "view_sweep":
         motion = sample_motion("still", frames, rng, fps)
+    elif kind == "faces":
+        motion = sample_motion("faces", frames, rng, fps)
     else:
         names = ("expressions", "speech", "mixed", "rotation")
         motion = sample_motion(names[rng.choice(4, p=[0.35, 0.2, 0.35, 0.1])], frames, rng, fps)
     if kind in ("view_sweep", "dynamic_sweep"):
         angles = smooth_degrees(frames, fps, rng, np.array([50.0, 18.0]), CAMERA_DEGREES_PER_SECOND)
     else:
-        reach = np.array([6.0, 6.0]) if kind == "phone" else np.array([55.0, 18.0])
+        reach = np.array({"phone": [6.0, 6.0], "studio": [55.0, 18.0], "faces": [30.0, 12.0]}[kind])
         angles = np.repeat(rng.uniform(-1, 1, (1, 2)) * reach, frames, axis=0)
     distance = rng.uniform(0.45, 0.9)
     target = HEAD_TARGET + rng.uniform(-1, 1, 3) * 0.01

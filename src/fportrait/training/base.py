@@ -41,6 +41,7 @@ class BaseTraining:
     shift: float = 5.0
     focus_weight: float = 8.0
     dropout: float = 0.05
+    contrast: float = 5.0  # weight of the error in what differs between two pictures of one person
     ema: float = 0.998
     seed: int = 1
 
@@ -68,11 +69,17 @@ def focus_weights(focus: np.ndarray, size: int, gain: float) -> Tensor:
 
 
 class ClipBatches:
-    """Random batches from rendered clips; batch `i` is a pure function of (seed, i)."""
+    """Random batches from rendered clips; batch `i` is a pure function of (seed, i).
+
+    Single pictures come in pairs of one person with one reference, the first of all pairs before the second of all:
+    half of the pairs from clips of kind "faces", if there are any, which give nothing longer than a picture.
+    """
 
     def __init__(self, clips: dict[str, np.ndarray], codes: np.ndarray, vae, settings: BaseTraining):
         self.clips, self.codes, self.vae, self.settings = clips, codes, vae, settings
         self.size = clips["video"].shape[2]
+        still = (np.ptp(clips["pose"], axis=1).max(-1) == 0) & (np.ptp(clips["actions"], axis=1).max(-1) > 0)
+        self.faces, self.videos = np.flatnonzero(still), np.flatnonzero(~still)
 
     def __call__(self, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.settings.seed, index])
@@ -80,17 +87,26 @@ class ClipBatches:
         frames = int(rng.choice(lengths, p=np.array(list(self.settings.lengths.values()))))
         latent_frames = (frames + 3) // 4 + 1
         batch = max(1, self.settings.tokens // (latent_frames * (self.size // 8) ** 2))
-        picks = rng.choice(len(self.codes), batch, replace=False)
-        starts = rng.integers(0, self.clips["video"].shape[1] - frames + 1, batch)
-        return self.cut(picks, starts, frames, rng)
+        total = self.clips["video"].shape[1]
+        if frames > 1:
+            picks = rng.choice(self.videos, batch, replace=False)
+            return self.cut(picks, rng.integers(0, total - frames + 1, batch), frames, rng)
+        pairs = max(1, batch // 2)
+        still = min(pairs // 2, len(self.faces))
+        picks = np.concatenate([rng.choice(self.faces, still), rng.choice(self.videos, pairs - still)]).astype(int)
+        first = rng.integers(0, total, pairs)
+        second = (first + rng.integers(1, total, pairs)) % total
+        return self.cut(np.tile(picks, 2), np.concatenate([first, second]), 1, rng, pairs=True)
 
-    def cut(self, picks, starts, frames: int, rng: np.random.Generator) -> dict[str, Tensor]:
+    def cut(self, picks, starts, frames: int, rng: np.random.Generator, pairs: bool = False) -> dict[str, Tensor]:
+        """The batch of `frames` from `starts` of the clips `picks`; with `pairs` the two halves share references."""
         clips = self.clips
         window = starts[:, None] + np.arange(frames)
         take = (picks[:, None], window)
-        own = rng.random(len(picks)) < 0.5
-        extra = rng.integers(0, clips["references"].shape[1], len(picks))
-        inside = rng.integers(0, clips["video"].shape[1], len(picks))
+        count, copies = (len(picks) // 2, 2) if pairs else (len(picks), 1)
+        own = np.tile(rng.random(count) < 0.5, copies)
+        extra = np.tile(rng.integers(0, clips["references"].shape[1], count), copies)
+        inside = np.tile(rng.integers(0, clips["video"].shape[1], count), copies)
         reference = np.where(own[:, None, None, None], clips["video"][picks, inside], clips["references"][picks, extra])
         camera = np.where(
             own[:, None, None],
@@ -112,6 +128,30 @@ class ClipBatches:
                 "codes": torch.from_numpy(self.codes[take].astype(np.float32)),
                 "weights": focus_weights(clips["focus"][take], self.size, self.settings.focus_weight),
             }
+
+
+def contrast_loss(
+    velocity: Tensor, latents: Tensor, noise: Tensor, weights: Tensor, contrast: float
+) -> tuple[Tensor, Tensor]:
+    """The flow loss of pairs of pictures, with the error in what differs inside a pair counted `contrast` times.
+
+    Most of the error is what no condition tells: hair, skin and light of someone hardly seen. It is shared by all
+    pictures of the person and drowns the little that an expression changes. With e the error and m its mean over the
+    pair, the loss is the weighted mean of e² + (contrast − 1)(e − m)².
+
+    Args:
+        velocity, latents, noise: `B C l h w`; the second half of the batch are other pictures of the first half's people,
+            under the same noise.
+        weights: `B 1 l h w`.
+
+    Returns:
+        The loss, and the share of the flow loss that (e − m)² is.
+    """
+    error = velocity.float() - (noise - latents)
+    mean = torch.stack(error.chunk(2)).mean(0).repeat(2, 1, 1, 1, 1)
+    weights = weights.expand_as(error) / weights.expand_as(error).sum()
+    whole, different = (weights * error.square()).sum(), (weights * (error - mean).square()).sum()
+    return whole + (contrast - 1) * different, (different / whole).detach()
 
 
 def make_optimizers(model: torch.nn.Module, settings: BaseTraining) -> list[torch.optim.Optimizer]:
@@ -154,7 +194,9 @@ def train_base(
     optimizers = make_optimizers(model, settings)
     base_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    started, running, step = time.time(), [], 0
+    started, step = time.time(), 0
+    running: list[float] = []
+    shares: list[float] = []
     while True:
         progress = max(step / settings.steps, (time.time() - started) / (60 * settings.minutes))
         if progress >= 1:
@@ -164,15 +206,25 @@ def train_base(
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
         batch = batches(step)
-        conditions = drop_conditions(
-            {key: batch[key] for key in ("reference", "rays", "normals", "codes")}, settings.dropout, generator
-        )
-        sigmas = sample_sigmas(len(batch["latents"]), shift=settings.shift, generator=generator)
-        noise = torch.randn(batch["latents"].shape, generator=generator)
+        # The two of a pair share noise, its level and what is dropped: only what was asked for tells them apart.
+        copies = 2 if batch["latents"].shape[2] == 1 else 1
+        conditions = {
+            key: torch.stack(batch[key].chunk(copies), 1) for key in ("reference", "rays", "normals", "codes")
+        }
+        conditions = drop_conditions(conditions, settings.dropout, generator)
+        conditions = {key: torch.cat(value.unbind(1)) for key, value in conditions.items()}
+        count = len(batch["latents"]) // copies
+        sigmas = sample_sigmas(count, shift=settings.shift, generator=generator).repeat(copies)
+        noise = torch.randn(count, *batch["latents"].shape[1:], generator=generator).repeat(copies, 1, 1, 1, 1)
         noisy = noise_latents(batch["latents"], noise, sigmas)
         with torch.autocast("cpu", torch.bfloat16):
             velocity = model(noisy, sigmas * 1000, **conditions)
-        loss = flow_loss(velocity.float(), batch["latents"], noise, batch["weights"])
+        if copies == 2:
+            loss, share = contrast_loss(velocity, batch["latents"], noise, batch["weights"], settings.contrast)
+            shares.append(float(share))
+        else:
+            loss = flow_loss(velocity, batch["latents"], noise, batch["weights"])
+            running.append(loss.item())
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"loss {loss.item()} at step {step}: lower learning_rate")
         loss.backward()
@@ -185,11 +237,12 @@ def train_base(
             for name, value in model.state_dict().items():
                 if value.dtype.is_floating_point:
                     average[name].lerp_(value, 1 - decay)
-        running.append(loss.item())
         step += 1
         if step % every == 0:
             seconds = time.time() - started
-            log({"loss": float(np.mean(running[-every:])), "grad_norm": float(norm), "seconds": seconds}, step)
+            values = {"loss": running, "share_that_differs": shares}
+            means = {name: float(np.mean(recent[-every:])) for name, recent in values.items() if recent}
+            log({**means, "grad_norm": float(norm), "seconds": seconds}, step)
             if on_log:
                 on_log(model, step)
     model.load_state_dict(average)

@@ -1,0 +1,87 @@
+"""Batches and loss of the small base's pretraining."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fportrait.bundle import SHIPPED_BASE
+from fportrait.diffusion.codec import load_vae
+from fportrait.diffusion.flow import flow_loss
+from fportrait.training.base import BaseTraining, ClipBatches, contrast_loss
+
+FRAMES = 9
+
+
+def errors(first: float, second: float) -> tuple[torch.Tensor, ...]:
+    """Velocity, latents, noise and weights of a batch of three pairs with these errors everywhere."""
+    generator = torch.Generator().manual_seed(0)
+    latents, noise = torch.randn(2, 6, 4, 1, 2, 2, generator=generator)
+    weights = torch.rand(6, 1, 1, 2, 2, generator=generator) + 0.5
+    error = torch.tensor([first] * 3 + [second] * 3).reshape(-1, 1, 1, 1, 1)
+    return noise - latents + error, latents, noise, weights
+
+
+def test_an_error_that_both_pictures_share_counts_once():
+    batch = errors(0.5, 0.5)
+    loss, share = contrast_loss(*batch, contrast=5.0)
+    assert loss.item() == pytest.approx(flow_loss(*batch).item(), rel=1e-5) and share.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_an_error_in_what_differs_counts_as_often_as_asked():
+    batch = errors(0.5, -0.5)
+    loss, share = contrast_loss(*batch, contrast=5.0)
+    assert loss.item() == pytest.approx(5 * flow_loss(*batch).item(), rel=1e-5) and share.item() == pytest.approx(1)
+
+
+def test_with_contrast_one_it_is_the_flow_loss():
+    batch = errors(0.7, 0.1)
+    assert contrast_loss(*batch, contrast=1.0)[0].item() == pytest.approx(flow_loss(*batch).item(), rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def clips() -> dict[str, np.ndarray]:
+    """Twelve clips of noise; in the last six the head holds still and the face does not."""
+    rng, count = np.random.default_rng(0), 12
+    pose = rng.normal(size=(count, FRAMES, 6)).astype(np.float32)
+    pose[6:] = pose[6:, :1]
+    cameras = np.tile(np.eye(4, dtype=np.float32), (count, FRAMES, 1, 1))
+    cameras[:, :, 2, 3] = 0.6
+    return {
+        "video": rng.integers(0, 256, (count, FRAMES, 64, 64, 3), dtype=np.uint8),
+        "normals": rng.integers(0, 256, (count, FRAMES, 64, 64, 3), dtype=np.uint8),
+        "references": rng.integers(0, 256, (count, 2, 64, 64, 3), dtype=np.uint8),
+        "world_to_camera": cameras,
+        "reference_world_to_camera": cameras[:, :2],
+        "intrinsics": np.tile(np.array([[130, 0, 32], [0, 130, 32], [0, 0, 1]], np.float32), (count, 1, 1)),
+        "actions": rng.random((count, FRAMES, 52)).astype(np.float32),
+        "pose": pose,
+        "focus": np.full((count, FRAMES, 3, 2), 32.0, np.float32),
+    }
+
+
+def batches(clips: dict[str, np.ndarray], lengths: dict[int, float]) -> ClipBatches:
+    codes = np.arange(len(clips["pose"]) * FRAMES, dtype=np.float32).reshape(-1, FRAMES, 1)  # a code names its picture
+    return ClipBatches(clips, codes, load_vae(SHIPPED_BASE / "vae"), BaseTraining(lengths=lengths, tokens=1024))
+
+
+def test_pictures_come_in_pairs_of_one_person_with_one_portrait(clips):
+    batch = batches(clips, {1: 1.0})(3)
+    first, second = batch["codes"].chunk(2)
+    assert len(batch["codes"]) == 8 and (first != second).all()
+    assert torch.equal(first // FRAMES, second // FRAMES)
+    assert torch.equal(*batch["reference"].chunk(2)) and not torch.equal(*batch["latents"].chunk(2))
+
+
+def test_half_of_the_pairs_show_a_face_that_moves_alone_and_no_video_does(clips):
+    assert set(batches(clips, {1: 1.0}).faces) == set(range(6, 12))
+    people = (batches(clips, {1: 1.0})(0)["codes"][:4, 0, 0] // FRAMES).tolist()
+    assert sum(person >= 6 for person in people) == 2
+    assert (batches(clips, {5: 1.0})(0)["codes"] // FRAMES < 6).all()
+
+
+def test_batch_i_is_the_same_whenever_it_is_asked_for(clips):
+    one, again, other = (batches(clips, {1: 0.5, 5: 0.5})(step) for step in (4, 4, 5))
+    assert all(torch.equal(one[key], again[key]) for key in one)
+    assert not torch.equal(one["codes"], other["codes"])
