@@ -12,7 +12,6 @@ from fportrait.pipelines.wiring import stage
 from fportrait.training.config import StageConfig
 
 CURVE = ("loss", "held_out_loss", "grad_norm", "learning_rate")  # what an equal run repeats; timings go to MLflow alone
-CURVES = Path("data/08_reporting/curves")
 SETTINGS = [field.name for field in fields(StageConfig) if field.name not in ("name", "parent")]
 
 
@@ -21,17 +20,17 @@ def training_stage(number: int) -> Pipeline:
     name, parent = f"stage{number}", f"stage{number - 1}" if number > 1 else None
 
     def train_stage(
-        start: Path, base: Path, shards: Path, trained: Path, units: Path, settings: dict[str, Any]
+        start: Path, base: Path, shards: Path, trained: Path, units: Path, curves: Path, settings: dict[str, Any]
     ) -> dict[str, Any]:
         """A function rather than a partial: Kedro-Viz shows its source."""
-        return train(name, parent, start, base, shards, trained, units, settings)
+        return train(name, parent, start, base, shards, trained, units, curves, settings)
 
     return stage(
         f"train_{name}",
         train_stage,
         reads={"start": parent or "base", "base": "base", "shards": "shards"},
         writes={"trained": name},
-        uses={"units": "folders.units"},
+        uses={"units": "folders.units", "curves": "folders.curves"},
         settings=SETTINGS,
     )
 
@@ -44,9 +43,10 @@ def train(
     shards: Path,
     trained: Path,
     units: Path,
+    curves: Path,
     settings: dict[str, Any],
 ) -> dict[str, Any]:
-    """Train from `start/transformer`; `trained` gets `transformer/`, `training.json` and `samples/`.
+    """Train from `start/transformer`; `trained` gets `transformer/`, `training.json` and `samples/`, `curves` the losses.
 
     One process trains here; more train in children, and only their first one writes. A stage that was stopped resumes
     from its last checkpoint, under `units`.
@@ -70,7 +70,7 @@ def train(
         else:
             summary = run_stage(job, log)
         log_artifact(folder / "samples")
-    write_curve(CURVES / f"{name}.csv", curve)
+    write_curve(curves / f"{name}.csv", curve)
     return {key: summary[key] for key in ("steps", "parameters", "final_loss")}
 
 

@@ -28,6 +28,7 @@ def promote(
     """Register the bundle as the next version; refusals state every reason, and then nothing is registered."""
     from fportrait.atomic_io import atomic_folder
     from fportrait.bundle import assemble
+    from fportrait.errors import UserError
     from fportrait.ops.gate import GateSettings
     from fportrait.ops.registry import promote as promote_bundle
     from fportrait.ops.runs import flatten
@@ -42,6 +43,11 @@ def promote(
     def rescore(champion: Path) -> dict[str, Any]:
         return score_bundle(champion, shards, protocol, scores)
 
+    if "settings" not in scores:
+        raise UserError(
+            "an evaluation without its settings", "the report of a present `evaluate`",
+            "run `kedro run --pipelines=evaluate` again: this one is of an older version",
+        )  # fmt: skip
     with atomic_folder(model) as folder:  # stays away when the gate refuses
         sampling = {
             key: scores["settings"][key] for key in ("shift", "steps", "guidance")
