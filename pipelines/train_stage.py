@@ -46,7 +46,7 @@ def train(
     curves: Path,
     settings: dict[str, Any],
 ) -> dict[str, Any]:
-    """Train from `start/transformer`; `trained` gets `transformer/`, `training.json` and `samples/`, `curves` the losses.
+    """Train from `start/transformer`; `trained` gets `transformer/`, `training.json`, `samples/`, `curves` the losses.
 
     One process trains here; more train in children, and only their first one writes. A stage that was stopped resumes
     from its last checkpoint, under `units`.

@@ -140,8 +140,8 @@ def contrast_loss(
     pair, the loss is the weighted mean of e² + (contrast − 1)(e − m)².
 
     Args:
-        velocity, latents, noise: `B C l h w`; the second half of the batch are other pictures of the first half's people,
-            under the same noise.
+        velocity, latents, noise: `B C l h w`; the second half of the batch are other pictures of the first half's
+            people, under the same noise.
         weights: `B 1 l h w`.
 
     Returns:
