@@ -25,6 +25,14 @@ def is_full_disk(error: Exception) -> bool:
     return getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC}" in str(error)
 
 
+def _full_disk(target: Path) -> UserError:
+    error = UserError(
+        f"a full disk while writing {target}", "free space", f"free some space on {target.parent} and run again"
+    )
+    error.errno = errno.ENOSPC  # type: ignore[attr-defined]  # an `atomic_folder` around it names its own target instead
+    return error
+
+
 @contextlib.contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `target` (same suffix); rename it onto `target` when the block succeeds.
@@ -47,9 +55,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         os.replace(temporary, target)
     except Exception as error:
         if is_full_disk(error):
-            raise UserError(
-                f"a full disk while writing {target}", "free space", f"free some space on {target.parent} and run again"
-            ) from None
+            raise _full_disk(target) from None
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -69,9 +75,7 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
         os.replace(temporary, target)
     except Exception as error:
         if is_full_disk(error):
-            raise UserError(
-                f"a full disk while writing {target}", "free space", f"free some space on {target.parent} and run again"
-            ) from None
+            raise _full_disk(target) from None
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
