@@ -11,9 +11,12 @@ from fportrait.errors import UserError
 
 
 def test_a_full_disk_inside_a_folder_is_told_of_the_folder_that_was_asked_for(tmp_path):
-    with pytest.raises(UserError, match=r"while writing \S*results\.") as told:
-        with atomic_folder(tmp_path / "results") as folder, atomic_path(folder / "a.json"):
-            raise OSError(errno.ENOSPC, "No space left on device")
+    with (
+        pytest.raises(UserError, match=r"while writing \S*results\.") as told,
+        atomic_folder(tmp_path / "results") as folder,
+        atomic_path(folder / "a.json"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
     assert ".tmp-" not in str(told.value) and list(tmp_path.iterdir()) == []
 
 
