@@ -45,6 +45,7 @@ def train_anew(
     work: Path,
     *,
     clips: int,
+    faces: int,
     held_out: int,
     minutes: float,
     encoder_steps: int,
@@ -57,4 +58,4 @@ def train_anew(
     from fportrait.training.base_recipe import build_base, two_phases
 
     recipe = ClipRecipe(clips=clips, held_out=held_out)
-    build_base(work, folder, recipe, two_phases(minutes), encoder_steps, codec_steps, whitening, workers=workers)
+    build_base(work, folder, recipe, two_phases(minutes), encoder_steps, codec_steps, whitening, workers, faces=faces)

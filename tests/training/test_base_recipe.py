@@ -28,7 +28,7 @@ def built(tmp_path_factory) -> tuple[Path, Path, dict]:
     work = tmp_path_factory.mktemp("work")
     few = {"steps": 2, "minutes": 5.0, "tokens": 512, "lengths": {1: 0.5, 9: 0.5}}
     phases = (replace(PICTURES, **few), replace(CLIPS, **few))
-    scores = build_base(work, work / "bundle", RECIPE, phases, 2, 2, 0.5, SMALL)
+    scores = build_base(work, work / "bundle", RECIPE, phases, 2, 2, 0.5, SMALL, faces=6)
     return work, work / "bundle", scores
 
 
@@ -36,7 +36,7 @@ def test_the_recipe_writes_a_bundle_whose_provenance_names_every_file_and_score(
     _, bundle, scores = built
     record = json.loads((bundle / "provenance.json").read_text())
     assert record["files"] == bundle_hashes(bundle)
-    assert record["recipe"]["clips"] == 12 and len(record["training"]) == 2
+    assert (record["recipe"]["clips"], record["recipe"]["faces"]) == (12, 6) and len(record["training"]) == 2
     assert {"psnr", "psnr_codec_limit", "psnr_repeated_portrait", "sharpness"} <= scores.keys()
     assert all(np.isfinite(scores[key]) for key in ("psnr", "psnr_codec_limit", "sharpness"))
     assert read_settings(bundle).frames == 9
@@ -56,7 +56,7 @@ def test_a_batch_is_a_function_of_its_index_and_holds_one_camera_and_code_per_fr
 
     work, bundle, _ = built
     clips = load_clips(sorted((work / RECIPE.name).glob("clips-*.npz")))
-    codes = np.load(work / "codes-12.npy")
+    codes = np.load(work / "codes-18.npy")[6:]  # those of the faces come first
     batches = ClipBatches(clips, codes, load_vae(bundle / "vae"), replace(CLIPS, tokens=512, lengths={9: 1.0}))
     first, again, other = batches(3), batches(3), batches(4)
     assert all(torch.equal(first[key], again[key]) for key in first)

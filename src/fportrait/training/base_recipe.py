@@ -235,28 +235,26 @@ def build_base(
     transformer: Mapping[str, Any] = TRANSFORMER,
     workers: int = 0,
     parent: Path | None = None,
+    faces: int = 0,
 ) -> dict[str, Any]:
     """Run the whole recipe and write a bundle with its `provenance.json`; returns the scores.
 
-    With a `parent` bundle its codec and transformer are widened and trained on, instead of new ones.
+    With a `parent` bundle its codec and transformer are widened and trained on, instead of new ones. The transformer
+    learns from `faces` further clips of kind "faces", which are no videos and teach nothing to codec and encoder.
     """
     started, log = time.time(), Log(work)
     settings = BundleSettings(recipe.size, recipe.frames, phases[-1].shift, guidance={"expression": 2.0})
-    report = map_units(
-        functools.partial(render_unit, recipe=recipe, clips_folder=work),
-        list(range(math.ceil(recipe.clips / recipe.chunk))),
-        workers=workers,
-        cache_folder=work / "units",
-        key=lambda chunk: [recipe.name, chunk],
-        progress="people",
-    )
-    files = [work / str(result.value) for result in report.results]
-    clips = load_clips(files)
-    encoder, expression_scores = make_encoder(clips, work, encoder_steps, recipe.held_out, log)
-    codes = make_codes(encoder, clips, work)
+    files = render_all(recipe, work, workers)
+    videos = load_clips(files)
+    encoder, expression_scores = make_encoder(videos, work, encoder_steps, recipe.held_out, log)
     vae, scores = make_codec(
-        clips, work, codec_steps, whitening, recipe.held_out, log, transformer["latent_channels"], parent
+        videos, work, codec_steps, whitening, recipe.held_out, log, transformer["latent_channels"], parent
     )
+    if faces:  # in front, so that the held-out clips stay the last
+        still = replace(recipe, clips=faces, kinds={"faces": 1.0}, seed=recipe.seed + 20_000_000)
+        files = render_all(still, work, workers) + files
+    clips = load_clips(files)
+    codes = make_codes(encoder, clips, work)
     kept = len(codes) - recipe.held_out
     train_clips = {key: value[:kept] for key, value in clips.items()}
     model: torch.nn.Module = make_transformer(transformer, train_clips, codes[:kept], parent)
@@ -274,11 +272,24 @@ def build_base(
         output,
         settings,
         scores,
-        asdict(recipe),
+        asdict(recipe) | {"faces": faces},
         [asdict(phase) for phase in phases],
         time.time() - started,
     )
     return scores
+
+
+def render_all(recipe: ClipRecipe, work: Path, workers: int) -> list[Path]:
+    """The files of all clips, rendered by `workers` processes where they are not there yet."""
+    report = map_units(
+        functools.partial(render_unit, recipe=recipe, clips_folder=work),
+        list(range(math.ceil(recipe.clips / recipe.chunk))),
+        workers=workers,
+        cache_folder=work / "units",
+        key=lambda chunk: [recipe.name, chunk],
+        progress="people",
+    )
+    return [work / str(result.value) for result in report.results]
 
 
 def render_unit(chunk: int, folder: Path, recipe: ClipRecipe, clips_folder: Path) -> str:
@@ -320,6 +331,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for clips and parts, about 10 GB")
     parser.add_argument("--output", type=Path, required=True, help="the bundle to write")
     parser.add_argument("--clips", type=int, default=ClipRecipe.clips)
+    parser.add_argument("--faces", type=int, default=2400, help="clips of one pose under many faces")
     parser.add_argument("--minutes", type=float, default=100.0, help="of the transformer's training")
     parser.add_argument("--encoder-steps", type=int, default=2400)
     parser.add_argument("--codec-steps", type=int, default=1600)
@@ -330,7 +342,7 @@ def main() -> None:
     scores = build_base(
         arguments.work, arguments.output, ClipRecipe(clips=arguments.clips), two_phases(arguments.minutes),
         arguments.encoder_steps, arguments.codec_steps, arguments.whitening, workers=arguments.workers,
-        parent=arguments.parent,
+        parent=arguments.parent, faces=arguments.faces,
     )  # fmt: skip
     print(json.dumps(scores, indent=2))
 
