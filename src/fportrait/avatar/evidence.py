@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from fportrait.avatar.model import GaussianAvatar, PosedGuide
+from fportrait.avatar.model import BODY_PARTS, GaussianAvatar, PosedGuide
 from fportrait.avatar.views import Moment, View
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ PER_HEIGHT = 6  # colour 3, disagreement 1, hull: least and mean 2
 SEEN_CHANNEL = len(HEIGHTS) * PER_HEIGHT  # how often the surface was seen, 0 to 1
 CHANNELS = SEEN_CHANNEL + 4  # and: seen 1, the person's difference from the template 3
 MAX_PICTURES = 40
-BODY_PARTS = ("torso", "neck")
 
 
 def mesh_picture(avatar: GaussianAvatar, moment: Moment, view: View) -> tuple[np.ndarray, np.ndarray]:

@@ -2,9 +2,9 @@
 
 Order of work: read the moments and their pictures; take each camera's background as the median of what the mesh never
 covers; gather the evidence; let the prior predict the avatar from it (without a prior: the mesh, coloured by the
-evidence); read actions off the landmarks; then Adam over random pictures, with L1 and structural similarity, held to
-the prediction: what no camera saw stays as the prior has it. One camera and some moments are kept out of all of this,
-and give the scores.
+evidence); find where the torso is (`torso`); read actions off the landmarks; then Adam over random pictures, with L1
+and structural similarity, held to where it began: what no camera saw stays as the prior has it. One camera and some
+moments are kept out of all of this, and give the scores.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from fportrait.avatar.losses import picture_loss
 from fportrait.avatar.model import AvatarConfig, GaussianAvatar, PosedGuide, avatar_config
 from fportrait.avatar.prior import AvatarPrior
 from fportrait.avatar.splat import splatting_device
+from fportrait.avatar.torso import register_torso
 from fportrait.avatar.views import View
 from fportrait.errors import UserError
 from fportrait.parameters import settings_from
@@ -43,7 +44,7 @@ class FitConfig:
     steps, batch: Adam steps and pictures per step. max_moments: moments read from the capture. holdout_every: every so
     many moments one is kept for scoring (0: none). holdout_camera: keep one camera too, when there are at least five.
     code_penalty: of the first map from codes to actions. anchor: how firmly the fit is held to where the prior put it.
-    device: `cpu`, or `cuda` with gsplat.
+    register_torso: find the torso in the pictures first (`torso`). device: `cpu`, or `cuda` with gsplat.
     """
 
     avatar: AvatarConfig = field(default_factory=AvatarConfig)
@@ -57,6 +58,7 @@ class FitConfig:
     code_penalty: float = 0.05
     anchor: float = 1.0
     margin: float = 1.2
+    register_torso: bool = True
     device: str = "cpu"
 
 
@@ -143,7 +145,8 @@ def fit_capture(
     Its `scores` hold PSNR in decibels inside the foreground (`foreground_mask`), on the views it was fitted to
     (`psnr_fitted`), on moments it never saw (`psnr_moments`), on a camera it never saw (`psnr_camera`), and of both at
     once (`psnr_both`; of the head alone, `psnr_both_head`; before the first step, as the prior has it,
-    `psnr_both_before`); seconds, steps, and `stopped` (why the fit ended early, or null).
+    `psnr_both_before`); `torso` (what `register_torso` found); seconds, steps, and `stopped` (why the fit ended early,
+    or null).
     """
     started = time.perf_counter()
     torch.manual_seed(seed)
@@ -154,6 +157,7 @@ def fit_capture(
             avatar.colour.copy_(torch.from_numpy(surface_colours(avatar, evidence)))
     else:
         prior.apply_to(avatar, evidence)
+    registered = register_torso(capture) if config.register_torso else None
     _initialise_expression(capture, config)
     with torch.no_grad():
         avatar.background.copy_(torch.stack(list(capture.backgrounds.values())).mean(dim=(0, 1, 2)))
@@ -164,6 +168,7 @@ def fit_capture(
 
     scores: dict[str, Any] = {"steps": config.steps, "stopped": stopped, "kept_camera": capture.kept_camera}
     scores["psnr_both_before"] = before
+    scores["torso"] = registered
     for group in ("fitted", "moments", "camera", "both"):
         members = capture.group(group)
         if group == "fitted":

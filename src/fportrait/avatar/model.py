@@ -40,14 +40,18 @@ if TYPE_CHECKING:
 
 CODE_SIZE = 128
 CORRECTIONS = 8  # per latent and Gaussian: place 3, colour 3, opacity 1, size 1
+BODY_PARTS = ("torso", "neck")
 MAPS = ("offset", "log_scale", "opacity", "colour", "view_colour", "correction")  # what a prior predicts per Gaussian
 
 
 @dataclass(frozen=True)
 class AvatarConfig:
-    """What decides an avatar's shape. `offset_limit` and `hair_offset_limit` bound how far a Gaussian may leave the
-    mesh. `torso_density` is the number of Gaussians per area on the torso, relative to the cheek: 0.1 is too coarse for
-    a striped garment. The shipped prior is bound to the defaults.
+    """What decides an avatar's shape.
+
+    `offset_limit`, `hair_offset_limit` (the scalp) and `torso_offset_limit` (torso and neck: clothes, and a shape that
+    tracking by the face only guesses) bound how far a Gaussian may leave the mesh, in metres. `torso_density` is the
+    number of Gaussians per area on the torso, relative to the cheek: 0.1 is too coarse for a striped garment. The
+    shipped prior is bound to the defaults, but for `torso_offset_limit`.
     """
 
     gaussians: int = 8000
@@ -55,6 +59,7 @@ class AvatarConfig:
     latents: int = 12
     offset_limit: float = 0.010
     hair_offset_limit: float = 0.045
+    torso_offset_limit: float = 0.03
     body_model: str = "embedded"
 
 
@@ -124,7 +129,8 @@ class GaussianAvatar(nn.Module):
         weights = torch.from_numpy(barycentric)[:, :, None]
         rest = rest_vertices[corner]
         rest_areas = surface.triangle_areas(rest)
-        limit = np.where(self.parts == "scalp", config.hair_offset_limit, config.offset_limit).astype(np.float32)
+        limits = {"scalp": config.hair_offset_limit, **dict.fromkeys(BODY_PARTS, config.torso_offset_limit)}
+        limit = np.array([limits.get(str(part), config.offset_limit) for part in self.parts], dtype=np.float32)
         # neighbours overlap at about one standard deviation, and the surface is thinner than it is wide
         spacing = torch.from_numpy(layout.spacing) * (rest_areas / torch.from_numpy(layout.triangle_area)).sqrt()
         constants: dict[str, torch.Tensor] = {
@@ -308,6 +314,7 @@ class GaussianAvatar(nn.Module):
         try:
             record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             shape, scores = np.array(record.pop("shape"), dtype=np.float64), record.pop("scores")
+            record.setdefault("torso_offset_limit", record["offset_limit"])  # avatars from before it was a setting
             config = avatar_config(record)
             tensors = load_file(str(folder / "avatar.safetensors"))
             if body is None:

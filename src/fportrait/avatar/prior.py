@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from torch import nn
 from fportrait.atomic_io import atomic_folder, write_json, write_safetensors
 from fportrait.avatar.evidence import CHANNELS, SEEN_CHANNEL
 from fportrait.avatar.guide import Layout, layout_of
-from fportrait.avatar.model import CORRECTIONS, MAPS, AvatarConfig, GaussianAvatar, avatar_config
+from fportrait.avatar.model import BODY_PARTS, CORRECTIONS, MAPS, AvatarConfig, GaussianAvatar, avatar_config
 from fportrait.errors import UserError
 from fportrait.parameters import settings_from
 
@@ -77,7 +77,7 @@ class SurfaceMeans(nn.Module):
         count = len(places)
         distance, index = cKDTree(places).query(places, k=min(NEIGHBOURS, count))
         weight = np.exp(-0.5 * (distance.reshape(count, -1) / NEIGHBOUR_RANGE) ** 2)
-        anchors = _farthest_points(places, min(ANCHORS, count))
+        anchors = farthest_points(places, min(ANCHORS, count))
         reach = np.exp(-0.5 * (np.linalg.norm(places[anchors][:, None] - places[None], axis=2) / ANCHOR_RANGE) ** 2)
         reach += 1e-9
         for name, value in {
@@ -170,15 +170,20 @@ class AvatarPrior(nn.Module):
         """Give an avatar the predicted parameters; returns them, for a fit to hold on to.
 
         Raises:
-            UserError: the avatar's configuration is not the prior's.
+            UserError: the avatar's configuration is not the prior's. Only `torso_offset_limit` may differ: offsets are
+                converted.
         """
-        if avatar.config != self.config.avatar:
+        limit = self.config.avatar.torso_offset_limit
+        if replace(avatar.config, torso_offset_limit=limit) != self.config.avatar:
             raise UserError(
                 f"a prior for {asdict(self.config.avatar)}",
                 f"one for {asdict(avatar.config)}",
                 "set the avatar's parameters to the prior's, train a prior for yours, or set prior: none",
             )
         found = {name: value.contiguous() for name, value in self(torch.from_numpy(evidence)).items()}
+        body = torch.from_numpy(np.isin(avatar.parts, BODY_PARTS))
+        metres = limit * torch.tanh(found["offset"][body])
+        found["offset"][body] = torch.atanh((metres / avatar.config.torso_offset_limit).clamp(-0.999, 0.999))
         for name, value in found.items():
             getattr(avatar, name).copy_(value)
         return found
@@ -207,6 +212,7 @@ class AvatarPrior(nn.Module):
         try:
             values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             record = values.pop("record")
+            values["avatar"].setdefault("torso_offset_limit", values["avatar"]["offset_limit"])
             config = prior_config(values)
             if body is None:
                 from fportrait.body.model import load_body
@@ -225,7 +231,7 @@ class AvatarPrior(nn.Module):
         return prior.eval()
 
 
-def _farthest_points(places: np.ndarray, count: int) -> np.ndarray:
+def farthest_points(places: np.ndarray, count: int) -> np.ndarray:
     """Indices of `count` points spread over all: each the farthest from those before."""
     chosen = [0]
     distance = np.linalg.norm(places - places[0], axis=1)
