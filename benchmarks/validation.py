@@ -26,14 +26,17 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from _result import write_result
 
+from fportrait.dataset.annotations import MARK, VERSION, with_checks
+from fportrait.dataset.rollup import CHECK_PREFIX
 from fportrait.dataset.schema import FRAMES, IDENTITIES
 
 FRAMES_PER_CLIP, CLIPS_PER_PERSON, GROUP = 500, 4, 50_000
 MILLION = 1e6
+PARTS = ("clip_structure", "clip_motion", "checked_clips", "disagreeing_rows")  # timed one by one
 
 
-def write_tables(folder: Path, rows: int) -> None:
-    """`frames.parquet` and `identities.parquet` of `rows` rows that pass every rule."""
+def write_tables(folder: Path, rows: int, checks: bool) -> None:
+    """`frames.parquet` and `identities.parquet` of `rows` rows that pass every rule, with or without check columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -43,9 +46,15 @@ def write_tables(folder: Path, rows: int) -> None:
         pa.schema([(name, kinds[column.kind]) for name, column in table.items()]) for table in (FRAMES, IDENTITIES)
     )
     numbers = _numbers(schema)
+    if checks:
+        schema, numbers = _with_checks(schema, numbers)
     person = 0
     people: dict[str, list] = {name: [] for name in IDENTITIES}
-    with pq.ParquetWriter(folder / "frames.parquet", schema) as writer:
+    by_clip = pa.array(np.repeat(np.arange(GROUP // FRAMES_PER_CLIP), FRAMES_PER_CLIP))
+    texts = [name for name, column in FRAMES.items() if column.kind == "string"]
+    narrow = [name for name in schema.names if not name.startswith(("expression", "landmarks"))]
+    properties = {"use_dictionary": texts, "compression": "zstd", "compression_level": 1, "write_statistics": narrow}
+    with pq.ParquetWriter(folder / "frames.parquet", schema, **properties) as writer:
         for _ in range(0, rows, GROUP):
             clips = [(person + i // CLIPS_PER_PERSON, i % CLIPS_PER_PERSON) for i in range(GROUP // FRAMES_PER_CLIP)]
             text = {
@@ -57,7 +66,7 @@ def write_tables(folder: Path, rows: int) -> None:
                 "split": ["train"] * len(clips),
                 "path": [f"data/p{who:07d}/s{take}.mp4" for who, take in clips],
             }
-            columns = {name: pa.array(np.repeat(values, FRAMES_PER_CLIP)) for name, values in text.items()}
+            columns = {name: pa.array(values).take(by_clip) for name, values in text.items()}
             writer.write_table(pa.table([columns.get(field.name, numbers.get(field.name)) for field in schema], schema))
             for who in sorted({who for who, _ in clips}):
                 row = {"dataset": "PhoneCapture", "identity": f"p{who:07d}", "split": "train", "shape": [0.0, 0.5]}
@@ -66,6 +75,23 @@ def write_tables(folder: Path, rows: int) -> None:
                     people[name].append(value)
             person = clips[-1][0] + 1
     pq.write_table(pa.table(people, people_schema), folder / "identities.parquet")
+
+
+def _with_checks(schema, numbers: dict) -> tuple:
+    """Schema and columns with the checks that `write_frames` would add: the same in every row group, as the numbers."""
+    import pyarrow as pa
+
+    keys = {
+        "dataset": ["d"] * GROUP,
+        "clip": np.repeat(np.arange(GROUP // FRAMES_PER_CLIP).astype(str), FRAMES_PER_CLIP),
+    }
+    checked = with_checks(pa.table({**{name: pa.array(values) for name, values in keys.items()}, **numbers}))
+    names = [name for name in checked.column_names if name.startswith(CHECK_PREFIX)]
+    assert names
+    for name in names:
+        schema = schema.append(checked.schema.field(name))
+    columns = {name: checked[name].combine_chunks() for name in names}
+    return schema.with_metadata({MARK: VERSION}), numbers | columns
 
 
 def _numbers(schema) -> dict:
@@ -106,11 +132,12 @@ def validate(folder: Path) -> None:
     from fportrait.dataset.validation import ValidationConfig, validate_tables
 
     parts: dict[str, float] = {}
-    for name in ("clip_structure", "clip_motion"):  # which of the two passes over the rows costs what
+    for name in PARTS:
         _time(rollup, name, parts)
     import fportrait.dataset.validation as validation
 
-    validation.clip_structure, validation.clip_motion = rollup.clip_structure, rollup.clip_motion
+    for name in PARTS:
+        setattr(validation, name, getattr(rollup, name))
     wall, cpu = time.perf_counter(), time.process_time()
     report = validate_tables(folder, folder / "out", ValidationConfig())
     measured = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "passed": report["passed"]}

@@ -25,6 +25,7 @@ def render_sweeps(
     """Write `clips/*.mp4`, `frames.parquet`, `identities.parquet` and the gate's report under `validation/`."""
     import pandas as pd
 
+    from fportrait.dataset.annotations import write_frames
     from fportrait.dataset.validation import ValidationConfig, validate_tables
     from fportrait.ops.lineage import code_hash
     from fportrait.scale.map_engine import map_units
@@ -56,7 +57,7 @@ def render_sweeps(
             if (result.folder / "normals").is_dir():
                 shutil.copytree(result.folder / "normals", folder / "normals", dirs_exist_ok=True)
         tables = folder / "unchecked"
-        write_parquet(tables / "frames.parquet", frames)
+        write_frames(tables / "frames.parquet", frames)
         write_parquet(tables / "identities.parquet", identities_of(frames, people, shapes))
         docs = units / "sweeps_gate"  # outside the folder that vanishes when the gate refuses: the message points here
         gate = validate_tables(tables, docs, ValidationConfig.from_dict(thresholds))

@@ -1,12 +1,17 @@
 """Annotation tables to one row of numbers per clip and per identity, by DuckDB over the Parquet files.
 
 Fifty million frames never enter pandas: lists are reduced inside the database, and what comes out has one row per clip.
+What rules ask of a row's lists is in `ROW_CHECKS`. `annotations.write_frames` writes these numbers beside the lists,
+and then the roll-up reads them (`checked_clips`) and leaves the lists alone, but for a sample that it measures again
+(`disagreeing_rows`); of any other table it measures every list (`clip_structure`, `clip_motion`).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from fportrait.dataset.schema import list_columns
 
@@ -35,6 +40,34 @@ CREATE MACRO product(a, b) AS [
     element(a, 1, b, 1), element(a, 1, b, 2), element(a, 1, b, 3), element(a, 4, b, 1), element(a, 4, b, 2),
     element(a, 4, b, 3), element(a, 7, b, 1), element(a, 7, b, 2), element(a, 7, b, 3)];
 """
+# Per row, given its clip's first row (names that end in 0). Angles in degrees, lengths in metres.
+ROW_CHECKS = {
+    "rotation_error": "greatest(rotation_error(body_rotation, 3), rotation_error(head_rotation, 3), "
+    "rotation_error(world_to_camera, 4))",
+    "determinant_error": "greatest(abs(determinant(body_rotation, 3) - 1), abs(determinant(head_rotation, 3) - 1), "
+    "abs(determinant(world_to_camera, 4) - 1))",
+    "last_row_error": "abs(world_to_camera[13]) + abs(world_to_camera[14]) + abs(world_to_camera[15]) "
+    "+ abs(world_to_camera[16] - 1)",
+    "focal_length": "least(intrinsics[1], intrinsics[5])",
+    "crop_size": "crop[3]",
+    "camera_degrees": "degrees_of(cosine(world_to_camera, w0, 4))",
+    "camera_metres": "distance3(centre(world_to_camera, 1), centre(world_to_camera, 2), centre(world_to_camera, 3), "
+    "x0, y0, z0)",
+    "expression_motion": "list_distance(expression_code, c0) / sqrt(128)",
+    "pose_degrees": "degrees_of(cosine(product(body_rotation, head_rotation), p0, 3))",
+    "pose_metres": "list_distance(body_translation, t0)",
+    "constants_changed": "(crop <> crop0 OR intrinsics <> k0)::INT",
+}
+LEAST = ("focal_length", "crop_size")  # a clip's number is its least of these, its most of the others
+CHECK_PREFIX = "check_"
+STARTS = """
+    SELECT dataset, clip, world_to_camera AS w0, expression_code AS c0, body_translation AS t0, crop AS crop0,
+        intrinsics AS k0, product(body_rotation, head_rotation) AS p0,
+        centre(world_to_camera, 1) AS x0, centre(world_to_camera, 2) AS y0, centre(world_to_camera, 3) AS z0
+    FROM {table} WHERE frame = 0"""
+TEXTS = ("dataset", "identity", "clip", "camera", "segment", "split", "path", "frame", "width", "height")
+PLACES, ROWS_PER_PLACE = 16, 1250  # of the sample whose lists are measured again
+TOLERANCE = 1e-4  # between a check as written (float32) and as measured, relative above one
 
 
 def connect(frames: Path, identities: Path) -> duckdb.DuckDBPyConnection:
@@ -50,28 +83,43 @@ def connect(frames: Path, identities: Path) -> duckdb.DuckDBPyConnection:
     return database
 
 
+def measure_rows(table: str) -> str:
+    """SQL that gives every row of a table of sound structure its `ROW_CHECKS`, in the order of `file_row_number`."""
+    checks = ", ".join(f"({sql})::FLOAT AS {CHECK_PREFIX}{name}" for name, sql in ROW_CHECKS.items())
+    return (
+        f"WITH starts AS ({STARTS.format(table=table)}) "
+        f"SELECT {checks} FROM {table} JOIN starts USING (dataset, clip) ORDER BY file_row_number"
+    )
+
+
 def clip_structure(database: duckdb.DuckDBPyConnection) -> pd.DataFrame:
     """Per clip: rows, holes and doubles among frame numbers, rows with wrong lengths, NaN or empty cells, constants."""
     import duckdb
 
     try:
-        return _structure(database, "isfinite(list_inner_product({0}, {0}))")
+        return _structure(database, finite_lists("isfinite(list_inner_product({0}, {0}))"))
     except duckdb.Error:  # an empty cell inside a list, which a product does not take
-        return _structure(database, "isfinite(list_sum({0})) AND list_count({0}) = len({0})")
+        return _structure(database, finite_lists("isfinite(list_sum({0})) AND list_count({0}) = len({0})"))
 
 
-def _structure(database: duckdb.DuckDBPyConnection, finite: str) -> pd.DataFrame:
-    """A product with itself, or a sum, is finite exactly when every number is (up to overflow, far from what is real).
+def right_lengths() -> str:
+    """SQL: has every list of a row its length?"""
+    return " AND ".join(f"coalesce(len({name}), 0) = {length}" for name, length in list_columns("frames").items())
 
+
+def finite_lists(finite: str) -> str:
+    """SQL: are the numbers of all lists of a row finite?
+
+    A product with itself, or a sum, is finite exactly when every number is (up to overflow, far from what is real).
     The product is three times faster, and reads 956 landmarks at the speed of unpacking them.
     """
-    lists = list_columns("frames")
-    right = " AND ".join(f"coalesce(len({name}), 0) = {length}" for name, length in lists.items())
-    sound = " AND ".join(f"coalesce({finite.format(name)}, false)" for name in lists)
+    return " AND ".join(f"coalesce({finite.format(name)}, false)" for name in list_columns("frames"))
+
+
+def _structure(database: duckdb.DuckDBPyConnection, sound: str) -> pd.DataFrame:
     constants = ("identity", "split", "camera", "segment", "path", "width", "height", "crop", "intrinsics")
     constant = f"hash({', '.join(constants)})"  # one comparison instead of nine; a collision needs 2^-64 of luck
-    texts = ("dataset", "identity", "clip", "camera", "segment", "split", "path", "frame", "width", "height")
-    nulls = " OR ".join(f"{name} IS NULL" for name in texts)
+    nulls = " OR ".join(f"{name} IS NULL" for name in TEXTS)
     return database.execute(
         f"""
         SELECT coalesce(dataset, '') AS dataset, coalesce(any_value(identity), '') AS identity,
@@ -79,10 +127,11 @@ def _structure(database: duckdb.DuckDBPyConnection, finite: str) -> pd.DataFrame
             count(*) AS frames, coalesce(min(frame), -1) AS first_frame,
             count(*) - count(DISTINCT frame) AS repeated_frames,
             coalesce(max(frame) - min(frame) + 1 - count(DISTINCT frame), 0) AS missing_frames,
-            count(*) FILTER (NOT ({right})) AS lists_of_wrong_length,
+            count(*) FILTER (NOT ({right_lengths()})) AS lists_of_wrong_length,
             count(*) FILTER (NOT ({sound} AND coalesce(isfinite(confidence), false))) AS not_finite,
             min(file_row_number) AS first_row, min(file_row_number - frame) = max(file_row_number - frame) AS in_order,
-            count(*) FILTER ({nulls}) AS empty_cells, (min({constant}) <> max({constant}))::INT AS changing_constants
+            count(*) FILTER ({nulls}) AS empty_cells, (min({constant}) <> max({constant}))::INT AS changing_constants,
+            0 AS disagreeing_rows
         FROM frames GROUP BY dataset, clip ORDER BY dataset, clip
         """
     ).df()
@@ -93,6 +142,19 @@ def rows_in_order(structure: pd.DataFrame) -> bool:
     return bool(structure["in_order"].all() and structure["first_row"].is_monotonic_increasing)
 
 
+def _motion_columns(check: str) -> str:
+    """SQL of a clip's motion, from its rows' checks; `check` makes a column's name, or its formula, of a check's."""
+    checks = ", ".join(
+        f"{'min' if name in LEAST else 'max'}({check.format(name=name, sql=sql)})::DOUBLE AS {name}"
+        for name, sql in ROW_CHECKS.items()
+        if name != "constants_changed"
+    )
+    return (
+        f"{checks}, min(least(width, height)) AS picture_size, min(confidence) AS lowest_confidence, "
+        "max(confidence) AS highest_confidence, avg(confidence) AS mean_confidence"
+    )
+
+
 def clip_motion(database: duckdb.DuckDBPyConnection) -> pd.DataFrame:
     """Per clip of a table of sound structure: errors of rotations, and how far camera, code and pose move from frame 0.
 
@@ -101,32 +163,82 @@ def clip_motion(database: duckdb.DuckDBPyConnection) -> pd.DataFrame:
     place.
     """
     return database.execute(
-        """
-        WITH starts AS (
-            SELECT dataset, clip, world_to_camera AS w0, expression_code AS c0, body_translation AS t0,
-                product(body_rotation, head_rotation) AS p0,
-                centre(world_to_camera, 1) AS x0, centre(world_to_camera, 2) AS y0, centre(world_to_camera, 3) AS z0
-            FROM frames WHERE frame = 0)
-        SELECT dataset, any_value(identity) AS identity, clip,
-            max(greatest(rotation_error(body_rotation, 3), rotation_error(head_rotation, 3),
-                rotation_error(world_to_camera, 4))) AS rotation_error,
-            max(greatest(abs(determinant(body_rotation, 3) - 1), abs(determinant(head_rotation, 3) - 1),
-                abs(determinant(world_to_camera, 4) - 1))) AS determinant_error,
-            max(abs(world_to_camera[13]) + abs(world_to_camera[14]) + abs(world_to_camera[15])
-                + abs(world_to_camera[16] - 1)) AS last_row_error,
-            min(least(intrinsics[1], intrinsics[5])) AS focal_length, min(crop[3]) AS crop_size,
-            min(least(width, height)) AS picture_size,
-            degrees_of(min(cosine(world_to_camera, w0, 4))) AS camera_degrees,
-            max(distance3(centre(world_to_camera, 1), centre(world_to_camera, 2), centre(world_to_camera, 3),
-                x0, y0, z0)) AS camera_metres,
-            max(list_distance(expression_code, c0)) / sqrt(128) AS expression_motion,
-            degrees_of(min(cosine(product(body_rotation, head_rotation), p0, 3))) AS pose_degrees,
-            max(list_distance(body_translation, t0)) AS pose_metres,
-            min(confidence) AS lowest_confidence, max(confidence) AS highest_confidence,
-            avg(confidence) AS mean_confidence
+        f"""
+        WITH starts AS ({STARTS.format(table="frames")})
+        SELECT dataset, any_value(identity) AS identity, clip, {_motion_columns("{sql}")}
         FROM frames JOIN starts USING (dataset, clip) GROUP BY dataset, clip ORDER BY dataset, clip
         """
     ).df()
+
+
+def checked_clips(database: duckdb.DuckDBPyConnection) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What `clip_structure` and `clip_motion` give, from the check columns: one pass, and no list is read.
+
+    A table whose rows do not lie clip by clip and frame by frame, or whose checks are not numbers, says so in
+    `in_order` and `not_finite`: it has to be measured.
+    """
+    checks = [CHECK_PREFIX + name for name in ROW_CHECKS]
+    constant = "hash(identity, split, camera, segment, path, width, height)"
+    nulls = " OR ".join(f"{name} IS NULL" for name in TEXTS)
+    clips = database.execute(
+        f"""
+        SELECT coalesce(dataset, '') AS dataset, coalesce(any_value(identity), '') AS identity,
+            coalesce(clip, '') AS clip, any_value(split) AS split,
+            count(*) AS frames, coalesce(min(frame), -1) AS first_frame, 0 AS repeated_frames, 0 AS missing_frames,
+            0 AS lists_of_wrong_length,
+            count(*) FILTER (NOT coalesce(isfinite({" + ".join(checks)} + confidence), false)) AS not_finite,
+            min(file_row_number) AS first_row,
+            min(file_row_number - frame) = max(file_row_number - frame)
+                AND max(frame) - min(frame) + 1 = count(*) AS in_order,
+            count(*) FILTER ({nulls}) AS empty_cells,
+            greatest((min({constant}) <> max({constant}))::INT, max({CHECK_PREFIX}constants_changed)::INT)
+                AS changing_constants,
+            0 AS disagreeing_rows, {_motion_columns(CHECK_PREFIX + "{name}")}
+        FROM frames GROUP BY dataset, clip ORDER BY dataset, clip
+        """
+    ).df()
+    shared = ["dataset", "identity", "clip"]
+    first_motion = clips.columns.get_loc("disagreeing_rows") + 1
+    return clips.iloc[:, :first_motion], clips[shared + list(clips.columns[first_motion:])]
+
+
+def disagreeing_rows(database: duckdb.DuckDBPyConnection, structure: pd.DataFrame, seed: int = 0) -> pd.Series:
+    """Per clip of `structure` (rows in order), its sampled rows whose lists are not what their checks say.
+
+    `PLACES` seeded runs of whole clips, `ROWS_PER_PLACE` rows or one clip each, are measured again, lengths and
+    finiteness of all lists included.
+    """
+    rng = np.random.default_rng(seed)
+    ordered = structure.sort_values("first_row")
+    starts, lengths = ordered["first_row"].to_numpy(), ordered["frames"].to_numpy()
+    wrong = ordered["disagreeing_rows"].astype("int64")
+    for first in rng.choice(len(ordered), min(PLACES, len(ordered)), replace=False):
+        last = min(int(np.searchsorted(starts, starts[first] + ROWS_PER_PLACE)), len(ordered))
+        last = max(last, first + 1)
+        until = starts[last - 1] + lengths[last - 1]
+        database.execute(
+            f"CREATE OR REPLACE TEMP TABLE sampled AS SELECT * FROM frames "
+            f"WHERE file_row_number >= {starts[first]} AND file_row_number < {until}"
+        )
+        rows = _disagreeing(database)
+        wrong.iloc[first:last] = np.add.reduceat(rows, starts[first:last] - starts[first])
+    return wrong.reindex(structure.index)
+
+
+def _disagreeing(database: duckdb.DuckDBPyConnection) -> np.ndarray:
+    """For every row of the table `sampled`, 1 where a list is broken or its checks are not what is measured."""
+    sound = finite_lists("isfinite(list_sum({0})) AND list_count({0}) = len({0})")
+    broken = database.execute(
+        f"SELECT NOT ({right_lengths()} AND {sound}) AS broken FROM sampled ORDER BY file_row_number"
+    ).df()["broken"]
+    if broken.any():  # lists of wrong lengths cannot be measured
+        return broken.to_numpy().astype(int)
+    names = ", ".join(CHECK_PREFIX + name for name in ROW_CHECKS)
+    written = database.execute(f"SELECT {names} FROM sampled ORDER BY file_row_number").df().to_numpy(np.float64)
+    measured = database.execute(measure_rows("sampled")).df().to_numpy(np.float64)
+    if measured.shape != written.shape:
+        return np.ones(len(written), int)
+    return (abs(written - measured) > TOLERANCE * np.maximum(1, abs(measured))).any(axis=1).astype(int)
 
 
 def identity_rollup(database: duckdb.DuckDBPyConnection, structure: pd.DataFrame, motion: pd.DataFrame) -> pd.DataFrame:

@@ -13,8 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fportrait.atomic_io import atomic_path, write_json
+from fportrait.dataset.annotations import MARK, VERSION, has_checks
 from fportrait.dataset.data_docs import Phase, run_phase, write_data_docs
-from fportrait.dataset.rollup import clip_motion, clip_structure, connect, identity_rollup, rows_in_order
+from fportrait.dataset.rollup import (
+    checked_clips,
+    clip_motion,
+    clip_structure,
+    connect,
+    disagreeing_rows,
+    identity_rollup,
+    rows_in_order,
+)
 from fportrait.dataset.schema import DATASETS, compare_schema
 from fportrait.errors import UserError, refuse_unknown_keys
 from fportrait.parameters import settings_from
@@ -25,6 +34,7 @@ if TYPE_CHECKING:
 
 SEVERITIES = ("critical", "warning")
 CAPTURES, SWEEPS = DATASETS[:2], DATASETS[2:]
+MEASURED_ROWS = 100_000  # of a table with so few, every list is measured, whatever its check columns say
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,8 @@ def rules(config: ValidationConfig) -> list[Rule]:
         Rule("no missing frames", "structure", "missing_frames", "critical", "annotate every frame", high=0),
         Rule("list lengths", "structure", "lists_of_wrong_length", "critical", track, high=0),
         Rule("finite numbers", "structure", "not_finite", "critical", "quarantine or track that clip again", high=0),
+        Rule("checks agree with the lists", "structure", "disagreeing_rows", "critical",
+             "write that table with fportrait.dataset.annotations.write_frames, or without its check columns", high=0),
         Rule("constants of a clip", "structure", "changing_constants", "critical",
              "give the clip one identity, split, camera, path, size, crop and intrinsics", high=0),
         Rule("orthonormal rotations", "motion", "rotation_error", "critical",
@@ -170,14 +182,15 @@ def validate_tables(tracks_folder: str | Path, out_folder: str | Path, config: V
             table = _schema_table(sources)
         elif name == "structure":
             database = connect(sources["frames"], sources["identities"])
-            table = structure = clip_structure(database)
+            structure, motion = _clips(database, sources["frames"])
+            table = structure
             if table.empty:
                 raise UserError(
                     f"no rows in {sources['frames']}", "at least one clip", "read quarantine.json beside it"
                 )
         elif name == "motion":
             assert database is not None
-            table = motion = clip_motion(database)
+            table = motion = clip_motion(database) if motion is None else motion
         else:
             assert database is not None and structure is not None and motion is not None
             table = identity_rollup(database, structure, motion)
@@ -191,7 +204,7 @@ def validate_tables(tracks_folder: str | Path, out_folder: str | Path, config: V
             reasons = quarantined.setdefault(f"{row['dataset']}/{row['identity']}", [])
             reasons.append(f"{rule.title}: {_measured(rule, row)}")
     critical = [failure for phase in phases for failure in _failures(phase, "critical")]
-    identities = 0 if motion is None else len(motion[["dataset", "identity"]].drop_duplicates())
+    identities = len(motion[["dataset", "identity"]].drop_duplicates()) if motion is not None and len(phases) > 2 else 0
     too_many = len(quarantined) >= identities or len(quarantined) > config.most_quarantined * identities
     report = {
         "passed": not critical and not too_many,
@@ -226,8 +239,20 @@ def validate_tables(tracks_folder: str | Path, out_folder: str | Path, config: V
             with atomic_path(target) as path:
                 shutil.copyfile(source, path)
         else:
-            _copy_without(database, table, quarantined, target, in_order)
+            _copy_without(database, table, quarantined, target, in_order, table == "frames" and has_checks(source))
     return report
+
+
+def _clips(database: duckdb.DuckDBPyConnection, frames: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Structure of the clips, and their motion if the table's check columns told it in the same pass."""
+    import pyarrow.parquet as pq
+
+    if pq.read_metadata(frames).num_rows > MEASURED_ROWS and has_checks(frames):
+        structure, motion = checked_clips(database)
+        if structure["in_order"].all() and not structure["not_finite"].any():
+            structure["disagreeing_rows"] = disagreeing_rows(database, structure)
+            return structure, motion
+    return clip_structure(database), None
 
 
 def _schema_table(sources: dict[str, Path]) -> pd.DataFrame:
@@ -258,9 +283,17 @@ def _bounds(rule: Rule) -> str:
 
 
 def _copy_without(
-    database: duckdb.DuckDBPyConnection, table: str, quarantined: dict[str, list[str]], target: Path, in_order: bool
+    database: duckdb.DuckDBPyConnection,
+    table: str,
+    quarantined: dict[str, list[str]],
+    target: Path,
+    in_order: bool,
+    marked: bool,
 ) -> None:
-    """Stream a table to `target` without the quarantined identities, in a fixed order, in the same column types."""
+    """Stream a table to `target` without the quarantined identities, in a fixed order, in the same column types.
+
+    Whole identities go, so what is left keeps its checks, and with `marked` the mark that says so.
+    """
     database.execute("CREATE OR REPLACE TABLE dropped (name VARCHAR)")
     if quarantined:
         database.executemany("INSERT INTO dropped VALUES (?)", [[name] for name in quarantined])
@@ -268,4 +301,5 @@ def _copy_without(
     with atomic_path(target) as path:
         quoted = str(path).replace("'", "''")
         kept = f"SELECT * EXCLUDE (file_row_number) FROM {table} WHERE concat(dataset, '/', identity) NOT IN"
-        database.execute(f"COPY ({kept} (FROM dropped) {order}) TO '{quoted}' (FORMAT parquet)")
+        mark = f", KV_METADATA {{'{MARK.decode()}': '{VERSION.decode()}'}}" if marked else ""
+        database.execute(f"COPY ({kept} (FROM dropped) {order}) TO '{quoted}' (FORMAT parquet{mark})")

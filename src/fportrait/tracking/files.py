@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fportrait.atomic_io import atomic_folder, write_json, write_parquet
+from fportrait.atomic_io import atomic_folder, write_json
 from fportrait.body.model import BodyModel, Pose, load_body
 from fportrait.camera.cameras import intrinsics_from_fov
 from fportrait.capture.video_io import constant_rate, iter_video, probe, read_image, write_image, write_video
+from fportrait.dataset.annotations import write_frames
 from fportrait.errors import UserError
 from fportrait.tracking.fit import LandmarkModel
 from fportrait.tracking.mesh_estimator import MeshEstimator
@@ -77,7 +78,7 @@ def track_file(
     pictures = overlay_frames(frames(), rows, shape, body)
     with atomic_folder(out) as folder:
         table = frame_table(rows)
-        write_parquet(folder / "frames.parquet", table)
+        write_frames(folder / "frames.parquet", table)
         write_json(
             folder / "identity.json",
             {**common, "shape": shape.tolist(), "body_model": body.name, "reference_clip": path.stem,

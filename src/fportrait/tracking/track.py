@@ -21,6 +21,7 @@ from fportrait.atomic_io import atomic_folder, file_hash, value_hash, write_json
 from fportrait.body.model import BodyModel, load_body
 from fportrait.camera.cameras import intrinsics_from_fov, look_at, project
 from fportrait.capture.video_io import iter_video
+from fportrait.dataset.annotations import write_frames
 from fportrait.errors import UserError
 from fportrait.parameters import settings_from
 from fportrait.scale.map_engine import map_units
@@ -415,7 +416,7 @@ def track_captures(
         raise UserError(f"nobody who could be tracked; {reason}", "one identity at least", "mend the captures")
     with atomic_folder(out) as folder:
         frames = pd.concat([pd.read_parquet(r.folder / "frames.parquet") for r in report.results], ignore_index=True)
-        write_parquet(folder / "frames.parquet", frames)
+        write_frames(folder / "frames.parquet", frames)
         identities = pd.DataFrame([json.loads((r.folder / "identity.json").read_text()) for r in report.results])
         write_parquet(folder / "identities.parquet", identities.astype({"reference_frame": "int32"}))
         write_json(folder / "quarantine.json", quarantine)
