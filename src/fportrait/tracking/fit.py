@@ -17,7 +17,7 @@ import numpy as np
 
 from fportrait.body.model import BodyModel, Pose, rotation_matrix, rotation_vector
 from fportrait.tracking.calibration import Calibration
-from fportrait.tracking.head_turn import HeadTurn
+from fportrait.tracking.head_turn import HeadTurn, shipped_head_turn
 from fportrait.tracking.points import SUBSET_238
 
 LANDMARK_SIGMA = 0.02  # of the eye distance: what the landmark net is off by
@@ -38,6 +38,8 @@ class Observations:
     """Landmarks `N C 478 2` in pixels (NaN where a camera saw no face), and the cameras `C 4 4`, `C 3 3`.
 
     `turns` `N C 3 3` are measured rotations of the head in the world and `turn_weights` `N C` their stiffness, 1/rad².
+    Without them every fit takes those of the shipped regression (`measured`), unless it is told to go by the landmarks
+    `alone`.
     """
 
     landmarks: np.ndarray
@@ -53,6 +55,12 @@ class Observations:
             self.landmarks[moments], self.world_to_camera, self.intrinsics,
             None if turns is None else turns[moments], None if weights is None else weights[moments],
         )  # fmt: skip
+
+    def alone(self) -> Observations:
+        """The landmarks, and no measured turns."""
+        shape = self.landmarks.shape[:2]
+        turns = np.tile(np.eye(3), (*shape, 1, 1))
+        return Observations(self.landmarks, self.world_to_camera, self.intrinsics, turns, np.zeros(shape))
 
     @property
     def seen(self) -> np.ndarray:
@@ -109,6 +117,7 @@ def solve_moments(
 
     Every moment needs one camera at least that saw the face.
     """
+    seen = measured(seen)
     count = len(seen.landmarks)
     fit = start or _initial(model, seen, identity)
     rotations, translations, actions = fit.rotations, fit.translations, fit.actions
@@ -196,6 +205,11 @@ def with_turns(seen: Observations, head_turn: HeadTurn) -> Observations:
     return Observations(seen.landmarks, seen.world_to_camera, seen.intrinsics, turns, weights)
 
 
+def measured(seen: Observations) -> Observations:
+    """The same, with the shipped regression's turns if it has none."""
+    return with_turns(seen, shipped_head_turn()) if seen.turns is None else seen
+
+
 def with_estimates(seen: Observations, rotations: np.ndarray, sigma: float) -> Observations:
     """The same, with rotations `N C 3 3` in the cameras' axes that an estimator gave, `sigma` radians off per axis."""
     turns = seen.world_to_camera[:, :3, :3].transpose(0, 2, 1) @ rotations
@@ -204,8 +218,7 @@ def with_estimates(seen: Observations, rotations: np.ndarray, sigma: float) -> O
 
 def _turn_terms(seen: Observations, rotations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Gradient `N 3` and stiffness `N` of the measured turns at `rotations`, with Huber weights."""
-    if seen.turns is None or seen.turn_weights is None:
-        return np.zeros((len(rotations), 3)), np.zeros(len(rotations))
+    assert seen.turns is not None and seen.turn_weights is not None
     off = rotation_vector(rotations[:, None] @ seen.turns.transpose(0, 1, 3, 2))
     size = np.linalg.norm(off, axis=-1) * np.sqrt(seen.turn_weights)
     weights = seen.turn_weights * np.minimum(1, HUBER / np.maximum(size, 1e-9))
@@ -272,7 +285,7 @@ def fit_identity(model: LandmarkModel, groups: list[Observations], rounds: int =
     for group in groups:
         usable = np.flatnonzero(group.seen.any(1))
         picks = usable[np.linspace(0, len(usable) - 1, min(share, len(usable))).astype(int)]
-        picked.append(group.at(picks))
+        picked.append(measured(group.at(picks)))
     fits: list[Fit | None] = [None] * len(picked)
     modes = _by_landmark(np.concatenate([model.actions, model.identity])[:, model.valid])
     for turn in range(rounds):

@@ -31,18 +31,18 @@ from fportrait.tracking.fit import (
     Observations,
     bridge_gaps,
     fit_identity,
+    measured,
     smooth,
     smooth_rotations,
     solve_moments,
     to_pose,
     with_estimates,
-    with_turns,
 )
-from fportrait.tracking.head_turn import shipped_head_turn
 from fportrait.tracking.landmarks import Face, shared_landmarker
 from fportrait.tracking.mesh_estimator import MeshEstimator
+from fportrait.tracking.views import view_bias, without_bias
 
-CODE_VERSION = "tracking-5"
+CODE_VERSION = "tracking-6"
 SEARCH_EVERY = 12  # frames between searches for a second face
 LOOK_AT = np.array([0.0, -0.005, 0.02])  # of the head, in its own axes: the middle of the crop
 
@@ -186,9 +186,7 @@ def track_segments(
         seen = Observations(
             np.stack([s.landmarks for _, s in segment], 1), cameras, np.stack([c.intrinsics for c, _ in segment])
         )
-        if estimator is None:
-            seen = with_turns(seen, shipped_head_turn())
-        else:
+        if estimator is not None:
             seen = with_estimates(
                 seen, estimates(segment, estimator, shapes), float(np.radians(config.estimator_degrees))
             )
@@ -199,7 +197,7 @@ def track_segments(
                 f"no face from frame {start} to {start + gap - 1} of {segment[0][0].name}",
                 f"gaps of at most {config.max_gap} frames", "cut the clip there",
             )  # fmt: skip
-        observations.append(seen.at(rows))
+        observations.append(measured(seen.at(rows)))
         moments.append(rows)
     if shapes:
         shape = np.concatenate(shapes).mean(0)
@@ -210,6 +208,8 @@ def track_segments(
             )  # fmt: skip
     else:
         shape = fit_identity(model, observations, moments=config.identity_moments)
+    bias = view_bias(model, observations, shape)
+    observations = [without_bias(group, bias) for group in observations]
     tracks = []
     for segment, group, rows in zip(segments, observations, moments, strict=True):
         fit = solve_moments(model, group, shape)
