@@ -99,7 +99,8 @@ def head_rotations(landmarks: np.ndarray, intrinsics: np.ndarray, shape: np.ndar
     model = _landmark_model()
     shape = np.zeros(model.body.identity_dim) if shape is None else np.asarray(shape, np.float64)
     seen = Observations(np.asarray(landmarks)[:, None], np.eye(4)[None], np.asarray(intrinsics, np.float64)[None])
-    return solve_moments(model, seen, shape).rotations
+    # By the landmarks alone: those asked for are projected from a mesh, and the regression knows the network's only.
+    return solve_moments(model, seen.alone(), shape).rotations
 
 
 def angles_between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
