@@ -48,6 +48,7 @@ def write_frames(target: str | Path, table: pd.DataFrame) -> Path:
 def with_checks(rows: pa.Table) -> pa.Table:
     """The same rows with their checks and the mark, or unchanged if a list, a key or a first frame is missing."""
     import duckdb
+    import numpy as np
     import pyarrow as pa
 
     if not {"dataset", "clip", "frame", *list_columns("frames")} <= set(rows.column_names) or not len(rows):
@@ -55,7 +56,7 @@ def with_checks(rows: pa.Table) -> pa.Table:
     database = duckdb.connect(":memory:")
     database.execute("SET enable_progress_bar = false")
     database.execute(MACROS)
-    database.register("rows", rows.append_column("file_row_number", pa.array(range(len(rows)), pa.int64())))
+    database.register("rows", rows.append_column("file_row_number", pa.array(np.arange(len(rows)))))
     sound = finite_lists("isfinite(list_sum({0})) AND list_count({0}) = len({0})")
     try:
         broken = f"SELECT count(*) FROM rows WHERE NOT ({right_lengths()} AND {sound})"
