@@ -193,7 +193,7 @@ def main() -> None:
         validate(arguments.validate)
         return
     small = bool(os.environ.get("BENCH"))
-    sizes = arguments.rows or ([200_000, 1_000_000] if small else [1_000_000, 5_000_000, 50_000_000])
+    sizes = arguments.rows or ([200_000, 5_000_000] if small else [1_000_000, 5_000_000, 50_000_000])
     runs = [run(200_000 if small else arguments.measured, False, arguments.folder)]
     runs += [run(rows, True, arguments.folder) for rows in sizes]
     last = runs[-1]

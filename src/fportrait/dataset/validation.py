@@ -204,7 +204,8 @@ def validate_tables(tracks_folder: str | Path, out_folder: str | Path, config: V
             reasons = quarantined.setdefault(f"{row['dataset']}/{row['identity']}", [])
             reasons.append(f"{rule.title}: {_measured(rule, row)}")
     critical = [failure for phase in phases for failure in _failures(phase, "critical")]
-    identities = len(motion[["dataset", "identity"]].drop_duplicates()) if motion is not None and len(phases) > 2 else 0
+    reached_motion = len(phases) > 2
+    identities = len(motion[["dataset", "identity"]].drop_duplicates()) if reached_motion and motion is not None else 0
     too_many = len(quarantined) >= identities or len(quarantined) > config.most_quarantined * identities
     report = {
         "passed": not critical and not too_many,
