@@ -51,6 +51,11 @@ TRANSFORMER: dict[str, Any] = {
 }
 
 
+# Found on held-out people: a small model knows the direction of a change and shrinks it, and guidance restores its size;
+# with it six steps are as good as twelve.
+SAMPLING: dict[str, Any] = {"steps": 6, "guidance": {"expression": 1.75, "pose": 1.75, "view": 1.75}}
+
+
 class Log:
     """Prints, and keeps every line in `log.jsonl` beside the results."""
 
@@ -243,7 +248,7 @@ def build_base(
     learns from `faces` further clips of kind "faces", which are no videos and teach nothing to codec and encoder.
     """
     started, log = time.time(), Log(work)
-    settings = BundleSettings(recipe.size, recipe.frames, phases[-1].shift, guidance={"expression": 2.0})
+    settings = BundleSettings(recipe.size, recipe.frames, phases[-1].shift, **SAMPLING)
     files = render_all(recipe, work, workers)
     videos = load_clips(files)
     encoder, expression_scores = make_encoder(videos, work, encoder_steps, recipe.held_out, log)
