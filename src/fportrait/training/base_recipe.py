@@ -51,8 +51,8 @@ TRANSFORMER: dict[str, Any] = {
 }
 
 
-# Found on held-out people: a small model knows the direction of a change and shrinks it, and guidance restores its size;
-# with it six steps are as good as twelve.
+# Found on held-out people: a small model knows the direction of a change and shrinks it. Guidance restores its
+# size, and with it six steps are as good as twelve.
 SAMPLING: dict[str, Any] = {"steps": 6, "guidance": {"expression": 1.75, "pose": 1.75, "view": 1.75}}
 
 
