@@ -78,7 +78,7 @@ def test_a_crashed_run_goes_on_bit_for_bit(reader, straight, tmp_path, crash_aft
     journal, model = Journal(), transformer()
     summary = train(stage(), model, reader, tmp_path, journal)
     assert summary["resumed_from"] == crash_after // 3 * 3
-    assert journal.losses == {step: loss for step, loss in straight[0].losses.items() if step > summary["resumed_from"]}
+    assert journal.losses == straight[0].losses  # of the steps before the stop as well
     assert same_weights(model, straight[1])
 
 
@@ -173,7 +173,7 @@ def test_eight_bit_moments_train_and_resume_bit_for_bit(reader, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(stage(**settings), transformer(), reader, tmp_path / "b", Journal(7))
     assert train(stage(**settings), again, reader, tmp_path / "b", resumed)["resumed_from"] == 6
-    assert resumed.losses == {step: loss for step, loss in straight.losses.items() if step > 6}
+    assert resumed.losses == straight.losses
     assert same_weights(model, again)
 
 

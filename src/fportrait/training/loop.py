@@ -85,8 +85,15 @@ def train(
         forward = torch.compile(forward)
     average = parallel.make_average(transformer)
     held_out = HeldOut(batches, stage, stage.held_out, parallel.process, parallel.processes)
-    step = load_last(checkpoints, parallel, average, stage) if resume else 0
+    step, logged = load_last(checkpoints, parallel, average, stage) if resume else (0, [])
     first_step, scored_from = step, 0
+    if parallel.is_main:  # what a stopped run had told, so that the record of the one that goes on is whole
+        for values, at in logged:
+            log(values, at)
+
+    def tell(values: dict[str, float], at: int) -> None:
+        log(values, at)
+        logged.append((values, at))
 
     def local_batch(number: int) -> list[dict[str, Any]]:
         """This process's part of the global batch `number`, in micro-batches."""
@@ -100,13 +107,13 @@ def train(
         if len(held_out):
             score = float(parallel.gather(held_out.losses(transformer, forward)).mean())
             if parallel.is_main:
-                log({"held_out_loss": score}, step)
+                tell({"held_out_loss": score}, step)
         else:
             recent, scored_from = meter.history[scored_from:], len(meter.history)
             score = sum(recent) / len(recent)
         full = parallel.full_state(average)
         if full is not None:
-            state = {"stage": stage.name, "next_index": step * stage.batch_size, "score": score}
+            state = {"stage": stage.name, "next_index": step * stage.batch_size, "score": score, "logged": logged}
             save_checkpoint(checkpoints, step, *full, state, stage.keep_checkpoints)
         meter.leave_out(time.perf_counter() - started)
 
@@ -136,7 +143,7 @@ def train(
             step += 1
             done = step == stage.iterations
             if parallel.is_main and (step % stage.log_every == 0 or done):
-                log(meter.read(step), step)
+                tell(meter.read(step), step)
             stopping = bool(numbers[:, 2].any()) or (parallel.processes == 1 and terminated())
             if stopping or done or step % stage.checkpoint_every == 0:
                 save()
@@ -182,15 +189,19 @@ def start_meter(
     return Meter(stage, parallel.device, tokens, flops, peak and peak * parallel.processes)
 
 
-def load_last(checkpoints: Path, parallel: Parallel, average: Average, stage: StageConfig) -> int:
-    """Resume from the last good checkpoint, which the main process chooses; returns its step, 0 without one."""
+def load_last(checkpoints: Path, parallel: Parallel, average: Average, stage: StageConfig) -> tuple[int, list]:
+    """Resume from the last good checkpoint, which the main process chooses.
+
+    Returns:
+        Its step, and what had been logged until then, pairs of values and step; 0 and nothing without one.
+    """
     found = parallel.share(last_good_checkpoint(checkpoints) if parallel.is_main else None)
     if found is None:
-        return 0
+        return 0, []
     *tensors, state = load_checkpoint(found)
     parallel.load_state((tensors[0], tensors[1], tensors[2]), average)
     logger.info("%s resumes at step %d from %s", stage.name, state["step"], found)
-    return state["step"]
+    return state["step"], state.get("logged", [])
 
 
 def refuse_not_finite(losses: Sequence[float], norm: float, step: int, stage: StageConfig, batches: Batches) -> None:
