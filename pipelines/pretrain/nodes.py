@@ -58,4 +58,6 @@ def train_anew(
     from fportrait.training.base_recipe import build_base, two_phases
 
     recipe = ClipRecipe(clips=clips, held_out=held_out)
-    build_base(work, folder, recipe, two_phases(minutes), encoder_steps, codec_steps, whitening, workers, faces=faces)
+    build_base(
+        work, folder, recipe, two_phases(minutes), encoder_steps, codec_steps, whitening, workers=workers, faces=faces
+    )
