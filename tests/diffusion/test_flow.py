@@ -64,6 +64,18 @@ def test_the_loss_is_zero_for_the_target_and_weights_choose_the_region():
     torch.testing.assert_close(flow.flow_loss(wrong, latents, noise, weights), torch.tensor(16 / 31))
 
 
+@pytest.mark.parametrize(("second", "factor"), [(1.0, 1.0), (-1.0, 5.0)])
+def test_contrast_counts_the_error_in_what_differs_between_frames(second, factor):
+    """Two frames with errors 1 and `second`: alike counts once, opposite counts `contrast` times."""
+    latents, noise = torch.randn(2, 2, 16, 2, 4, 4).unbind()
+    wrong = flow.velocity_target(latents, noise)
+    wrong[:, :, 0] += 1
+    wrong[:, :, 1] += second
+    weights = torch.rand(2, 1, 2, 1, 1).expand(2, 1, 2, 4, 4) + 0.5
+    for given in (None, weights):
+        torch.testing.assert_close(flow.flow_loss(wrong, latents, noise, given, contrast=5.0), torch.tensor(factor))
+
+
 def test_conditions_drop_independently_by_value_at_the_asked_rate():
     conditions = {"codes": torch.ones(20_000, 2, 3), "rays": torch.ones(20_000, 1)}
     dropped = flow.drop_conditions(conditions, 0.1, torch.Generator().manual_seed(0))

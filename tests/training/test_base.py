@@ -18,7 +18,7 @@ def errors(first: float, second: float) -> tuple[torch.Tensor, ...]:
     """Velocity, latents, noise and weights of a batch of three pairs with these errors everywhere."""
     generator = torch.Generator().manual_seed(0)
     latents, noise = torch.randn(2, 6, 4, 1, 2, 2, generator=generator)
-    weights = torch.rand(6, 1, 1, 2, 2, generator=generator) + 0.5
+    weights = (torch.rand(1, 1, 1, 2, 2, generator=generator) + 0.5).repeat(6, 1, 1, 1, 1)
     error = torch.tensor([first] * 3 + [second] * 3).reshape(-1, 1, 1, 1, 1)
     return noise - latents + error, latents, noise, weights
 
@@ -39,6 +39,19 @@ def test_an_error_in_what_differs_counts_as_often_as_asked():
 def test_with_contrast_one_it_is_the_flow_loss():
     batch = errors(0.7, 0.1)
     assert contrast_loss(*batch, contrast=1.0)[0].item() == pytest.approx(flow_loss(*batch).item(), rel=1e-5)
+
+
+def test_a_pair_that_differs_little_counts_more_than_one_that_differs_much():
+    """One of three pairs differs tenfold; the same error there costs less than in either of the others."""
+    _, latents, noise, weights = errors(0.0, 0.0)
+    latents[3:] = latents[:3] + torch.tensor([1.0, 1.0, 10.0]).reshape(3, 1, 1, 1, 1)
+    losses = []
+    for pair in (0, 1, 2):
+        velocity = noise - latents
+        velocity[pair] += 0.1
+        velocity[pair + 3] -= 0.1
+        losses.append(contrast_loss(velocity, latents, noise, weights, contrast=5.0)[0].item())
+    assert losses[0] == pytest.approx(losses[1]) and losses[2] < 0.5 * losses[0]
 
 
 @pytest.fixture(scope="module")

@@ -236,13 +236,16 @@ def test_other_settings_never_resume_these_checkpoints(reader, tmp_path):
     assert train(stage(iterations=10), transformer(), reader, tmp_path, Journal())["resumed_from"] == 8
 
 
-def test_bf16_trains_and_focus_weights_change_the_loss(reader, straight, tmp_path):
+def test_bf16_trains_and_focus_and_contrast_change_the_loss(reader, straight, tmp_path):
     journal = Journal()
     train(stage(precision="bf16", iterations=2), transformer(), reader, tmp_path / "a", journal)
     assert journal.losses[1] == pytest.approx(straight[0].losses[1], rel=0.02)
     weighted = Journal()
     train(stage(focus_gain=4.0, iterations=1), transformer(), reader, tmp_path / "b", weighted)
     assert weighted.losses[1] != straight[0].losses[1]
+    contrasted = Journal()
+    train(stage(contrast=3.0, iterations=1), transformer(), reader, tmp_path / "c", contrasted)
+    assert straight[0].losses[1] < contrasted.losses[1] < 3 * straight[0].losses[1]
 
 
 def test_a_batch_that_does_not_divide_is_refused(reader, tmp_path):

@@ -61,18 +61,30 @@ def velocity_target(latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
 
 
 def flow_loss(
-    velocity: torch.Tensor, latents: torch.Tensor, noise: torch.Tensor, weights: torch.Tensor | None = None
+    velocity: torch.Tensor,
+    latents: torch.Tensor,
+    noise: torch.Tensor,
+    weights: torch.Tensor | None = None,
+    contrast: float = 1.0,
 ) -> torch.Tensor:
     """Mean squared error against eps - x0, a scalar in float32.
 
-    `weights` `B 1 l h w` (broadcast) weighs regions such as eyes and mouth; the mean is a weighted one, so that a
-    constant weight changes nothing.
+    Args:
+        weights: `B 1 l h w` (broadcast), of regions such as eyes and mouth; the mean is a weighted one, so that a
+            constant weight changes nothing.
+        contrast: how often the error in what differs between the l frames of a clip counts. Most of the error is what
+            no condition tells (hair, skin and light of someone hardly seen); the frames share it, and it drowns the
+            little that an expression or a turn changes. With e the error and m its mean over the frames, the loss is
+            the mean of e^2 + (contrast - 1) (e - m)^2.
     """
-    error = (velocity.float() - velocity_target(latents, noise).float()).square()
+    error = velocity.float() - velocity_target(latents, noise).float()
+    square = error.square()
+    if contrast != 1:
+        square = square + (contrast - 1) * (error - error.mean(2, keepdim=True)).square()
     if weights is None:
-        return error.mean()
-    weights = weights.float().expand_as(error)
-    return (error * weights).sum() / weights.sum()
+        return square.mean()
+    weights = weights.float().expand_as(square)
+    return (square * weights).sum() / weights.sum()
 
 
 def drop_conditions(

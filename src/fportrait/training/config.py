@@ -50,6 +50,7 @@ class StageConfig:
     shift: float = 5.0
     sigmas: str = "uniform"  # or logit_normal
     focus_gain: float = 0.0  # extra loss weight on eyes and mouth
+    contrast: float = 1.0  # weight of the error in what differs between the frames of a clip (`flow_loss`)
 
     compile: bool = False
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more work
@@ -83,7 +84,7 @@ class StageConfig:
                 f"change the mixture of {self.name}",
             )
         for key in ("iterations", "batch_size", "accumulation", "learning_rate", "gradient_clip", "checkpoint_every",
-                    "keep_checkpoints", "log_every", "shift", "processes", "nodes"):  # fmt: skip
+                    "keep_checkpoints", "log_every", "shift", "contrast", "processes", "nodes"):  # fmt: skip
             if not getattr(self, key) > 0:
                 raise UserError(f"{key} = {getattr(self, key)} in {self.name}", "a number above 0", f"raise {key}")
         for key in ("warmup", "weight_decay", "focus_gain", "held_out", "sample_every"):

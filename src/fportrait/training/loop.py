@@ -128,7 +128,7 @@ def train(
             for number, batch in enumerate(micro_batches):
                 batch = to_device(batch, parallel.device)
                 with parallel.part_of_batch(last=number == stage.accumulation - 1):
-                    each = sample_losses(forward, batch, stage.precision)
+                    each = sample_losses(forward, batch, stage.precision, stage.contrast)
                     parallel.backward(each.mean() / stage.accumulation)
                 losses.append(each.detach())
             norm = parallel.clip(stage.gradient_clip)
