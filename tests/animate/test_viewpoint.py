@@ -43,8 +43,17 @@ def test_the_path_passes_every_key_position_and_never_overshoots():
     yaw = np.degrees(np.arctan2(centres[:, 0], centres[:, 2]))
     assert yaw[[0, 4, 8]] == pytest.approx([-40, 0, 40]) and np.all(np.diff(yaw) > 0)
     assert np.linalg.norm(centres[4]) == pytest.approx(0.45)
-    assert training_fit(viewpoint("-40,0; 40,0", 9, SETTINGS, 0), SETTINGS) is None
+    assert training_fit(viewpoint("-40,0; 40,0", 49, SETTINGS, 0), SETTINGS) is None
+    assert "a frame" in (training_fit(viewpoint("-40,0; 40,0", 9, SETTINGS, 0), SETTINGS) or "")
     assert "turns 85°" in (training_fit(viewpoint("85,0", 9, SETTINGS, 0), SETTINGS) or "")
+
+
+@pytest.mark.parametrize("camera", ["spin", "spiral"])
+@pytest.mark.parametrize("frames", [9, 33, 250])
+def test_the_named_paths_turn_no_faster_than_the_model_was_trained(camera, frames):
+    for seed in range(20):
+        view = viewpoint(camera, frames, SETTINGS, seed)
+        assert len(view.world_to_camera) == frames and training_fit(view, SETTINGS) is None
 
 
 @pytest.mark.parametrize("camera", ["1", "1,2,3,4", "a,1", "200,0", "0,0,9", "10,x", "nan,1"])

@@ -15,6 +15,7 @@ from fportrait.errors import UserError, nearest_name
 
 CAMERAS = ("front", "spin", "spiral")
 MAX_YAW = 50.0  # degrees of the named paths: as far as the small base was trained
+MAX_TURN = 2.8  # degrees a frame: as fast; a latent group of four frames cannot show a faster turn, and smears it
 KEY_LIMITS = {"yaw": (-90.0, 90.0), "elevation": (-60.0, 60.0), "distance": (0.5, 2.0)}
 
 
@@ -57,10 +58,11 @@ def camera_path(camera: str, frames: int, settings: BundleSettings, seed: int) -
     reach = (0.95 * distance, 1.1 * distance)
     if camera == "front":
         return front_path(frames, distance)
+    whole = max(frames, int(np.ceil(2 * np.pi * MAX_YAW / MAX_TURN)))  # a shorter video shows a part of the path
     if camera == "spin":
-        return spin_path(frames, rng, reach, yaw_degrees=MAX_YAW)
+        return spin_path(whole, rng, reach, yaw_degrees=MAX_YAW)[:frames]
     if camera == "spiral":
-        return spiral_path(frames, rng, reach, yaw_degrees=MAX_YAW, elevation_degrees=15.0)
+        return spiral_path(whole, rng, reach, yaw_degrees=MAX_YAW, elevation_degrees=15.0)[:frames]
     if camera.lower().endswith(".json"):
         return read_camera_file(camera, frames).world_to_camera
     if re.search(r"\d", camera):
@@ -140,9 +142,15 @@ def training_fit(view: Viewpoint, settings: BundleSettings) -> str | None:
     directions = view.world_to_camera[:, 2, :3]  # what the camera looks along, in the world
     yaw = np.degrees(np.arctan2(-directions[:, 0], -directions[:, 2]))
     centres = np.linalg.norm(view.world_to_camera[:, :3, 3], axis=-1)  # distance to the head at the origin
+    turn = np.degrees(np.arccos(np.clip((directions[1:] * directions[:-1]).sum(-1), -1, 1))).max(initial=0)
     width = centres * settings.size / view.intrinsics[:, 0, 0] / settings.crop_metres
     if np.abs(yaw).max() > MAX_YAW + 10:
         return f"the camera turns {np.abs(yaw).max():.0f}° aside; the model was trained to about {MAX_YAW:.0f}°"
+    if turn > 1.5 * MAX_TURN:
+        return (
+            f"the camera turns up to {turn:.1f}° a frame, and was trained to {MAX_TURN:g}°: the picture will smear; "
+            "take a longer driving video or a smaller turn"
+        )
     if width.min() < 0.7 or width.max() > 1.4:
         return (
             f"the picture is {100 * width.min():.0f}% to {100 * width.max():.0f}% as wide at the head as in training; "
