@@ -68,7 +68,7 @@ def main() -> None:
         # The driver is the first person: only the portrait, and the body's own shape, are another's.
         shots = ramp_and_hold(STRIPS["all three"], settings.frames)
         scenes[f"identity {number}"] = studio.scene(other, shots, driver=person)
-    videos = generate(pipeline, list(scenes.values()), arguments.steps or settings.steps, seed=0)
+    videos = generate(pipeline, list(scenes.values()), arguments.steps or settings.steps, 0, settings.guidance)
 
     white = np.full((CELL // 8, LABEL + CELL + 8 + CELL * COLUMNS, 3), 255, np.uint8)
     rows = []
