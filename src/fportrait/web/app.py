@@ -227,11 +227,11 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
                     scene = gr.Plot(label="Cameras around the head", elem_id="scene")
                     with gr.Group(visible=False) as own:
                         keys = gr.Textbox(
-                            "-35,0; 0,12,0.9; 35,0", label="Key positions: yaw, elevation[, distance]; …",
+                            "-18,0; 0,8,0.95; 18,0", label="Key positions: yaw, elevation[, distance]; …",
                             elem_id="keys",
                         )  # fmt: skip
                         clicks = gr.Image(
-                            angle_map(parse_keys("-35,0; 0,12,0.9; 35,0")), label="Click to add a position",
+                            angle_map(parse_keys("-18,0; 0,8,0.95; 18,0")), label="Click to add a position",
                             interactive=False, buttons=[], elem_id="angle-map",
                         )  # fmt: skip
                         with gr.Row():
