@@ -31,7 +31,7 @@ install: $(STAMP) ## make .venv with everything pinned in constraints.txt
 demo: $(STAMP) ## run the whole chain on the embedded world, animate a portrait, print times and metrics
 	@$(BIN)/python benchmarks/demo.py
 
-ablate: $(STAMP) ## train and score the ablations on the mini world (about two hours), write docs/results
+ablate: $(STAMP) ## train and score the ablations on the mini world (about an hour and a half), write docs/results
 	$(BIN)/dvc repro docs/results/dvc.yaml
 
 test: $(STAMP) ## ruff, mypy and pytest
