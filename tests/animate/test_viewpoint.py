@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fportrait.animate.viewpoint import fit_intrinsics, key_path, parse_keys, square_intrinsics, training_fit, viewpoint
+from fportrait.animate.viewpoint import (
+    MAX_TURN,
+    fit_intrinsics,
+    key_path,
+    parse_keys,
+    square_intrinsics,
+    training_fit,
+    turn_degrees,
+    viewpoint,
+)
 from fportrait.bundle import BundleSettings
 from fportrait.camera.cameras import camera_centre, intrinsics_from_fov
 from fportrait.camera.paths import front_path, save_camera_path
@@ -54,6 +63,7 @@ def test_the_named_paths_turn_no_faster_than_the_model_was_trained(camera, frame
     for seed in range(20):
         view = viewpoint(camera, frames, SETTINGS, seed)
         assert len(view.world_to_camera) == frames and training_fit(view, SETTINGS) is None
+        assert turn_degrees(view.world_to_camera) <= MAX_TURN
 
 
 @pytest.mark.parametrize("camera", ["1", "1,2,3,4", "a,1", "200,0", "0,0,9", "10,x", "nan,1"])

@@ -26,6 +26,7 @@ from fportrait.web.uploads import VIDEO_BYTES, browsers_play, check_camera, chec
 
 OWN, FILE = "own path", "file"
 MAX_STEPS, MAX_FRAMES = 60, 161
+OWN_PATH = "-18,0; 0,8,0.95; 18,0"  # to begin with; slow enough for a driving video of 17 frames
 WHAT = "Identity, expression, head pose and viewpoint, each from its own source."
 ETHICS = (
     "Animate only people who agreed to it. Every video made here says in its metadata that it is synthetic; do not "
@@ -227,11 +228,11 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
                     scene = gr.Plot(label="Cameras around the head", elem_id="scene")
                     with gr.Group(visible=False) as own:
                         keys = gr.Textbox(
-                            "-18,0; 0,8,0.95; 18,0", label="Key positions: yaw, elevation[, distance]; …",
+                            OWN_PATH, label="Key positions: yaw, elevation[, distance]; …",
                             elem_id="keys",
                         )  # fmt: skip
                         clicks = gr.Image(
-                            angle_map(parse_keys("-18,0; 0,8,0.95; 18,0")), label="Click to add a position",
+                            angle_map(parse_keys(OWN_PATH)), label="Click to add a position",
                             interactive=False, buttons=[], elem_id="angle-map",
                         )  # fmt: skip
                         with gr.Row():
