@@ -11,6 +11,7 @@ from fportrait.capture.people import sample_person
 from fportrait.capture.video_io import read_video
 from fportrait.capture.world import (
     FIRST_TRAINING_SEED,
+    PHONE_MOTIONS,
     TRAINING_KINDS,
     VIEW_METRES,
     WorldConfig,
@@ -59,6 +60,13 @@ def test_the_captures_are_laid_out_as_a_user_would_bring_them(filmed):
     assert not any(name.endswith(".npz") or "truth" in name for name in names)  # nothing known leaks into a capture
     result = ingest_captures(root / "raw", root / "ingest", root, {PHONE: 1, STUDIO: 1})
     assert result.quarantine == [] and result.videos == 2 * 2 + 2 * 3
+
+
+def test_people_of_one_clip_each_still_show_every_kind_of_motion(tmp_path):
+    few = {**SMALL, "phone_identities": 4, "phone_clips": 1, "studio_identities": 0, "size": 32}
+    write_embedded_world(tmp_path / "raw", tmp_path / "truth", few, seed=3)
+    kinds = {path.stem.split("_")[1] for path in (tmp_path / "raw").rglob("*.mp4")}
+    assert kinds == set(PHONE_MOTIONS)
 
 
 def test_the_truth_projects_onto_the_face_in_the_video(filmed):

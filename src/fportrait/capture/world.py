@@ -232,7 +232,8 @@ def _film_phone(unit: IdentityUnit, body: BodyModel, person: Person, rng: np.ran
     with atomic_folder(Path(unit.root) / "phone" / unit.identity) as folder:
         write_json(folder / "capture.json", {"horizontal_fov_degrees": config.phone_fov_degrees})
         for clip in range(config.phone_clips):
-            kind = PHONE_MOTIONS[clip % len(PHONE_MOTIONS)]
+            # Everyone begins elsewhere: with one clip each, nobody would ever have moved the face.
+            kind = PHONE_MOTIONS[(unit.index + clip) % len(PHONE_MOTIONS)]
             name = f"{clip:02d}_{kind}"
             motion = sample_motion(kind, config.phone_frames, rng, config.fps)
             target = HEAD_TARGET + rng.uniform(-1, 1, 3) * 0.008
