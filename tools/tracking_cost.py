@@ -31,6 +31,7 @@ from fportrait.dataset.shards import ShardReader
 from fportrait.diffusion.pipeline import FactorPortraitPipeline
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.evaluation.embedded import Studio
+from fportrait.evaluation.faces import angles_between
 from fportrait.evaluation.probes import ProbeSettings, run_probes
 from fportrait.tracking.expression import ExpressionEncoder
 from fportrait.training.loop import train
@@ -76,7 +77,8 @@ def with_truth(tables: dict[str, pa.Table], truth: Path) -> dict[str, pa.Table]:
 
 
 def alignment(tracked: dict[str, pa.Table], true: dict[str, pa.Table], size: int) -> dict[str, float]:
-    """Pixels of the model's picture between the neutral faces' landmarks, tracked and true, in every eighth frame."""
+    """Pixels of the model's picture between the neutral faces' landmarks, tracked and true, and the degrees between
+    their heads as their cameras see them, in every eighth frame."""
     body = load_body()
 
     def landmarks(row: Any, shape: Any) -> np.ndarray:
@@ -89,22 +91,28 @@ def alignment(tracked: dict[str, pa.Table], true: dict[str, pa.Table], size: int
         camera, lens = np.reshape(row.world_to_camera, (4, 4)), np.reshape(row.intrinsics, (3, 3))
         return project(body.landmarks(vertices), camera, lens)[0] * size / row.crop[2]
 
+    def head(row: Any) -> np.ndarray:
+        turn = np.reshape(row.body_rotation, (3, 3)) @ np.reshape(row.head_rotation, (3, 3))
+        return np.reshape(row.world_to_camera, (4, 4))[:3, :3] @ turn
+
     def by_frame(tables: dict[str, pa.Table]) -> tuple[pd.DataFrame, dict[str, Any]]:
         people = tables["identities"].to_pandas().set_index("identity")["shape"].to_dict()
         frames = tables["frames"].to_pandas()
         return frames[frames["frame"] % 8 == 0].sort_values(["clip", "frame"]), people
 
     (first, shapes), (second, true_shapes) = by_frame(tracked), by_frame(true)
+    rows = list(first.itertuples()), list(second.itertuples())
     offsets = np.stack([
-        landmarks(a, shapes[a.identity]) - landmarks(b, true_shapes[b.identity])
-        for a, b in zip(first.itertuples(), second.itertuples(), strict=True)
+        landmarks(a, shapes[a.identity]) - landmarks(b, true_shapes[b.identity]) for a, b in zip(*rows, strict=True)
     ])  # fmt: skip
     face = offsets.mean(1)
+    turns = [angles_between(head(a)[None], head(b)[None])[0] for a, b in zip(*rows, strict=True)]
     return {
         "frames": len(offsets),
         "whole_face_across": round(float(np.abs(face[:, 0]).mean()), 3),
         "whole_face_up_or_down": round(float(np.abs(face[:, 1]).mean()), 3),
         "landmark": round(float(np.linalg.norm(offsets, axis=-1).mean()), 3),
+        "head_degrees": round(float(np.mean(turns)), 2),
     }
 
 
@@ -158,7 +166,7 @@ def main() -> None:
     found = {
         "command": f"python tools/tracking_cost.py --env {arguments.env}",
         "iterations": stage.iterations,
-        "pixels_beside_the_truth": alignment(tracked, true, encoding["size"]) | {"picture": encoding["size"]},
+        "beside_the_truth": alignment(tracked, true, encoding["size"]) | {"picture": encoding["size"]},
         "stage1": results,
     }
     write_json(arguments.output, found)
