@@ -58,14 +58,14 @@ def metrics_table(report: dict[str, Any]) -> list[str]:
 
 
 def a_test_portrait() -> tuple[Path, Path]:
-    """A still of one unseen person and a clip of another: what `animate` is shown with."""
+    """A still of one unseen person and a clip of another that moves the whole face: what `animate` is shown with."""
     import pandas as pd
 
     from fportrait.capture.video_io import read_video, write_image
 
     manifest = pd.read_parquet("data/02_intermediate/ingest/manifest.parquet")
     clips = manifest[manifest.dataset == "PhoneCapture"].sort_values(["split", "clip"])
-    portrait, driving = clips.iloc[0], clips.iloc[-1]
+    portrait, driving = clips.iloc[0], clips[clips["clip"].str.contains("expressions")].iloc[-1]
     still = DEMO / "portrait.png"
     write_image(still, read_video(portrait.path, 0, 1)[0])
     return still, Path(driving.path)
