@@ -65,7 +65,8 @@ def a_test_portrait() -> tuple[Path, Path]:
 
     manifest = pd.read_parquet("data/02_intermediate/ingest/manifest.parquet")
     clips = manifest[manifest.dataset == "PhoneCapture"].sort_values(["split", "clip"])
-    portrait, driving = clips.iloc[0], clips[clips["clip"].str.contains("expressions")].iloc[-1]
+    moving = clips[clips["clip"].str.contains("expressions")]
+    portrait, driving = clips.iloc[0], (clips if moving.empty else moving).iloc[-1]
     still = DEMO / "portrait.png"
     write_image(still, read_video(portrait.path, 0, 1)[0])
     return still, Path(driving.path)
