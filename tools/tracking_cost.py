@@ -18,12 +18,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fportrait.atomic_io import write_json
-from fportrait.body.model import Pose, load_body
+from fportrait.body.model import load_body
 from fportrait.bundle import SHIPPED_BASE, read_settings
 from fportrait.camera.cameras import project
 from fportrait.dataset.encode import encode_tables
@@ -34,6 +33,7 @@ from fportrait.evaluation.embedded import Studio
 from fportrait.evaluation.faces import angles_between
 from fportrait.evaluation.probes import ProbeSettings, run_probes
 from fportrait.tracking.expression import ExpressionEncoder
+from fportrait.tracking.files import pose_of
 from fportrait.training.loop import train
 from fportrait.training.plan import read_section, read_stage
 from fportrait.training.stages import load_start
@@ -81,32 +81,27 @@ def alignment(tracked: dict[str, pa.Table], true: dict[str, pa.Table], size: int
     their heads as their cameras see them, in every eighth frame."""
     body = load_body()
 
-    def landmarks(row: Any, shape: Any) -> np.ndarray:
-        pose = Pose(
-            np.reshape(row.body_rotation, (3, 3)),
-            np.asarray(row.body_translation),
-            np.reshape(row.head_rotation, (3, 3)),
-        )
-        vertices = body.vertices(np.asarray(shape, np.float64), None, pose)
-        camera, lens = np.reshape(row.world_to_camera, (4, 4)), np.reshape(row.intrinsics, (3, 3))
-        return project(body.landmarks(vertices), camera, lens)[0] * size / row.crop[2]
+    def landmarks(row: dict[str, Any], shape: Any) -> np.ndarray:
+        vertices = body.vertices(np.asarray(shape, np.float64), None, pose_of(row))
+        camera, lens = np.reshape(row["world_to_camera"], (4, 4)), np.reshape(row["intrinsics"], (3, 3))
+        return project(body.landmarks(vertices), camera, lens)[0] * size / row["crop"][2]
 
-    def head(row: Any) -> np.ndarray:
-        turn = np.reshape(row.body_rotation, (3, 3)) @ np.reshape(row.head_rotation, (3, 3))
-        return np.reshape(row.world_to_camera, (4, 4))[:3, :3] @ turn
+    def head(row: dict[str, Any]) -> np.ndarray:
+        pose = pose_of(row)
+        return np.reshape(row["world_to_camera"], (4, 4))[:3, :3] @ pose.body_rotation @ pose.head_rotation
 
-    def by_frame(tables: dict[str, pa.Table]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    def by_frame(tables: dict[str, pa.Table]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         people = tables["identities"].to_pandas().set_index("identity")["shape"].to_dict()
         frames = tables["frames"].to_pandas()
-        return frames[frames["frame"] % 8 == 0].sort_values(["clip", "frame"]), people
+        return frames[frames["frame"] % 8 == 0].sort_values(["clip", "frame"]).to_dict("records"), people
 
     (first, shapes), (second, true_shapes) = by_frame(tracked), by_frame(true)
-    rows = list(first.itertuples()), list(second.itertuples())
+    pairs = list(zip(first, second, strict=True))
     offsets = np.stack([
-        landmarks(a, shapes[a.identity]) - landmarks(b, true_shapes[b.identity]) for a, b in zip(*rows, strict=True)
+        landmarks(a, shapes[a["identity"]]) - landmarks(b, true_shapes[b["identity"]]) for a, b in pairs
     ])  # fmt: skip
     face = offsets.mean(1)
-    turns = [angles_between(head(a)[None], head(b)[None])[0] for a, b in zip(*rows, strict=True)]
+    turns = [angles_between(head(a)[None], head(b)[None])[0] for a, b in pairs]
     return {
         "frames": len(offsets),
         "whole_face_across": round(float(np.abs(face[:, 0]).mean()), 3),
