@@ -21,8 +21,8 @@ from fportrait.tracking.head_turn import HeadTurn, shipped_head_turn
 from fportrait.tracking.points import SUBSET_238
 
 LANDMARK_SIGMA = 0.02  # of the eye distance: what the landmark net is off by
-INDEPENDENT_LANDMARKS = 30.0  # errors of neighbouring landmarks are alike; the sum counts as this many
-INDEPENDENT_VIEWS = 12.0  # a person's many frames share the net's bias; together they count as this many
+INDEPENDENT_LANDMARKS = 100.0  # errors of neighbouring landmarks are alike; the sum counts as this many
+INDEPENDENT_VIEWS = 40.0  # a person's many frames share the net's bias; together they count as this many
 HUBER = 2.5  # sigmas
 FIXED = 1e8  # stiffness of an unknown that must not move
 ACTION_SIGMA = 0.25

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,10 @@ from fportrait.tracking.fit import (
 )
 from fportrait.tracking.landmarks import Face, shared_landmarker
 from fportrait.tracking.mesh_estimator import MeshEstimator
+from fportrait.tracking.refinement import CROP, STRANGE, shipped_refiner
 from fportrait.tracking.views import view_bias, without_bias
 
-CODE_VERSION = "tracking-6"
+CODE_VERSION = "tracking-7"
 SEARCH_EVERY = 12  # frames between searches for a second face
 LOOK_AT = np.array([0.0, -0.005, 0.02])  # of the head, in its own axes: the middle of the crop
 
@@ -56,6 +57,7 @@ class TrackConfig:
     max_gap: int = 5  # longest run of frames without a face that is bridged
     clear_lead: float = 1.8  # of two faces, the larger is taken when it is this much larger
     identity_moments: int = 32  # frames that the shape is fitted on
+    refine_landmarks: bool = True  # of faces like the rendered ones: see `refinement.py`
     mesh_estimator: str = ""  # an ONNX file of the user's: see `mesh_estimator.py`
     estimator_degrees: float = 2.0  # how far its rotations are off, per axis
 
@@ -94,12 +96,14 @@ class IdentityUnit:
 
 @dataclass
 class ClipLandmarks:
-    """`landmarks` `T 478 2` (NaN without a face), `confidence` `T`, `crops` `T S S 3`; `bodies` for an estimator."""
+    """`landmarks` `T 478 2` (NaN without a face), `confidence` `T`, `crops` `T S S 3`; `bodies` for an estimator,
+    `refined` as `landmarks`, but moved to their places (`refinement.py`)."""
 
     landmarks: np.ndarray
     confidence: np.ndarray
     crops: np.ndarray
     bodies: np.ndarray | None = None
+    refined: np.ndarray | None = None
 
 
 def read_landmarks(
@@ -113,6 +117,7 @@ def read_landmarks(
     landmarker = shared_landmarker()
     points, confidence, crops = [], [], []
     bodies: list[np.ndarray] = []
+    close: list[np.ndarray] = []
     previous: Face | None = None
     for index, frame in enumerate(frames):
         faces = everyone = landmarker.detect(frame, previous=previous)
@@ -129,6 +134,9 @@ def read_landmarks(
             if previous is None
             else face_crop(frame, previous.landmarks, crop_size)
         )
+        if config.refine_landmarks:
+            nothing = np.zeros((CROP, CROP, 3), np.uint8)
+            close.append(nothing if previous is None else face_crop(frame, previous.landmarks, CROP))
         if body_size:
             nothing = np.zeros((body_size, body_size, 3), np.uint8)
             bodies.append(nothing if previous is None else upper_body_crop(frame, previous.landmarks, body_size))
@@ -139,9 +147,11 @@ def read_landmarks(
             "a visible face",
             "check that the clip shows a person",
         )
+    landmarks = np.stack(points)
     return ClipLandmarks(
-        np.stack(points), np.array(confidence, np.float32), np.stack(crops), np.stack(bodies) if bodies else None
-    )
+        landmarks, np.array(confidence, np.float32), np.stack(crops), np.stack(bodies) if bodies else None,
+        shipped_refiner().refine(landmarks, np.stack(close)) if close else None,
+    )  # fmt: skip
 
 
 def longest_gap(found: np.ndarray) -> tuple[int, int]:
@@ -178,7 +188,7 @@ def track_segments(
     estimator: MeshEstimator | None = None,
 ) -> tuple[np.ndarray, list[Track]]:
     """Shape `K` of one person, and a track per segment (all its synchronised cameras together)."""
-    observations, moments = [], []
+    observations, refined, moments = [], [], []
     shapes: list[np.ndarray] = []
     for segment in segments:
         front = front_camera(config)
@@ -198,7 +208,11 @@ def track_segments(
                 f"gaps of at most {config.max_gap} frames", "cut the clip there",
             )  # fmt: skip
         observations.append(measured(seen.at(rows)))
+        finer = [s.landmarks if s.refined is None else s.refined for _, s in segment]
+        refined.append(replace(observations[-1], landmarks=np.stack(finer, 1)[rows]))
         moments.append(rows)
+    if config.refine_landmarks and is_familiar(observations):
+        observations = refined
     if shapes:
         shape = np.concatenate(shapes).mean(0)
         if shape.shape != (model.body.identity_dim,):
@@ -225,6 +239,12 @@ def track_segments(
             )
         )
     return shape, tracks
+
+
+def is_familiar(seen: list[Observations]) -> bool:
+    """Whether a person's face, in the views from which it looks least strange, is like those the refiner knows."""
+    faces = np.concatenate([group.landmarks[group.seen] for group in seen])
+    return bool(np.quantile(shipped_refiner().strangeness(faces), 0.1) < STRANGE)
 
 
 def estimates(
