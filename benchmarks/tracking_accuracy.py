@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,15 @@ from fportrait.capture.world import WorldConfig, write_embedded_world
 from fportrait.errors import UserError
 from fportrait.tracking.calibration import Calibration
 from fportrait.tracking.fit import LandmarkModel, Observations, measured, solve_moments
-from fportrait.tracking.track import Clip, ClipLandmarks, TrackConfig, front_camera, read_landmarks, track_segments
+from fportrait.tracking.track import (
+    Clip,
+    ClipLandmarks,
+    TrackConfig,
+    front_camera,
+    is_familiar,
+    read_landmarks,
+    track_segments,
+)
 from fportrait.tracking.views import view_bias, without_bias
 
 BODY = load_body()
@@ -61,10 +70,32 @@ def read_person(folder: Path, truth: Path) -> tuple[list, list]:
     return segments, truths
 
 
+def as_tracked(segments: list) -> list[Observations]:
+    """What tracking fits: turns measured on landmarks as they came, and the refined ones if the face is familiar."""
+    groups = [
+        measured(
+            Observations(
+                np.stack([s.landmarks for _, s in segment], 1).astype(np.float64),
+                np.stack([front_camera(CONFIG) if c.world_to_camera is None else c.world_to_camera
+                          for c, _ in segment]),
+                np.stack([c.intrinsics for c, _ in segment]),
+            )
+        )
+        for segment in segments
+    ]  # fmt: skip
+    if not is_familiar(groups):
+        return groups
+    return [
+        replace(group, landmarks=np.stack([s.refined for _, s in segment], 1).astype(np.float64))
+        for group, segment in zip(groups, segments, strict=True)
+    ]
+
+
 def score_person(segments: list, truths: list, model: LandmarkModel) -> dict[str, list]:
     shape, tracks = track_segments(segments, model, CONFIG)
+    groups = as_tracked(segments)
     scores: dict[str, list] = {"rotation": [], "turn": [], "place": [], "reprojection": []}
-    for segment, track, known in zip(segments, tracks, truths, strict=True):
+    for segment, group, track, known in zip(segments, groups, tracks, truths, strict=True):
         poses = [Pose(*p) for p in zip(known["body_rotation"], known["body_translation"], known["head_rotation"],
                                        strict=True)]  # fmt: skip
         true_rotation = known["body_rotation"] @ known["head_rotation"]
@@ -83,12 +114,12 @@ def score_person(segments: list, truths: list, model: LandmarkModel) -> dict[str
         scores["place"] += np.linalg.norm(ours - theirs, axis=1).tolist()
         points = model.at(shape) @ track.rotations.transpose(0, 2, 1) + track.translations[:, None]
         stable = [33, 133, 263, 362, 168, 4, 1, 6]
-        for (clip, seen), camera in zip(segment, track.cameras, strict=True):
+        for c, ((clip, seen), camera) in enumerate(zip(segment, track.cameras, strict=True)):
             for t in np.flatnonzero(seen.confidence > 0):
                 pixels, _ = project(points[t, stable], camera, clip.intrinsics)
-                off = np.linalg.norm(pixels - seen.landmarks[t, stable], axis=1).mean()
+                off = np.linalg.norm(pixels - group.landmarks[t, c, stable], axis=1).mean()
                 scores["reprojection"].append(100 * off / np.ptp(seen.landmarks[t], axis=0).max())
-    scores |= agreement(segments, shape, model)
+    scores |= agreement([g for g, segment in zip(groups, segments, strict=True) if len(segment) >= 4], shape, model)
     return scores
 
 
@@ -100,19 +131,8 @@ def half(seen: Observations, cameras: slice) -> Observations:
     )  # fmt: skip
 
 
-def agreement(segments: list, shape: np.ndarray, model: LandmarkModel) -> dict[str, list]:
+def agreement(groups: list[Observations], shape: np.ndarray, model: LandmarkModel) -> dict[str, list]:
     """Rotation vectors `3`, degrees, between the halves of the cameras, a list per segment."""
-    groups = []
-    for segment in segments:
-        if len(segment) >= 4:
-            groups.append(
-                measured(
-                    Observations(
-                        np.stack([s.landmarks for _, s in segment], 1).astype(np.float64),
-                        np.stack([c.world_to_camera for c, _ in segment]), np.stack([c.intrinsics for c, _ in segment]),
-                    )
-                )
-            )  # fmt: skip
     found: dict[str, list] = {"consistency": [], "consistency_other_segment": [], "consistency_without": []}
     for index, group in enumerate(groups):
         odd = np.arange(len(group.landmarks)) % 2 == 1
