@@ -50,7 +50,7 @@ def promote(
         )  # fmt: skip
     with atomic_folder(model) as folder:  # stays away when the gate refuses
         sampling = {
-            key: scores["settings"][key] for key in ("shift", "steps", "guidance")
+            key: scores["settings"][key] for key in ("shift", "steps", "guidance", "guidance_below")
         }  # it samples as it was scored
         bundle = assemble(trained / "transformer", base, folder / "bundle", frames=frames, **sampling)
         return promote_bundle(

@@ -35,6 +35,7 @@ class BundleSettings:
     crop_metres: float = 0.30  # width of the picture at the head
     camera_distance: float = 0.55  # metres, of the canonical front camera
     guidance: dict[str, float] = field(default_factory=dict)  # scale per factor, unless the user gives another
+    guidance_below: float = 1.0  # highest noise level, 0 to 1, at which it acts
 
 
 def read_settings(bundle: str | Path) -> BundleSettings:

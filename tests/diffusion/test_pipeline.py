@@ -98,6 +98,31 @@ def test_guidance_follows_its_formula_and_scale_one_costs_nothing(pipeline, fact
     assert (plain - none).abs().max() > 1e-4
 
 
+def test_guidance_acts_only_where_little_noise_is_left_and_costs_nothing_elsewhere(pipeline, tmp_path, monkeypatch):
+    given = conditions(5)
+    parts = pipeline.transformer, pipeline.vae, FlowMatchEulerDiscreteScheduler(shift=5.0)
+    limited = FactorPortraitPipeline(*parts, window_frames=13, guidance_below=0.8)
+    limited.set_progress_bar_config(disable=True)
+    calls, seen = [], []
+    forward = pipeline.transformer.forward
+    monkeypatch.setattr(pipeline.transformer, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
+
+    def keep(pipe, step, timestep, state):
+        seen.append((float(timestep), state["latents"].clone()))
+        return {}
+
+    for guidance in ({}, {"expression": 3.0}):
+        sample(limited, given, num_inference_steps=4, guidance=guidance, callback_on_step_end=keep)
+    plain, guided = seen[:4], seen[4:]
+    below = [timestep <= 800 for timestep, _ in plain]
+    assert 0 < sum(below) < 4
+    assert len(calls) == 4 + 4 + sum(below)
+    for (_, a), (_, b), changed in zip(plain, guided, below, strict=True):
+        assert torch.equal(a, b) != changed
+    limited.save_pretrained(tmp_path)
+    assert FactorPortraitPipeline.from_pretrained(tmp_path).config.guidance_below == 0.8
+
+
 def test_a_window_as_long_as_the_video_equals_no_windows(pipeline):
     given = conditions(13)
     assert torch.equal(sample(pipeline, given), sample(pipeline, given, window_frames=13, overlap_frames=4))

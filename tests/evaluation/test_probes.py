@@ -10,7 +10,16 @@ from fportrait.evaluation.control import face_errors
 from fportrait.evaluation.embedded import Shot, Studio, action_vector, ramp_and_hold
 from fportrait.evaluation.faces import angles_between, gaze, head_rotations, lip_distance
 from fportrait.evaluation.modes import MODES, mode_shots
-from fportrait.evaluation.probes import PROBES, Probed, ProbeSettings, leakage, measure, region, summarise
+from fportrait.evaluation.probes import (
+    PROBES,
+    Probed,
+    ProbeSettings,
+    leakage,
+    measure,
+    region,
+    summarise,
+    tracker_view,
+)
 from fportrait.evaluation.slices import skin_degrees, slice_of, summarise_slices, view_degrees
 
 
@@ -61,6 +70,22 @@ def test_what_leaks_is_read_off_its_row_and_column(scenes):
     assert np.allclose(row, [0.4, 0, 1, 0, 0], atol=1e-8)
     summary = summarise([measure(Probed(scenes, {"ours": videos}), "ours")] * 2, 0)
     assert summary["worst_leak"] == 0.4 and summary["gains"]["pose"]["gain"]["low"] > 0.9
+
+
+def test_turns_are_told_in_degrees_whatever_the_pixels_say(scenes):
+    studio, person = Studio(Reader(), 64), sample_person(171_000_000)
+    half = studio.scene(person, ramp_and_hold(PROBES["pose"][0].at(0.5), 5), driver=person).video
+    none = scenes["rest"].video
+    truth = {name: scenes[name].video for name in ("rest", "pose", "view")}
+    videos = {"ours": truth | {"pose": half, "view": none}, "codec_limit": truth}
+    few = {name: scenes[name] for name in truth}
+    turns = tracker_view([Probed(few, videos)], studio)["turns"]
+    assert turns["codec_limit"] == {name: {"gain": 1.0, "correlation": 1.0} for name in ("pose", "view")}
+    assert turns["ours"]["pose"]["gain"] == pytest.approx(0.5, abs=0.12) and turns["ours"]["pose"]["correlation"] > 0.95
+    assert abs(turns["ours"]["view"]["gain"]) < 0.05
+    faceless = {name: np.zeros_like(video) for name, video in truth.items()}
+    nothing = tracker_view([Probed(few, {"ours": faceless, "codec_limit": truth})], studio)
+    assert nothing["turns"]["ours"] == {"pose": {}, "view": {}}
 
 
 def test_regions_hold_their_part_of_the_face_and_codes_are_the_drivers(scenes):

@@ -109,6 +109,7 @@ class Animator:
             load_vae(self.model / "vae"),
             FlowMatchEulerDiscreteScheduler(shift=self.settings.shift),
             window_frames=self.settings.frames,
+            guidance_below=self.settings.guidance_below,
         )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
@@ -240,7 +241,8 @@ class Animator:
             inputs["camera"], camera = Path(camera), "file"
         settings = {
             "camera": camera, "steps": request.steps or self.settings.steps, "seed": request.seed,
-            "guidance": self.guidance(request), "frames": len(prepared), "scale": request.scale,
+            "guidance": self.guidance(request), "guidance_below": self.settings.guidance_below,
+            "frames": len(prepared), "scale": request.scale,
         }  # fmt: skip
         return provenance_tags(self.model, inputs, settings)
 

@@ -41,6 +41,9 @@ class FactorPortraitPipeline(DiffusionPipeline):
     vae: `BlockCodec` or `AutoencoderKLWan`.
     scheduler: a flow-matching scheduler of diffusers.
     window_frames: the clip length the transformer was trained on; longer videos go in overlapping windows of it.
+    guidance_below: guidance acts at noise levels up to this one, from 0 to 1; 1 is every step. Steps above it cost one
+        model call. What a factor asks for is settled late, where little noise is left; scaled velocities before that
+        only harden the picture (guidance in a limited interval: Kynkäänniemi et al. 2024, arXiv 2404.07724).
     """
 
     model_cpu_offload_seq = "transformer->vae"
@@ -52,10 +55,11 @@ class FactorPortraitPipeline(DiffusionPipeline):
         vae: Any,
         scheduler: FlowMatchEulerDiscreteScheduler,
         window_frames: int | None = None,
+        guidance_below: float = 1.0,
     ):
         super().__init__()
         self.register_modules(transformer=transformer, vae=vae, scheduler=scheduler)
-        self.register_to_config(window_frames=window_frames)
+        self.register_to_config(window_frames=window_frames, guidance_below=guidance_below)
 
     @classmethod
     def from_pretrained(
@@ -72,6 +76,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
             raise UserError(f"no {index}", "a pipeline folder", "check the path, or save a pipeline there")
         stored = json.loads(index.read_text(encoding="utf-8"))
         components.setdefault("window_frames", stored.get("window_frames"))
+        components.setdefault("guidance_below", stored.get("guidance_below", 1.0))
         if "transformer" not in components:
             loaded = FactorPortraitTransformer.from_pretrained(folder / "transformer", torch_dtype=torch_dtype)
             components["transformer"] = loaded
@@ -86,7 +91,8 @@ class FactorPortraitPipeline(DiffusionPipeline):
 
     @classmethod
     def from_bundle(cls, folder: str | Path, torch_dtype: torch.dtype | None = None) -> FactorPortraitPipeline:
-        """The sampler of a bundle (`fportrait.bundle`), with the noise schedule and clip length of its settings.
+        """The sampler of a bundle (`fportrait.bundle`), with the noise schedule, clip length and guided part of its
+        settings.
 
         Raises:
             UserError: a part is missing or does not fit.
@@ -99,6 +105,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
             load_vae(Path(folder) / "vae"),
             FlowMatchEulerDiscreteScheduler(shift=settings.shift),
             window_frames=settings.frames,
+            guidance_below=settings.guidance_below,
         )
 
     @torch.no_grad()
@@ -130,7 +137,8 @@ class FactorPortraitPipeline(DiffusionPipeline):
                 latents `B C l h w` (short videos only).
             codes: `B T 128`, standardised, T = 4k+1, or a file of them (`read_codes`).
             guidance: scale per factor, any of expression, pose, view, identity; 1, the default, costs nothing, any
-                other value one more model call per step. v + sum over f of (g_f - 1)(v - v without f).
+                other value one more model call per guided step (`guidance_below`).
+                v + sum over f of (g_f - 1)(v - v without f).
             generator: the same seed gives the same bits on the same machine; a list holds one per sample.
             output_type: `uint8`, `pt`, `latent`, or `stream`: frames are decoded as the iterator is read.
             callback_on_step_end: called with (pipeline, step, timestep, {"latents"}); may return new latents.
@@ -201,14 +209,16 @@ class FactorPortraitPipeline(DiffusionPipeline):
             self.transformer._hf_hook.pre_forward(self.transformer)
         prompt_cache = self.transformer.prompt_key_values()
         self.scheduler.set_timesteps(steps, device=device)
+        guided_from = self.config.guidance_below * self.scheduler.config.num_train_timesteps
         with self.progress_bar(total=steps) as progress:
             for step, timestep in enumerate(self.scheduler.timesteps):
                 velocity = torch.zeros_like(state)
+                scales = guidance if float(timestep) <= guided_from else {}
                 for index, window in enumerate(windows):
                     part = state[:, :, window.start : window.stop]
                     if index > 0:
                         part = torch.cat([state[:, :, total + index - 1 :][:, :, :1], part[:, :, 1:]], 2)
-                    moved = self._velocity(part, timestep, conditions[index], guidance, prompt_cache)
+                    moved = self._velocity(part, timestep, conditions[index], scales, prompt_cache)
                     ramp = torch.tensor(window.weights, device=device)[:, None, None]
                     velocity[:, :, window.start : window.stop] += moved * ramp
                     if index > 0:

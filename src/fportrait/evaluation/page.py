@@ -138,7 +138,14 @@ def _tracker_table(view: Mapping[str, Any]) -> str:
             f"<tr><td>{name}" + "".join("<td>–" if cell is None else f"<td>{cell:.2f}" for cell in cells) + "</tr>"
         )
     found = ", ".join(f"{m.replace('_', ' ')} {share:.0%}" for m, share in view["faces_found"].items())
-    return f"<h3>What a tracker sees change</h3>{_table(f'<th>moved{head}', rows)}<small>faces found: {found}</small>"
+    turns = "; ".join(
+        f"{name} {ours['gain']:.2f} (codec's limit {limit['gain']:.2f})"
+        for name, ours in view["turns"]["ours"].items() if ours and (limit := view["turns"]["codec_limit"][name])
+    )  # fmt: skip
+    return (
+        f"<h3>What a tracker sees change</h3>{_table(f'<th>moved{head}', rows)}"
+        f"<small>gain in degrees: {turns or 'no face to tell it by'}; faces found: {found}</small>"
+    )
 
 
 def matrix_svg(leakage: Mapping[str, Mapping[str, float]]) -> str:

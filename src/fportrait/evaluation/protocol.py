@@ -62,6 +62,7 @@ class Protocol:
     shift: float | None = None
     batch: int = 4
     guidance: dict[str, float] | None = None  # scale per factor; None takes the model's own
+    guidance_below: float | None = None  # highest noise level at which it acts; None takes the model's own
     control: bool = True  # read expression codes and landmarks back from the generated frames
     metrics: dict[str, str] = field(default_factory=lambda: {"psnr": "auto", "ssim": "auto", "sharpness": "auto"})
     network_every: int = 1  # metrics with a network look at every so many frames
@@ -152,10 +153,12 @@ def evaluate(
     if vae_hash(base / "vae") != reader.vae_hash:
         raise UserError(f"shards of another VAE than {base / 'vae'}", "shards of the model's VAE",
                         "run `kedro run --pipelines=encode` again")  # fmt: skip
-    frames, steps, shift, guidance = sampling_settings(protocol, Path(transformer_folder), base)
-    protocol = replace(protocol, guidance=guidance)
+    sampling = sampling_settings(protocol, Path(transformer_folder), base)
+    frames, steps = sampling.frames, sampling.steps
+    protocol = replace(protocol, guidance=sampling.guidance)
     vae = load_vae(base / "vae")
-    pipeline = make_pipeline(FactorPortraitTransformer.from_pretrained(transformer_folder).eval(), vae, shift)
+    transformer = FactorPortraitTransformer.from_pretrained(transformer_folder).eval()
+    pipeline = make_pipeline(transformer, vae, sampling.shift, sampling.guidance_below)
     scorers = Scorers.of(protocol, load_encoder(base / "expression_encoder") if protocol.control else None)
     report = Report(Path(out_folder), shown=protocol.shown)
 
@@ -205,9 +208,10 @@ def evaluate(
     summary["settings"] = {
         "frames": frames,
         "steps": steps,
-        "shift": shift,
+        "shift": sampling.shift,
         "seed": seed,
-        "guidance": protocol.guidance,
+        "guidance": sampling.guidance,
+        "guidance_below": sampling.guidance_below,
         "network_every": protocol.network_every,
         "shards": reader.hash,
         "same": {"frames": frames, "steps": steps},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,10 +19,18 @@ if TYPE_CHECKING:
     from fportrait.evaluation.protocol import Protocol
 
 
-def sampling_settings(
-    protocol: Protocol, transformer_folder: Path, base: Path
-) -> tuple[int | None, int, float, dict[str, float]]:
-    """Frames, steps, shift and guidance: as asked, else as the stage was trained, else as the base says."""
+class SamplingSettings(NamedTuple):
+    """How clips are sampled; `frames` None takes each dataset's own. See `fportrait.bundle.BundleSettings`."""
+
+    frames: int | None
+    steps: int
+    shift: float
+    guidance: dict[str, float]
+    guidance_below: float
+
+
+def sampling_settings(protocol: Protocol, transformer_folder: Path, base: Path) -> SamplingSettings:
+    """As asked, else as the stage was trained, else as the base says."""
     trained: dict[str, Any] = {}
     for folder in (transformer_folder, transformer_folder.parent):
         if (folder / "training.json").is_file():
@@ -30,8 +38,10 @@ def sampling_settings(
     stated = json.loads((base / "bundle.json").read_text()) if (base / "bundle.json").is_file() else {}
     frames = protocol.frames or trained.get("frames") or stated.get("frames")
     steps = protocol.steps or stated.get("steps", 30)
+    shift = protocol.shift or trained.get("shift") or stated.get("shift", 5.0)
     guidance = stated.get("guidance", {}) if protocol.guidance is None else protocol.guidance
-    return frames, steps, protocol.shift or trained.get("shift") or stated.get("shift", 5.0), guidance
+    below = stated.get("guidance_below", 1.0) if protocol.guidance_below is None else protocol.guidance_below
+    return SamplingSettings(frames, steps, shift, guidance, below)
 
 
 def held_out(reader: ShardReader, dataset: str, count: int, frames: int | None) -> list[Record]:
@@ -54,13 +64,14 @@ def held_out(reader: ShardReader, dataset: str, count: int, frames: int | None) 
     return turns[:count]
 
 
-def make_pipeline(transformer: torch.nn.Module, vae: Any, shift: float) -> Any:
+def make_pipeline(transformer: torch.nn.Module, vae: Any, shift: float, guidance_below: float = 1.0) -> Any:
     """A `FactorPortraitPipeline` without progress bar."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     from fportrait.diffusion.pipeline import FactorPortraitPipeline
 
-    pipeline = FactorPortraitPipeline(transformer, vae, FlowMatchEulerDiscreteScheduler(shift=shift))  # type: ignore[arg-type]
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    pipeline = FactorPortraitPipeline(transformer, vae, scheduler, guidance_below=guidance_below)  # type: ignore[arg-type]
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -237,13 +237,15 @@ def run_ablation(
     if first not in stages:
         raise UserError(f"no run of the full model ({trained.failures[0].reason})", "at least its first seed",
                         "mend its cause and run again")  # fmt: skip
+    bundle = Path(plan.base) / "bundle.json"
+    sampled_as = file_hash(bundle) if bundle.is_file() else ""
     jobs = [("baselines", ""), ("base", plan.base)]
     jobs += [(name, found[-1]["folder"]) for name, found in stages.items()]
     jobs += [(f"stage{n}", stages[first][n - 1]["folder"]) for n in STAGES[:3]]
     scored = map_units(
         functools.partial(score_one, plan=plan), jobs, workers=workers, cache_folder=units / "scores",
         key=lambda job: [job[0], weights_hash(Path(job[1]) / "transformer") if job[1] else "", plan.scoring,
-                         reader.hash, code_hash("evaluation")],
+                         sampled_as, reader.hash, code_hash("diffusion", "evaluation")],
         progress="scores",
     )  # fmt: skip
     scores = {result.unit[0]: result for result in scored.results}

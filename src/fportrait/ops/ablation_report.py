@@ -14,7 +14,7 @@ from typing import Any
 
 from fportrait.atomic_io import write_json, write_text
 from fportrait.dataset.schema import DATASETS
-from fportrait.evaluation.probes import PROBES
+from fportrait.evaluation.probes import PROBES, TURNS
 from fportrait.ops.ablation import VARIANTS, Plan
 
 # metric → (head, digits); arrows say what is better
@@ -87,6 +87,12 @@ class Results:
             scores["control"]["methods"][method]["gains"] for scores in self.scores(variant) if "control" in scores
         ]
         return [float(gains[factor][kind]["mean"]) for gains in probed if factor in gains]
+
+    def turn_gains(self, variant: str, factor: str, kind: str = "gain", method: str = "ours") -> list[float]:
+        """Of a factor that turns the head, in degrees by the tracker, every seed that has it."""
+        seen = [scores["control"]["tracker"]["turns"][method] for scores in self.scores(variant)
+                if "tracker" in scores.get("control", {})]  # fmt: skip
+        return [float(turns[factor][kind]) for turns in seen if turns.get(factor)]
 
     def leakage(self, variant: str, method: str = "ours") -> tuple[list[str], list[list[float]]]:
         """Factors, and the matrix over them, mean over seeds."""
@@ -171,6 +177,16 @@ def control_table(results: Results, kind: str) -> str:
     return table([kind, *factors], [*rows, ["*codec's limit*", *limit]])
 
 
+def turn_table(results: Results) -> str:
+    """Gain and correlation in degrees of what turns the head to the camera, variants down."""
+    order = ["base", *(name for name in results.variants if name != "full"), "full"]
+    lines = [(title(name), name, "ours") for name in order] + [("*codec's limit*", "full", "codec_limit")]
+    columns = [(factor, kind) for factor in TURNS for kind in ("gain", "correlation")]
+    rows = [[words, *(spread(results.turn_gains(name, factor, kind, method)[: None if method == "ours" else 1], 2)
+                      for factor, kind in columns)] for words, name, method in lines]  # fmt: skip
+    return table(["in degrees", *(f"{factor}, {kind}" for factor, kind in columns)], rows)
+
+
 def leakage_table(results: Results, variant: str, method: str = "ours") -> str:
     names, matrix = results.leakage(variant, method)
     return table(["moved ↓ came out →", *names], [[name, *(f"{value:.2f}" for value in row)]
@@ -182,6 +198,8 @@ def control_section(results: Results) -> list[str]:
         "## Control\n",
         control_table(results, "gain"),
         control_table(results, "correlation"),
+        "The head's turn to the camera as a tracker sees it, against the turn that it sees in the truth:\n",
+        turn_table(results),
         "Leakage, the full model and the codec's limit:\n",
         leakage_table(results, "full"),
         leakage_table(results, "full", "codec_limit"),
@@ -202,7 +220,14 @@ def checks(results: Results) -> list[tuple[str, str, bool]]:
                 results.gains("full", factor, "gain", "codec_limit"),
             )
             text = f"{mean(found):.2f} (correlation {mean(r):.2f}; the codec's limit {mean(limit):.2f})"
-            rows.append((f"gain of {factor} at least {least}", text, mean(found) >= least))
+            turned = results.turn_gains("full", factor)
+            unit = ", in pixels" if turned else ""
+            rows.append((f"gain of {factor} at least {least}{unit}", text, mean(found) >= least))
+            if turned:
+                r, limit = (results.turn_gains("full", factor, "correlation"),
+                            results.turn_gains("full", factor, "gain", "codec_limit"))  # fmt: skip
+                text = f"{mean(turned):.2f} (correlation {mean(r):.2f}; the codec's limit {mean(limit):.2f})"
+                rows.append((f"gain of {factor} at least {least}, in degrees", text, mean(turned) >= least))
     if names:
         worst = max(((abs(matrix[i][j]), names[i], names[j]) for i in range(len(names)) for j in range(len(names))
                      if i != j), default=(0.0, "", ""))  # fmt: skip

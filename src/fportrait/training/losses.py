@@ -33,9 +33,7 @@ def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
 
 
-def sample_losses(
-    model: Callable[..., Tensor], batch: dict[str, Any], precision: str, contrast: float = 1.0
-) -> Tensor:
+def sample_losses(model: Callable[..., Tensor], batch: dict[str, Any], precision: str, contrast: float = 1.0) -> Tensor:
     """Flow-matching loss of each sample, `B`; `contrast` as in `flow_loss`."""
     latents, noise = batch["latents"], batch["noise"]
     inputs = {name: batch[name] for name in (*CONDITIONS, "reference_rays") if name in batch}
@@ -44,10 +42,7 @@ def sample_losses(
     weights = batch.get("weights")
     rows = [slice(row, row + 1) for row in range(len(latents))]
     return torch.stack(
-        [
-            flow_loss(velocity[r], latents[r], noise[r], None if weights is None else weights[r], contrast)
-            for r in rows
-        ]
+        [flow_loss(velocity[r], latents[r], noise[r], None if weights is None else weights[r], contrast) for r in rows]
     )
 
 
