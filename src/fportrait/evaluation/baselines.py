@@ -103,14 +103,12 @@ def warped_record(reader: ShardReader, annotations: Annotations, record: Record,
 
 def _camera_space(body: BodyModel, shape: np.ndarray, table: Any) -> list[np.ndarray]:
     """Vertices `V 3` of the expression-neutral person, in camera space, of every row."""
-    from fportrait.body.model import Pose
+    from fportrait.tracking.files import pose_of
 
     found = []
     for row in table.to_dict("records"):
-        pose = Pose(np.asarray(row["body_rotation"]).reshape(3, 3), np.asarray(row["body_translation"], np.float64),
-                    np.asarray(row["head_rotation"]).reshape(3, 3))  # fmt: skip
         camera = np.asarray(row["world_to_camera"], np.float64).reshape(4, 4)
-        found.append(body.vertices(shape, None, pose) @ camera[:3, :3].T + camera[:3, 3])
+        found.append(body.vertices(shape, None, pose_of(row)) @ camera[:3, :3].T + camera[:3, 3])
     return found
 
 

@@ -84,9 +84,10 @@ def driven(
     annotations: Annotations, driver: Record, target: Record, intrinsics: np.ndarray, frames: int, size: int
 ) -> Driven:
     """The target's body in the driver's poses, seen by the driver's cameras."""
-    from fportrait.body.model import Pose, load_body
+    from fportrait.body.model import load_body
     from fportrait.body.rasterizer import normal_map
     from fportrait.camera.cameras import project
+    from fportrait.tracking.files import pose_of
 
     person, actor = (
         annotations.person(target.dataset, target.identity),
@@ -95,10 +96,6 @@ def driven(
     body = load_body(person["body_model"])
     shape = np.asarray(person["shape"], np.float64)
     table = annotations.clip(driver.dataset, driver.clip, driver.first_frame, frames)
-
-    def pose_of(row: Any) -> Pose:
-        return Pose(np.asarray(row["body_rotation"]).reshape(3, 3), np.asarray(row["body_translation"], np.float64),
-                    np.asarray(row["head_rotation"]).reshape(3, 3))  # fmt: skip
 
     rows = table.to_dict("records")
     poses = [pose_of(row) for row in rows]

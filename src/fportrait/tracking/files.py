@@ -116,7 +116,7 @@ def overlay_frames(
 def pose_of(row: Any) -> Pose:
     """The pose in a row of the frame schema."""
     return Pose(
-        np.reshape(row["body_rotation"], (3, 3)), np.asarray(row["body_translation"]),
+        np.reshape(row["body_rotation"], (3, 3)), np.asarray(row["body_translation"], np.float64),
         np.reshape(row["head_rotation"], (3, 3)),
     )  # fmt: skip
 
