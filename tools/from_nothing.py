@@ -15,6 +15,7 @@ import argparse
 import functools
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from fportrait.training.base import BaseTraining, focus_weights, train_base
 FIRST_PERSON, FRAMES, STEPS_SAMPLED, SHIFT = 190_000_000, 5, 12, 5.0
 MIXTURE = {"PhoneCapture": 20, "StudioCapture": 20, "ViewSweep": 30, "DynamicSweep": 30}  # percent, Table 1, stage 4
 ARMS = {"full": ("full", MIXTURE), "c1": ("full", WITHOUT_DYNAMIC), "c2": ("c2", MIXTURE), "c3": ("c3", MIXTURE)}
+PER_FRAME = ("video", "normals", "codes", "landmarks", "driver_landmarks")
 METRICS = ("psnr", "expression", "head")
 MOVES = {  # dataset: whether face, head and camera move within a clip
     "PhoneCapture": (True, True, False), "StudioCapture": (True, True, False),
@@ -117,6 +119,13 @@ def samples(vae: Any, scenes: Sequence[Scene], config: Mapping[str, Any]) -> dic
     }
 
 
+def still(scene: Scene, moment: str) -> Scene:
+    """The first or last moment of a scene. A latent holds the rays of four frames, a picture its own four times."""
+    rays = scene.rays[:, :1] if moment == "first" else np.tile(scene.rays[-6:, -1:], (4, 1, 1, 1))
+    part = slice(0, 1) if moment == "first" else slice(-1, None)
+    return replace(scene, **{name: getattr(scene, name)[part] for name in PER_FRAME}, rays=rays)
+
+
 def fresh(variant: str, width: int, layers: int, seed: int) -> FactorPortraitTransformer:
     """A transformer that knows nothing, shaped for the shipped codec."""
     shape = dict(FactorPortraitTransformer.load_config(SHIPPED_BASE / "transformer"))
@@ -137,12 +146,18 @@ def run_arm(unit: tuple[str, int], folder: Path, sizes: dict[str, int], trained:
     for dataset in MOVES:
         scenes = [scene for path in trained if f"/{dataset}/" in path for scene in read_scenes(Path(path))]
         clips[dataset] = samples(vae, scenes, model.config)
-    shares = np.array([mixture[name] for name in clips]) / 100
+        for moment in ("first", "last"):
+            clips[f"{dataset} {moment}"] = samples(vae, [still(scene, moment) for scene in scenes], model.config)
+    shares = np.array([mixture[name] for name in MOVES]) / 100
 
     def batches(step: int) -> dict[str, torch.Tensor]:
+        """Eight clips, and in every second step the first and last pictures of eight: pairs teach expression."""
         rng = np.random.default_rng([seed, step])
-        kinds, places = rng.choice(len(clips), 8, p=shares), rng.random(8)
-        chosen = [list(clips.values())[kind] for kind in kinds]
+        names, places = rng.choice(list(MOVES), 8, p=shares), rng.random(8)
+        if step % 2:
+            names = np.array([f"{name} {moment}" for moment in ("first", "last") for name in names])
+            places = np.tile(places, 2)
+        chosen = [clips[name] for name in names]
         picks = [int(place * len(of["latents"])) for place, of in zip(places, chosen, strict=True)]
         return {name: torch.stack([of[name][pick] for of, pick in zip(chosen, picks, strict=True)])
                 for name in chosen[0]}  # fmt: skip
@@ -213,12 +228,12 @@ def main() -> None:
         "--work", type=Path, required=True, help="folder for clips and finished arms; a stopped run goes on"
     )
     parser.add_argument("--output", type=Path, default=Path("docs/results/from_nothing.json"))
-    parser.add_argument("--people", type=int, default=4)
+    parser.add_argument("--people", type=int, default=2)
     parser.add_argument("--clips", type=int, default=48, help="of each person and kind")
-    parser.add_argument("--held", type=int, default=16, help="unseen clips of each person, everything moving")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--width", type=int, default=160, help="a multiple of 32")
-    parser.add_argument("--layers", type=int, default=5)
+    parser.add_argument("--held", type=int, default=32, help="unseen clips of each person, everything moving")
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--width", type=int, default=128, help="a multiple of 32")
+    parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()

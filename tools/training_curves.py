@@ -1,6 +1,6 @@
 """Draws the loss curves of the four stages, as a finished chain left them, into one picture.
 
-    python tools/training_curves.py --curves data/08_reporting/curves --output docs/images/training-curves.png
+python tools/training_curves.py --curves data/08_reporting/curves --output docs/images/training-curves.png
 """
 
 from __future__ import annotations
