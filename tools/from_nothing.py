@@ -25,8 +25,7 @@ import torch
 from fportrait.atomic_io import write_json
 from fportrait.bundle import SHIPPED_BASE, read_settings
 from fportrait.capture.people import sample_person
-from fportrait.dataset.encode import FOCUS_LANDMARKS, to_model_range
-from fportrait.diffusion.codec import encode_video, load_vae
+from fportrait.diffusion.codec import load_vae
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.diffusion.variants import VARIANTS
 from fportrait.evaluation.control import face_errors
@@ -37,7 +36,7 @@ from fportrait.ops.ablation import WITHOUT_DYNAMIC
 from fportrait.scale.map_engine import map_units
 from fportrait.tracking.crops import face_crop
 from fportrait.tracking.expression import ExpressionEncoder
-from fportrait.training.base import BaseTraining, focus_weights, train_base
+from fportrait.training.base import BaseTraining, scene_samples, train_base
 
 FIRST_PERSON, FRAMES, STEPS_SAMPLED, SHIFT = 190_000_000, 5, 12, 5.0
 MIXTURE = {"PhoneCapture": 20, "StudioCapture": 20, "ViewSweep": 30, "DynamicSweep": 30}  # percent, Table 1, stage 4
@@ -102,23 +101,6 @@ def read_scenes(folder: Path) -> list[Scene]:
     return [Scene(**{name: value[i] for name, value in values.items()}) for i in range(len(values["video"]))]
 
 
-@torch.no_grad()
-def samples(vae: Any, scenes: Sequence[Scene], config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """What the loss reads of every scene, stacked."""
-    focus = np.stack([
-        np.stack([scene.landmarks[:, list(group)].mean(1) for group in FOCUS_LANDMARKS], 1) for scene in scenes
-    ])  # fmt: skip
-    videos = {"latents": [s.video for s in scenes], "normals": [s.normals for s in scenes],
-              "reference": [s.reference[None] for s in scenes]}  # fmt: skip
-    found = {name: encode_video(vae, to_model_range(np.stack(of))).float() for name, of in videos.items()}
-    return {
-        **found,
-        "rays": torch.from_numpy(np.stack([scene.rays for scene in scenes])).float(),
-        "codes": torch.from_numpy(np.stack([scene.expression(config) for scene in scenes])).float(),
-        "weights": focus_weights(focus, scenes[0].video.shape[1], 8.0),
-    }
-
-
 def still(scene: Scene, moment: str) -> Scene:
     """The first or last moment of a scene. A latent holds the rays of four frames, a picture its own four times."""
     rays = scene.rays[:, :1] if moment == "first" else np.tile(scene.rays[-6:, -1:], (4, 1, 1, 1))
@@ -145,9 +127,11 @@ def run_arm(unit: tuple[str, int], folder: Path, sizes: dict[str, int], trained:
     clips: dict[str, dict[str, torch.Tensor]] = {}
     for dataset in MOVES:
         scenes = [scene for path in trained if f"/{dataset}/" in path for scene in read_scenes(Path(path))]
-        clips[dataset] = samples(vae, scenes, model.config)
+        clips[dataset] = scene_samples(vae, scenes, model.config, 8.0)
         for moment in ("first", "last"):
-            clips[f"{dataset} {moment}"] = samples(vae, [still(scene, moment) for scene in scenes], model.config)
+            clips[f"{dataset} {moment}"] = scene_samples(
+                vae, [still(scene, moment) for scene in scenes], model.config, 8.0
+            )
     shares = np.array([mixture[name] for name in MOVES]) / 100
 
     def batches(step: int) -> dict[str, torch.Tensor]:

@@ -12,14 +12,13 @@ import torch
 
 from fportrait.bundle import SHIPPED_BASE, read_settings
 from fportrait.capture.people import sample_person
-from fportrait.dataset.encode import FOCUS_LANDMARKS, to_model_range
-from fportrait.diffusion.codec import encode_video, load_vae
+from fportrait.diffusion.codec import load_vae
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.evaluation.embedded import Scene, Shot, Studio, codec_limit, generate, ramp_and_hold
 from fportrait.evaluation.probes import PROBES, Probed, measure
 from fportrait.evaluation.sampling import make_pipeline
 from fportrait.tracking.expression import ExpressionEncoder
-from fportrait.training.base import BaseTraining, focus_weights, train_base
+from fportrait.training.base import BaseTraining, scene_samples, train_base
 
 FRAMES = 5
 ACTIONS = ("jaw", "smile", "pucker", "blink")
@@ -38,36 +37,13 @@ def still_clips(people: int) -> list[dict[str, Scene]]:
     return clips
 
 
-def samples(vae, scenes) -> dict[str, torch.Tensor]:
-    """What the loss reads of every scene, stacked."""
-    size = scenes[0].video.shape[1]
-    focus = np.stack([
-        np.stack([scene.landmarks[:, list(group)].mean(1) for group in FOCUS_LANDMARKS], 1) for scene in scenes
-    ])  # fmt: skip
-    with torch.no_grad():
-        pictures = {
-            name: encode_video(vae, to_model_range(np.stack(videos))).float()
-            for name, videos in {
-                "latents": [scene.video for scene in scenes],
-                "normals": [scene.normals for scene in scenes],
-                "reference": [scene.reference[None] for scene in scenes],
-            }.items()
-        }
-    return {
-        **pictures,
-        "rays": torch.from_numpy(np.stack([scene.rays for scene in scenes])).float(),
-        "codes": torch.from_numpy(np.stack([scene.codes for scene in scenes])).float(),
-        "weights": focus_weights(focus, size, 8.0),
-    }
-
-
 def overfit(
     model: FactorPortraitTransformer, people: int, steps: int, rate: float, batch: int = 8
 ) -> dict:  # fmt: skip
     """Gain and correlation of every action on the very clips that were trained on: ours and the codec's limit."""
     vae = load_vae(SHIPPED_BASE / "vae")
     clips = still_clips(people)
-    everything = samples(vae, [scene for scenes in clips for scene in scenes.values()])
+    everything = scene_samples(vae, [scene for scenes in clips for scene in scenes.values()], model.config, 8.0)
     count = len(everything["latents"])
 
     def batches(step: int) -> dict[str, torch.Tensor]:

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fportrait.camera.rays import fold_rays, plucker_rays
+from fportrait.dataset.encode import FOCUS_LANDMARKS, to_model_range
 from fportrait.diffusion.codec import encode_video
 from fportrait.diffusion.flow import drop_conditions, flow_loss, noise_latents, sample_sigmas
+
+if TYPE_CHECKING:
+    from fportrait.evaluation.embedded import Scene
 
 
 @dataclass(frozen=True)
@@ -51,11 +56,6 @@ PICTURES = BaseTraining(minutes=60.0, lengths={1: 0.7, 5: 0.3}, decay_from=1.0, 
 CLIPS = BaseTraining()
 
 
-def to_video(frames_uint8: np.ndarray) -> Tensor:
-    """`B T H W 3` uint8 to `B 3 T H W` in [−1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(frames_uint8)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
-
-
 def focus_weights(focus: np.ndarray, size: int, gain: float) -> Tensor:
     """Loss weight `B 1 l h w`: 1 plus `gain` times a bump on each eye and the mouth (`focus` `B T 3 2`, pixels)."""
     cells = size // 8
@@ -67,6 +67,23 @@ def focus_weights(focus: np.ndarray, size: int, gain: float) -> Tensor:
     grouped = np.concatenate([first, bumps[:, 1:]], axis=1)
     grouped = grouped.reshape(len(bumps), -1, 4, cells, cells).max(2)
     return torch.from_numpy(1 + gain * grouped).float()[:, None]
+
+
+@torch.no_grad()
+def scene_samples(
+    vae: Any, scenes: Sequence[Scene], config: Mapping[str, Any], focus_weight: float
+) -> dict[str, Tensor]:
+    """What the loss reads of embedded scenes of one length, stacked; `config` is the transformer's."""
+    points = [[scene.landmarks[:, list(group)].mean(1) for group in FOCUS_LANDMARKS] for scene in scenes]
+    focus = np.stack([np.stack(groups, 1) for groups in points])
+    videos = {"latents": [scene.video for scene in scenes], "normals": [scene.normals for scene in scenes],
+              "reference": [scene.reference[None] for scene in scenes]}  # fmt: skip
+    return {
+        **{name: encode_video(vae, to_model_range(np.stack(of))).float() for name, of in videos.items()},
+        "rays": torch.from_numpy(np.stack([scene.rays for scene in scenes])).float(),
+        "codes": torch.from_numpy(np.stack([scene.expression(config) for scene in scenes])).float(),
+        "weights": focus_weights(focus, scenes[0].video.shape[1], focus_weight),
+    }
 
 
 class ClipBatches:
@@ -122,9 +139,9 @@ class ClipBatches:
         )
         with torch.no_grad():
             return {
-                "latents": encode_video(self.vae, to_video(clips["video"][take])),
-                "normals": encode_video(self.vae, to_video(clips["normals"][take])),
-                "reference": encode_video(self.vae, to_video(reference[:, None])),
+                "latents": encode_video(self.vae, to_model_range(clips["video"][take])),
+                "normals": encode_video(self.vae, to_model_range(clips["normals"][take])),
+                "reference": encode_video(self.vae, to_model_range(reference[:, None])),
                 "rays": torch.from_numpy(rays).float(),
                 "codes": torch.from_numpy(self.codes[take].astype(np.float32)),
                 "weights": focus_weights(clips["focus"][take], self.size, self.settings.focus_weight),

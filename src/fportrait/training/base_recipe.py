@@ -26,6 +26,7 @@ from diffusers.models.attention_dispatch import attention_backend
 from fportrait.atomic_io import write_json, write_safetensors
 from fportrait.body.model import load_body
 from fportrait.bundle import BundleSettings, bundle_hashes
+from fportrait.dataset.encode import to_model_range
 from fportrait.diffusion.codec import BlockCodec, decode_latents, encode_video, load_vae
 from fportrait.diffusion.codec_training import train_refiner
 from fportrait.diffusion.transformer import FactorPortraitTransformer
@@ -34,7 +35,7 @@ from fportrait.tracking.expression import ExpressionEncoder
 from fportrait.tracking.expression_training import readout_correlations, train_expression_encoder
 from fportrait.tracking.talking_head.embedded import embedded_talking_heads
 from fportrait.tracking.talking_head.training import TalkingHeadTraining, train_talking_heads
-from fportrait.training.base import CLIPS, PICTURES, BaseTraining, ClipBatches, to_video, train_base
+from fportrait.training.base import CLIPS, PICTURES, BaseTraining, ClipBatches, train_base
 from fportrait.training.base_clips import ClipRecipe, load_clips, render_chunk
 from fportrait.training.widen import adopt_codes, widen_codec, widen_transformer
 
@@ -122,7 +123,7 @@ def codec_batches(clips: dict[str, np.ndarray], batch: int, seed: int, held_out:
         picks, start = rng.choice(train, batch, replace=False), int(rng.integers(0, frames - 8))
         window = slice(start, start + 9)
         parts = [clips["normals" if i % 4 == 3 else "video"][p, window] for i, p in enumerate(picks)]
-        yield to_video(np.stack(parts))
+        yield to_model_range(np.stack(parts))
 
 
 def make_codec(
@@ -159,7 +160,7 @@ def make_codec(
     for name in ("video", "normals"):
         truth = clips[name][-held_out:]
         with torch.no_grad():
-            decoded = decode_latents(vae, encode_video(vae, to_video(truth)))
+            decoded = decode_latents(vae, encode_video(vae, to_model_range(truth)))
         scores[f"codec_psnr_{name}"] = psnr(to_uint8(decoded), truth)
     return vae, scores
 
