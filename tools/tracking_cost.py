@@ -119,7 +119,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     data = Path("data") / arguments.env if arguments.env != "base" else Path("data")
-    encoding = read_section("encode", "base")["encoding"] | read_section("encode", arguments.env)["encoding"]
+    encoding = read_section("encode", arguments.env)["encoding"]
     stage = read_stage(1, arguments.env)
     stage = replace(stage, processes=1, shards_url=None, sample_every=0, checkpoint_every=stage.iterations)
     tracked = phone_tables(data / "03_primary" / "validated")

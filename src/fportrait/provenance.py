@@ -52,20 +52,26 @@ def provenance_tags(
 
 
 def read_provenance(path: str | Path) -> dict[str, Any]:
-    """What `provenance_tags` wrote into a video.
+    """What `provenance_tags` wrote into a video, or into the picture (.png) beside it.
 
     Raises:
-        UserError: not a video, or one without these tags. (Their absence proves nothing: tags can be removed.)
+        UserError: neither, or one without these tags. (Their absence proves nothing: tags can be removed.)
     """
+    from PIL import Image
+
     from fportrait.capture.video_io import probe
 
-    tags = {key.lower(): value for key, value in probe(path).metadata.items()}
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:  # reads the header only
+            tags = dict(picture.info)
+    except (OSError, Image.DecompressionBombError):  # not a PNG
+        tags = {key.lower(): value for key, value in probe(path).metadata.items()}
     try:
         value = json.loads(tags[TAG])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, TypeError):
         raise UserError(
             f"no provenance in {path}",
-            "a video that fportrait generated, with its metadata kept",
+            "a video or picture that fportrait generated, with its metadata kept",
             "look at the file as it was written; platforms and editors often remove metadata",
         ) from None
     return value if isinstance(value, dict) else {}

@@ -42,7 +42,7 @@ def test_the_focal_length_of_a_camera_file_is_honoured_whatever_the_size_of_its_
     path = save_camera_path(tmp_path / "zoom.json", front_path(5, 0.55), twice)
     view = viewpoint(str(path), 5, SETTINGS, 0)
     assert view.intrinsics[0, 0, 0] == pytest.approx(2 * own[0, 0])
-    assert "as wide at the head as in training" in (training_fit(view, SETTINGS) or "")
+    assert "as wide at the head as in training" in training_fit(view, SETTINGS)[0]
 
 
 def test_the_path_passes_every_key_position_and_never_overshoots():
@@ -52,9 +52,23 @@ def test_the_path_passes_every_key_position_and_never_overshoots():
     yaw = np.degrees(np.arctan2(centres[:, 0], centres[:, 2]))
     assert yaw[[0, 4, 8]] == pytest.approx([-40, 0, 40]) and np.all(np.diff(yaw) > 0)
     assert np.linalg.norm(centres[4]) == pytest.approx(0.45)
-    assert training_fit(viewpoint("-40,0; 40,0", 49, SETTINGS, 0), SETTINGS) is None
-    assert "a frame" in (training_fit(viewpoint("-40,0; 40,0", 9, SETTINGS, 0), SETTINGS) or "")
-    assert "turns 85°" in (training_fit(viewpoint("85,0", 9, SETTINGS, 0), SETTINGS) or "")
+    assert training_fit(viewpoint("-40,0; 40,0", 49, SETTINGS, 0), SETTINGS) == []
+    assert "a frame" in training_fit(viewpoint("-40,0; 40,0", 9, SETTINGS, 0), SETTINGS)[0]
+
+
+@pytest.mark.parametrize(
+    "camera, said",
+    [
+        ("55,18", []),
+        ("-70,0", ["70° aside"]),
+        ("0,40", ["40° up or down"]),
+        ("0,-40", ["40° up or down"]),
+        ("-70,0; 70,40", ["aside", "a frame"]),
+    ],
+)
+def test_a_path_that_leaves_what_was_trained_is_told_in_full(camera, said):
+    notes = training_fit(viewpoint(camera, 9, SETTINGS, 0), SETTINGS)
+    assert len(notes) == len(said) and all(words in note for words, note in zip(said, notes, strict=True))
 
 
 @pytest.mark.parametrize("camera", ["spin", "spiral"])
@@ -62,7 +76,7 @@ def test_the_path_passes_every_key_position_and_never_overshoots():
 def test_the_named_paths_turn_no_faster_than_the_model_was_trained(camera, frames):
     for seed in range(20):
         view = viewpoint(camera, frames, SETTINGS, seed)
-        assert len(view.world_to_camera) == frames and training_fit(view, SETTINGS) is None
+        assert len(view.world_to_camera) == frames and training_fit(view, SETTINGS) == []
         assert turn_degrees(view.world_to_camera) <= MAX_TURN
 
 

@@ -67,7 +67,8 @@ def record(folder: Path, stage: str, **more) -> None:
 def test_status_shows_what_ran_what_never_did_and_who_was_set_aside(folder):
     shutil.copy(ROOT / "dvc.yaml", folder)
     record(folder, "ingest")
-    entries = [{"dataset": "PhoneCapture", "identity": f"p{i}", "reason": "no face"} for i in range(7)]
+    entries = [{"dataset": "PhoneCapture", "identity": f"p{i}", "reason": "no face"} for i in range(6)]
+    entries += [{**entries[0], "identity": "p6", "clip": "p6/talk/phone"}]
     write_json(folder / "data/03_primary/tracks/quarantine.json", entries)
     result = call("status", "--fast")
     assert result.exit_code == 0, result.output
@@ -77,7 +78,7 @@ def test_status_shows_what_ran_what_never_did_and_who_was_set_aside(folder):
         and "PhoneCapture/p0: no face" in result.output
     )
     assert "and 2 more" in result.output and "shipped base" in result.output
-    assert "PhoneCapture/p6" in call("status", "--fast", "--all").output
+    assert "PhoneCapture/p6/talk/phone: no face" in call("status", "--fast", "--all").output
     report = json.loads(call("status", "--fast", "--json").output)
     assert report["stages"][0]["state"] == status.UNKNOWN and len(report["quarantine"]) == 7
 
@@ -117,8 +118,13 @@ def test_bench_shows_what_was_measured_and_what_was_not(folder):
     (folder / "benchmarks/results").mkdir(parents=True)
     (folder / "benchmarks/fast.py").write_text('print("hello")')
     (folder / "benchmarks/slow.py").write_text("raise SystemExit(3)")
-    write_json(folder / "benchmarks/results/fast.json", {"name": "fast", "ours": 2.0, "unit": "ms", "holds": True})
-    rows = {line.split()[0]: line for line in call("bench").output.splitlines()}
+    (folder / "benchmarks/other.py").write_text('write_result("odd", ...)\nneither = "fast"')
+    for name in ("fast", "odd"):
+        result = {"name": name, "ours": 2.0, "unit": "ms", "holds": True}
+        write_json(folder / f"benchmarks/results/{name}.json", result)
+    lines = call("bench").output.splitlines()
+    rows = {line.split()[0]: line for line in lines}
+    assert len(lines) == 1 + 3 and "odd" in rows  # each result once, under the script that writes it
     assert rows["fast"].endswith("yes") and rows["slow"].endswith("not run")
     assert call("bench", "fast", "--run").exit_code == 0
     failed = call("bench", "slow", "--run")

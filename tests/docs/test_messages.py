@@ -88,10 +88,14 @@ def test_messages_of_the_studio():
     assert result.exit_code == 2 and message in SHOWN
 
 
-@pytest.mark.parametrize("output", ["talk.mp4", "here.mp4", "talk.mp4/out.mp4", "/proc/nowhere/out.mp4"])
+@pytest.mark.parametrize(
+    "output", ["talk.mp4", "here.mp4", "talk.mp4/out.mp4", "/proc/nowhere/out.mp4", "/proc/out.mp4"]
+)
 def test_an_output_that_would_overwrite_an_input_or_cannot_be_written_is_refused_before_any_work(folder, output):
     (folder / "here.mp4").mkdir()
     assert "cannot be written" in (text := said(lambda: check_output(Path(output), [Path("talk.mp4")]))) or (
         "would overwrite talk.mp4" in text
     )
     check_output(Path("new/out.mp4"), [Path("talk.mp4"), None])
+    assert "change --conditions" in said(lambda: check_output(Path("new/out.mp4"), [], Path("talk.mp4")))
+    check_output(Path("new/out.mp4"), [], Path("new/conditions"))

@@ -33,22 +33,30 @@ def rolled(photograph: np.ndarray, degrees: float) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory, photograph, encoder_folder):
-    """Phone captures of one photograph: rolling, hidden for a moment, hidden for long, twice in view, and absent."""
+    """Phone captures of one photograph: rolling, hidden for a moment, hidden for long, twice in view, and absent.
+
+    The person who rolls has two further clips that cannot be used, and another has nothing but such.
+    """
     root = tmp_path_factory.mktemp("phones")
     frames = [rolled(photograph, degrees) for degrees in ROLLS]
     wall = np.full_like(frames[0], 128)
     small = cv2.resize(frames[4], (256, 256), interpolation=cv2.INTER_AREA)
     pair = np.concatenate([frames[4], np.pad(small, ((0, 64), (0, 0), (0, 0)))], 1)
-    clips = {
-        "rolling": frames,
-        "moment": [*frames[:3], wall, wall, *frames[5:]],
-        "long": [frames[0], *[wall] * 6, *frames[7:]],
-        "pair": [pair] * 5,
-        "nobody": [photograph[300:500, :200]] * 5,
+    long, garment = [frames[0], *[wall] * 6, *frames[7:]], photograph[300:500, :200]
+    clips = {  # no two alike: the same video twice is set aside by ingest
+        "rolling/clip": frames,
+        "rolling/hidden": [*long, frames[8]],
+        "rolling/empty": [garment] * 6,
+        "moment/clip": [*frames[:3], wall, wall, *frames[5:]],
+        "long/clip": long,
+        "pair/clip": [pair] * 5,
+        "nobody/clip": [garment] * 5,
+        "nobody/pair": [pair] * 6,
     }
     for name, pictures in clips.items():
-        (root / "raw/phone" / name).mkdir(parents=True)
-        write_video(root / "raw/phone" / name / "clip.mp4", pictures, 25.0, 12.0)
+        path = root / "raw/phone" / f"{name}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_video(path, pictures, 25.0, 12.0)
     ingest_captures(root / "raw", root / "ingest", root, {"PhoneCapture": 1}, default_fov_degrees=40.0)
     report = track_captures(root / "ingest", encoder_folder, root / "tracks", root / "units", {}, 0, root)
     return root, report
@@ -68,16 +76,27 @@ def test_tables_follow_the_schema_and_hold_only_finite_values(tracked, frames):
     heads = matrices(frames["head_rotation"], (3, 3))
     assert np.allclose(heads @ heads.transpose(0, 2, 1), np.eye(3), atol=1e-8)
     assert tracked[1]["frames"] == len(frames) and tracked[1]["quarantined"] == 3
+    assert tracked[1]["identities_with_refined_landmarks"] == 0  # the refiner knows no photographs
 
 
 def test_captures_that_cannot_be_tracked_are_set_aside_with_their_reason(tracked):
     entries = json.loads((tracked[0] / "tracks/quarantine.json").read_text())
-    reasons = {entry["identity"]: entry["reason"] for entry in entries}
+    reasons = {entry["identity"]: entry["reason"] for entry in entries if "clip" not in entry}
     assert all(entry["dataset"] == "PhoneCapture" for entry in entries)
     assert reasons.keys() == {"long", "pair", "nobody"}
     assert "frame 1 to 6" in reasons["long"]
     assert "two faces in frame 0" in reasons["pair"]
-    assert "no face in any of the 5 frames" in reasons["nobody"]
+    assert "no face in any of the 5 frames" in reasons["nobody"] and "two faces" in reasons["nobody"]
+
+
+def test_a_clip_that_cannot_be_tracked_leaves_the_persons_others(tracked, frames):
+    entries = json.loads((tracked[0] / "tracks/quarantine.json").read_text())
+    reasons = {entry["clip"]: entry["reason"] for entry in entries if "clip" in entry}
+    assert len(reasons) == tracked[1]["clips_set_aside"] == 2
+    assert all("rolling" in clip for clip in reasons)
+    hidden, empty = (next(reason for reason in reasons.values() if name in reason) for name in ("hidden", "empty"))
+    assert "frame 1 to 6" in hidden and "no face in any of the 6 frames" in empty
+    assert frames[frames["identity"] == "rolling"]["clip"].nunique() == 1
 
 
 def test_a_head_that_rolls_by_known_degrees_is_followed(frames):
@@ -178,7 +197,8 @@ def studio(tmp_path_factory, encoder_folder):
     }  # fmt: skip
     write_embedded_world(root / "raw", root / "truth", config, seed=5)
     ingest_captures(root / "raw", root / "ingest", root, {})
-    track_captures(root / "ingest", encoder_folder, root / "tracks", root / "units", {}, 0, root)
+    report = track_captures(root / "ingest", encoder_folder, root / "tracks", root / "units", {}, 0, root)
+    assert report["identities_with_refined_landmarks"] == 1
     with np.load(next((root / "truth").rglob("*.npz")), allow_pickle=False) as truth:
         return pd.read_parquet(root / "tracks/frames.parquet"), dict(truth)
 

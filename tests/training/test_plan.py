@@ -99,6 +99,12 @@ def test_the_papers_settings_are_read_over_the_bases_and_all_stages_are_sound():
     assert read_section("encode", "paper", ROOT / "conf")["encoding"]["size"] == 512
 
 
+@pytest.mark.parametrize("environment", sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir()))
+def test_an_environment_that_sets_a_part_of_a_section_keeps_the_rest_of_the_bases(environment):
+    base = read_section("encode", "base", ROOT / "conf")["encoding"]
+    assert read_section("encode", environment, ROOT / "conf")["encoding"].keys() == base.keys()
+
+
 def test_what_cannot_be_planned_is_refused_with_what_there_is(tmp_path):
     with pytest.raises(UserError, match=r"base, .*paper"):
         read_stage(1, "papers", ROOT / "conf")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -149,8 +149,8 @@ class Animator:
         for clip in {id(clip): clip for clip in (drive, express)}.values():
             if clip.frames_in_file > frames:
                 notes.append(f"{clip.path.name} was cut after {frames} of its {clip.frames_in_file} frames")
-        outside = training_fit(view, self.settings)
-        return Prepared(request, person, drive, express, image, view, notes + ([outside] if outside else []))
+        notes += training_fit(view, self.settings)
+        return Prepared(request, person, drive, express, image, view, notes)
 
     def _once(self, key: tuple[Any, Path], make: Callable[[], Any]) -> Any:
         """What `make` gives, kept under the file's bytes when this animator remembers."""
@@ -302,21 +302,29 @@ def write_labelled_picture(path: Path, image: np.ndarray, tags: Mapping[str, str
     return path
 
 
-def check_output(output: Path, inputs: Iterable[Path | None]) -> None:
-    """Refuse, before any work, what cannot be written at the end: another kind of file, an input, a closed folder."""
+def check_output(output: Path, inputs: Iterable[Path | None], conditions: Path | None = None) -> None:
+    """Refuse, before any work, what cannot be written at the end: another kind of file, an input, a closed folder.
+
+    Args:
+        conditions: the folder for what the model was given, if it is asked for.
+    """
     if output.suffix.lower() != ".mp4":
         raise UserError(f"the output {output}", "a name that ends with .mp4", f"write to {output.with_suffix('.mp4')}")
     written = {path.resolve() for path in (output, output.with_suffix(".png"))}
     for source in inputs:
         if source is not None and source.resolve() in written:
             raise UserError(f"the output {output}, which would overwrite {source}", "a name of its own", "change -o")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        writable = os.access(output.parent, os.W_OK) and not output.is_dir()
-    except OSError:
-        writable = False
-    if not writable:
-        raise UserError(f"the output {output}, which cannot be written", "a folder of yours", "change -o")
+    for path, folder, option in ((output, output.parent, "-o"), (conditions, conditions, "--conditions")):
+        if path is None or folder is None:
+            continue
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()  # permissions tell nothing to root, or of a read-only disk
+            writable = path is conditions or not path.is_dir()
+        except OSError:
+            writable = False
+        if not writable:
+            raise UserError(f"the output {path}, which cannot be written", "a folder of yours", f"change {option}")
 
 
 def animate(
@@ -344,7 +352,7 @@ def animate(
     """
     output = Path(output)
     request = Request(Path(portrait), Path(driving), camera, **settings)
-    check_output(output, [request.portrait, request.driving, request.expression])
+    check_output(output, [request.portrait, request.driving, request.expression], conditions)
     animator = Animator(model)
     prepared = animator.prepare(request, report)
     for note in prepared.notes:

@@ -14,7 +14,8 @@ from fportrait.camera.paths import front_path, orbit, read_camera_file, spin_pat
 from fportrait.errors import UserError, nearest_name
 
 CAMERAS = ("front", "spin", "spiral")
-MAX_YAW = 50.0  # degrees of the named paths: as far as the small base was trained
+MAX_YAW = 50.0  # degrees of the named paths: as far as the small base's moving cameras went
+TRAINED_YAW, TRAINED_ELEVATION = 55.0, 18.0  # degrees to either side: as far as any camera stood in its training
 MAX_TURN = 2.8  # degrees a frame: as fast; a latent group of four frames cannot show a faster turn, and smears it
 KEY_LIMITS = {"yaw": (-90.0, 90.0), "elevation": (-60.0, 60.0), "distance": (0.5, 2.0)}
 
@@ -144,23 +145,28 @@ def turn_degrees(world_to_camera: np.ndarray) -> float:
     return float(np.degrees(np.arccos(np.clip((directions[1:] * directions[:-1]).sum(-1), -1, 1))).max(initial=0))
 
 
-def training_fit(view: Viewpoint, settings: BundleSettings) -> str | None:
-    """A sentence when the path leaves what the model saw in training; None when it stays inside."""
+def training_fit(view: Viewpoint, settings: BundleSettings) -> list[str]:
+    """A sentence for each way in which the path leaves what the model saw in training."""
     directions = view.world_to_camera[:, 2, :3]  # what the camera looks along, in the world
-    yaw = np.degrees(np.arctan2(-directions[:, 0], -directions[:, 2]))
+    yaw = np.abs(np.degrees(np.arctan2(-directions[:, 0], -directions[:, 2]))).max()
+    elevation = np.abs(np.degrees(np.arcsin(np.clip(directions[:, 1], -1, 1)))).max()
     centres = np.linalg.norm(view.world_to_camera[:, :3, 3], axis=-1)  # distance to the head at the origin
     turn = turn_degrees(view.world_to_camera)
     width = centres * settings.size / view.intrinsics[:, 0, 0] / settings.crop_metres
-    if np.abs(yaw).max() > MAX_YAW + 10:
-        return f"the camera turns {np.abs(yaw).max():.0f}° aside; the model was trained to about {MAX_YAW:.0f}°"
+    notes = []
+    if yaw > TRAINED_YAW + 1 or elevation > TRAINED_ELEVATION + 1:
+        notes.append(
+            f"the camera goes to {yaw:.0f}° aside and {elevation:.0f}° up or down; the model was trained to "
+            f"{TRAINED_YAW:.0f}° and {TRAINED_ELEVATION:.0f}°"
+        )
     if turn > 1.5 * MAX_TURN:
-        return (
+        notes.append(
             f"the camera turns up to {turn:.1f}° a frame, and was trained to {MAX_TURN:g}°: the picture will smear; "
             "take a longer driving video or a smaller turn"
         )
     if width.min() < 0.7 or width.max() > 1.4:
-        return (
+        notes.append(
             f"the picture is {100 * width.min():.0f}% to {100 * width.max():.0f}% as wide at the head as in training; "
             "move the camera or change the focal length"
         )
-    return None
+    return notes

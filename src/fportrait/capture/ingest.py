@@ -129,9 +129,9 @@ def split_identities(
         count = int(test_identities.get(dataset, 0))
         if names and count >= len(names):
             raise UserError(
-                f"{len(names)} identities in {dataset} and {count} asked for the test split",
-                "fewer test identities than identities",
-                f"lower test_identities.{dataset} below {len(names)} or add captures",
+                f"{len(names)} identities in {dataset}, of which {count} are to be held out",
+                "somebody left to train on",
+                f"set ingest.test_identities.{dataset} to {len(names) - 1} at most, or add people",
             )
         chosen |= set(names[:count])
     for dataset, members in identities.items():

@@ -57,6 +57,7 @@ def write_video(
         UserError: no frames, frames of other shape, type or differing sizes, a bad rate or suffix, a full disk.
     """
     import av
+    from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
     path = Path(path)
     if path.suffix.lower() not in WRITE_SUFFIXES:
@@ -88,7 +89,7 @@ def write_video(
         context = stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
         context.color_range = 1  # studio swing
-        image = first
+        image, converter = first, VideoReformatter()
         while image is not None:
             image = _check_frame(image, path)
             if image.shape[:2] != (height, width):
@@ -99,7 +100,9 @@ def write_video(
                 )
             padded = np.pad(image, ((0, even_height - height), (0, even_width - width), (0, 0)), mode="edge")
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(padded), format="rgb24")
-            frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+            frame = converter.reformat(
+                frame, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1
+            )
             container.mux(stream.encode(frame))
             image = next(source, None)  # type: ignore[arg-type]
         container.mux(stream.encode(None))
@@ -114,18 +117,20 @@ def iter_video(path: str | Path, start: int = 0, stop: int | None = None) -> Ite
     Raises:
         UserError: not a readable video.
     """
+    from av.video.reformatter import VideoReformatter
+
     if start < 0 or (stop is not None and stop < start):
         raise UserError(f"frames {start} to {stop}", "0 <= start <= stop", "swap or correct the frame numbers")
     if stop is not None and stop == start:
         return
     with _open(path) as container:
-        true_size = _true_size(container)
+        true_size, converter = _true_size(container), VideoReformatter()
         index = -1
         for index, frame in enumerate(_decode(container, path)):
             if stop is not None and index >= stop:
                 return
             if index >= start:
-                yield _upright(frame, true_size)
+                yield _upright(frame, true_size, converter)
         if index < 0:
             raise UserError(f"{path} without a frame", "a video with at least one frame", _FIX_VIDEO)
 
@@ -153,6 +158,8 @@ def probe(path: str | Path) -> VideoInfo:
     Raises:
         UserError: missing, empty, truncated, without pictures, or not a video at all.
     """
+    from av.video.reformatter import VideoReformatter
+
     times, promised, nominal, codec, metadata = _frame_times(path)
     if promised and len(times) < promised:
         raise UserError(f"{len(times)} of {promised} frames in {path}: it is truncated", "a whole video", _FIX_VIDEO)
@@ -163,7 +170,7 @@ def probe(path: str | Path) -> VideoInfo:
         first = next(_decode(container, path), None)
         if first is None:
             raise UserError(f"{path} whose first frame cannot be decoded", "a whole video", _FIX_VIDEO)
-        height, width = _upright(first, true_size).shape[:2]
+        height, width = _upright(first, true_size, VideoReformatter()).shape[:2]
     gaps = np.diff(np.sort(times))
     fps = float(1.0 / gaps.mean()) if len(gaps) and gaps.mean() > 0 else nominal
     variable = bool(len(gaps) > 1 and gaps.max() > 1.5 * np.median(gaps))
@@ -353,8 +360,9 @@ def _true_size(container: av.container.InputContainer) -> tuple[int, int] | None
     return None
 
 
-def _upright(frame: Any, true_size: tuple[int, int] | None) -> np.ndarray:
-    image = frame.to_ndarray(format="rgb24")
+def _upright(frame: Any, true_size: tuple[int, int] | None, converter: Any) -> np.ndarray:
+    # A frame's own converter would be set up anew each time, with threads: several times the conversion itself.
+    image = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
     if true_size:
         image = image[: true_size[1], : true_size[0]]
     quarter_turns = round(frame.rotation / 90) % 4  # the display matrix, counter-clockwise

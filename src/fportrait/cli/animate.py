@@ -79,22 +79,22 @@ def animate(portrait: Path, driving: Path, expression: Path | None, camera: str,
 
 
 @click.command()
-@click.argument("video", type=path_type)
+@click.argument("file", type=path_type)
 @json_option
-def provenance(video: Path, as_json: bool) -> None:
-    """Show what a generated video says about itself.
+def provenance(file: Path, as_json: bool) -> None:
+    """Show what a generated video, or the picture beside it, says about itself.
 
     \b
     Examples:
       fportrait provenance out.mp4
-      fportrait provenance out.mp4 --json
+      fportrait provenance out.png --json
 
-    Without fportrait: `ffprobe -show_entries format_tags out.mp4`. A video without these tags may still be synthetic,
+    Without fportrait: `ffprobe -show_entries format_tags out.mp4`. A file without these tags may still be synthetic,
     because tags can be removed.
     """
     from fportrait.provenance import read_provenance
 
-    found = read_provenance(video)
+    found = read_provenance(file)
     if as_json:
         print_json(found)
         return

@@ -163,7 +163,7 @@ def _person(tables: Path, name: str) -> tuple[Any, Any]:
         raise UserError(
             f"no studio capture '{name}'",
             "one of " + ", ".join(sorted(people.identity)[:20]),
-            f"use '{near or 'one of these'}'",
+            f"use '{near}'" if near else "choose one of them",
         )
     rows = pd.read_parquet(
         tables / "frames.parquet", filters=[("dataset", "==", "StudioCapture"), ("identity", "==", name)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,7 +64,7 @@ def results_of(name: str, script: Path) -> list[dict[str, Any]]:
     text = script.read_text(encoding="utf-8")
     rows = []
     for path in sorted((FOLDER / "results").glob("*.json")):
-        if path.stem == name or f'"{path.stem}"' in text:
+        if path.stem == name or re.search(rf'write_result\(\s*(?:name=)?"{re.escape(path.stem)}"', text):
             value = json.loads(path.read_text(encoding="utf-8"))
             rows.append(value if isinstance(value, dict) and "name" in value else {"name": path.stem})
     return rows or [{"name": name}]

@@ -71,7 +71,8 @@ def quarantine() -> list[dict[str, Any]]:
         except ValueError:
             entries = [{"reason": f"{path} is damaged"}]
         for entry in entries if isinstance(entries, list) else []:
-            who = "/".join(str(entry[key]) for key in ("dataset", "identity", "clip", "path", "unit") if entry.get(key))
+            keys = ("dataset", "clip") if "clip" in entry else ("dataset", "identity", "path", "unit")
+            who = "/".join(str(entry[key]) for key in keys if entry.get(key))  # a clip's name begins with the identity
             rows.append({"where": path.parent.as_posix(), "who": who, "reason": entry.get("reason", "")})
     report = Path("data/03_primary/validated/report.json")
     if report.is_file():

@@ -166,7 +166,7 @@ def run_study(
     cut = study.get_trials(deepcopy=False, states=(pruned,))
     head = (
         f"# Best of {len(finished) + len(cut)} trials: held-out loss {study.best_value:.4f}. "
-        "Copy to conf/local to use it.\n"
+        "Copy to conf/base to use it.\n"
     )
     write_text(Path(folder) / "best_parameters.yml", head + yaml.safe_dump({section: study.best_params}))
     report = {

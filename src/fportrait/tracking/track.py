@@ -43,7 +43,7 @@ from fportrait.tracking.mesh_estimator import MeshEstimator
 from fportrait.tracking.refinement import CROP, STRANGE, shipped_refiner
 from fportrait.tracking.views import view_bias, without_bias
 
-CODE_VERSION = "tracking-7"
+CODE_VERSION = "tracking-8"
 SEARCH_EVERY = 12  # frames between searches for a second face
 LOOK_AT = np.array([0.0, -0.005, 0.02])  # of the head, in its own axes: the middle of the crop
 
@@ -125,7 +125,7 @@ def read_landmarks(
         if faces and previous is not None and index % SEARCH_EVERY == 0:
             everyone = landmarker.detect(frame, known=faces[0])
         if len(everyone) > 1 and everyone[0].size < config.clear_lead * everyone[1].size:
-            raise UserError(f"two faces in frame {index} of {where}", "one person", "crop the video to one of them")
+            raise UserError(f"two faces in frame {index} of {where}", "one person", "crop it to one of them")
         previous = faces[0] if faces else None
         points.append(previous.landmarks if previous else np.full((478, 2), np.nan, np.float32))
         confidence.append(previous.confidence if previous else 0.0)
@@ -142,10 +142,9 @@ def read_landmarks(
             bodies.append(nothing if previous is None else upper_body_crop(frame, previous.landmarks, body_size))
     found = np.array(confidence) > 0
     if not found.any():
+        among = f"any of the {len(found)} frames of " if len(found) > 1 else ""
         raise UserError(
-            f"no face in any of the {len(found)} frames of {where}",
-            "a visible face",
-            "check that the clip shows a person",
+            f"no face in {among}{where}", "a visible face", "crop to head and shoulders, upright and from the front"
         )
     landmarks = np.stack(points)
     return ClipLandmarks(
@@ -171,7 +170,10 @@ def front_camera(config: TrackConfig) -> np.ndarray:
 
 @dataclass
 class Track:
-    """What was found in one segment: poses `T`, one per moment, and per camera what it saw."""
+    """What was found in one segment: poses `T`, one per moment, and per camera what it saw.
+
+    `refined`: poses and shape were fitted to landmarks moved to their places (`refinement.py`).
+    """
 
     rotations: np.ndarray
     translations: np.ndarray
@@ -179,6 +181,7 @@ class Track:
     clips: list[Clip]
     cameras: list[np.ndarray]
     seen: list[ClipLandmarks]
+    refined: bool = False
 
 
 def track_segments(
@@ -187,7 +190,11 @@ def track_segments(
     config: TrackConfig,
     estimator: MeshEstimator | None = None,
 ) -> tuple[np.ndarray, list[Track]]:
-    """Shape `K` of one person, and a track per segment (all its synchronised cameras together)."""
+    """Shape `K` of one person, and a track per segment (all its synchronised cameras together).
+
+    Raises:
+        UserError: a gap without a face that is too long, or the mesh estimator's shape is not the body's.
+    """
     observations, refined, moments = [], [], []
     shapes: list[np.ndarray] = []
     for segment in segments:
@@ -200,18 +207,14 @@ def track_segments(
             seen = with_estimates(
                 seen, estimates(segment, estimator, shapes), float(np.radians(config.estimator_degrees))
             )
+        check_gaps(segment, config)
         rows = np.flatnonzero(seen.seen.any(1))
-        start, gap = longest_gap(np.asarray(seen.seen.any(1)))
-        if gap > config.max_gap:
-            raise UserError(
-                f"no face from frame {start} to {start + gap - 1} of {segment[0][0].name}",
-                f"gaps of at most {config.max_gap} frames", "cut the clip there",
-            )  # fmt: skip
         observations.append(measured(seen.at(rows)))
         finer = [s.landmarks if s.refined is None else s.refined for _, s in segment]
         refined.append(replace(observations[-1], landmarks=np.stack(finer, 1)[rows]))
         moments.append(rows)
-    if config.refine_landmarks and is_familiar(observations):
+    familiar = config.refine_landmarks and is_familiar(observations)
+    if familiar:
         observations = refined
     if shapes:
         shape = np.concatenate(shapes).mean(0)
@@ -236,9 +239,24 @@ def track_segments(
                 [clip for clip, _ in segment],
                 list(group.world_to_camera),
                 [seen for _, seen in segment],
+                familiar,
             )
         )
     return shape, tracks
+
+
+def check_gaps(segment: list[tuple[Clip, ClipLandmarks]], config: TrackConfig) -> None:
+    """Refuse a segment whose face no camera sees for longer than can be bridged.
+
+    Raises:
+        UserError: a gap longer than `max_gap` frames.
+    """
+    start, gap = longest_gap(np.any([seen.confidence > 0 for _, seen in segment], axis=0))
+    if gap > config.max_gap:
+        raise UserError(
+            f"no face from frame {start} to {start + gap - 1} of {segment[0][0].name}",
+            f"gaps of at most {config.max_gap} frames", "cut the clip there",
+        )  # fmt: skip
 
 
 def is_familiar(seen: list[Observations]) -> bool:
@@ -322,7 +340,13 @@ def frame_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def track_identity(unit: IdentityUnit, folder: Path, base: str, config: TrackConfig) -> dict[str, Any]:
-    """Track one identity; writes `frames.parquet` and `identity.json` into `folder`, returns scores."""
+    """Track one identity; writes `frames.parquet` and `identity.json` into `folder`, returns scores.
+
+    A clip that cannot be tracked is set aside with its reason, and the person's others go on.
+
+    Raises:
+        UserError: no clip is left.
+    """
     import torch
 
     from fportrait.tracking.expression import ExpressionEncoder
@@ -332,21 +356,29 @@ def track_identity(unit: IdentityUnit, folder: Path, base: str, config: TrackCon
     estimator = MeshEstimator(config.mesh_estimator) if config.mesh_estimator else None
     body_size = estimator.size if estimator else 0
     body = load_body()
-    clips = [clip_of(dict(row), unit.dataset) for row in unit.rows]
     by_segment: dict[str, list[tuple[Clip, ClipLandmarks]]] = {}
     hidden: list[UserError] = []
-    for clip in clips:
+    aside: list[tuple[str, UserError]] = []
+    for clip in (clip_of(dict(row), unit.dataset) for row in unit.rows):
         path = Path(unit.root) / clip.path
         try:
             seen = read_landmarks(iter_video(path), clip.path, encoder.crop_size, config, body_size)
         except UserError as error:
-            if unit.dataset != "StudioCapture" or "no face" not in error.found:
-                raise
-            hidden.append(error)  # a camera behind the person sees no face; the others do
+            if unit.dataset == "StudioCapture" and "no face" in error.found:
+                hidden.append(error)  # a camera behind the person sees no face; the others do
+            else:
+                aside.append((clip.name, error))
             continue
         by_segment.setdefault(clip.segment, []).append((clip, seen))
+    for name, segment in list(by_segment.items()):
+        try:
+            check_gaps(segment, config)
+        except UserError as error:
+            aside += [(clip.name, error) for clip, _ in by_segment.pop(name)]
     if not by_segment:
-        raise hidden[0]
+        faults = list(dict.fromkeys([*(error for _, error in aside), *hidden]))
+        more = f" and {len(faults) - 5} faults more" if len(faults) > 5 else ""
+        raise UserError("; ".join(error.found for error in faults[:5]) + more, faults[0].expected, faults[0].fix)
     shape, tracks = track_segments(list(by_segment.values()), LandmarkModel(body), config, estimator)
     common = {"dataset": unit.dataset, "identity": unit.identity, "split": unit.split}
     rows = [
@@ -364,6 +396,8 @@ def track_identity(unit: IdentityUnit, folder: Path, base: str, config: TrackCon
         "frames": len(rows),
         "error": float(np.mean([track.error for track in tracks])),
         "hidden_cameras": len(hidden),
+        "set_aside": [[name, str(error)] for name, error in aside],
+        "refined": tracks[0].refined,
     }
 
 
@@ -431,6 +465,12 @@ def track_captures(
         {"dataset": failure.unit.dataset, "identity": failure.unit.identity, "reason": failure.reason}
         for failure in report.failures
     ]
+    people = len(quarantine)
+    quarantine += [
+        {"dataset": result.unit.dataset, "identity": result.unit.identity, "clip": clip, "reason": reason}
+        for result in report.results
+        for clip, reason in result.value["set_aside"]
+    ]
     if not report.results:
         reason = quarantine[0]["reason"] if quarantine else "the manifest is empty"
         raise UserError(f"nobody who could be tracked; {reason}", "one identity at least", "mend the captures")
@@ -444,6 +484,8 @@ def track_captures(
     return {
         "frames": len(frames),
         "identities": len(report.results),
-        "quarantined": len(quarantine),
+        "quarantined": people,
+        "clips_set_aside": len(quarantine) - people,
+        "identities_with_refined_landmarks": sum(result.value["refined"] for result in report.results),
         "reprojection_error_percent_of_eye_distance": round(100 * float(np.mean(errors)), 3),
     }

@@ -35,10 +35,10 @@ def read_stage(number: int, environment: str = "base", conf: Path = Path("conf")
 
 
 def read_section(section: str, environment: str, conf: Path = Path("conf")) -> dict[str, Any]:
-    """One section of the parameters."""
-    import yaml
+    """One section of the parameters, an environment's own values over those of `conf/base`, as Kedro merges them."""
+    from omegaconf import OmegaConf
 
-    merged: dict[str, Any] = {}
+    merged: Any = OmegaConf.create({})
     for folder in dict.fromkeys(("base", environment)):
         path = conf / folder / f"parameters_{section}.yml"
         if not (conf / folder).is_dir() or (folder == "base" and not path.is_file()):
@@ -49,8 +49,9 @@ def read_section(section: str, environment: str, conf: Path = Path("conf")) -> d
                 "run from the project's root, and name one of its environments",
             )  # fmt: skip
         if path.is_file():
-            merged |= (yaml.safe_load(path.read_text()) or {}).get(section, {})
-    return merged
+            own: Any = OmegaConf.load(path)
+            merged = OmegaConf.merge(merged, own.get(section, {}))
+    return OmegaConf.to_container(merged)  # type: ignore[return-value]
 
 
 def model_config(model: str) -> dict[str, Any]:

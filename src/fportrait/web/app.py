@@ -258,7 +258,8 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
                             for name in ("expression", "pose", "view", "identity")
                         ]
                         gr.Markdown(
-                            "1 is the model as trained and costs nothing; each other value costs one more pass."
+                            "1 is the model without guidance and costs nothing; each other value costs one more "
+                            "pass in each guided step (the small base: the last three of six)."
                         )
                         steps = gr.Slider(1, MAX_STEPS, settings.steps, step=1, label="Sampling steps", elem_id="steps")
                         frames = gr.Slider(1, MAX_FRAMES, 49, step=1, label="Frames at most", elem_id="frames")
