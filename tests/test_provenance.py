@@ -40,7 +40,7 @@ def test_the_picture_beside_it_says_the_same(video, tmp_path):
     with pytest.raises(UserError, match="no provenance"):
         read_provenance(write_labelled_picture(tmp_path / "plain.png", np.zeros((8, 8, 3), np.uint8), {}))
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(UserError, match="damaged|not a readable"):
+    with pytest.raises(UserError, match=r"damaged|not a readable"):
         read_provenance(tmp_path / "text.png")
 
 
