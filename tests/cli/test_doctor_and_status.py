@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,8 +95,8 @@ def test_status_tells_a_changed_stage_from_a_fresh_one_as_dvc_does(folder):
         record(folder, name)
     quiet = {"cwd": folder, "check": True, "capture_output": True}
     subprocess.run(["git", "init", "-q"], **quiet)
-    subprocess.run(["dvc", "init", "-q"], **quiet)
-    subprocess.run(["dvc", "repro", "-q"], **quiet)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], **quiet)
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "-q"], **quiet)
     (folder / "two.in").write_text("b")
     rows = {row["stage"]: row for row in status.stages(["one", "two"])}
     assert rows["one"]["state"] == status.FRESH
