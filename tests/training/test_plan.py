@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from fportrait.errors import UserError
 from fportrait.training.cost import peak_flops, sample_cost
-from fportrait.training.plan import WAN, WAN_SHARED, model_config, plan, read_section, read_stage
+from fportrait.training.plan import WAN, WAN_SHARED, model_config, plan, read_folder, read_section, read_stage
 from fportrait.training.stages import check_start, load_start
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -103,6 +103,12 @@ def test_the_papers_settings_are_read_over_the_bases_and_all_stages_are_sound():
 def test_an_environment_that_sets_a_part_of_a_section_keeps_the_rest_of_the_bases(environment):
     base = read_section("encode", "base", ROOT / "conf")["encoding"]
     assert read_section("encode", environment, ROOT / "conf")["encoding"].keys() == base.keys()
+
+
+def test_folders_are_the_environments_own():
+    assert read_folder("shards", "base", ROOT / "conf") == "data/05_model_input/shards"
+    assert read_folder("shards", "mini", ROOT / "conf") == "data/mini/05_model_input/shards"
+    assert read_folder("shards", "paper", ROOT / "conf") == "data/05_model_input/shards"  # it has no folders of its own
 
 
 def test_what_cannot_be_planned_is_refused_with_what_there_is(tmp_path):

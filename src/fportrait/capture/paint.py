@@ -78,9 +78,6 @@ class Chart:
     azimuth: np.ndarray  # (COLUMNS,) radians, positive to the person's left
     height: np.ndarray  # (ROWS,) metres
 
-    def to_pixels(self, points: np.ndarray) -> np.ndarray:
-        return chart_uv(points, self.axis) * [COLUMNS, ROWS] - 0.5
-
 
 def chart_uv(points: np.ndarray, axis: float) -> np.ndarray:
     """Template positions (N, 3) to texture coordinates (N, 2) in [0, 1]."""

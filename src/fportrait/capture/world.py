@@ -8,7 +8,7 @@ everything known, for pretraining. Every identity is a pure function of (configu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -304,8 +304,3 @@ def _write_truth(
             world_to_camera=np.stack(list(cameras.values())),
             intrinsics=np.stack([intrinsics] * len(cameras)),
         )
-
-
-def config_as_dict(config: WorldConfig) -> dict[str, Any]:
-    """For hashing and for saving with the result."""
-    return asdict(config)

@@ -32,10 +32,10 @@ ROWS = (
 @click.option("--stage", "number", type=click.IntRange(1, 4), help="One stage. Default: all four.")
 @click.option("--env", "environment", default="base", show_default=True, help="Folder of conf/ with the settings.")
 @click.option("--model", help="wan-1.3b, wan-14b, or a model folder. Default: Wan 1.3B for the environment paper, "
-              "else the project's base.")  # fmt: skip
+              "else the environment's base.")  # fmt: skip
 @click.option("--gpu", default="H100", show_default=True, help="Name of the GPU whose hours are counted.")
 @click.option("--mfu", default=0.35, show_default=True, help="Share of the GPU's peak that training reaches.")
-@click.option("--shards", help="Folder or URL of the latent shards. Default: the project's.")
+@click.option("--shards", help="Folder or URL of the latent shards. Default: the environment's.")
 @json_option
 def plan(number: int | None, environment: str, model: str | None, gpu: str, mfu: float, shards: str | None,
          as_json: bool) -> None:  # fmt: skip
@@ -51,13 +51,14 @@ def plan(number: int | None, environment: str, model: str | None, gpu: str, mfu:
     from fportrait.errors import UserError
     from fportrait.training import plan as plans
 
-    model = model or ("wan-1.3b" if environment == "paper" else "data/06_models/base")
-    if model == "data/06_models/base" and not Path(model).is_dir():
-        model = str(Path(__file__).parents[1] / "assets" / "base")
+    if not model:
+        trained = plans.read_folder("base", environment)
+        shipped = Path(__file__).parents[1] / "assets" / "base"
+        model = "wan-1.3b" if environment == "paper" else trained if Path(trained).is_dir() else str(shipped)
     config = plans.model_config(model)
     reader, missing = None, None
     try:
-        reader = ShardReader(shards or "data/05_model_input/shards")
+        reader = ShardReader(shards or plans.read_folder("shards", environment))
     except UserError as error:
         if shards:
             raise

@@ -8,7 +8,6 @@ from pathlib import Path
 from fportrait.errors import UserError
 
 DATASETS = ("PhoneCapture", "StudioCapture", "ViewSweep", "DynamicSweep")
-SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,5 @@ SUBSET_238 = np.array([point for group in GROUPS.values() for point in group])
 
 RIGHT_EYE_CORNERS = (33, 133)  # outer, inner
 LEFT_EYE_CORNERS = (263, 362)
-MOUTH_CORNERS = (61, 291)
-BROW_TOP = (105, 334)
 CHIN = 152
 FOREHEAD = 10

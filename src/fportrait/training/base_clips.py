@@ -6,7 +6,6 @@ other seeds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -119,10 +118,6 @@ def render_chunk(chunk: int, recipe: ClipRecipe, folder: Path) -> Path:
         with atomic_path(target) as path, open(path, "wb") as sink:
             np.savez(sink, **{key: np.stack([clip[key] for clip in clips]) for key in clips[0]})  # type: ignore[arg-type]
     return target
-
-
-def chunk_files(recipe: ClipRecipe, folder: Path) -> Iterator[Path]:
-    return iter(sorted((Path(folder) / recipe.name).glob("clips-*.npz")))
 
 
 def load_clips(files: list[Path]) -> dict[str, np.ndarray]:

@@ -35,12 +35,25 @@ def read_stage(number: int, environment: str = "base", conf: Path = Path("conf")
 
 
 def read_section(section: str, environment: str, conf: Path = Path("conf")) -> dict[str, Any]:
-    """One section of the parameters, an environment's own values over those of `conf/base`, as Kedro merges them."""
+    """One section of the parameters, an environment's own values over those of `conf/base`, as Kedro merges them.
+
+    Raises:
+        UserError: no such environment, or nothing of that section in `conf/base`.
+    """
+    return _merged(f"parameters_{section}.yml", section, environment, conf)
+
+
+def read_folder(name: str, environment: str, conf: Path = Path("conf")) -> str:
+    """A folder of `conf/*/globals.yml` ("shards", "base"), as `kedro run --env ENVIRONMENT` finds it."""
+    return _merged("globals.yml", "folders", environment, conf)[name]
+
+
+def _merged(file: str, key: str, environment: str, conf: Path) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     merged: Any = OmegaConf.create({})
     for folder in dict.fromkeys(("base", environment)):
-        path = conf / folder / f"parameters_{section}.yml"
+        path = conf / folder / file
         if not (conf / folder).is_dir() or (folder == "base" and not path.is_file()):
             folders = sorted(conf.iterdir()) if conf.is_dir() else []
             known = ", ".join(entry.name for entry in folders if any(entry.glob("parameters*")))
@@ -50,7 +63,7 @@ def read_section(section: str, environment: str, conf: Path = Path("conf")) -> d
             )  # fmt: skip
         if path.is_file():
             own: Any = OmegaConf.load(path)
-            merged = OmegaConf.merge(merged, own.get(section, {}))
+            merged = OmegaConf.merge(merged, own.get(key, {}))
     return OmegaConf.to_container(merged)  # type: ignore[return-value]
 
 

@@ -27,7 +27,6 @@ from fportrait.web.uploads import VIDEO_BYTES, browsers_play, check_camera, chec
 OWN, FILE = "own path", "file"
 MAX_STEPS, MAX_FRAMES = 60, 161
 OWN_PATH = "-18,0; 0,8,0.95; 18,0"  # to begin with; slow enough for a driving video of 17 frames
-WHAT = "Identity, expression, head pose and viewpoint, each from its own source."
 ETHICS = (
     "Animate only people who agreed to it. Every video made here says in its metadata that it is synthetic; do not "
     "remove that, and do not pass a video off as a recording."

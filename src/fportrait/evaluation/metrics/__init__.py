@@ -9,20 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from fportrait.errors import UserError, refuse_unknown_keys
 from fportrait.evaluation.weights import Backbone, find
-
-
-class FrameMetric(Protocol):
-    """One number per frame. `produced` and `truth` are `T H W 3` uint8 of one shape."""
-
-    backbone: Backbone
-
-    def __call__(self, produced: np.ndarray, truth: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
@@ -99,11 +98,3 @@ def probe_people(count: int = 40, frames: int = 24, size: int = 96, seed: int = 
     return ProbeSet(
         np.stack(crops), np.array(who), np.stack(views), np.stack(actions).astype(np.float32), list(body.action_names)
     )
-
-
-def load_chunks(folder: str | Path, chunks: int) -> dict[str, np.ndarray]:
-    """The first `chunks` files of rendered clips, without what talking heads do not need."""
-    from fportrait.training.base_clips import load_clips
-
-    clips = load_clips(sorted(Path(folder).glob("clips-*.npz"))[:chunks])
-    return {name: value for name, value in clips.items() if name != "normals"}
