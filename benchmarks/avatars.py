@@ -52,9 +52,13 @@ def track_people(count: int, work: Path) -> Path:
     from fportrait.tracking.track import track_captures
 
     world = WorldConfig(
-        phone_identities=0, studio_identities=count, studio_cameras=CAMERAS, studio_segments=1, studio_frames=FRAMES,
+        phone_identities=0,
+        studio_identities=count,
+        studio_cameras=CAMERAS,
+        studio_segments=1,
+        studio_frames=FRAMES,
         studio_yaw_degrees=60.0,
-    )  # fmt: skip
+    )
     units = world_units(work / "raw", work / "truth", world, SEED)
     map_units(functools.partial(_film, film_identity), units, cache_folder=work / "filmed", key=str, progress="filming")
     ingest_captures(work / "raw", work / "manifest", work, {"StudioCapture": 0})
@@ -74,9 +78,17 @@ def fit_person(
     config = fit_config({"avatar": asdict(avatar), "steps": steps, "size": SIZE, "max_moments": FRAMES})
     started = time.process_time()
     capture = read_capture(
-        rows, shape, load_body(), config.avatar, config.size, config.max_moments, config.holdout_every,
-        config.holdout_camera, config.margin, work,
-    )  # fmt: skip
+        rows,
+        shape,
+        load_body(),
+        config.avatar,
+        config.size,
+        config.max_moments,
+        config.holdout_every,
+        config.holdout_camera,
+        config.margin,
+        work,
+    )
     fitted = fit_capture(capture, config, 0, prior)
     scores = {**fitted.scores, "cpu_seconds": round(time.process_time() - started, 1)}
     scores.pop("seconds")

@@ -32,10 +32,13 @@ def main() -> None:
         return torch.randn(BATCH, *shape)
 
     given: dict[str, Any] = {
-        "latents": draw(16, LATENT_FRAMES, 8, 8), "timestep": torch.rand(BATCH) * 1000,
-        "reference": draw(16, 1, 8, 8), "rays": draw(24, LATENT_FRAMES, 8, 8),
-        "normals": draw(16, LATENT_FRAMES, 8, 8), "codes": draw(4 * LATENT_FRAMES - 3, 128),
-    }  # fmt: skip
+        "latents": draw(16, LATENT_FRAMES, 8, 8),
+        "timestep": torch.rand(BATCH) * 1000,
+        "reference": draw(16, 1, 8, 8),
+        "rays": draw(24, LATENT_FRAMES, 8, 8),
+        "normals": draw(16, LATENT_FRAMES, 8, 8),
+        "codes": draw(4 * LATENT_FRAMES - 3, 128),
+    }
     started = time.perf_counter()
     models["ours"](**given).square().mean().backward()
     first = time.perf_counter() - started
@@ -50,8 +53,10 @@ def main() -> None:
             times[name].append(seconds(lambda model=model: model(**given)))
     ours, eager = (np.array(times[name][1:]) for name in ("ours", "eager"))
     factor, low, high = interval(eager, ours)
-    print(f"compiled {1e3 * np.median(ours):.0f} ms, eager {1e3 * np.median(eager):.0f} ms: {factor:.2f} times faster "
-          f"(95%: {low:.2f} to {high:.2f}); the first step took {first:.0f} s")  # fmt: skip
+    print(
+        f"compiled {1e3 * np.median(ours):.0f} ms, eager {1e3 * np.median(eager):.0f} ms: {factor:.2f} times faster "
+        f"(95%: {low:.2f} to {high:.2f}); the first step took {first:.0f} s"
+    )
     write_result(
         name="compiled",
         what="forward and backward of the small base with compiled blocks",

@@ -65,8 +65,14 @@ def designs(config: dict[str, int]) -> dict[str, tuple[int, int]]:
     with torch.device("meta"):
         wan, prompt = WanTransformer3DModel(**config), torch.empty(1, 512, 4096)
         time = torch.empty(1)
-        given = {"latents": latents(16), "timestep": time, "reference": latents(16, 1), "rays": latents(24),
-                 "normals": latents(16), "codes": torch.empty(1, FRAMES, 128)}  # fmt: skip
+        given = {
+            "latents": latents(16),
+            "timestep": time,
+            "reference": latents(16, 1),
+            "rays": latents(24),
+            "normals": latents(16),
+            "codes": torch.empty(1, FRAMES, 128),
+        }
         rows = {
             "bare Wan, 21 latent frames": count(wan, latents(16), time, prompt),
             "bare Wan, 22 latent frames (room for the reference)": count(wan, latents(16, GROUPS + 1), time, prompt),

@@ -35,10 +35,15 @@ def main() -> None:
     print(probe_table(results))
     first = next(iter(results.values()))
     write_result(
-        "encoder_probes", "codes tell the expression of unseen people: mean correlation over actions",
-        first["action_correlation"], "correlation", bound=0.45, n=len(probes.crops), lower_is_better=False,
+        "encoder_probes",
+        "codes tell the expression of unseen people: mean correlation over actions",
+        first["action_correlation"],
+        "correlation",
+        bound=0.45,
+        n=len(probes.crops),
+        lower_is_better=False,
         probes=results,
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

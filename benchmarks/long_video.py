@@ -57,9 +57,13 @@ def sample(frames: int, side: int) -> dict[str, Any]:
 
     intrinsics = np.array([[2.0 * side, 0, side / 2], [0, 2.0 * side, side / 2], [0, 0, 1]])
     result = pipeline(
-        rng.integers(0, 256, (side, side, 3), dtype=np.uint8), Cameras(cameras, intrinsics, cameras[0]), normals(),
-        torch.randn(1, frames, 128), num_inference_steps=STEPS, output_type="stream",
-    )  # fmt: skip
+        rng.integers(0, 256, (side, side, 3), dtype=np.uint8),
+        Cameras(cameras, intrinsics, cameras[0]),
+        normals(),
+        torch.randn(1, frames, 128),
+        num_inference_steps=STEPS,
+        output_type="stream",
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
         write_video(path, (frame for part in result.frames for frame in part[0]), fps=25)
@@ -81,8 +85,10 @@ def main() -> None:
             "ratio": round(peaks[LONG] / peaks[SHORT], 4),
             "mib_per_100_frames": round((peaks[LONG] - peaks[SHORT]) / (LONG - SHORT) * 100, 2),
         }
-        print(f"{side}²: {peaks[SHORT]:.0f} MiB for {SHORT} frames, {peaks[LONG]:.0f} for {LONG}: "
-              f"{peaks[LONG] / peaks[SHORT]:.3f} times")  # fmt: skip
+        print(
+            f"{side}²: {peaks[SHORT]:.0f} MiB for {SHORT} frames, {peaks[LONG]:.0f} for {LONG}: "
+            f"{peaks[LONG] / peaks[SHORT]:.3f} times"
+        )
     write_result(
         name="long_video",
         what=f"peak memory of sampling {LONG} frames against {SHORT}",

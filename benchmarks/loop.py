@@ -47,18 +47,34 @@ def make_shards(folder: Path, identities: int, records: int = 4, side: int = SID
             return torch.randn(*shape, generator=generator)
 
         rows = write_shard(
-            folder / "unit.safetensors", dataset=("PhoneCapture", "ViewSweep")[number % 2], identity=f"p{number}",
+            folder / "unit.safetensors",
+            dataset=("PhoneCapture", "ViewSweep")[number % 2],
+            identity=f"p{number}",
             split="train",
-            records=[(f"r{r}", f"p{number}/s/cam", r, {
-                "latents": noise(CHANNELS, latent_frames, side, side),
-                "normals": noise(CHANNELS, latent_frames, side, side),
-                "codes": noise(FRAMES, 128), "landmark_codes": noise(FRAMES, 476).half(),
-                "world_to_camera": camera.clone(), "intrinsics": intrinsics.clone(),
-                "focus": torch.full((FRAMES, 3, 2), 4.0 * side),
-            }) for r in range(records)],
-            references={"latents": noise(4, CHANNELS, 1, side, side), "world_to_camera": camera[:4].clone(),
-                        "intrinsics": intrinsics.repeat(4, 1, 1), "images": torch.zeros(4, 8, 8, 3, dtype=torch.uint8)},
-        )  # fmt: skip
+            records=[
+                (
+                    f"r{r}",
+                    f"p{number}/s/cam",
+                    r,
+                    {
+                        "latents": noise(CHANNELS, latent_frames, side, side),
+                        "normals": noise(CHANNELS, latent_frames, side, side),
+                        "codes": noise(FRAMES, 128),
+                        "landmark_codes": noise(FRAMES, 476).half(),
+                        "world_to_camera": camera.clone(),
+                        "intrinsics": intrinsics.clone(),
+                        "focus": torch.full((FRAMES, 3, 2), 4.0 * side),
+                    },
+                )
+                for r in range(records)
+            ],
+            references={
+                "latents": noise(4, CHANNELS, 1, side, side),
+                "world_to_camera": camera[:4].clone(),
+                "intrinsics": intrinsics.repeat(4, 1, 1),
+                "images": torch.zeros(4, 8, 8, 3, dtype=torch.uint8),
+            },
+        )
         writer.add(folder / "unit.safetensors", rows)
         (folder / "unit.safetensors").unlink()
     writer.finish()
@@ -67,9 +83,17 @@ def make_shards(folder: Path, identities: int, records: int = 4, side: int = SID
 
 def settings(**changes: Any) -> StageConfig:
     values = {
-        "name": "bench", "frames": FRAMES, "iterations": 10**6, "learning_rate": 1e-5, "batch_size": 8, "held_out": 0,
-        "mixture": {"PhoneCapture": 50, "ViewSweep": 50}, "log_every": 1, "checkpoint_every": 10**6, "focus_gain": 8.0,
-    }  # fmt: skip
+        "name": "bench",
+        "frames": FRAMES,
+        "iterations": 10**6,
+        "learning_rate": 1e-5,
+        "batch_size": 8,
+        "held_out": 0,
+        "mixture": {"PhoneCapture": 50, "ViewSweep": 50},
+        "log_every": 1,
+        "checkpoint_every": 10**6,
+        "focus_gain": 8.0,
+    }
     return StageConfig.from_dict({**values, **changes})
 
 

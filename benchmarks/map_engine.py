@@ -83,10 +83,19 @@ def main() -> None:
         mine.append(first)
         pool.append(second)
     result = write_result(
-        "map_engine", f"{UNITS} units of about 5 ms in {WORKERS} processes, start of the processes included",
-        statistics.median(mine), "s", 0.8, ROUNDS, statistics.median(pool), "concurrent.futures.ProcessPoolExecutor",
-        all_ours=mine, all_theirs=pool, resumed_s=round(resumed(), 3), ray=on_ray(),
-    )  # fmt: skip
+        "map_engine",
+        f"{UNITS} units of about 5 ms in {WORKERS} processes, start of the processes included",
+        statistics.median(mine),
+        "s",
+        0.8,
+        ROUNDS,
+        statistics.median(pool),
+        "concurrent.futures.ProcessPoolExecutor",
+        all_ours=mine,
+        all_theirs=pool,
+        resumed_s=round(resumed(), 3),
+        ray=on_ray(),
+    )
     print({key: result[key] for key in ("ours", "theirs", "ratio", "bound", "holds", "resumed_s", "ray")})
 
 

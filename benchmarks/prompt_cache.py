@@ -32,9 +32,13 @@ def main() -> None:
     model = FactorPortraitTransformer(**config, prompt_tokens=512, controller_init_std=0.02).eval()
     pipeline = FactorPortraitPipeline(model, BlockCodec(), FlowMatchEulerDiscreteScheduler(shift=5.0))
     shape = (1, 16, LATENT_FRAMES, 8, 8)
-    conditions = {"reference": torch.randn(1, 16, 1, 8, 8), "rays": torch.randn(1, 24, *shape[2:]),
-                  "normals": torch.randn(shape), "codes": torch.randn(1, 4 * LATENT_FRAMES - 3, 128),
-                  "reference_rays": None}  # fmt: skip
+    conditions = {
+        "reference": torch.randn(1, 16, 1, 8, 8),
+        "rays": torch.randn(1, 24, *shape[2:]),
+        "normals": torch.randn(shape),
+        "codes": torch.randn(1, 4 * LATENT_FRAMES - 3, 128),
+        "reference_rays": None,
+    }
     latents, timestep = torch.randn(shape), torch.tensor(500.0)
     with torch.no_grad():
         cache = model.prompt_key_values()

@@ -18,9 +18,13 @@ from diffusers import WanTransformer3DModel
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 
 CONFIG: dict[str, Any] = {
-    "patch_size": (1, 1, 1), "num_attention_heads": 4, "attention_head_dim": 64, "text_dim": 32, "ffn_dim": 768,
+    "patch_size": (1, 1, 1),
+    "num_attention_heads": 4,
+    "attention_head_dim": 64,
+    "text_dim": 32,
+    "ffn_dim": 768,
     "num_layers": 8,
-}  # fmt: skip
+}
 ROUNDS = 40
 FRAMES = {"T = 17": 5, "T = 81": 21}  # latent frames without the reference
 
@@ -41,9 +45,14 @@ def compare(latent_frames: int, batch: int, rounds: int) -> tuple[np.ndarray, np
         return torch.randn(batch, *shape)
 
     timestep = torch.rand(batch) * 1000
-    given = {"latents": draw(16, latent_frames, 8, 8), "timestep": timestep, "reference": draw(16, 1, 8, 8),
-             "rays": draw(24, latent_frames, 8, 8), "normals": draw(16, latent_frames, 8, 8),
-             "codes": draw(4 * latent_frames - 3, 128)}  # fmt: skip
+    given = {
+        "latents": draw(16, latent_frames, 8, 8),
+        "timestep": timestep,
+        "reference": draw(16, 1, 8, 8),
+        "rays": draw(24, latent_frames, 8, 8),
+        "normals": draw(16, latent_frames, 8, 8),
+        "codes": draw(4 * latent_frames - 3, 128),
+    }
     latents, prompt = draw(16, 1 + latent_frames, 8, 8), torch.zeros(batch, 2, 32)
     times: dict[str, list[float]] = {"ours": [], "theirs": []}
     steps = {"ours": lambda: ours(**given), "theirs": lambda: wan(latents, timestep, prompt, return_dict=False)[0]}
@@ -69,10 +78,17 @@ def main() -> None:
     for name, latent_frames in FRAMES.items():
         ours, theirs = compare(latent_frames, 4 if latent_frames < 10 else 1, ROUNDS)
         ratio, low, high = interval(ours, theirs)
-        table[name] = {"ours_ms": float(np.median(ours)) * 1e3, "theirs_ms": float(np.median(theirs)) * 1e3,
-                       "slowdown": ratio, "low": low, "high": high}  # fmt: skip
-        print(f"{name}: ours {1e3 * np.median(ours):.0f} ms, Wan {1e3 * np.median(theirs):.0f} ms, "
-              f"{ratio:.3f} times (95%: {low:.3f} to {high:.3f})")  # fmt: skip
+        table[name] = {
+            "ours_ms": float(np.median(ours)) * 1e3,
+            "theirs_ms": float(np.median(theirs)) * 1e3,
+            "slowdown": ratio,
+            "low": low,
+            "high": high,
+        }
+        print(
+            f"{name}: ours {1e3 * np.median(ours):.0f} ms, Wan {1e3 * np.median(theirs):.0f} ms, "
+            f"{ratio:.3f} times (95%: {low:.3f} to {high:.3f})"
+        )
     worst = max(table.values(), key=lambda row: row["slowdown"])
     write_result(
         name="step_time",

@@ -59,12 +59,20 @@ def capture_rows(frames: int) -> pd.DataFrame:
     for index, pose in enumerate(moving.poses):
         rows.append(
             {
-                "dataset": "StudioCapture", "identity": "bench", "segment": "s0", "split": "train", "camera": "cam00",
-                "frame": index, "world_to_camera": np.eye(4).ravel(), "body_rotation": pose.body_rotation.ravel(),
-                "head_rotation": pose.head_rotation.ravel(), "body_translation": pose.body_translation,
-                "expression_code": rng.standard_normal(128).astype(np.float32), "confidence": 1.0,
+                "dataset": "StudioCapture",
+                "identity": "bench",
+                "segment": "s0",
+                "split": "train",
+                "camera": "cam00",
+                "frame": index,
+                "world_to_camera": np.eye(4).ravel(),
+                "body_rotation": pose.body_rotation.ravel(),
+                "head_rotation": pose.head_rotation.ravel(),
+                "body_translation": pose.body_translation,
+                "expression_code": rng.standard_normal(128).astype(np.float32),
+                "confidence": 1.0,
             }
-        )  # fmt: skip
+        )
     return pd.DataFrame(rows)
 
 

@@ -63,8 +63,9 @@ def read_person(folder: Path, truth: Path) -> tuple[list, list]:
                 continue  # a camera from the side saw nobody
             size = 256
             world = None if phone else known["world_to_camera"][index]
-            clips.append((Clip(path.stem, path.name, file.stem, camera, size, size, known["intrinsics"][index], world),
-                          seen))  # fmt: skip
+            clips.append(
+                (Clip(path.stem, path.name, file.stem, camera, size, size, known["intrinsics"][index], world), seen)
+            )
         segments.append(clips)
         truths.append(known)
     return segments, truths
@@ -76,13 +77,14 @@ def as_tracked(segments: list) -> list[Observations]:
         measured(
             Observations(
                 np.stack([s.landmarks for _, s in segment], 1).astype(np.float64),
-                np.stack([front_camera(CONFIG) if c.world_to_camera is None else c.world_to_camera
-                          for c, _ in segment]),
+                np.stack(
+                    [front_camera(CONFIG) if c.world_to_camera is None else c.world_to_camera for c, _ in segment]
+                ),
                 np.stack([c.intrinsics for c, _ in segment]),
             )
         )
         for segment in segments
-    ]  # fmt: skip
+    ]
     if not is_familiar(groups):
         return groups
     return [
@@ -96,8 +98,10 @@ def score_person(segments: list, truths: list, model: LandmarkModel) -> dict[str
     groups = as_tracked(segments)
     scores: dict[str, list] = {"rotation": [], "turn": [], "place": [], "reprojection": []}
     for segment, group, track, known in zip(segments, groups, tracks, truths, strict=True):
-        poses = [Pose(*p) for p in zip(known["body_rotation"], known["body_translation"], known["head_rotation"],
-                                       strict=True)]  # fmt: skip
+        poses = [
+            Pose(*p)
+            for p in zip(known["body_rotation"], known["body_translation"], known["head_rotation"], strict=True)
+        ]
         true_rotation = known["body_rotation"] @ known["head_rotation"]
         true_points = np.stack([BODY.landmarks(BODY.vertices(known["shape"], None, p)) for p in poses])
         valid = BODY.landmark_valid
@@ -126,9 +130,12 @@ def score_person(segments: list, truths: list, model: LandmarkModel) -> dict[str
 def half(seen: Observations, cameras: slice) -> Observations:
     assert seen.turns is not None and seen.turn_weights is not None
     return Observations(
-        seen.landmarks[:, cameras], seen.world_to_camera[cameras], seen.intrinsics[cameras], seen.turns[:, cameras],
+        seen.landmarks[:, cameras],
+        seen.world_to_camera[cameras],
+        seen.intrinsics[cameras],
+        seen.turns[:, cameras],
         seen.turn_weights[:, cameras],
-    )  # fmt: skip
+    )
 
 
 def agreement(groups: list[Observations], shape: np.ndarray, model: LandmarkModel) -> dict[str, list]:
@@ -188,9 +195,15 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keep the filmed world here, or use the one that is there")
     arguments = parser.parse_args()
     world = WorldConfig(
-        phone_identities=arguments.people, phone_clips=2, phone_frames=10, studio_identities=arguments.studio,
-        studio_cameras=5, studio_segments=2, studio_frames=6, studio_yaw_degrees=60.0,
-    )  # fmt: skip
+        phone_identities=arguments.people,
+        phone_clips=2,
+        phone_frames=10,
+        studio_identities=arguments.studio,
+        studio_cameras=5,
+        studio_segments=2,
+        studio_frames=6,
+        studio_yaw_degrees=60.0,
+    )
     model, table = LandmarkModel(BODY), {}
     with tempfile.TemporaryDirectory() as temporary:
         root = arguments.folder or Path(temporary)
@@ -211,8 +224,9 @@ def main() -> None:
             for name, values in scores.items():
                 if values:
                     table[f"{kind}_{name}"] = {
-                        "median": round(float(np.median(values)), 4), "p95": round(float(np.percentile(values, 95)), 4),
-                    }  # fmt: skip
+                        "median": round(float(np.median(values)), 4),
+                        "p95": round(float(np.percentile(values, 95)), 4),
+                    }
         clip = sorted((root / "raw" / "phone").rglob("*.mp4"))[0]
         known = dict(np.load(root / "truth" / "PhoneCapture" / clip.parent.name / f"{clip.stem}.npz"))
         table["still_face_jitter"] = {"median": round(jitter(model, clip, known), 4)}

@@ -99,9 +99,11 @@ def main() -> None:
     mattes = np.array([one_matte(person, 8.0 * (-1) ** i, model) for i, person in enumerate(everyone)])
     worst = np.percentile(mattes[:, 0], 5)
     summary = {
-        "iou_median": round(float(np.median(mattes[:, 0])), 4), "iou_p5": round(float(worst), 4),
-        "mean_absolute_error": round(float(mattes[:, 1].mean()), 4), "missing": round(float(mattes[:, 2].mean()), 4),
-    }  # fmt: skip
+        "iou_median": round(float(np.median(mattes[:, 0])), 4),
+        "iou_p5": round(float(worst), 4),
+        "mean_absolute_error": round(float(mattes[:, 1].mean()), 4),
+        "missing": round(float(mattes[:, 2].mean()), 4),
+    }
     print("matte", summary)
     write_result(
         name="tracking_views",

@@ -124,8 +124,9 @@ def _numbers(schema) -> dict:
         flat = pa.array(values.ravel().astype(kind.value_type.to_pandas_dtype()))
         offsets = pa.array(np.arange(0, len(flat) + 1, values.shape[1], dtype=np.int32))
         columns[name] = pa.ListArray.from_arrays(offsets, flat)
-    return columns | {name: pa.array(values.astype(schema.field(name).type.to_pandas_dtype()))
-                      for name, values in scalars.items()}  # fmt: skip
+    return columns | {
+        name: pa.array(values.astype(schema.field(name).type.to_pandas_dtype())) for name, values in scalars.items()
+    }
 
 
 def validate(folder: Path) -> None:
@@ -198,11 +199,17 @@ def main() -> None:
     runs += [run(rows, True, arguments.folder) for rows in sizes]
     last = runs[-1]
     write_result(
-        "gate", "processor seconds of the whole gate per million rows of the full schema, Great Expectations' start in",
-        round(last["cpu"] / last["rows"] * MILLION, 3), "s", 60 * 2 / 50, last["rows"], runs=runs,
+        "gate",
+        "processor seconds of the whole gate per million rows of the full schema, Great Expectations' start in",
+        round(last["cpu"] / last["rows"] * MILLION, 3),
+        "s",
+        60 * 2 / 50,
+        last["rows"],
+        runs=runs,
         bound_is="60 s and 4 GB for 50 million rows on two cores: 2.4 processor seconds per million",
-        wall_seconds=round(last["wall"], 1), peak_gib=round(last["gib"], 2),
-    )  # fmt: skip
+        wall_seconds=round(last["wall"], 1),
+        peak_gib=round(last["gib"], 2),
+    )
 
 
 if __name__ == "__main__":

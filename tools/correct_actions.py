@@ -13,8 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 
 BROW_FACTORS = {
-    "browInnerUp": 1.6, "browOuterUpLeft": 1.4, "browOuterUpRight": 1.4, "browDownLeft": 1.3, "browDownRight": 1.3,
-}  # fmt: skip
+    "browInnerUp": 1.6,
+    "browOuterUpLeft": 1.4,
+    "browOuterUpRight": 1.4,
+    "browDownLeft": 1.3,
+    "browDownRight": 1.3,
+}
 
 
 def correct_actions(

@@ -48,16 +48,22 @@ CLOSE = ("full", "c1", "c3")  # they differ little, so every seed is run; c2 is 
 METRICS = ("psnr", "expression", "head")
 DRIVERS = {"self": "clips.npz", "stranger": "driven.npz"}  # who makes the faces of a held clip, and its file
 MOVES = {  # dataset: whether face, head and camera move within a clip
-    "PhoneCapture": (True, True, False), "StudioCapture": (True, True, False),
-    "ViewSweep": (False, False, True), "DynamicSweep": (True, True, True),
-}  # fmt: skip
+    "PhoneCapture": (True, True, False),
+    "StudioCapture": (True, True, False),
+    "ViewSweep": (False, False, True),
+    "DynamicSweep": (True, True, True),
+}
 
 
 def random_shot(rng: np.random.Generator, turned: bool) -> Shot:
     """Any mixture of the probed expressions, head angles and, if `turned`, camera angles."""
     chosen = rng.choice(EXPRESSIONS, rng.integers(0, 4), replace=False)
-    actions = {name: strength * share for factor in chosen for share in [rng.uniform(0.2, 1)]
-               for name, strength in PROBES[factor][0].actions}  # fmt: skip
+    actions = {
+        name: strength * share
+        for factor in chosen
+        for share in [rng.uniform(0.2, 1)]
+        for name, strength in PROBES[factor][0].actions
+    }
     head = tuple(np.clip(rng.normal(0, (14, 7, 4)), -30, 30).round(1).tolist())
     camera = (round(rng.uniform(-35, 35), 1), round(rng.uniform(-10, 15), 1)) if turned else (0.0, 0.0)
     return Shot(tuple(sorted(actions.items())), head, camera)
@@ -117,14 +123,22 @@ def still(scene: Scene, moment: str) -> Scene:
 def fresh(variant: str, width: int, layers: int, seed: int) -> FactorPortraitTransformer:
     """A transformer that knows nothing, shaped for the shipped codec."""
     shape = dict(FactorPortraitTransformer.load_config(SHIPPED_BASE / "transformer"))
-    shape |= {"num_attention_heads": width // 32, "attention_head_dim": 32, "ffn_dim": 3 * width, "num_layers": layers,
-              "controller_width": None, "controller_init_std": 0.02, **VARIANTS[variant]}  # fmt: skip
+    shape |= {
+        "num_attention_heads": width // 32,
+        "attention_head_dim": 32,
+        "ffn_dim": 3 * width,
+        "num_layers": layers,
+        "controller_width": None,
+        "controller_init_std": 0.02,
+        **VARIANTS[variant],
+    }
     torch.manual_seed(seed)
     return FactorPortraitTransformer(**{key: value for key, value in shape.items() if not key.startswith("_")})
 
 
-def run_arm(unit: tuple[str, int], folder: Path, sizes: dict[str, int], trained: Sequence[str],
-            held: Sequence[str]) -> dict[str, Any]:  # fmt: skip
+def run_arm(
+    unit: tuple[str, int], folder: Path, sizes: dict[str, int], trained: Sequence[str], held: Sequence[str]
+) -> dict[str, Any]:
     """Train one arm from nothing and score it; `trained`, `held`: folders of clips."""
     arm, seed = unit
     variant, mixture = ARMS[arm]
@@ -149,11 +163,19 @@ def run_arm(unit: tuple[str, int], folder: Path, sizes: dict[str, int], trained:
             places = np.tile(places, 2)
         chosen = [clips[name] for name in names]
         picks = [int(place * len(of["latents"])) for place, of in zip(places, chosen, strict=True)]
-        return {name: torch.stack([of[name][pick] for of, pick in zip(chosen, picks, strict=True)])
-                for name in chosen[0]}  # fmt: skip
+        return {
+            name: torch.stack([of[name][pick] for of, pick in zip(chosen, picks, strict=True)]) for name in chosen[0]
+        }
 
-    settings = BaseTraining(minutes=1e6, steps=sizes["steps"], learning_rate=1e-3, controller_learning_rate=2e-3,
-                            ema=0.99, dropout=0.0, seed=seed)  # fmt: skip
+    settings = BaseTraining(
+        minutes=1e6,
+        steps=sizes["steps"],
+        learning_rate=1e-3,
+        controller_learning_rate=2e-3,
+        ema=0.99,
+        dropout=0.0,
+        seed=seed,
+    )
     losses: list[float] = []
     every = min(100, sizes["steps"])
     model = train_base(model, batches, settings, lambda values, step: losses.append(values["loss"]), every)
@@ -177,9 +199,17 @@ def run_arm(unit: tuple[str, int], folder: Path, sizes: dict[str, int], trained:
 def score(scene: Scene, video: np.ndarray, studio: Studio) -> dict[str, float]:
     """`psnr`; `expression`: error of the codes read back, standard deviations; `head`: degrees, by a tracker."""
     size = studio.encoder.crop_size
-    read = [studio.encoder.encode(np.stack([face_crop(frame, points.astype(np.float32), size)
-                                            for frame, points in zip(frames, scene.landmarks, strict=True)]))
-            for frames in (video, scene.video)]  # fmt: skip
+    read = [
+        studio.encoder.encode(
+            np.stack(
+                [
+                    face_crop(frame, points.astype(np.float32), size)
+                    for frame, points in zip(frames, scene.landmarks, strict=True)
+                ]
+            )
+        )
+        for frames in (video, scene.video)
+    ]
     return {
         "psnr": float(10 * np.log10(255**2 / np.square(video.astype(float) - scene.video).mean())),
         "expression": float(np.sqrt(np.mean((read[0] - read[1]) ** 2))),
@@ -207,8 +237,13 @@ def table(found: Mapping[tuple[str, int], Mapping[str, Any]], seeds: Sequence[in
         run = [seed for seed in seeds if (arm, seed) in found]
         entry: dict[str, Any] = {"seeds": run}
         for driver in DRIVERS:
-            values = {name: {metric: np.array([found[name, seed]["scores"][driver][metric] for seed in run])
-                             for metric in METRICS} for name in {arm, "full"}}  # fmt: skip
+            values = {
+                name: {
+                    metric: np.array([found[name, seed]["scores"][driver][metric] for seed in run])
+                    for metric in METRICS
+                }
+                for name in {arm, "full"}
+            }
             entry[driver] = {metric: compare(values[arm][metric], values["full"][metric]) for metric in METRICS}
         gains = [found[arm, seed]["gains"] for seed in run]
         entry["gains"] = {name: round(float(np.mean([one[name] for one in gains])), 3) for name in gains[0]}
@@ -239,19 +274,36 @@ def main() -> None:
         clips[held] = []
         for kind in kinds:
             units = [(person, kind, count, held) for person in range(arguments.people)]
-            report = map_units(render_clips, units, workers=arguments.workers, progress=f"clips, {kind}",
-                               cache_folder=work / ("held" if held else "trained") / kind, key=list)  # fmt: skip
+            report = map_units(
+                render_clips,
+                units,
+                workers=arguments.workers,
+                progress=f"clips, {kind}",
+                cache_folder=work / ("held" if held else "trained") / kind,
+                key=list,
+            )
             clips[held] += [result.folder.as_posix() for result in report.results]
     jobs = [(arm, seed) for number, seed in enumerate(arguments.seeds) for arm in ARMS if number == 0 or arm in CLOSE]
-    report = map_units(functools.partial(run_arm, sizes=sizes, trained=clips[False], held=clips[True]), jobs,
-                       workers=arguments.workers, cache_folder=work / "arms", progress="arms",
-                       key=lambda job: [*job, sizes, *clips[False], *clips[True]])  # fmt: skip
+    report = map_units(
+        functools.partial(run_arm, sizes=sizes, trained=clips[False], held=clips[True]),
+        jobs,
+        workers=arguments.workers,
+        cache_folder=work / "arms",
+        progress="arms",
+        key=lambda job: [*job, sizes, *clips[False], *clips[True]],
+    )
     if report.failures:
         raise SystemExit("; ".join(f"{failure.unit}: {failure.reason}" for failure in report.failures))
     found = {tuple(result.unit): result.value for result in report.results}
     settings = {**sizes, "clips": arguments.clips, "held": arguments.held, "seeds": arguments.seeds}
-    write_json(arguments.output, {"command": "python tools/from_nothing.py --work FOLDER", "settings": settings,
-                                  "arms": table(found, arguments.seeds)})  # fmt: skip
+    write_json(
+        arguments.output,
+        {
+            "command": "python tools/from_nothing.py --work FOLDER",
+            "settings": settings,
+            "arms": table(found, arguments.seeds),
+        },
+    )
     print(json.dumps(json.loads(arguments.output.read_text())["arms"], indent=1))
 
 

@@ -49,8 +49,10 @@ def main() -> None:
     rng = np.random.default_rng(0)
     chance = [spread(cameras, list(rng.choice(every, 11, replace=False))) for _ in range(1000)]
     drawn = [spread(cameras, draw_cameras(cameras, 11, 0, f"person{i}")) for i in range(200)]
-    print(f"nearest pair, degrees: drawn {np.min(drawn):.1f} to {np.max(drawn):.1f}, median {np.median(drawn):.1f};",
-          f"by chance median {np.median(chance):.1f}, best of 1000 {np.max(chance):.1f}")  # fmt: skip
+    print(
+        f"nearest pair, degrees: drawn {np.min(drawn):.1f} to {np.max(drawn):.1f}, median {np.median(drawn):.1f};",
+        f"by chance median {np.median(chance):.1f}, best of 1000 {np.max(chance):.1f}",
+    )
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), sharey=True, layout="constrained")
     for person, axis in zip((0, 2, 3), axes, strict=True):
         names = draw_cameras(cameras, 11, 0, f"person{person}")

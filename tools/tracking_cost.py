@@ -97,9 +97,9 @@ def alignment(tracked: dict[str, pa.Table], true: dict[str, pa.Table], size: int
 
     (first, shapes), (second, true_shapes) = by_frame(tracked), by_frame(true)
     pairs = list(zip(first, second, strict=True))
-    offsets = np.stack([
-        landmarks(a, shapes[a["identity"]]) - landmarks(b, true_shapes[b["identity"]]) for a, b in pairs
-    ])  # fmt: skip
+    offsets = np.stack(
+        [landmarks(a, shapes[a["identity"]]) - landmarks(b, true_shapes[b["identity"]]) for a, b in pairs]
+    )
     face = offsets.mean(1)
     turns = [angles_between(head(a)[None], head(b)[None])[0] for a, b in pairs]
     return {
@@ -147,10 +147,13 @@ def main() -> None:
             log: list[dict[str, float]] = []
             (folder / "stage1").mkdir()
             train(
-                stage, load_start(stage, SHIPPED_BASE), ShardReader(shards), folder / "stage1",
+                stage,
+                load_start(stage, SHIPPED_BASE),
+                ShardReader(shards),
+                folder / "stage1",
                 lambda values, _, log=log: log.append(values),  # type: ignore[misc]
                 checkpoint_folder=folder / "checkpoints",
-            )  # fmt: skip
+            )
             trained = FactorPortraitTransformer.from_pretrained(folder / "stage1" / "transformer").eval()
             pipeline.register_modules(transformer=trained)
             results[name] = {

@@ -40,10 +40,13 @@ def ablate(
 
     started = time.perf_counter()
     plan = Plan(
-        base.as_posix(), shards.as_posix(), (validated.as_posix(), sweeps.as_posix()),
+        base.as_posix(),
+        shards.as_posix(),
+        (validated.as_posix(), sweeps.as_posix()),
         {1: stage1, 2: stage2, 3: stage3, 4: stage4},
-        {"protocol": protocol, "probes": probes, "modes": modes, "seed": seed}, (units / "ablation").as_posix(),
-    )  # fmt: skip
+        {"protocol": protocol, "probes": probes, "modes": modes, "seed": seed},
+        (units / "ablation").as_posix(),
+    )
     found = run_ablation(plan, variants, seeds, units / "ablation", workers)
     found["seconds"] = time.perf_counter() - started
     found["workers"] = workers

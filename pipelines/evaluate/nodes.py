@@ -7,9 +7,19 @@ from typing import Any
 
 
 def evaluate(
-    shards: Path, base: Path, model: Path, validated: Path, sweeps: Path, evaluation: Path, *,
-    protocol: dict[str, Any], probes: dict[str, Any], modes: dict[str, int], cross: dict[str, int], seed: int,
-) -> dict[str, Any]:  # fmt: skip
+    shards: Path,
+    base: Path,
+    model: Path,
+    validated: Path,
+    sweeps: Path,
+    evaluation: Path,
+    *,
+    protocol: dict[str, Any],
+    probes: dict[str, Any],
+    modes: dict[str, int],
+    cross: dict[str, int],
+    seed: int,
+) -> dict[str, Any]:
     """Write the generated videos and the report; return the scores."""
     from fportrait.atomic_io import atomic_folder
     from fportrait.evaluation.protocol import evaluate as score
@@ -17,8 +27,16 @@ def evaluate(
 
     with atomic_folder(evaluation) as folder:
         metrics = score(
-            model / "transformer", base, shards, folder, protocol, seed, probes=probes, modes=modes, cross=cross,
+            model / "transformer",
+            base,
+            shards,
+            folder,
+            protocol,
+            seed,
+            probes=probes,
+            modes=modes,
+            cross=cross,
             annotations=[validated, sweeps],
-        )  # fmt: skip
+        )
         log_artifact(folder, "evaluation")
     return metrics

@@ -133,9 +133,16 @@ def fit_one(
     config = fit_config(fit)
     body = load_body(config.avatar.body_model)
     capture = read_capture(
-        frames, shape, body, config.avatar, config.size, config.max_moments, config.holdout_every,
-        config.holdout_camera, config.margin,
-    )  # fmt: skip
+        frames,
+        shape,
+        body,
+        config.avatar,
+        config.size,
+        config.max_moments,
+        config.holdout_every,
+        config.holdout_camera,
+        config.margin,
+    )
     avatar = fit_capture(capture, config, seed, AvatarPrior.load(prior, body) if prior else None)
     avatar.scores.pop("seconds")  # equal fits give equal files
     avatar.save(folder / "avatar")

@@ -40,10 +40,16 @@ def ingest(
     elif source != "folder":
         raise UserError(f"ingest.source '{source}'", "'embedded' or 'folder'", "set one of them")
     result = ingest_captures(
-        captures, manifest, ".", test_identities, default_fov_degrees, min_frames, seed,
+        captures,
+        manifest,
+        ".",
+        test_identities,
+        default_fov_degrees,
+        min_frames,
+        seed,
         cache=units / "ingest" / "facts.json",
         map_function=process_map(workers) if source == "folder" else map,  # filmed files are few and small
-    )  # fmt: skip
+    )
     return {"videos": result.videos, "identities": result.identities, "quarantined": len(result.quarantine)}
 
 

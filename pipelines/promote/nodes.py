@@ -45,19 +45,25 @@ def promote(
 
     if "settings" not in scores:
         raise UserError(
-            "an evaluation without its settings", "the report of a present `evaluate`",
+            "an evaluation without its settings",
+            "the report of a present `evaluate`",
             "run `kedro run --pipelines=evaluate` again: this one is of an older version",
-        )  # fmt: skip
+        )
     with atomic_folder(model) as folder:  # stays away when the gate refuses
         sampling = {
             key: scores["settings"][key] for key in ("shift", "steps", "guidance", "guidance_below")
         }  # it samples as it was scored
         bundle = assemble(trained / "transformer", base, folder / "bundle", frames=frames, **sampling)
         return promote_bundle(
-            bundle, metrics, settings, CHAIN[: CHAIN.index("promote")],
+            bundle,
+            metrics,
+            settings,
+            CHAIN[: CHAIN.index("promote")],
             scores=json.loads((evaluation / "scores.json").read_text(encoding="utf-8")),
-            slices=scores.get("slices"), rescore=rescore, smoke=smoke_animation,
-        )  # fmt: skip
+            slices=scores.get("slices"),
+            rescore=rescore,
+            smoke=smoke_animation,
+        )
 
 
 def score_bundle(champion: Path, shards: Path, protocol: dict[str, Any], scores: dict[str, Any]) -> dict[str, Any]:
@@ -67,6 +73,12 @@ def score_bundle(champion: Path, shards: Path, protocol: dict[str, Any], scores:
     from fportrait.evaluation.protocol import evaluate
 
     with tempfile.TemporaryDirectory() as folder:
-        evaluate(champion / "transformer", champion, shards, folder, {**protocol, **scores["settings"]["same"]},
-                 scores["settings"]["seed"])  # fmt: skip
+        evaluate(
+            champion / "transformer",
+            champion,
+            shards,
+            folder,
+            {**protocol, **scores["settings"]["same"]},
+            scores["settings"]["seed"],
+        )
         return json.loads((Path(folder) / "scores.json").read_text(encoding="utf-8"))

@@ -44,9 +44,10 @@ def render_sweeps(
     )
     if not report.results:
         raise UserError(
-            f"no sweeps ({report.failures[0].reason if report.failures else 'there are no avatars'})", "at least one",
+            f"no sweeps ({report.failures[0].reason if report.failures else 'there are no avatars'})",
+            "at least one",
             "fit avatars first: kedro run --pipelines=fit_avatars",
-        )  # fmt: skip
+        )
     frames = pd.concat([pd.read_parquet(r.folder / "frames.parquet") for r in report.results], ignore_index=True)
     people = pd.read_parquet(validated / "identities.parquet")
     shapes = {result.unit: result.value["shape"] for result in report.results}

@@ -43,12 +43,21 @@ def study(
         raise UserError(f"study.stage {stage}", "1, 2, 3 or 4", "choose the stage to search")
     start = {1: base, 2: parent2, 3: parent3, 4: parent4}[stage] / "transformer"
     if not start.is_dir():
-        raise UserError(f"no {start}", f"the result of stage {stage - 1}",
-                        f"run `kedro run --pipelines=train_stage{stage - 1}`")  # fmt: skip
+        raise UserError(
+            f"no {start}", f"the result of stage {stage - 1}", f"run `kedro run --pipelines=train_stage{stage - 1}`"
+        )
     search = Search(
-        trials, iterations, report_every, held_out, space, seed, stage, storage, heartbeat,
+        trials,
+        iterations,
+        report_every,
+        held_out,
+        space,
+        seed,
+        stage,
+        storage,
+        heartbeat,
         settings_from(FollowUp, follow_up, "study.follow_up"),
-    )  # fmt: skip
+    )
     report = run_study(search, settings[stage], shards, start, study)
     front = report.pop("pareto", [])
     return report | {"pareto_settings": len(front)}

@@ -206,9 +206,14 @@ def test_the_shipped_prior_dresses_a_stranger_before_any_fitting(body, tmp_path)
             size = len(target.picture)
             with torch.no_grad():
                 drawn, _ = avatar(
-                    expression, person.guides[target.moment], target.world_to_camera, target.intrinsics, size, size,
+                    expression,
+                    person.guides[target.moment],
+                    target.world_to_camera,
+                    target.intrinsics,
+                    size,
+                    size,
                     target.background,
-                )  # fmt: skip
+                )
             wrong.append(float((drawn - torch.from_numpy(target.picture).float() / 255).abs().mean()))
         errors[name] = np.mean(wrong)
     assert errors["prior"] < 0.8 * errors["mesh"]

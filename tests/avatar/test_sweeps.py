@@ -90,11 +90,16 @@ def test_the_gate_finds_the_invariants_of_both_sweeps_in_every_rendered_clip(tru
     _, table = rendered
     people = pd.DataFrame(
         {
-            "dataset": dataset, "identity": "ada", "split": "train", "shape": truth.refined_shape.tolist(),
-            "body_model": "embedded", "reference_clip": rows["clip"].iloc[0], "reference_frame": 0,
+            "dataset": dataset,
+            "identity": "ada",
+            "split": "train",
+            "shape": truth.refined_shape.tolist(),
+            "body_model": "embedded",
+            "reference_clip": rows["clip"].iloc[0],
+            "reference_frame": 0,
         }
         for dataset, rows in table.groupby("dataset")
-    )  # fmt: skip
+    )
     write_parquet(tmp_path / "tables/frames.parquet", table)
     write_parquet(tmp_path / "tables/identities.parquet", people.astype({"reference_frame": "int32"}))
     config = ValidationConfig(moving_expression=0.1)  # the tiny capture moves one of 128 dimensions

@@ -41,13 +41,25 @@ def swaying(body, person):
             rotations, shifts = body.bone_transforms(person.identity, true)
             pose = to_pose(body, np.zeros(body.identity_dim), rotations[2], shifts[2])
             pixels, _ = project(body.landmarks(body.vertices(person.identity, None, true)), camera, intrinsics)
-            rows.append({
-                "identity": "bo", "clip": f"bo/s/{number}", "camera": f"cam{number}", "segment": "s", "path": path,
-                "frame": 10 * frame, "world_to_camera": camera.ravel(), "intrinsics": intrinsics.ravel(),
-                "crop": [0.0, 0.0, float(SIZE)], "body_rotation": pose.body_rotation.ravel(),
-                "head_rotation": pose.head_rotation.ravel(), "body_translation": pose.body_translation,
-                "expression_code": np.zeros(128, np.float32), "landmarks": pixels.ravel(), "confidence": 1.0,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "identity": "bo",
+                    "clip": f"bo/s/{number}",
+                    "camera": f"cam{number}",
+                    "segment": "s",
+                    "path": path,
+                    "frame": 10 * frame,
+                    "world_to_camera": camera.ravel(),
+                    "intrinsics": intrinsics.ravel(),
+                    "crop": [0.0, 0.0, float(SIZE)],
+                    "body_rotation": pose.body_rotation.ravel(),
+                    "head_rotation": pose.head_rotation.ravel(),
+                    "body_translation": pose.body_translation,
+                    "expression_code": np.zeros(128, np.float32),
+                    "landmarks": pixels.ravel(),
+                    "confidence": 1.0,
+                }
+            )
         videos[path] = np.repeat(videos[path], 10, axis=0)  # ten frames apart: sway is slow
     return pd.DataFrame(rows), videos, poses
 

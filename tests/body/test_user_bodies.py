@@ -98,20 +98,29 @@ def test_smplx_agrees_with_the_smplx_library_itself(files, monkeypatch):
 
     body = load_body("smplx", files / "smplx")
     arrays = smplx_arrays() | {
-        "hands_componentsl": np.zeros((45, 45)), "hands_componentsr": np.zeros((45, 45)),
-        "hands_meanl": np.zeros(45), "hands_meanr": np.zeros(45), "lmk_faces_idx": np.zeros(51, int),
-        "lmk_bary_coords": np.ones((51, 3)) / 3, "dynamic_lmk_faces_idx": np.zeros((79, 17), int),
+        "hands_componentsl": np.zeros((45, 45)),
+        "hands_componentsr": np.zeros((45, 45)),
+        "hands_meanl": np.zeros(45),
+        "hands_meanr": np.zeros(45),
+        "lmk_faces_idx": np.zeros(51, int),
+        "lmk_bary_coords": np.ones((51, 3)) / 3,
+        "dynamic_lmk_faces_idx": np.zeros((79, 17), int),
         "dynamic_lmk_bary_coords": np.ones((79, 17, 3)) / 3,
-    }  # fmt: skip
+    }
     path = files / "SMPLX_NEUTRAL_full.npz"
     arrays["f"] = np.concatenate([arrays["f"], np.zeros((10, 3), np.uint32)])
     np.savez(path, **{name: value for name, value in arrays.items() if name != "part2num"})
     points = smplx.body_models.VERTEX_IDS  # fingertips and toes by number, which a small mesh does not have
     monkeypatch.setitem(points, "smplx", dict.fromkeys(points["smplx"], 0))
     theirs = smplx.SMPLX(
-        str(path), ext="npz", num_betas=100, num_expression_coeffs=50, use_pca=False, flat_hand_mean=True,
+        str(path),
+        ext="npz",
+        num_betas=100,
+        num_expression_coeffs=50,
+        use_pca=False,
+        flat_hand_mean=True,
         use_face_contour=False,
-    )  # fmt: skip
+    )
     rng = np.random.default_rng(0)
     identity, expression = rng.normal(size=100), rng.normal(size=53) * 0.3
     head = rotation_matrix([0.2, -0.4, 0.1])
@@ -121,9 +130,11 @@ def test_smplx_agrees_with_the_smplx_library_itself(files, monkeypatch):
     turns = np.zeros((1, 63))
     turns[0, 33:36], turns[0, 42:45] = NECK_SHARE * rotation_vector(head), (1 - NECK_SHARE) * rotation_vector(head)
     tensors = {
-        "betas": identity[None], "expression": expression[None, :50], "jaw_pose": expression[None, 50:],
+        "betas": identity[None],
+        "expression": expression[None, :50],
+        "jaw_pose": expression[None, 50:],
         "body_pose": turns,
-    }  # fmt: skip
+    }
     with torch.no_grad():
         found = theirs(**{name: torch.tensor(value, dtype=torch.float32) for name, value in tensors.items()})
     shift = ours.mean(0) - found.vertices[0].numpy().mean(0)

@@ -72,15 +72,19 @@ def mhr_arrays() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     vectors[:40], vectors[45:67] = modes * 100, actions * 100
     chin = (template[:, 1] < -0.08) & (skinning[:, 2] > 0.9)
     rig = {
-        "schema_version": np.array(1), "joint_names": np.array(names), "joint_parents": parents.astype(np.int32),
+        "schema_version": np.array(1),
+        "joint_names": np.array(names),
+        "joint_parents": parents.astype(np.int32),
         "inverse_bind_pose": inverse.astype(np.float32),
-    }  # fmt: skip
+    }
     lod = {
-        "schema_version": np.array(1), "base_shape": (template * 100 + offset).astype(np.float32),
-        "shape_vectors": vectors.astype(np.float32), "faces": faces.astype(np.int32),
+        "schema_version": np.array(1),
+        "base_shape": (template * 100 + offset).astype(np.float32),
+        "shape_vectors": vectors.astype(np.float32),
+        "faces": faces.astype(np.int32),
         "skin_indices": np.where(chin[:, None], [2, 3, 5], [2, 3, 4]).astype(np.int32),
         "skin_weights": skinning.astype(np.float32),
-    }  # fmt: skip
+    }
     return rig, lod
 
 

@@ -331,26 +331,50 @@ IMPORTED = {
     "ava_not_json": (ava256, lambda r: next(r.rglob("camera_cal*")).write_text("{"), "not JSON"),
     "ava_no_list": (ava256, json_edit("camera_cal*", lambda c: c.pop("KRT")), "no 'KRT'"),
     "ava_text": (ava256, json_edit("camera_cal*", lambda c: c["KRT"][0].update(K="f")), "bad numbers for K"),
-    "ava_row_major": (ava256, json_edit("camera_cal*", lambda c: [k.update(T=np.array(k["T"]).T.tolist())
-                                                                  for k in c["KRT"]]), "last row|rotation"),
+    "ava_row_major": (
+        ava256,
+        json_edit("camera_cal*", lambda c: [k.update(T=np.array(k["T"]).T.tolist()) for k in c["KRT"]]),
+        "last row|rotation",
+    ),
     "ava_twice": (ava256, json_edit("camera_cal*", lambda c: c["KRT"].append(c["KRT"][0])), "twice"),
     "ava_path": (ava256, json_edit("camera_cal*", lambda c: c["KRT"][0].update(cameraId="../x")), "camera's name"),
-    "ava_mirrored": (ava256, json_edit("camera_cal*", lambda c: [k["T"][0].__setitem__(slice(None), (-np.array(
-        k["T"][0])).tolist()) for k in c["KRT"]]), "rotation"),
+    "ava_mirrored": (
+        ava256,
+        json_edit(
+            "camera_cal*",
+            lambda c: [k["T"][0].__setitem__(slice(None), (-np.array(k["T"][0])).tolist()) for k in c["KRT"]],
+        ),
+        "rotation",
+    ),
     "ava_no_frames": (ava256, lambda r: next(r.rglob("frame_list*")).unlink(), "no readable frame_list"),
     "ava_frames": (ava256, lambda r: next(r.rglob("frame_list*")).write_text("seg_id,frame_id\nA,x\n"), "a row"),
     "ava_segment": (ava256, lambda r: next(r.rglob("frame_list*")).write_text("seg_id,frame_id\n../A,5"), "segment's"),
     "ava_climbing": (ava256, evil_zip, "no pictures"),
     "nersemble_cut": (nersemble, lambda r: next(r.rglob("camera_params*")).write_text("{'"), "not JSON"),
-    "nersemble_pose": (nersemble, json_edit("camera_params*", lambda c: c["world_2_cam"].update(
-        {"222200036": [[1]]})), "bad numbers"),
-    "nersemble_serial": (nersemble, json_edit("camera_params*", lambda c: c["world_2_cam"].update(
-        {"..": [[1]]})), "serial"),
+    "nersemble_pose": (
+        nersemble,
+        json_edit("camera_params*", lambda c: c["world_2_cam"].update({"222200036": [[1]]})),
+        "bad numbers",
+    ),
+    "nersemble_serial": (
+        nersemble,
+        json_edit("camera_params*", lambda c: c["world_2_cam"].update({"..": [[1]]})),
+        "serial",
+    ),
     "nersemble_none": (nersemble, json_edit("camera_params*", lambda c: c.pop("intrinsics")), "bad numbers for intr"),
-    "nersemble_mm": (nersemble, json_edit("camera_params*", lambda c: [row.__setitem__(3, row[3] * 1000) for m in
-                     c["world_2_cam"].values() for row in m[:3]]), "probably millimetres"),
-    "nersemble_counts": (nersemble, lambda r: clip(r / "017/sequences/FREE/images/cam_222200036.mp4", 9, 64, 44,
-                                                   fps=73), "different frame counts"),
+    "nersemble_mm": (
+        nersemble,
+        json_edit(
+            "camera_params*",
+            lambda c: [row.__setitem__(3, row[3] * 1000) for m in c["world_2_cam"].values() for row in m[:3]],
+        ),
+        "probably millimetres",
+    ),
+    "nersemble_counts": (
+        nersemble,
+        lambda r: clip(r / "017/sequences/FREE/images/cam_222200036.mp4", 9, 64, 44, fps=73),
+        "different frame counts",
+    ),
     "seamless_pickle": (seamless, pickled, "no .npz of numbers|all four|without numbers"),
     "seamless_text": (seamless, lambda r: next(r.rglob("*.npz")).write_text("x"), "no .npz"),
     "seamless_shape": (seamless, replace_npz(expression=np.zeros((8, 64), np.float32)), "8x64"),
@@ -358,7 +382,7 @@ IMPORTED = {
     "seamless_nan": (seamless, replace_npz(expression=NOT_FINITE), "NaN"),
     "seamless_scalar": (seamless, replace_npz(is_valid=np.float32(1)), "without numbers or frames"),
     "seamless_video": (seamless, lambda r: next(r.rglob("*.mp4")).write_bytes(b"\0" * 261), "not a readable video"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", IMPORTED)

@@ -221,10 +221,24 @@ def manifest(tmp_path_factory):
     """A sound manifest and its cameras."""
     root = tmp_path_factory.mktemp("manifest")
     names = {"dataset": "StudioCapture", "identity": "p0", "segment": "s0", "camera": "c0", "clip": "p0/s0/c0"}
-    row = {**names, "path": "raw/a.mp4", "frames": 5, "fps": 25.0, "width": 8, "height": 8, "sha256": "0",
-           "horizontal_fov_degrees": 60.0, "split": "train"}  # fmt: skip
-    camera = {**{key: names[key] for key in ("dataset", "identity", "camera")}, "width": 8, "height": 8,
-              "intrinsics": np.eye(3).ravel(), "world_to_camera": np.eye(4).ravel()}  # fmt: skip
+    row = {
+        **names,
+        "path": "raw/a.mp4",
+        "frames": 5,
+        "fps": 25.0,
+        "width": 8,
+        "height": 8,
+        "sha256": "0",
+        "horizontal_fov_degrees": 60.0,
+        "split": "train",
+    }
+    camera = {
+        **{key: names[key] for key in ("dataset", "identity", "camera")},
+        "width": 8,
+        "height": 8,
+        "intrinsics": np.eye(3).ravel(),
+        "world_to_camera": np.eye(4).ravel(),
+    }
     pd.DataFrame([row], columns=MANIFEST_COLUMNS).to_parquet(root / "manifest.parquet")
     pd.DataFrame([camera], columns=CAMERA_COLUMNS).to_parquet(root / "cameras.parquet")
     return root

@@ -51,9 +51,13 @@ def test_expressions_change_the_picture_where_they_should_even_when_it_is_small(
     below = [*mouth, 200]  # an open mouth reaches down to the chin
     neutral = picture(person, 64).astype(int)
     wanted = {  # where, the least mean change there and the least peak, in grey levels
-        "jawOpen": (below, 6, 60), "mouthSmile": (mouth, 2, 20), "mouthPucker": (mouth, 2.5, 14),
-        "mouthFunnel": (mouth, 3, 25), "tongueOut": (below, 5, 25), "eyeBlink": (eyes, 3, 25),
-    }  # fmt: skip
+        "jawOpen": (below, 6, 60),
+        "mouthSmile": (mouth, 2, 20),
+        "mouthPucker": (mouth, 2.5, 14),
+        "mouthFunnel": (mouth, 3, 25),
+        "tongueOut": (below, 5, 25),
+        "eyeBlink": (eyes, 3, 25),
+    }
     for name, (marks, least, peak) in wanted.items():
         changed = np.abs(picture(person, 64, **{name: 1.0}) - neutral).mean(axis=2)
         inside = changed[box(person, marks, 64, 2)]

@@ -98,9 +98,15 @@ def ava_cameras(names, metres_matrices) -> dict:
         intrinsics = np.array([[10000.0, 0, 1334], [0, 10000, 2048], [0, 0, 1]])
         whole = np.block([[rotation, translation[:, None]], [np.zeros((1, 3)), np.ones((1, 1))]])
         entries.append(
-            {"cameraId": name, "projectionModel": "Pinhole", "distortionModel": "RadialAndTangential",
-             "K": intrinsics.T.tolist(), "distortion": [-0.07, 0.04, -0.003, 0.003], "T": whole.T.tolist()}
-        )  # fmt: skip
+            {
+                "cameraId": name,
+                "projectionModel": "Pinhole",
+                "distortionModel": "RadialAndTangential",
+                "K": intrinsics.T.tolist(),
+                "distortion": [-0.07, 0.04, -0.003, 0.003],
+                "T": whole.T.tolist(),
+            }
+        )
     return {"KRT": entries}
 
 

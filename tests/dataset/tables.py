@@ -20,8 +20,13 @@ LISTS = {
     "landmarks": pa.list_(pa.float32()),
     "shape": pa.list_(pa.float64()),
 }
-OTHERS = {"frame": pa.int32(), "width": pa.int32(), "height": pa.int32(), "confidence": pa.float32(),
-          "reference_frame": pa.int32()}  # fmt: skip
+OTHERS = {
+    "frame": pa.int32(),
+    "width": pa.int32(),
+    "height": pa.int32(),
+    "confidence": pa.float32(),
+    "reference_frame": pa.int32(),
+}
 MOVES = {  # camera, expression, pose
     "PhoneCapture": (False, True, True),
     "StudioCapture": (False, True, True),
@@ -72,8 +77,15 @@ def clip_rows(
 
 
 def identity_row(dataset: str, identity: str, split: str, clip: str, shape_length: int = 4) -> dict:
-    return {"dataset": dataset, "identity": identity, "split": split, "shape": np.zeros(shape_length),
-            "body_model": "embedded", "reference_clip": clip, "reference_frame": 0}  # fmt: skip
+    return {
+        "dataset": dataset,
+        "identity": identity,
+        "split": split,
+        "shape": np.zeros(shape_length),
+        "body_model": "embedded",
+        "reference_clip": clip,
+        "reference_frame": 0,
+    }
 
 
 def sound_tables(datasets=tuple(MOVES), identities=2, clips=2, frames=9) -> tuple[list[dict], list[dict]]:

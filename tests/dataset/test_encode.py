@@ -159,8 +159,10 @@ def test_a_broken_video_fails_its_identity_by_name_and_the_rest_goes_on(world, t
     broken = tmp_path / "broken.mp4"
     broken.write_bytes((root / "a-s0.mp4").read_bytes()[:200])
     changed = [dict(row, path=str(broken)) if row["clip"] == "a/s0/cam" else row for row in rows]
-    people = [identity_row("PhoneCapture", "a", "train", "a/s1/cam", load_body().identity_dim),
-              identity_row("DynamicSweep", "b", "test", "b/s1/cam", load_body().identity_dim)]  # fmt: skip
+    people = [
+        identity_row("PhoneCapture", "a", "train", "a/s1/cam", load_body().identity_dim),
+        identity_row("DynamicSweep", "b", "test", "b/s1/cam", load_body().identity_dim),
+    ]
     write_tables(tmp_path / "tables", changed, people)
     report = encode_tables([tmp_path / "tables"], root / "vae", tmp_path / "shards", tmp_path / "units", CONFIG)
     assert list(report["failures"]) == ["PhoneCapture/a"]

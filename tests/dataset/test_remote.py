@@ -98,8 +98,12 @@ def test_an_s3_bucket_reads_like_the_folder(tmp_path, local, monkeypatch):
     server.start()
     try:
         host, port = server.get_host_and_port()
-        for name, value in {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test",
-                            "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}.items():  # fmt: skip
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
             monkeypatch.setenv(name, value)
         fsspec.filesystem("s3", skip_instance_cache=True).mkdir("portraits")
         upload(local.folder, "s3://portraits/shards")

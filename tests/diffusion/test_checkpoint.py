@@ -14,9 +14,14 @@ from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.errors import UserError
 
 TINY_WAN = {
-    "num_attention_heads": 2, "attention_head_dim": 24, "in_channels": 16, "out_channels": 16, "text_dim": 32,
-    "ffn_dim": 96, "num_layers": 2,
-}  # fmt: skip
+    "num_attention_heads": 2,
+    "attention_head_dim": 24,
+    "in_channels": 16,
+    "out_channels": 16,
+    "text_dim": 32,
+    "ffn_dim": 96,
+    "num_layers": 2,
+}
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -28,11 +33,17 @@ def original_name(key):
         ("condition_embedder.text_embedder.linear_1", "text_embedding.0"),
         ("condition_embedder.text_embedder.linear_2", "text_embedding.2"),
         ("condition_embedder.time_proj", "time_projection.1"),
-        ("attn1.", "self_attn."), ("attn2.", "cross_attn."),
-        ("to_out.0", "o"), ("to_q", "q"), ("to_k", "k"), ("to_v", "v"),
-        ("ffn.net.0.proj", "ffn.0"), ("ffn.net.2", "ffn.2"),
-        (".norm2.", ".norm3."), ("proj_out", "head.head"),
-    ]:  # fmt: skip
+        ("attn1.", "self_attn."),
+        ("attn2.", "cross_attn."),
+        ("to_out.0", "o"),
+        ("to_q", "q"),
+        ("to_k", "k"),
+        ("to_v", "v"),
+        ("ffn.net.0.proj", "ffn.0"),
+        ("ffn.net.2", "ffn.2"),
+        (".norm2.", ".norm3."),
+        ("proj_out", "head.head"),
+    ]:
         key = key.replace(diffusers_part, original_part)
     if key == "scale_shift_table":
         return "head.modulation"
@@ -72,8 +83,17 @@ PARAMETERS = {"1.3B": 1_418_996_800, "14B": 14_288_491_584}
 
 
 def original_config_file(folder, **size):
-    config = {"_class_name": "WanModel", "_diffusers_version": "0.30.0", "model_type": "t2v", "text_len": 512,
-              "eps": 1e-6, "freq_dim": 256, "in_dim": 16, "out_dim": 16, **size}  # fmt: skip
+    config = {
+        "_class_name": "WanModel",
+        "_diffusers_version": "0.30.0",
+        "model_type": "t2v",
+        "text_len": 512,
+        "eps": 1e-6,
+        "freq_dim": 256,
+        "in_dim": 16,
+        "out_dim": 16,
+        **size,
+    }
     (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -105,8 +125,12 @@ def test_the_released_sizes_are_recognised_key_by_key_in_both_layouts(tmp_path, 
     for part, kept in enumerate((names[::2], names[1::2])):  # released in several files
         write_hollow(original / f"diffusion_pytorch_model-0000{part + 1}.safetensors", {n: shapes[n] for n in kept})
     found = open_wan(original)
-    config = {"num_attention_heads": size["num_heads"], "attention_head_dim": 128, "ffn_dim": size["ffn_dim"],
-              "num_layers": size["num_layers"]}  # fmt: skip
+    config = {
+        "num_attention_heads": size["num_heads"],
+        "attention_head_dim": 128,
+        "ffn_dim": size["ffn_dim"],
+        "num_layers": size["num_layers"],
+    }
     assert {key: found.config[key] for key in config} == config
     with torch.device("meta"):
         wan = WanTransformer3DModel(**config)
@@ -149,10 +173,15 @@ def test_a_small_checkpoint_of_the_released_names_loads_runs_and_starts_as_wan(t
     model.load_state_dict({key: value.clone() for key, value in state_dict.items()}, assign=True)
     ours = model(latents, torch.tensor([500.0]), torch.zeros(1, 16, 1, 4, 4), torch.randn(1, 24, 2, 4, 4),
                  torch.randn(1, 16, 2, 4, 4), torch.randn(1, 5, 128), prompt)  # fmt: skip
-    wan = WanTransformer3DModel(num_attention_heads=2, attention_head_dim=24, text_dim=32, ffn_dim=64,
-                                num_layers=size["num_layers"]).eval()  # fmt: skip
-    wan.load_state_dict({key: state_dict[key] if key != "patch_embedding.weight" else state_dict[key][:, 16:32]
-                         for key in wan.state_dict()})  # fmt: skip
+    wan = WanTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=24, text_dim=32, ffn_dim=64, num_layers=size["num_layers"]
+    ).eval()
+    wan.load_state_dict(
+        {
+            key: state_dict[key] if key != "patch_embedding.weight" else state_dict[key][:, 16:32]
+            for key in wan.state_dict()
+        }
+    )
     theirs = wan(torch.cat([torch.zeros(1, 16, 1, 4, 4), latents], 2), torch.tensor([500.0]), prompt, return_dict=False)
     assert torch.equal(ours, theirs[0][:, :, 1:])
 
@@ -197,9 +226,19 @@ def test_sharded_weights_load(wan, tmp_path):
 
 def test_the_original_layout_loads(wan, tmp_path):
     config = {
-        "_class_name": "WanModel", "model_type": "t2v", "dim": 48, "num_heads": 2, "ffn_dim": 96, "num_layers": 2,
-        "in_dim": 16, "out_dim": 16, "text_len": 512, "text_dim": 32, "freq_dim": 256, "eps": 1e-6,
-    }  # fmt: skip
+        "_class_name": "WanModel",
+        "model_type": "t2v",
+        "dim": 48,
+        "num_heads": 2,
+        "ffn_dim": 96,
+        "num_layers": 2,
+        "in_dim": 16,
+        "out_dim": 16,
+        "text_len": 512,
+        "text_dim": 32,
+        "freq_dim": 256,
+        "eps": 1e-6,
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     named = {original_name(key): value for key, value in wan.state_dict().items()}
     assert "blocks.0.self_attn.q.weight" in named and "head.modulation" in named and "blocks.1.modulation" in named
@@ -251,8 +290,12 @@ def test_broken_files_and_wrong_folders_are_user_errors(wan_folder, tmp_path):
     with pytest.raises(UserError, match="WanTransformer3DModel"):
         FactorPortraitTransformer.from_pretrained(wan_folder / "transformer")
     whole = (wan_folder / "transformer" / WEIGHTS).read_bytes()
-    for broken, message in ((b"\x10" * 64, "header of"), (whole[:-9], "unfinished"), (whole[:3], "header"),
-                            ((4).to_bytes(8, "little") + b"[{}]", "broken")):  # fmt: skip
+    for broken, message in (
+        (b"\x10" * 64, "header of"),
+        (whole[:-9], "unfinished"),
+        (whole[:3], "header"),
+        ((4).to_bytes(8, "little") + b"[{}]", "broken"),
+    ):
         (wan_folder / "transformer" / WEIGHTS).write_bytes(broken)
         with pytest.raises(UserError, match=f"broken.*{message}|{message}"):
             FactorPortraitTransformer.from_wan(wan_folder)

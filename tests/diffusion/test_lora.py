@@ -10,9 +10,15 @@ from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.errors import UserError
 
 TINY = {
-    "patch_size": (1, 1, 1), "num_attention_heads": 2, "attention_head_dim": 16, "text_dim": 32, "ffn_dim": 48,
-    "num_layers": 2, "prompt_tokens": 4, "reference_init": "wan",
-}  # fmt: skip
+    "patch_size": (1, 1, 1),
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "text_dim": 32,
+    "ffn_dim": 48,
+    "num_layers": 2,
+    "prompt_tokens": 4,
+    "reference_init": "wan",
+}
 
 
 def tiny(**config):

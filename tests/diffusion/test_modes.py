@@ -8,9 +8,16 @@ from torch.utils._pytree import tree_leaves
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 
 TINY = {
-    "patch_size": (1, 1, 1), "num_attention_heads": 2, "attention_head_dim": 16, "text_dim": 32, "ffn_dim": 48,
-    "num_layers": 2, "prompt_tokens": 4, "reference_init": "wan", "controller_init_std": 0.1,
-}  # fmt: skip
+    "patch_size": (1, 1, 1),
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "text_dim": 32,
+    "ffn_dim": 48,
+    "num_layers": 2,
+    "prompt_tokens": 4,
+    "reference_init": "wan",
+    "controller_init_std": 0.1,
+}
 
 
 def tiny(**config):
@@ -26,10 +33,13 @@ def inputs(frames=5, width=128, size=4):
         return torch.randn(1, *shape, generator=generator)
 
     return {
-        "latents": draw(16, latent, size, size), "timestep": torch.tensor([300.0]),
-        "reference": draw(16, 1, size, size), "rays": draw(24, latent, size, size),
-        "normals": draw(16, latent, size, size), "codes": draw(frames, width),
-    }  # fmt: skip
+        "latents": draw(16, latent, size, size),
+        "timestep": torch.tensor([300.0]),
+        "reference": draw(16, 1, size, size),
+        "rays": draw(24, latent, size, size),
+        "normals": draw(16, latent, size, size),
+        "codes": draw(frames, width),
+    }
 
 
 def test_it_compiles_as_one_graph_forward_and_backward():

@@ -17,9 +17,16 @@ from fportrait.errors import UserError
 def pipeline():
     torch.manual_seed(0)
     transformer = FactorPortraitTransformer(
-        patch_size=(1, 1, 1), num_attention_heads=2, attention_head_dim=32, text_dim=32, ffn_dim=64, num_layers=2,
-        prompt_tokens=4, reference_init="wan", controller_init_std=0.3,
-    ).eval()  # fmt: skip
+        patch_size=(1, 1, 1),
+        num_attention_heads=2,
+        attention_head_dim=32,
+        text_dim=32,
+        ffn_dim=64,
+        num_layers=2,
+        prompt_tokens=4,
+        reference_init="wan",
+        controller_init_std=0.3,
+    ).eval()
     torch.nn.init.normal_(transformer.patch_embedding.weight, std=0.1)
     codec = BlockCodec(refiner_width=8, refiner_blocks=1).fit_pca([torch.rand(4, 3, 9, 32, 32) * 2 - 1]).eval()
     made = FactorPortraitPipeline(transformer, codec, FlowMatchEulerDiscreteScheduler(shift=5.0), window_frames=13)
@@ -76,10 +83,13 @@ def test_one_euler_step_is_noise_minus_velocity(pipeline):
     noise = torch.randn(1, 16, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         velocity = pipeline.transformer(
-            noise, torch.tensor([1000.0]),
-            encode_video(pipeline.vae, given["reference"]), given["rays"],
-            encode_video(pipeline.vae, given["normals"]), given["codes"],
-        )  # fmt: skip
+            noise,
+            torch.tensor([1000.0]),
+            encode_video(pipeline.vae, given["reference"]),
+            given["rays"],
+            encode_video(pipeline.vae, given["normals"]),
+            given["codes"],
+        )
     torch.testing.assert_close(sample(pipeline, given, num_inference_steps=1), noise - velocity)
 
 
@@ -262,18 +272,22 @@ def test_conditions_come_from_files_as_well(pipeline, tmp_path):
     from_arrays = sample(
         pipeline,
         {
-            "reference": portrait, "normals": read_video(tmp_path / "pose.mp4"), "codes": codes[None],
+            "reference": portrait,
+            "normals": read_video(tmp_path / "pose.mp4"),
+            "codes": codes[None],
             "rays": torch.from_numpy(fold_rays(plucker_rays(cameras, intrinsics, cameras[3], 32, 32)).copy())[None],
         },
-    )  # fmt: skip
+    )
     for name in ("codes.npy", "codes.npz", "codes.safetensors"):
         from_files = sample(
             pipeline,
             {
-                "reference": tmp_path / "portrait.png", "normals": str(tmp_path / "pose.mp4"), "codes": tmp_path / name,
+                "reference": tmp_path / "portrait.png",
+                "normals": str(tmp_path / "pose.mp4"),
+                "codes": tmp_path / name,
                 "rays": Cameras.from_file(tmp_path / "camera.json", 17, cameras[3]),
             },
-        )  # fmt: skip
+        )
         assert torch.equal(from_files, from_arrays)
 
 
@@ -306,8 +320,10 @@ def test_a_lens_may_zoom_frame_by_frame():
     for latent, frame in ((0, 0), (1, 4)):
         own = plucker_rays(cameras[[frame]], lenses[frame], cameras[0], 32, 32)[0]
         assert np.array_equal(rays[0, :, latent].numpy(), own)
-    assert torch.equal(Cameras(cameras, lenses[[2] * 5], cameras[0]).rays(slice(0, 5), 24, 32, 32),
-                       Cameras(cameras, lenses[2], cameras[0]).rays(slice(0, 5), 24, 32, 32))  # fmt: skip
+    assert torch.equal(
+        Cameras(cameras, lenses[[2] * 5], cameras[0]).rays(slice(0, 5), 24, 32, 32),
+        Cameras(cameras, lenses[2], cameras[0]).rays(slice(0, 5), 24, 32, 32),
+    )
 
 
 @torch.no_grad()

@@ -14,13 +14,23 @@ from fportrait.errors import UserError
 from fportrait.tracking.points import SUBSET_238
 
 TINY_WAN = {
-    "num_attention_heads": 2, "attention_head_dim": 32, "in_channels": 16, "out_channels": 16, "text_dim": 32,
-    "ffn_dim": 96, "num_layers": 2,
-}  # fmt: skip
+    "num_attention_heads": 2,
+    "attention_head_dim": 32,
+    "in_channels": 16,
+    "out_channels": 16,
+    "text_dim": 32,
+    "ffn_dim": 96,
+    "num_layers": 2,
+}
 TINY = {
-    "patch_size": (1, 1, 1), "num_attention_heads": 2, "attention_head_dim": 32, "text_dim": 32, "ffn_dim": 96,
-    "num_layers": 2, "prompt_tokens": 4,
-}  # fmt: skip
+    "patch_size": (1, 1, 1),
+    "num_attention_heads": 2,
+    "attention_head_dim": 32,
+    "text_dim": 32,
+    "ffn_dim": 96,
+    "num_layers": 2,
+    "prompt_tokens": 4,
+}
 WAN_1_3B = {"num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "num_layers": 30}
 WAN_14B = {"num_attention_heads": 40, "attention_head_dim": 128, "ffn_dim": 13824, "num_layers": 40}
 

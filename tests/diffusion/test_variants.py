@@ -8,9 +8,16 @@ from fportrait.diffusion.variants import change_architecture, variant_of, whole_
 from fportrait.errors import UserError
 
 TINY = {
-    "patch_size": (1, 1, 1), "num_attention_heads": 2, "attention_head_dim": 16, "text_dim": 32, "ffn_dim": 48,
-    "num_layers": 2, "prompt_tokens": 4, "latent_channels": 6, "controller_init_std": 0.1,
-}  # fmt: skip
+    "patch_size": (1, 1, 1),
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "text_dim": 32,
+    "ffn_dim": 48,
+    "num_layers": 2,
+    "prompt_tokens": 4,
+    "latent_channels": 6,
+    "controller_init_std": 0.1,
+}
 
 
 def full():

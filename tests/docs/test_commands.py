@@ -79,8 +79,11 @@ def check_click(group: click.Command, words: list[str]) -> None:
         context = click.Context(command, info_name=command.name)
     if not isinstance(command, click.Group) and not any(p.param_type_name == "argument" for p in command.params):
         flags = {name for p in command.params if getattr(p, "is_flag", False) for name in p.opts}
-        loose = [word for before, word in zip(["", *rest], rest, strict=False) if not word.startswith("-")
-                 and (not before.startswith("-") or "=" in before or before in flags)]  # fmt: skip
+        loose = [
+            word
+            for before, word in zip(["", *rest], rest, strict=False)
+            if not word.startswith("-") and (not before.startswith("-") or "=" in before or before in flags)
+        ]
         assert not loose, f"{' '.join(words)}: {loose} stands alone, and the command takes no arguments"
     known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     known |= set(command.get_help_option_names(context))

@@ -35,11 +35,28 @@ def annotations(tmp_path):
         for segment in range(2):
             for t in range(9):
                 turn = rotation_from_degrees(3 * t * (person == "p1"), 0, 0)
-                frames.append({"dataset": "PhoneCapture", "identity": person, "clip": f"{person}/s{segment}/cam",
-                               "frame": t, "world_to_camera": camera.ravel(), "body_rotation": np.eye(3).ravel(),
-                               "body_translation": away, "head_rotation": turn.ravel()})  # fmt: skip
-        identities.append({"dataset": "PhoneCapture", "identity": person, "shape": shape, "body_model": "embedded",
-                           "reference_clip": f"{person}/s0/cam", "reference_frame": 0})  # fmt: skip
+                frames.append(
+                    {
+                        "dataset": "PhoneCapture",
+                        "identity": person,
+                        "clip": f"{person}/s{segment}/cam",
+                        "frame": t,
+                        "world_to_camera": camera.ravel(),
+                        "body_rotation": np.eye(3).ravel(),
+                        "body_translation": away,
+                        "head_rotation": turn.ravel(),
+                    }
+                )
+        identities.append(
+            {
+                "dataset": "PhoneCapture",
+                "identity": person,
+                "shape": shape,
+                "body_model": "embedded",
+                "reference_clip": f"{person}/s0/cam",
+                "reference_frame": 0,
+            }
+        )
     pd.DataFrame(frames).to_parquet(tmp_path / "frames.parquet")
     pd.DataFrame(identities).to_parquet(tmp_path / "identities.parquet")
     return tmp_path

@@ -76,8 +76,15 @@ def test_other_videos_are_scored_beside_ours_and_missing_or_wrong_ones_listed(ho
         elif index == 3:
             write_video(target, truth, 25, 10)
     (theirs / "method.json").write_text('{"alignment": "cropped by its own detector"}')
-    metrics = evaluate(house / "model/transformer", house / "base", house / "shards", tmp_path / "out", PROTOCOL, 1,
-                       external={"Theirs": theirs})  # fmt: skip
+    metrics = evaluate(
+        house / "model/transformer",
+        house / "base",
+        house / "shards",
+        tmp_path / "out",
+        PROTOCOL,
+        1,
+        external={"Theirs": theirs},
+    )
     found = metrics["external"]["Theirs"]
     assert (found["scored"], found["missing"]) == (2, [chosen[4][0].id])
     assert found["refused"] == {
@@ -90,8 +97,11 @@ def test_other_videos_are_scored_beside_ours_and_missing_or_wrong_ones_listed(ho
     assert "Theirs: ViewSweep" in page and "1 missing, 2 refused" in page
     rows = rows_of(metrics)
     assert [method for dataset, method, _ in rows if dataset == "ViewSweep"] == [
-        "fportrait", "codec's limit", "repeated portrait", "Theirs",
-    ]  # fmt: skip
+        "fportrait",
+        "codec's limit",
+        "repeated portrait",
+        "Theirs",
+    ]
     assert "| ViewSweep | Theirs |" in to_markdown(rows) and "Theirs" in to_csv(rows) and r"\midrule" in to_latex(rows)
     (theirs / "method.json").write_text('{"algnment": ""}')
     with pytest.raises(UserError, match="'alignment'"):

@@ -33,8 +33,12 @@ LADDERS = {
 @pytest.mark.parametrize("ladder", LADDERS)
 @pytest.mark.parametrize("name", ["psnr", "ssim"])
 def test_picture_metrics_fall_with_every_degradation(name, ladder, clip):
-    assert in_order([score(name, clip[:3], clip[:3]) if name == "ssim" else 1e9, *(
-        score(name, step, clip[:3]) for step in LADDERS[ladder](clip[:3]))])  # fmt: skip
+    assert in_order(
+        [
+            score(name, clip[:3], clip[:3]) if name == "ssim" else 1e9,
+            *(score(name, step, clip[:3]) for step in LADDERS[ladder](clip[:3])),
+        ]
+    )
 
 
 @pytest.mark.parametrize("ladder", LADDERS)

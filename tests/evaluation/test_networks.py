@@ -122,8 +122,12 @@ def test_hyperiqa_rates_with_the_weights_it_made():
 def test_i3d_has_the_published_layers_and_pads_like_tensorflow():
     model = InceptionI3D()
     names = set(model.state_dict())
-    assert {"Conv3d_1a_7x7.conv3d.weight", "Mixed_4e.b1b.bn.running_var", "Mixed_5c.b3b.conv3d.weight",
-            "logits.conv3d.bias"} <= names  # fmt: skip
+    assert {
+        "Conv3d_1a_7x7.conv3d.weight",
+        "Mixed_4e.b1b.bn.running_var",
+        "Mixed_5c.b3b.conv3d.weight",
+        "logits.conv3d.bias",
+    } <= names
     assert model.state_dict()["Mixed_5c.b1b.conv3d.weight"].shape == (384, 192, 3, 3, 3)
     assert sum(p.numel() for p in model.parameters()) == 12_697_264  # 12.3 million and the 400 logits
     torch.manual_seed(4)

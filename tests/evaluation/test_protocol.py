@@ -48,9 +48,13 @@ def house(tmp_path_factory):
     transformer().save_pretrained(root / "base/transformer")
     transformer(1).save_pretrained(root / "model/transformer")
     writer = ShardWriter(root / "shards", vae_hash(root / "base/vae"), {"window": 9})
-    for dataset, identity, split in (("PhoneCapture", "p0", "test"), ("PhoneCapture", "p1", "test"),
-                                     ("ViewSweep", "v0", "test"), ("PhoneCapture", "p2", "train"),
-                                     ("ViewSweep", "v1", "train")):  # fmt: skip
+    for dataset, identity, split in (
+        ("PhoneCapture", "p0", "test"),
+        ("PhoneCapture", "p1", "test"),
+        ("ViewSweep", "v0", "test"),
+        ("PhoneCapture", "p2", "train"),
+        ("ViewSweep", "v1", "train"),
+    ):
         records = []
         for r in range(2):
             tensors = record(r, 9)
@@ -62,8 +66,14 @@ def house(tmp_path_factory):
             records.append((f"r{r}", f"{identity}/s{r}/cam", 0, tensors))
         portraits = references(0)
         portraits["images"] = torch.from_numpy(moving_picture(sum(map(ord, identity)))[:2])
-        rows = write_shard(root / "unit.safetensors", dataset=dataset, identity=identity, split=split, records=records,
-                           references=portraits)  # fmt: skip
+        rows = write_shard(
+            root / "unit.safetensors",
+            dataset=dataset,
+            identity=identity,
+            split=split,
+            records=records,
+            references=portraits,
+        )
         writer.add(root / "unit.safetensors", rows)
         (root / "unit.safetensors").unlink()
     writer.finish()

@@ -104,16 +104,21 @@ def mlflow_server(storage: str, database: str, tmp_path_factory) -> Iterator[str
         auth.write(target)
     settings = read_environment("mlflow-server.env")
     settings |= {
-        "MLFLOW_BACKEND_STORE_URI": f"{driver}/mlflow", "MLFLOW_S3_ENDPOINT_URL": storage,
-        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "basic_auth.ini"), "MLFLOW_FLASK_SERVER_SECRET_KEY": "k" * 32,
-    }  # fmt: skip
+        "MLFLOW_BACKEND_STORE_URI": f"{driver}/mlflow",
+        "MLFLOW_S3_ENDPOINT_URL": storage,
+        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "basic_auth.ini"),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "k" * 32,
+    }
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--host", "127.0.0.1"]
     log = open(folder / "log", "w")  # noqa: SIM115 - the server's own
     server = subprocess.Popen(
-        [*command, "--port", str(port), "--workers", "1"], env=os.environ | settings, stdout=log, stderr=log,
+        [*command, "--port", str(port), "--workers", "1"],
+        env=os.environ | settings,
+        stdout=log,
+        stderr=log,
         start_new_session=True,
-    )  # fmt: skip
+    )
     address = f"http://127.0.0.1:{port}"
     try:
         wait_for(lambda: urllib.request.urlopen(f"{address}/health", timeout=5).status == 200, "MLflow")

@@ -163,9 +163,17 @@ def test_two_machines_train_one_model(tmp_path, monkeypatch):
 
     def train(name: str, **settings):
         values = {
-            "name": "stage1", "frames": 5, "iterations": 4, "learning_rate": 1e-3, "batch_size": 4, "warmup": 2,
-            "precision": "fp32", "mixture": {"PhoneCapture": 50, "ViewSweep": 50}, "log_every": 1, **settings,
-        }  # fmt: skip
+            "name": "stage1",
+            "frames": 5,
+            "iterations": 4,
+            "learning_rate": 1e-3,
+            "batch_size": 4,
+            "warmup": 2,
+            "precision": "fp32",
+            "mixture": {"PhoneCapture": 50, "ViewSweep": 50},
+            "log_every": 1,
+            **settings,
+        }
         out, journal = tmp_path / name, Journal()
         folders = {"start": "base", "base": "base", "shards": "shards"}
         paths = {key: str(tmp_path / folder) for key, folder in folders.items()}

@@ -27,14 +27,32 @@ from small import record, references, transformer
 from test_protocol import moving_picture
 
 MIXTURES = {1: [100, 0, 0, 0], 2: [60, 40, 0, 0], 3: [20, 20, 30, 30], 4: [20, 20, 30, 30]}
-STAGE = {"variant": "full", "learning_rate": 1e-3, "batch_size": 2, "precision": "fp32", "warmup": 1, "log_every": 1,
-         "checkpoint_every": 2, "held_out": 2, "processes": 2, "shards_url": None}  # fmt: skip
+STAGE = {
+    "variant": "full",
+    "learning_rate": 1e-3,
+    "batch_size": 2,
+    "precision": "fp32",
+    "warmup": 1,
+    "log_every": 1,
+    "checkpoint_every": 2,
+    "held_out": 2,
+    "processes": 2,
+    "shards_url": None,
+}
 
 
 def settings() -> dict:
     frames = {1: 5, 2: 5, 3: 9, 4: 9}
-    return {n: {**STAGE, "frames": frames[n], "iterations": 2, "seed": n,
-                "mixture": dict(zip(DATASETS, MIXTURES[n], strict=True))} for n in (1, 2, 3, 4)}  # fmt: skip
+    return {
+        n: {
+            **STAGE,
+            "frames": frames[n],
+            "iterations": 2,
+            "seed": n,
+            "mixture": dict(zip(DATASETS, MIXTURES[n], strict=True)),
+        }
+        for n in (1, 2, 3, 4)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +74,14 @@ def world(tmp_path_factory):
             if split == "test":
                 tensors |= {"video": torch.from_numpy(video), "landmarks": torch.rand(9, 478, 2) * 32}
             portraits = {**references(number), "images": torch.from_numpy(video[:2])}
-            rows = write_shard(root / "unit.safetensors", dataset=dataset, identity=person, split=split,
-                               records=[("r0", f"{person}/s0/cam", 0, tensors)], references=portraits)  # fmt: skip
+            rows = write_shard(
+                root / "unit.safetensors",
+                dataset=dataset,
+                identity=person,
+                split=split,
+                records=[("r0", f"{person}/s0/cam", 0, tensors)],
+                references=portraits,
+            )
             writer.add(root / "unit.safetensors", rows)
             clip, still = f"{person}/s0/cam", np.eye(3).ravel()
             pose = {"body_rotation": still, "body_translation": np.zeros(3), "head_rotation": still}
@@ -74,8 +98,14 @@ def world(tmp_path_factory):
 
 
 def plan_of(world: Path, work: Path) -> Plan:
-    protocol = {"records": 1, "frames": 9, "steps": 2, "batch": 2, "control": False,
-                "metrics": {"psnr": "auto", "ssim": "auto", "sharpness": "auto"}}  # fmt: skip
+    protocol = {
+        "records": 1,
+        "frames": 9,
+        "steps": 2,
+        "batch": 2,
+        "control": False,
+        "metrics": {"psnr": "auto", "ssim": "auto", "sharpness": "auto"},
+    }
     scoring = {"protocol": protocol, "probes": {"people": 0}, "modes": {"people": 0}, "seed": 0}
     return Plan(str(world / "base"), str(world / "shards"), (str(world / "tables"),), settings(), scoring, str(work))
 
@@ -180,13 +210,17 @@ def scored(psnr: float, gains: dict[str, float], head: float = 2.0) -> dict:
 
 def test_every_bar_is_judged_by_the_means_over_seeds():
     good, weak = {"pose": 0.9, "jaw": 0.6}, {"pose": 0.7, "jaw": 0.6}
-    runs = [{"variant": "full", "seed": 0, "scores": scored(24.0, good)},
-            {"variant": "full", "seed": 1, "scores": scored(22.0, weak)},
-            {"variant": "c2", "seed": 0, "scores": scored(18.0, good, head=5.0)},
-            {"variant": "c1", "seed": 0, "scores": scored(23.5, good)}]  # fmt: skip
+    runs = [
+        {"variant": "full", "seed": 0, "scores": scored(24.0, good)},
+        {"variant": "full", "seed": 1, "scores": scored(22.0, weak)},
+        {"variant": "c2", "seed": 0, "scores": scored(18.0, good, head=5.0)},
+        {"variant": "c1", "seed": 0, "scores": scored(23.5, good)},
+    ]
     baselines = {"warped_portrait": {"DynamicSweep": {"ours": {"psnr": {"mean": 22.5}}}}}
-    judged = {what: (came, holds) for what, came, holds in
-              checks(Results({"runs": runs, "baselines": baselines, "points": {}}))}  # fmt: skip
+    judged = {
+        what: (came, holds)
+        for what, came, holds in checks(Results({"runs": runs, "baselines": baselines, "points": {}}))
+    }
     assert judged["DynamicSweep: PSNR above every baseline"] == ("+0.50 dB to the portrait on the tracked mesh", True)
     assert judged["gain of pose at least 0.8"][1] and judged["gain of jaw at least 0.5"][1]
     assert "gain of view at least 0.8" not in judged  # it was not probed
@@ -208,9 +242,16 @@ def test_mlflow_holds_a_run_per_variant_and_seed_with_one_curve_over_all_stages(
     from fportrait.ops.runs import StageRun
 
     shown = {"frames": 5, "learning_rate": 1e-4, "mixture": {"PhoneCapture": 100}, "seed": 1}
-    stages = [{"name": f"stage{n}", "iterations": 2, **shown, "folder": "x",
-               "curve": [{"step": 1, "loss": n + 0.5}, {"step": 2, "loss": float(n), "held_out_loss": n + 1.0}]}
-              for n in (1, 2)]  # fmt: skip
+    stages = [
+        {
+            "name": f"stage{n}",
+            "iterations": 2,
+            **shown,
+            "folder": "x",
+            "curve": [{"step": 1, "loss": n + 0.5}, {"step": 2, "loss": float(n), "held_out_loss": n + 1.0}],
+        }
+        for n in (1, 2)
+    ]
     runs = [
         {"variant": name, "seed": 0, "stages": stages, "scores": scored(20.0, {"jaw": 0.5})} for name in ("full", "c2")
     ]

@@ -48,8 +48,14 @@ def run(engine: str, folder: Path) -> list:
     marks, cache = folder / "marks", folder / "units"
     marks.mkdir(parents=True, exist_ok=True)
     with use_engine(engine):
-        report = map_units(partial(fragile, marks=marks), range(8), workers=2, cache_folder=cache, key=name,
-                           resources=Resources(memory_gib=0.1))  # fmt: skip
+        report = map_units(
+            partial(fragile, marks=marks),
+            range(8),
+            workers=2,
+            cache_folder=cache,
+            key=name,
+            resources=Resources(memory_gib=0.1),
+        )
     failures = [(failure.unit, failure.kind, failure.name) for failure in report.failures]
     results = [(result.unit, result.value, result.folder.name, result.cached) for result in report.results]
     return [failures, results, content(cache)]

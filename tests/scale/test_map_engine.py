@@ -83,8 +83,13 @@ def rest(unit: tuple, folder: Path, trace: Path) -> dict:
     """A unit that says when it ran, and what it saw."""
     started = time.monotonic()
     time.sleep(0.3)
-    return {"from": started, "to": time.monotonic(), "threads": os.environ.get("OMP_NUM_THREADS"),
-            "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"), "process": os.getpid()}  # fmt: skip
+    return {
+        "from": started,
+        "to": time.monotonic(),
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+        "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "process": os.getpid(),
+    }
 
 
 def most_at_once(values: list[dict], weights: list[int]) -> int:
@@ -98,17 +103,22 @@ def test_units_run_side_by_side_only_as_their_resources_allow(tmp_path, monkeypa
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,7")
     units = [(i, cpus, gpus) for i, (cpus, gpus) in enumerate([(1, 0), (2, 0), (1, 0), (1, 1), (1, 1), (1, 2), (9, 0)])]
     report = map_units(
-        partial(rest, trace=tmp_path), [*units, (7, 1, 3)], workers=3, cache_folder=tmp_path, key=list,
+        partial(rest, trace=tmp_path),
+        [*units, (7, 1, 3)],
+        workers=3,
+        cache_folder=tmp_path,
+        key=list,
         resources=lambda unit: Resources(cpus=unit[1], gpus=unit[2]),
-    )  # fmt: skip
+    )
     values = [result.value for result in report.results]
     assert len(values) == 7 and most_at_once(values, [min(unit[1], 3) for unit in units]) <= 3
     assert most_at_once(values, [unit[2] for unit in units]) <= 2
     assert {value["threads"] for value in values} == {"3"}
     assert sorted(values[5]["gpus"].split(",")) == ["3", "7"] and values[3]["gpus"] in ("3", "7")
     assert [failure.kind for failure in report.failures] == ["refused"] and "3 GPUs" in report.failures[0].reason
-    huge = map_units(square, [1, 2], workers=2, cache_folder=tmp_path / "m", key=key,
-                     resources=Resources(memory_gib=1e6))  # fmt: skip
+    huge = map_units(
+        square, [1, 2], workers=2, cache_folder=tmp_path / "m", key=key, resources=Resources(memory_gib=1e6)
+    )
     assert len(huge.failures) == 2 and "1e+06 GiB" in huge.failures[0].reason
     with pytest.raises(UserError, match="cpus"):
         Resources(cpus=0)

@@ -107,8 +107,15 @@ def test_augmentation_repeats_with_its_seed_and_stays_in_range():
 def test_training_makes_codes_that_tell_the_actions_and_are_standardised():
     crops, actions = drawn_faces(900)
     encoder, readout, scores = train_expression_encoder(
-        crops, actions, NAMES, steps=120, width=8, batch=48, held_out=100, seed=1,
-    )  # fmt: skip
+        crops,
+        actions,
+        NAMES,
+        steps=120,
+        width=8,
+        batch=48,
+        held_out=100,
+        seed=1,
+    )
     assert scores["mean"] > 0.6, scores
     fresh, truth = drawn_faces(200, seed=9)
     codes = encoder.encode(fresh)

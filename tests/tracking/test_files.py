@@ -38,9 +38,12 @@ def test_the_matte_holds_the_head_and_hair_and_not_the_corners(tracked_picture, 
     body = load_body()
     shape = np.array(json.loads((folder / "out/identity.json").read_text())["shape"])
     alpha = matte(
-        photograph, body.vertices(shape, None, pose_of(row)), body.faces, np.reshape(row["world_to_camera"], (4, 4)),
+        photograph,
+        body.vertices(shape, None, pose_of(row)),
+        body.faces,
+        np.reshape(row["world_to_camera"], (4, 4)),
         np.reshape(row["intrinsics"], (3, 3)),
-    )  # fmt: skip
+    )
     assert alpha.shape == photograph.shape[:2] and alpha.min() >= 0 and alpha.max() <= 1
     nose = np.reshape(row["landmarks"], (478, 2))[4].astype(int)
     assert alpha[nose[1], nose[0]] > 0.95

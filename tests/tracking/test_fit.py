@@ -33,10 +33,12 @@ def camera(yaw_degrees: float, distance: float = 0.6) -> np.ndarray:
 def filmed(identity, poses, actions, yaws, noise=0.0, seed=0) -> Observations:
     """Landmarks of a known person by known cameras, through the body model's own skinning."""
     cameras, intrinsics = np.stack([camera(y) for y in yaws]), intrinsics_from_fov(35.0, SIZE, SIZE)
-    points = np.stack([
-        np.stack([project(BODY.landmarks(BODY.vertices(identity, a, p)), c, intrinsics)[0] for c in cameras])
-        for p, a in zip(poses, actions, strict=True)
-    ])  # fmt: skip
+    points = np.stack(
+        [
+            np.stack([project(BODY.landmarks(BODY.vertices(identity, a, p)), c, intrinsics)[0] for c in cameras])
+            for p, a in zip(poses, actions, strict=True)
+        ]
+    )
     points = points + np.random.default_rng(seed).normal(0, noise, points.shape)
     return Observations(
         points, cameras, np.stack([intrinsics] * len(cameras))

@@ -117,9 +117,10 @@ def test_the_fitted_face_projects_onto_the_landmarks_and_sits_inside_the_crop(tr
     identities = pd.read_parquet(tracked[0] / "tracks/identities.parquet").set_index("identity")
     for _, row in frames.iterrows():
         pose = Pose(
-            np.reshape(row["body_rotation"], (3, 3)), np.asarray(row["body_translation"]),
+            np.reshape(row["body_rotation"], (3, 3)),
+            np.asarray(row["body_translation"]),
             np.reshape(row["head_rotation"], (3, 3)),
-        )  # fmt: skip
+        )
         points = body.landmarks(body.vertices(np.asarray(identities.loc[row["identity"], "shape"]), None, pose))
         camera, intrinsics = np.reshape(row["world_to_camera"], (4, 4)), np.reshape(row["intrinsics"], (3, 3))
         pixels, _ = project(points, camera, intrinsics)
@@ -192,9 +193,15 @@ def studio(tmp_path_factory, encoder_folder):
     """One filmed studio identity with its truth."""
     root = tmp_path_factory.mktemp("studio")
     config = {
-        "phone_identities": 0, "studio_identities": 1, "studio_cameras": 3, "studio_segments": 1, "studio_frames": 6,
-        "studio_yaw_degrees": 35.0, "size": 160, "supersample": 1,
-    }  # fmt: skip
+        "phone_identities": 0,
+        "studio_identities": 1,
+        "studio_cameras": 3,
+        "studio_segments": 1,
+        "studio_frames": 6,
+        "studio_yaw_degrees": 35.0,
+        "size": 160,
+        "supersample": 1,
+    }
     write_embedded_world(root / "raw", root / "truth", config, seed=5)
     ingest_captures(root / "raw", root / "ingest", root, {})
     report = track_captures(root / "ingest", encoder_folder, root / "tracks", root / "units", {}, 0, root)

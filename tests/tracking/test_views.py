@@ -32,9 +32,12 @@ def bent(rng, cameras=YAWS) -> Observations:
 
 def half(seen: Observations, start: int) -> Observations:
     return Observations(
-        seen.landmarks[:, start::2], seen.world_to_camera[start::2], seen.intrinsics[start::2],
-        seen.turns[:, start::2], seen.turn_weights[:, start::2],
-    )  # fmt: skip
+        seen.landmarks[:, start::2],
+        seen.world_to_camera[start::2],
+        seen.intrinsics[start::2],
+        seen.turns[:, start::2],
+        seen.turn_weights[:, start::2],
+    )
 
 
 def disagreement(seen: Observations) -> float:

@@ -81,8 +81,14 @@ def one_process(request: dict, rank: int, ranks: int, port: int, shards_folder: 
 
     torch.set_num_threads(1)
     if ranks > 1:
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks),
-                          MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))  # fmt: skip
+        os.environ.update(
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(ranks),
+            LOCAL_WORLD_SIZE=str(ranks),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+        )
     out = Path(request["out"])
     out.mkdir(parents=True, exist_ok=True)
     lines = (out / f"journal-{rank}.jsonl").open("a")  # a killed process closes nothing

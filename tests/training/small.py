@@ -54,8 +54,9 @@ def shards(
             for name, change in changes.items():
                 for entry in records:
                     change(dataset, i, entry, name)
-            rows = write_shard(unit, dataset=dataset, identity=f"p{i}", split=split, records=records,
-                               references=references(10 * d + i))  # fmt: skip
+            rows = write_shard(
+                unit, dataset=dataset, identity=f"p{i}", split=split, records=records, references=references(10 * d + i)
+            )
             writer.add(unit, rows)
             unit.unlink()
     writer.finish()
@@ -65,16 +66,31 @@ def shards(
 def transformer(seed: int = 0) -> FactorPortraitTransformer:
     torch.manual_seed(seed)
     return FactorPortraitTransformer(
-        patch_size=(1, 1, 1), num_attention_heads=2, attention_head_dim=12, text_dim=16, freq_dim=16, ffn_dim=32,
-        num_layers=2, prompt_tokens=4, controller_init_std=0.02,
-    )  # fmt: skip
+        patch_size=(1, 1, 1),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        text_dim=16,
+        freq_dim=16,
+        ffn_dim=32,
+        num_layers=2,
+        prompt_tokens=4,
+        controller_init_std=0.02,
+    )
 
 
 def stage(**changes) -> StageConfig:
     values = {
-        "name": "stage3", "frames": 5, "iterations": 8, "learning_rate": 1e-3, "batch_size": 4, "precision": "fp32",
-        "mixture": {"PhoneCapture": 50, "ViewSweep": 50}, "log_every": 1, "checkpoint_every": 3, "warmup": 2,
-    }  # fmt: skip
+        "name": "stage3",
+        "frames": 5,
+        "iterations": 8,
+        "learning_rate": 1e-3,
+        "batch_size": 4,
+        "precision": "fp32",
+        "mixture": {"PhoneCapture": 50, "ViewSweep": 50},
+        "log_every": 1,
+        "checkpoint_every": 3,
+        "warmup": 2,
+    }
     return StageConfig.from_dict({**values, **changes})
 
 

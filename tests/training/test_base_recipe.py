@@ -18,9 +18,16 @@ from fportrait.training.base_recipe import build_base
 
 RECIPE = ClipRecipe(clips=12, frames=9, held_out=4, chunk=6, seed=77)
 SMALL = {
-    "patch_size": (1, 1, 1), "num_attention_heads": 1, "attention_head_dim": 32, "ffn_dim": 32, "num_layers": 1,
-    "text_dim": 8, "prompt_tokens": 1, "controller_init_std": 0.02, "latent_channels": 16,
-}  # fmt: skip
+    "patch_size": (1, 1, 1),
+    "num_attention_heads": 1,
+    "attention_head_dim": 32,
+    "ffn_dim": 32,
+    "num_layers": 1,
+    "text_dim": 8,
+    "prompt_tokens": 1,
+    "controller_init_std": 0.02,
+    "latent_channels": 16,
+}
 
 
 @pytest.fixture(scope="module")

@@ -32,11 +32,24 @@ def house(tmp_path_factory):
 
 def job(house: Path, out: Path, **settings) -> Job:
     values = {
-        "name": "stage3", "frames": 5, "iterations": 4, "learning_rate": 1e-3, "batch_size": 4, "precision": "fp32",
-        "mixture": {"PhoneCapture": 50, "ViewSweep": 50}, "log_every": 1, "processes": 2, "warmup": 2,
-    }  # fmt: skip
-    folders = {"start": house / "base", "base": house / "base", "shards": house / "shards", "out": out,
-               "checkpoints": out / "checkpoints"}  # fmt: skip
+        "name": "stage3",
+        "frames": 5,
+        "iterations": 4,
+        "learning_rate": 1e-3,
+        "batch_size": 4,
+        "precision": "fp32",
+        "mixture": {"PhoneCapture": 50, "ViewSweep": 50},
+        "log_every": 1,
+        "processes": 2,
+        "warmup": 2,
+    }
+    folders = {
+        "start": house / "base",
+        "base": house / "base",
+        "shards": house / "shards",
+        "out": out,
+        "checkpoints": out / "checkpoints",
+    }
     return Job({**values, **settings}, **{name: str(folder) for name, folder in folders.items()})
 
 
@@ -83,8 +96,9 @@ def test_a_job_survives_its_file_and_half_a_line_waits_for_the_rest(house, tmp_p
     assert journal.losses == {1: 2.0, 2: 1.0}
 
 
-@pytest.mark.parametrize(("name", "sharding"), [("ddp", "none"), ("fsdp2", "fsdp2"), ("zero2", "zero2"),
-                                                ("zero3", "zero3")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "sharding"), [("ddp", "none"), ("fsdp2", "fsdp2"), ("zero2", "zero2"), ("zero3", "zero3")]
+)
 def test_accelerate_reads_our_files_and_the_stage_says_how_many_and_where(tmp_path, name, sharding):
     from accelerate.commands import launch as accelerate_launch
 

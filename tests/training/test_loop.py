@@ -52,8 +52,17 @@ def test_a_run_logs_what_a_trainer_watches_and_saves_its_model(reader, tmp_path)
     summary = train(stage(), model, reader, tmp_path, journal)
     assert summary["steps"] == 8
     assert journal[0][1]["tokens_per_step"] == 4 * 3 * 16
-    watched = {"loss", "grad_norm", "learning_rate", "seconds_per_step", "data_wait_fraction", "loss_ViewSweep", "mfu",
-               "tokens_per_second", "memory_mib"}  # fmt: skip
+    watched = {
+        "loss",
+        "grad_norm",
+        "learning_rate",
+        "seconds_per_step",
+        "data_wait_fraction",
+        "loss_ViewSweep",
+        "mfu",
+        "tokens_per_second",
+        "memory_mib",
+    }
     assert watched <= set(journal[-1][1])
     assert any(name.startswith("loss_sigma_") for name in journal[-1][1])
     assert not same_weights(model, before)
@@ -65,8 +74,13 @@ def test_a_run_logs_what_a_trainer_watches_and_saves_its_model(reader, tmp_path)
 def test_the_loss_falls_when_a_few_records_are_repeated(reader, tmp_path):
     journal = Journal()
     # ema 0 and no dropout: the plainest run that must learn.
-    train(stage(iterations=150, learning_rate=3e-3, ema=0.0, dropout=0.0, checkpoint_every=1000), transformer(), reader,
-          tmp_path, journal)  # fmt: skip
+    train(
+        stage(iterations=150, learning_rate=3e-3, ema=0.0, dropout=0.0, checkpoint_every=1000),
+        transformer(),
+        reader,
+        tmp_path,
+        journal,
+    )
     losses = list(journal.losses.values())
     assert sum(losses[-20:]) < 0.85 * sum(losses[:20])
 
@@ -132,8 +146,13 @@ def test_the_best_checkpoint_is_kept_beside_the_last_ones(reader, tmp_path):
     """Without held-out people a checkpoint's score is its training loss."""
     # the rate is so high that the loss only grows: the first checkpoint stays the best
     journal = Journal()
-    train(stage(checkpoint_every=2, keep_checkpoints=1, learning_rate=0.3, warmup=0), transformer(), reader, tmp_path,
-          journal)  # fmt: skip
+    train(
+        stage(checkpoint_every=2, keep_checkpoints=1, learning_rate=0.3, warmup=0),
+        transformer(),
+        reader,
+        tmp_path,
+        journal,
+    )
     losses = journal.losses
     means = {step: (losses[step - 1] + losses[step]) / 2 for step in (2, 4, 6, 8)}
     best = min(means, key=means.get)
@@ -217,8 +236,13 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_samples
     model = transformer()
     seen = []
     with pytest.raises(UserError, match="ViewSweep/p1/r1") as caught:
-        train(stage(iterations=50, batch_size=2, dropout=0.0, checkpoint_every=1), model, reader, tmp_path / "out",
-              lambda metrics, step: seen.append(step))  # fmt: skip
+        train(
+            stage(iterations=50, batch_size=2, dropout=0.0, checkpoint_every=1),
+            model,
+            reader,
+            tmp_path / "out",
+            lambda metrics, step: seen.append(step),
+        )
     assert "no weight was changed" in str(caught.value)
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
     from safetensors.torch import load_file

@@ -37,9 +37,7 @@ def still_clips(people: int) -> list[dict[str, Scene]]:
     return clips
 
 
-def overfit(
-    model: FactorPortraitTransformer, people: int, steps: int, rate: float, batch: int = 8
-) -> dict:  # fmt: skip
+def overfit(model: FactorPortraitTransformer, people: int, steps: int, rate: float, batch: int = 8) -> dict:
     """Gain and correlation of every action on the very clips that were trained on: ours and the codec's limit."""
     vae = load_vae(SHIPPED_BASE / "vae")
     clips = still_clips(people)
@@ -51,9 +49,16 @@ def overfit(
         return {name: values[picks] for name, values in everything.items()}
 
     settings = BaseTraining(
-        minutes=1e6, steps=steps, learning_rate=rate, controller_learning_rate=2 * rate, matrix_learning_rate=20 * rate,
-        warmup=min(50, steps // 4), decay_from=0.5, ema=0.9, dropout=0.0,
-    )  # fmt: skip
+        minutes=1e6,
+        steps=steps,
+        learning_rate=rate,
+        controller_learning_rate=2 * rate,
+        matrix_learning_rate=20 * rate,
+        warmup=min(50, steps // 4),
+        decay_from=0.5,
+        ema=0.9,
+        dropout=0.0,
+    )
     train_base(model, batches, settings, lambda values, step: None)
     pipeline = make_pipeline(model.eval(), vae, 5.0)
     found: dict = {"ours": [], "codec_limit": []}
@@ -64,17 +69,25 @@ def overfit(
         for method in found:
             found[method].append(measure(probed, method)["gains"])
     return {
-        method: {name: {kind: float(np.mean([one[name][kind] for one in gains])) for kind in ("gain", "correlation")}
-                 for name in ACTIONS}
+        method: {
+            name: {kind: float(np.mean([one[name][kind] for one in gains])) for kind in ("gain", "correlation")}
+            for name in ACTIONS
+        }
         for method, gains in found.items()
-    }  # fmt: skip
+    }
 
 
 def fresh(dim: int = 128, layers: int = 4) -> FactorPortraitTransformer:
     """A small transformer that knows nothing, shaped for the shipped codec."""
     shape = dict(FactorPortraitTransformer.load_config(SHIPPED_BASE / "transformer"))
-    shape |= {"num_attention_heads": dim // 32, "attention_head_dim": 32, "ffn_dim": 3 * dim, "num_layers": layers,
-              "controller_width": None, "controller_init_std": 0.02}  # fmt: skip
+    shape |= {
+        "num_attention_heads": dim // 32,
+        "attention_head_dim": 32,
+        "ffn_dim": 3 * dim,
+        "num_layers": layers,
+        "controller_width": None,
+        "controller_init_std": 0.02,
+    }
     torch.manual_seed(0)
     return FactorPortraitTransformer(**{key: value for key, value in shape.items() if not key.startswith("_")})
 

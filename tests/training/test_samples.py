@@ -49,9 +49,13 @@ def reader(tmp_path_factory, codec):
             tensors = record(number, 9, video=split == "test")
             tensors["normals"] = encode_video(codec, to_model_range(moving_picture(number)[None]))[0]
             rows = write_shard(
-                root / "unit.safetensors", dataset=dataset, identity=f"{split}{number}", split=split,
-                records=[("r0", f"{split}{number}/s/cam", 0, tensors)], references=references(number),
-            )  # fmt: skip
+                root / "unit.safetensors",
+                dataset=dataset,
+                identity=f"{split}{number}",
+                split=split,
+                records=[("r0", f"{split}{number}/s/cam", 0, tensors)],
+                references=references(number),
+            )
             writer.add(root / "unit.safetensors", rows)
             (root / "unit.safetensors").unlink()
     writer.finish()

@@ -11,9 +11,16 @@ from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.training.widen import adopt_codes, widen_codec, widen_transformer
 
 SMALL = {
-    "num_attention_heads": 2, "attention_head_dim": 16, "latent_channels": 4, "text_dim": 8, "ffn_dim": 32,
-    "num_layers": 2, "prompt_tokens": 1, "code_dim": 6, "controller_init_std": 0.1,
-}  # fmt: skip
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "latent_channels": 4,
+    "text_dim": 8,
+    "ffn_dim": 32,
+    "num_layers": 2,
+    "prompt_tokens": 1,
+    "code_dim": 6,
+    "controller_init_std": 0.1,
+}
 
 
 @pytest.fixture(scope="module")

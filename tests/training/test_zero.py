@@ -39,8 +39,9 @@ def straight(forks, tmp_path_factory):
 def last_checkpoint(out: Path, step: int) -> dict[str, torch.Tensor]:
     """Weights, average and moments."""
     folder = next(out.glob(f"checkpoints/*/step-{step:08d}"))
-    return {f"{path.name}/{name}": value for path in folder.glob("*.safetensors")
-            for name, value in load_file(path).items()}  # fmt: skip
+    return {
+        f"{path.name}/{name}": value for path in folder.glob("*.safetensors") for name, value in load_file(path).items()
+    }
 
 
 @pytest.mark.parametrize(("sharding", "accumulation"), [("zero2", 2), ("zero3", 1)])

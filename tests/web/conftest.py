@@ -170,8 +170,9 @@ class Page:
             "const f = arguments[0]; Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(f, "
             "arguments[1]); f.dispatchEvent(new Event('input', {bubbles: true})); "
             "f.dispatchEvent(new Event('change', {bubbles: true})); f.dispatchEvent(new Event('blur'))",
-            field, str(value),
-        )  # fmt: skip
+            field,
+            str(value),
+        )
 
     def toasts(self) -> str:
         """What all toasts say, read at one moment: they come and go by themselves."""

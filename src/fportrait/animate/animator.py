@@ -168,9 +168,14 @@ class Animator:
         """Normal maps `S S 3` of the portrait's body in the driver's poses, one by one."""
         moments = list(moments)
         return draw_normals(
-            self.body, prepared.person.shape, prepared.drive, prepared.view.world_to_camera[moments],
-            prepared.view.intrinsics[moments], self.settings.size, moments,
-        )  # fmt: skip
+            self.body,
+            prepared.person.shape,
+            prepared.drive,
+            prepared.view.world_to_camera[moments],
+            prepared.view.intrinsics[moments],
+            self.settings.size,
+            moments,
+        )
 
     def expression(self, prepared: Prepared) -> np.ndarray:
         """What the model reads of the expression: codes `T 128`, or for the ablation C3 landmarks `T 476`."""
@@ -240,10 +245,14 @@ class Animator:
         if camera.lower().endswith(".json"):
             inputs["camera"], camera = Path(camera), "file"
         settings = {
-            "camera": camera, "steps": request.steps or self.settings.steps, "seed": request.seed,
-            "guidance": self.guidance(request), "guidance_below": self.settings.guidance_below,
-            "frames": len(prepared), "scale": request.scale,
-        }  # fmt: skip
+            "camera": camera,
+            "steps": request.steps or self.settings.steps,
+            "seed": request.seed,
+            "guidance": self.guidance(request),
+            "guidance_below": self.settings.guidance_below,
+            "frames": len(prepared),
+            "scale": request.scale,
+        }
         return provenance_tags(self.model, inputs, settings)
 
     def write(self, prepared: Prepared, output: Path, report: Report = quiet) -> dict[str, Path]:

@@ -97,9 +97,15 @@ def _counted(frames: Iterable[np.ndarray], count: int, report: Report, what: str
 
 
 def _track(
-    path: Path, frames: Iterable[np.ndarray], size: tuple[int, int], fps: float, in_file: int,
-    model: LandmarkModel, config: TrackConfig, crop_size: int,
-) -> Tracked:  # fmt: skip
+    path: Path,
+    frames: Iterable[np.ndarray],
+    size: tuple[int, int],
+    fps: float,
+    in_file: int,
+    model: LandmarkModel,
+    config: TrackConfig,
+    crop_size: int,
+) -> Tracked:
     width, height = size
     side = max(width, height)
     k = intrinsics_from_fov(DEFAULT_FOV, side, side)
@@ -114,9 +120,14 @@ def _track(
 
 
 def draw_normals(
-    body: BodyModel, shape: np.ndarray, drive: Tracked, cameras: np.ndarray, intrinsics: np.ndarray, size: int,
+    body: BodyModel,
+    shape: np.ndarray,
+    drive: Tracked,
+    cameras: np.ndarray,
+    intrinsics: np.ndarray,
+    size: int,
     moments: Iterable[int],
-) -> Iterator[np.ndarray]:  # fmt: skip
+) -> Iterator[np.ndarray]:
     """Normal maps `S S 3`, one by one, of a body of `shape` in the driver's poses, seen by `cameras`.
 
     Args:

@@ -118,9 +118,10 @@ def _guides(avatar: GaussianAvatar, moments: Sequence[Moment], name: str) -> lis
         pose = moment.pose
         if not all(np.isfinite(part).all() for part in (pose.body_rotation, pose.body_translation, pose.head_rotation)):
             raise UserError(
-                f"a mesh of {name} that is not finite, at frame {moment.frame} of {moment.segment}", "a tracked pose",
+                f"a mesh of {name} that is not finite, at frame {moment.frame} of {moment.segment}",
+                "a tracked pose",
                 f"track the capture of {name} again, or leave that segment out",
-            )  # fmt: skip
+            )
         guides.append(avatar.guide(pose))
     return guides
 

@@ -127,9 +127,18 @@ def fit_avatar(
     """
     config = config or FitConfig()
     capture = read_capture(
-        frames, shape, body, config.avatar, config.size, config.max_moments, config.holdout_every,
-        config.holdout_camera, config.margin, root, read_video,
-    )  # fmt: skip
+        frames,
+        shape,
+        body,
+        config.avatar,
+        config.size,
+        config.max_moments,
+        config.holdout_every,
+        config.holdout_camera,
+        config.margin,
+        root,
+        read_video,
+    )
     return fit_capture(capture, config, seed, prior, log)
 
 
@@ -230,9 +239,14 @@ def _optimise(
                 truth = torch.from_numpy(view.image).to(device)
                 weight = torch.from_numpy((view.covered * (0.5 + masks[id(view)])).astype(np.float32)).to(device)
                 colour, _ = avatar(
-                    avatar.expression(codes[view.moment]), guides[view.moment], view.world_to_camera,
-                    view.intrinsics, config.size, config.size, backgrounds[view.clip],
-                )  # fmt: skip
+                    avatar.expression(codes[view.moment]),
+                    guides[view.moment],
+                    view.world_to_camera,
+                    view.intrinsics,
+                    config.size,
+                    config.size,
+                    backgrounds[view.clip],
+                )
                 loss = picture_loss(colour, truth, weight[:, :, None], config.similarity_weight)
                 (loss / config.batch).backward()
                 total += float(loss.detach()) / config.batch
@@ -288,7 +302,12 @@ def draw_view(capture: Capture, view: View) -> torch.Tensor:
     """(S, S, 3) float32, unclipped: the avatar as it is now, where the view's picture was taken."""
     size = view.image.shape[0]
     colour, _ = capture.avatar(
-        capture.avatar.expression(torch.from_numpy(capture.moments[view.moment].code)), capture.guides[view.moment],
-        view.world_to_camera, view.intrinsics, size, size, capture.backgrounds[view.clip],
-    )  # fmt: skip
+        capture.avatar.expression(torch.from_numpy(capture.moments[view.moment].code)),
+        capture.guides[view.moment],
+        view.world_to_camera,
+        view.intrinsics,
+        size,
+        size,
+        capture.backgrounds[view.clip],
+    )
     return colour

@@ -114,9 +114,13 @@ class AvatarPrior(nn.Module):
         self.surface = SurfaceMeans(self.layout)
         count, latents = config.avatar.gaussians, config.avatar.latents
         self.shapes: dict[str, tuple[int, ...]] = {
-            "offset": (3,), "log_scale": (3,), "opacity": (1,), "colour": (3,), "view_colour": (3, 3),
+            "offset": (3,),
+            "log_scale": (3,),
+            "opacity": (1,),
+            "colour": (3,),
+            "view_colour": (3, 3),
             "correction": (CORRECTIONS, latents),
-        }  # fmt: skip
+        }
         self.outputs = sum(int(np.prod(shape)) for shape in self.shapes.values())
         self.mean_maps = nn.Parameter(torch.zeros(count, self.outputs))
         self.embedding = nn.Parameter(0.1 * torch.randn(count, config.embedding))

@@ -222,9 +222,10 @@ def _one_person(
     penalty.backward()
     if not np.isfinite(total):
         raise UserError(
-            f"a loss that is not finite at step {step} of the prior, on {subject.name}", "finite pictures",
+            f"a loss that is not finite at step {step} of the prior, on {subject.name}",
+            "finite pictures",
             "lower the rate, or leave that capture out",
-        )  # fmt: skip
+        )
     names = list(leaves)
     torch.autograd.backward([predicted[n] for n in names], [_gradient(leaves[n]) for n in names])
     return total
@@ -286,10 +287,19 @@ def film_person(seed: int, folder: Path, studio: Studio, training: PriorTraining
         for index in range(studio.moments):
             picture = render(person, actions[index], true_poses[index], camera, intrinsics, studio.size, 2, body)
             views.append(
-                View(index, f"cam{number:02d}", f"cam{number:02d}", index, camera, intrinsics,
-                     picture.astype(np.float32) / 255, np.ones((studio.size, studio.size), np.float32),
-                     np.zeros((478, 2)), 1.0)
-            )  # fmt: skip
+                View(
+                    index,
+                    f"cam{number:02d}",
+                    f"cam{number:02d}",
+                    index,
+                    camera,
+                    intrinsics,
+                    picture.astype(np.float32) / 255,
+                    np.ones((studio.size, studio.size), np.float32),
+                    np.zeros((478, 2)),
+                    1.0,
+                )
+            )
     subject = capture_person(str(seed), shape, body, moments, views, training, np.stack(actions), seed=seed)
     names = sorted({view.camera for view in views})
     backgrounds = {view.camera: target.background for view, target in zip(views, subject.targets, strict=True)}
@@ -390,9 +400,12 @@ def main(arguments: Iterable[str] | None = None) -> None:
     body = load_body()
     subjects = [read_person(path, body, training) for path in files]
     prior = train_prior(
-        subjects, body, training, given.seed,
+        subjects,
+        body,
+        training,
+        given.seed,
         log=lambda step, values: print(step, values, f"{time.process_time():.0f} CPU-s", flush=True),
-    )  # fmt: skip
+    )
     prior.record |= {"studio": asdict(studio), "first_seed": FIRST_SEED, "names": [], "body": _body_hash()}
     prior.record |= {
         "command": f"python -m fportrait.avatar.prior_training --people {given.people} --steps {given.steps}"

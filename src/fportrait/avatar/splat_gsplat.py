@@ -28,9 +28,10 @@ def draw(
     rasterization = rasterizer()
     if not means.is_cuda:
         raise UserError(
-            f"Gaussians on {means.device} for the backend 'gsplat'", "a CUDA device",
+            f"Gaussians on {means.device} for the backend 'gsplat'",
+            "a CUDA device",
             "move the avatar there, or set backend: numba",
-        )  # fmt: skip
+        )
     arguments = arguments_of(means, scales, rotations, opacities, colours, view, camera, height, width)
     picture, alpha, _ = rasterization(**arguments)
     return picture[0, ..., :3], 1 - alpha[0, ..., 0], picture[0, ..., 3]

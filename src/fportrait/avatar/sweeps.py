@@ -139,20 +139,34 @@ def plan_sweeps(avatar: GaussianAvatar, frames: pd.DataFrame, config: SweepConfi
         distance = (config.distance_min, config.distance_max)
         if spin:
             cameras = spin_path(
-                len(stretch), rng, distance=distance, elevation_degrees=config.elevation_degrees,
-                yaw_degrees=config.spin_yaw_degrees, target=target,
-            )  # fmt: skip
+                len(stretch),
+                rng,
+                distance=distance,
+                elevation_degrees=config.elevation_degrees,
+                yaw_degrees=config.spin_yaw_degrees,
+                target=target,
+            )
         else:
             cameras = spiral_path(
-                len(stretch), rng, distance=distance, yaw_degrees=config.spiral_yaw_degrees,
-                seeds=config.spiral_seeds, target=target,
-            )  # fmt: skip
+                len(stretch),
+                rng,
+                distance=distance,
+                yaw_degrees=config.spiral_yaw_degrees,
+                seeds=config.spiral_seeds,
+                target=target,
+            )
         clips.append(
             SweepClip(
-                DYNAMIC_SWEEP if dynamic else VIEW_SWEEP, identity, f"{'dynamic' if dynamic else 'view'}{index:03d}",
-                "spin" if spin else "spiral", stretch, np.asarray(cameras, dtype=np.float64), intrinsics, config.size,
+                DYNAMIC_SWEEP if dynamic else VIEW_SWEEP,
+                identity,
+                f"{'dynamic' if dynamic else 'view'}{index:03d}",
+                "spin" if spin else "spiral",
+                stretch,
+                np.asarray(cameras, dtype=np.float64),
+                intrinsics,
+                config.size,
             )
-        )  # fmt: skip
+        )
     return clips
 
 

@@ -144,8 +144,9 @@ def load_body(name: str = "embedded", path: str | Path | None = None) -> Body:
         folder = os.environ.get(FOLDER_VARIABLE)
         if not folder:
             raise UserError(
-                f"the body model '{name}' without its files", "files that you have a licence for",
+                f"the body model '{name}' without its files",
+                "files that you have a licence for",
                 f"give load_body(path=...), or set {FOLDER_VARIABLE} to a folder that holds {name}/",
-            )  # fmt: skip
+            )
         path = Path(folder) / name
     return _from_files(name, Path(path))

@@ -23,9 +23,10 @@ def rasterize(
         from pytorch3d.structures import Meshes
     except ImportError as error:
         raise UserError(
-            f"the rasterizer 'pytorch3d' without PyTorch3D ({error})", "an installed pytorch3d",
+            f"the rasterizer 'pytorch3d' without PyTorch3D ({error})",
+            "an installed pytorch3d",
             "build it from source for this torch (github.com/facebookresearch/pytorch3d), or use backend='torch'",
-        ) from None  # fmt: skip
+        ) from None
     if not bool(torch.isfinite(vertices_cam).all()):
         raise ValueError("vertices_cam holds non-finite values; check the fit or the pose that made them")
     device, z = vertices_cam.device, vertices_cam[:, 2]

@@ -111,9 +111,10 @@ class SmplxBody:
         betas = np.concatenate([identity, face[:expressions]])
         with torch.no_grad():
             found, _ = lbs(
-                torch.tensor(betas[None], dtype=torch.float32), torch.tensor(turns[None], dtype=torch.float32),
+                torch.tensor(betas[None], dtype=torch.float32),
+                torch.tensor(turns[None], dtype=torch.float32),
                 **self._torch,
-            )  # fmt: skip
+            )
         rotation, shift = np.asarray(pose.body_rotation, np.float32), np.asarray(pose.body_translation, np.float32)
         return found[0].numpy() @ rotation.T + shift
 

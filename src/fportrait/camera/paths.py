@@ -137,9 +137,10 @@ def read_camera_file(path: str | Path, frames: int) -> CameraFile:
     entries = content["frames"][:frames]
     if len(entries) < frames:
         raise UserError(
-            f"{len(entries)} cameras in {path}", f"at least {frames}, one per driving frame",
+            f"{len(entries)} cameras in {path}",
+            f"at least {frames}, one per driving frame",
             "add cameras or shorten the driving video",
-        )  # fmt: skip
+        )
     cameras, intrinsics = [], []
     for index, entry in enumerate(entries):
         where = f"{path}, frame {index}"
@@ -153,9 +154,10 @@ def read_camera_file(path: str | Path, frames: int) -> CameraFile:
             intrinsics.append(check_intrinsics(_numbers(entry["intrinsics"], where), where))
     if len(intrinsics) not in (0, len(cameras)):
         raise UserError(
-            f"intrinsics on {len(intrinsics)} of {len(cameras)} frames in {path}", "all frames or none",
+            f"intrinsics on {len(intrinsics)} of {len(cameras)} frames in {path}",
+            "all frames or none",
             "add them to every frame, or remove them",
-        )  # fmt: skip
+        )
     return CameraFile(
         np.stack(cameras) if cameras else np.zeros((0, 4, 4)), np.stack(intrinsics) if intrinsics else None, fps
     )

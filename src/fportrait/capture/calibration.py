@@ -103,9 +103,10 @@ def read_calibration(path: str | Path, metres: Mapping[str, float] = METRES_ONLY
     units = content.get("units", "m")
     if not isinstance(units, str) or units not in metres:
         raise UserError(
-            f"the units '{str(units)[:40]}' in {path.name}", f"one of {', '.join(metres)}",
+            f"the units '{str(units)[:40]}' in {path.name}",
+            f"one of {', '.join(metres)}",
             "scale the translations to metres and write 'm'",
-        )  # fmt: skip
+        )
     checked = {
         check_name(name, "a camera's"): _read_camera(name, camera, metres[units]) for name, camera in cameras.items()
     }

@@ -67,8 +67,10 @@ def write_features(video: str | Path, features: ClipFeatures) -> Path:
     from safetensors.numpy import save_file
 
     target = features_path(video)
-    floats = {name: getattr(features, name).astype(np.float32) for name in
-              ("expression_code", "head_rotation", "head_translation")}  # fmt: skip
+    floats = {
+        name: getattr(features, name).astype(np.float32)
+        for name in ("expression_code", "head_rotation", "head_translation")
+    }
     with atomic_path(target) as path:
         tensors = {**floats, "valid": features.valid.astype(np.bool_)}
         save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, str(path))
@@ -96,5 +98,6 @@ def read_features(video: str | Path, frames: int) -> ClipFeatures | None:
     missing = [name for name in ClipFeatures.__dataclass_fields__ if name not in tensors]
     if missing:
         raise UserError(f"no {missing[0]} in {path.name}", "codes, rotation, translation, valid", "import it again")
-    return check_features(ClipFeatures(**{name: tensors[name] for name in ClipFeatures.__dataclass_fields__}),
-                          frames, path.name)  # fmt: skip
+    return check_features(
+        ClipFeatures(**{name: tensors[name] for name in ClipFeatures.__dataclass_fields__}), frames, path.name
+    )

@@ -95,9 +95,10 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
     except (OSError, ValueError, pa.ArrowException, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise UserError(
-            f"no readable table {path.name} in {path.parent} ({reason})", "what ingest writes",
+            f"no readable table {path.name} in {path.parent} ({reason})",
+            "what ingest writes",
             "run `kedro run --pipelines=ingest`",
-        ) from None  # fmt: skip
+        ) from None
     missing = [column for column in columns if column not in table]
     _refuse(bool(missing), f"no column '{missing[0] if missing else ''}' in {path.parent.name}/{path.name}")
     return table

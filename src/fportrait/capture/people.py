@@ -108,9 +108,21 @@ def render(
     if actions is not None:
         look[shading.LOOK["mouth"]] = [actions[body.action_names.index("tongueOut")], 0.0, 0.0]
     return shading.shade(
-        ids, weights, stage.faces, stage.materials, normals, stage.places, stage.uv, tangents, stage.first_hair,
-        person.texture, person.hair.strands, look, rays, supersample,
-    )  # fmt: skip
+        ids,
+        weights,
+        stage.faces,
+        stage.materials,
+        normals,
+        stage.places,
+        stage.uv,
+        tangents,
+        stage.first_hair,
+        person.texture,
+        person.hair.strands,
+        look,
+        rays,
+        supersample,
+    )
 
 
 def _parts(body: BodyModel, *wanted: str) -> list[int]:

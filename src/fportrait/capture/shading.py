@@ -62,9 +62,23 @@ def shade(
                         _background(look, (x + 0.5) / width, (y + 0.5) / height, rgb)
                     else:
                         _surface(
-                            t, barycentric[sy, sx], faces, materials, normals, places, uv, tangents, first_hair,
-                            texture, strands, look, rays, sx + 0.5, sy + 0.5, rgb,
-                        )  # fmt: skip
+                            t,
+                            barycentric[sy, sx],
+                            faces,
+                            materials,
+                            normals,
+                            places,
+                            uv,
+                            tangents,
+                            first_hair,
+                            texture,
+                            strands,
+                            look,
+                            rays,
+                            sx + 0.5,
+                            sy + 0.5,
+                            rgb,
+                        )
                     r += rgb[0]
                     g += rgb[1]
                     b += rgb[2]

@@ -84,8 +84,13 @@ def write_video(
         stream.thread_count = 1
         # One thread, and no macroblock tree: on small frames x264's tree reads memory it never wrote, and of 200 equal
         # videos 86 came out with other bytes.
-        stream.options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "flags": "+bitexact",
-                          "x264-params": "mbtree=0"}  # fmt: skip
+        stream.options = {
+            "crf": str(crf),
+            "preset": "veryfast",
+            "threads": "1",
+            "flags": "+bitexact",
+            "x264-params": "mbtree=0",
+        }
         context = stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
         context.color_range = 1  # studio swing

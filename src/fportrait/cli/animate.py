@@ -30,23 +30,50 @@ def parse_guidance(entries: tuple[str, ...]) -> dict[str, float]:
 @click.option("--portrait", required=True, type=path_type, help="A picture with one face: identity.")
 @click.option("--driving", required=True, type=path_type, help="A video: head pose, and expressions.")
 @click.option("--expression", type=path_type, help="Another video: take the expressions from it instead.")
-@click.option("--camera", default="front", show_default=True, metavar="front|spin|spiral|KEYS|PATH.json",
-              help="The viewpoint: a named path, key positions 'YAW,ELEVATION[,DISTANCE]; …', or a file.")  # fmt: skip
+@click.option(
+    "--camera",
+    default="front",
+    show_default=True,
+    metavar="front|spin|spiral|KEYS|PATH.json",
+    help="The viewpoint: a named path, key positions 'YAW,ELEVATION[,DISTANCE]; …', or a file.",
+)
 @click.option("-o", "--output", required=True, type=path_type, help="The video to write (.mp4).")
 @click.option("--model", type=path_type, help="A model folder. Default: the promoted one, else the shipped base.")
-@click.option("--guidance", multiple=True, metavar="FACTOR=SCALE",
-              help="Strengthen expression, pose, view or identity; 1 is off. Default: the model's own.")  # fmt: skip
+@click.option(
+    "--guidance",
+    multiple=True,
+    metavar="FACTOR=SCALE",
+    help="Strengthen expression, pose, view or identity; 1 is off. Default: the model's own.",
+)
 @click.option("--steps", type=click.IntRange(1, 1000), help="Sampling steps. Default: the model's own.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="The same seed gives the same video.")
-@click.option("--scale", default=4, show_default=True, type=click.IntRange(1, 16),
-              help="Enlarge the written video by this factor for viewing.")  # fmt: skip
-@click.option("--max-frames", default=250, show_default=True, type=click.IntRange(1),
-              help="Cut longer driving videos here.")  # fmt: skip
+@click.option(
+    "--scale",
+    default=4,
+    show_default=True,
+    type=click.IntRange(1, 16),
+    help="Enlarge the written video by this factor for viewing.",
+)
+@click.option(
+    "--max-frames", default=250, show_default=True, type=click.IntRange(1), help="Cut longer driving videos here."
+)
 @click.option("--conditions", type=path_type, help="A folder for normal maps, cameras and codes that were used.")
 @json_option
-def animate(portrait: Path, driving: Path, expression: Path | None, camera: str, output: Path, model: Path | None,
-            guidance: tuple[str, ...], steps: int | None, seed: int, scale: int, max_frames: int,
-            conditions: Path | None, as_json: bool) -> None:  # fmt: skip
+def animate(
+    portrait: Path,
+    driving: Path,
+    expression: Path | None,
+    camera: str,
+    output: Path,
+    model: Path | None,
+    guidance: tuple[str, ...],
+    steps: int | None,
+    seed: int,
+    scale: int,
+    max_frames: int,
+    conditions: Path | None,
+    as_json: bool,
+) -> None:
     """Animate a portrait with the expressions and head pose of a driving video.
 
     Writes the video and, beside it, a picture (.png) of portrait, driving frames, normal maps and result. Both say in
@@ -66,9 +93,20 @@ def animate(portrait: Path, driving: Path, expression: Path | None, camera: str,
     bars = Bars()
     try:
         written = run_animation(
-            portrait, driving, camera, output, promoted_or_shipped(model), bars, conditions, expression=expression,
-            guidance=scales, steps=steps, seed=seed, scale=scale, max_frames=max_frames,
-        )  # fmt: skip
+            portrait,
+            driving,
+            camera,
+            output,
+            promoted_or_shipped(model),
+            bars,
+            conditions,
+            expression=expression,
+            guidance=scales,
+            steps=steps,
+            seed=seed,
+            scale=scale,
+            max_frames=max_frames,
+        )
     finally:
         bars.close()
     if as_json:

@@ -10,12 +10,23 @@ import click
 from fportrait.cli._options import SEED, json_option, print_json
 
 AVATARS, TABLES = Path("data/06_models/avatars"), Path("data/03_primary/validated")
-avatars_option = click.option("--avatars", default=AVATARS, show_default=True, type=click.Path(path_type=Path),
-                              help="The folder with one folder per avatar.")  # fmt: skip
-tables_option = click.option("--tables", default=TABLES, show_default=True, type=click.Path(path_type=Path),
-                             help="The folder with the capture's annotations.")  # fmt: skip
-moment_option = click.option("--moment", default=0, show_default=True, type=click.IntRange(0),
-                             help="Which moment of the person's capture.")  # fmt: skip
+avatars_option = click.option(
+    "--avatars",
+    default=AVATARS,
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="The folder with one folder per avatar.",
+)
+tables_option = click.option(
+    "--tables",
+    default=TABLES,
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="The folder with the capture's annotations.",
+)
+moment_option = click.option(
+    "--moment", default=0, show_default=True, type=click.IntRange(0), help="Which moment of the person's capture."
+)
 
 
 @click.group()
@@ -60,9 +71,16 @@ def fit(
     shape: dict[str, Any] = {} if start is None else {"avatar": start.config.avatar}
     config = fit_config({"steps": steps, "size": size} | shape)
     capture = read_capture(
-        frames, person["shape"], body, config.avatar, config.size, config.max_moments, config.holdout_every,
-        config.holdout_camera, config.margin,
-    )  # fmt: skip
+        frames,
+        person["shape"],
+        body,
+        config.avatar,
+        config.size,
+        config.max_moments,
+        config.holdout_every,
+        config.holdout_camera,
+        config.margin,
+    )
     fitted = fit_capture(capture, config, seed, start, log=lambda line: click.echo(line, err=True))
     folder = fitted.save(output or AVATARS / name)
     write_image(folder / "contact_sheet.png", contact_sheet(capture))

@@ -15,20 +15,44 @@ SHOWN = 20  # quarantined entries on the screen; all of them are in import.json
 
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("--layout", default="auto", show_default=True,
-              type=click.Choice(["auto", "folder", "phone", "studio", "ava256", "nersemble", "seamless"]),
-              help="How the source is laid out; docs/captures.md has the exact trees.")  # fmt: skip
-@click.option("--to", "target", default="data/01_raw", show_default=True, type=click.Path(path_type=Path),
-              help="Where captures go.")  # fmt: skip
+@click.option(
+    "--layout",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "folder", "phone", "studio", "ava256", "nersemble", "seamless"]),
+    help="How the source is laid out; docs/captures.md has the exact trees.",
+)
+@click.option(
+    "--to",
+    "target",
+    default="data/01_raw",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Where captures go.",
+)
 @click.option("--copy", is_flag=True, help="Copy the videos instead of linking to them.")
-@click.option("--cameras", default=11, show_default=True, type=click.IntRange(1),
-              help="Cameras to draw from a studio, spread over the sphere.")  # fmt: skip
+@click.option(
+    "--cameras",
+    default=11,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Cameras to draw from a studio, spread over the sphere.",
+)
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Of that draw.")
 @click.option("--identity", help="Name of the person, for --layout folder. Default: the folder's name.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes that place captures.")
 @json_option
-def import_captures(source: Path, layout: str, target: Path, copy: bool, cameras: int, seed: int,
-                    identity: str | None, workers: int, as_json: bool) -> None:  # fmt: skip
+def import_captures(
+    source: Path,
+    layout: str,
+    target: Path,
+    copy: bool,
+    cameras: int,
+    seed: int,
+    identity: str | None,
+    workers: int,
+    as_json: bool,
+) -> None:
     """Bring phone clips or a studio data set into the project.
 
     Faulty captures are left out with a reason, and the exit code is then 3. A second import does only what is missing.
@@ -49,8 +73,10 @@ def import_captures(source: Path, layout: str, target: Path, copy: bool, cameras
     if as_json:
         print_json(report.__dict__)
     else:
-        click.echo(f"layout {report.layout}: {len(report.placed)} placed, {len(report.unchanged)} unchanged, "
-                   f"{len(report.resampled)} resampled, {len(report.quarantine)} left out")  # fmt: skip
+        click.echo(
+            f"layout {report.layout}: {len(report.placed)} placed, {len(report.unchanged)} unchanged, "
+            f"{len(report.resampled)} resampled, {len(report.quarantine)} left out"
+        )
         for entry in report.quarantine[:SHOWN]:
             click.echo(f"  left out: {entry['path']}: {entry['reason']}", err=True)
         if len(report.quarantine) > SHOWN:

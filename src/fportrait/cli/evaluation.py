@@ -14,8 +14,11 @@ ANNOTATIONS = (Path("data/03_primary/validated"), Path("data/03_primary/sweeps")
 
 
 @click.command()
-@click.option("--model", type=click.Path(path_type=Path),
-              help="A model folder or a trained stage. Default: the champion, else the shipped base.")  # fmt: skip
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help="A model folder or a trained stage. Default: the champion, else the shipped base.",
+)
 @click.option(
     "--shards",
     type=click.Path(path_type=Path),
@@ -116,8 +119,12 @@ def evaluate(
     from fportrait.evaluation.tables import rows_of, to_markdown
 
     chosen = dict(part.partition("=")[::2] for part in metrics) or dict.fromkeys(METRICS, "auto")
-    protocol = {"records": records, "steps": steps, "network_every": every,
-                "metrics": {name: backbone or "auto" for name, backbone in chosen.items()}}  # fmt: skip
+    protocol = {
+        "records": records,
+        "steps": steps,
+        "network_every": every,
+        "metrics": {name: backbone or "auto" for name, backbone in chosen.items()},
+    }
     others = {}
     for entry in external:
         name, given, folder = entry.partition("=")

@@ -20,8 +20,9 @@ from fportrait.cli._options import json_option, print_json
     type=click.FloatRange(5, 150),
     help="Horizontal field of view of the camera, degrees.",
 )
-@click.option("--base", type=click.Path(path_type=Path),
-              help="A bundle with an expression encoder. Default: the shipped base.")  # fmt: skip
+@click.option(
+    "--base", type=click.Path(path_type=Path), help="A bundle with an expression encoder. Default: the shipped base."
+)
 @json_option
 def track(source: Path, out: Path, fov: float, base: Path | None, as_json: bool) -> None:
     """Track the face of a picture or video, or of every one in a folder.

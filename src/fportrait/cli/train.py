@@ -31,14 +31,18 @@ ROWS = (
 @click.command()
 @click.option("--stage", "number", type=click.IntRange(1, 4), help="One stage. Default: all four.")
 @click.option("--env", "environment", default="base", show_default=True, help="Folder of conf/ with the settings.")
-@click.option("--model", help="wan-1.3b, wan-14b, or a model folder. Default: Wan 1.3B for the environment paper, "
-              "else the environment's base.")  # fmt: skip
+@click.option(
+    "--model",
+    help="wan-1.3b, wan-14b, or a model folder. Default: Wan 1.3B for the environment paper, "
+    "else the environment's base.",
+)
 @click.option("--gpu", default="H100", show_default=True, help="Name of the GPU whose hours are counted.")
 @click.option("--mfu", default=0.35, show_default=True, help="Share of the GPU's peak that training reaches.")
 @click.option("--shards", help="Folder or URL of the latent shards. Default: the environment's.")
 @json_option
-def plan(number: int | None, environment: str, model: str | None, gpu: str, mfu: float, shards: str | None,
-         as_json: bool) -> None:  # fmt: skip
+def plan(
+    number: int | None, environment: str, model: str | None, gpu: str, mfu: float, shards: str | None, as_json: bool
+) -> None:
     """Print what training will cost, without training: parameters, operations, memory, shards found, GPU-hours.
 
     \b
@@ -68,8 +72,16 @@ def plan(number: int | None, environment: str, model: str | None, gpu: str, mfu:
     costs = [plans.plan(plans.read_stage(n, environment), config, picture, reader, gpu, mfu) for n in numbers]
     total = sum(cost["gpu_hours"] for cost in costs)
     if as_json:
-        print_json({"environment": environment, "model": model, "picture": picture, "stages": costs,
-                    "gpu_hours": total, "shards": None if reader is None else reader.hash})  # fmt: skip
+        print_json(
+            {
+                "environment": environment,
+                "model": model,
+                "picture": picture,
+                "stages": costs,
+                "gpu_hours": total,
+                "shards": None if reader is None else reader.hash,
+            }
+        )
         return
     click.echo(f"{model}, {picture}² pixels, settings of conf/{environment}")
     table("", [cost["stage"] for cost in costs])
@@ -84,8 +96,12 @@ def plan(number: int | None, environment: str, model: str | None, gpu: str, mfu:
     if encoded != picture:
         click.echo(f"shards: of {encoded}² pixels, and these settings train on {picture}²: run encode with them")
     for cost in costs:
-        found = ", ".join(f"{name} {count} records ({cost['epochs'].get(name, 0):g} epochs)" if count else
-                          f"{name} none, and it has a share" for name, count in cost["records"].items())  # fmt: skip
+        found = ", ".join(
+            f"{name} {count} records ({cost['epochs'].get(name, 0):g} epochs)"
+            if count
+            else f"{name} none, and it has a share"
+            for name, count in cost["records"].items()
+        )
         click.echo(f"shards of {cost['stage']}: {found}")
 
 

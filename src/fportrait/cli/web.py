@@ -21,9 +21,10 @@ def read_logins(path: Path | None, host: str) -> list[tuple[str, str]] | None:
     if path is None:
         if host not in LOOPBACK:
             raise UserError(
-                f"--host {host} without --logins", "a password for a studio that others can reach",
+                f"--host {host} without --logins",
+                "a password for a studio that others can reach",
                 "write 'name:password' into a file and pass --logins FILE, or leave --host out",
-            )  # fmt: skip
+            )
         return None
     if not path.is_file():
         raise UserError(f"no file {path}", "one 'name:password' per line", "check the path")
@@ -35,8 +36,13 @@ def read_logins(path: Path | None, host: str) -> list[tuple[str, str]] | None:
 
 @click.command()
 @click.option("--model", type=path_type, help="A model folder. Default: the promoted one, else the shipped base.")
-@click.option("--results", type=path_type, default=Path("data/07_model_output/studio"), show_default=True,
-              help="Where results are kept.")  # fmt: skip
+@click.option(
+    "--results",
+    type=path_type,
+    default=Path("data/07_model_output/studio"),
+    show_default=True,
+    help="Where results are kept.",
+)
 @click.option("--keep", default=100, show_default=True, type=click.IntRange(1), help="Results kept; older ones go.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Other addresses need --logins.")
 @click.option("--port", default=7860, show_default=True, type=click.IntRange(1, 65535))

@@ -55,9 +55,16 @@ class Batches:
     def like(self, split: str, mixture: Mapping[str, int], seed: int) -> Batches:
         """Batches of the same shape from another split, mixture and seed."""
         return Batches(
-            self.reader, mixture, self.frames, seed, split, self.ray_channels, self.identity_rays, self.focus_gain,
+            self.reader,
+            mixture,
+            self.frames,
+            seed,
+            split,
+            self.ray_channels,
+            self.identity_rays,
+            self.focus_gain,
             self.expression,
-        )  # fmt: skip
+        )
 
     def record(self, index: int) -> Record:
         """The record of a global index."""

@@ -69,10 +69,14 @@ def run_phase(name: str, table: pd.DataFrame, rules: Sequence[Rule]) -> Phase:
             condition = {"row_condition": f'col("dataset")=="{rule.dataset}"', "condition_parser": "great_expectations"}
         suite.add_expectation(
             gx.expectations.ExpectColumnValuesToBeBetween(
-                column=rule.column, min_value=rule.low, max_value=rule.high, severity=rule.severity,  # type: ignore[arg-type]
-                meta={"rule": number}, **condition,
+                column=rule.column,
+                min_value=rule.low,
+                max_value=rule.high,
+                severity=rule.severity,  # type: ignore[arg-type]
+                meta={"rule": number},
+                **condition,
             )
-        )  # fmt: skip
+        )
     definition = context.validation_definitions.add(
         gx.ValidationDefinition(name=name, data=batch, suite=context.suites.add(suite))
     )
@@ -103,10 +107,18 @@ def run_phase(name: str, table: pd.DataFrame, rules: Sequence[Rule]) -> Phase:
             phase.failures.append((rule, rows))
         checked = len(table) if rule.dataset is None else int((table["dataset"] == rule.dataset).sum())
         phase.summaries.append(
-            {"rule": rule.title, "phase": name, "column": rule.column, "severity": rule.severity, "low": rule.low,
-             "high": rule.high, "checked": checked, "failed": len(rows),
-             "failures": [{**row, rule.column: str(row[rule.column])} for row in rows[:NAMED_FAILURES]]}
-        )  # fmt: skip
+            {
+                "rule": rule.title,
+                "phase": name,
+                "column": rule.column,
+                "severity": rule.severity,
+                "low": rule.low,
+                "high": rule.high,
+                "checked": checked,
+                "failed": len(rows),
+                "failures": [{**row, rule.column: str(row[rule.column])} for row in rows[:NAMED_FAILURES]],
+            }
+        )
     phase.page = _offline(_page_view().render(ValidationResultsPageRenderer().render(result)))
     return phase
 
@@ -153,8 +165,14 @@ def write_data_docs(folder: Path, phases: Sequence[Phase], quarantined: dict[str
             bounds = " … ".join("" if summary[side] is None else f"{summary[side]:g}" for side in ("low", "high"))
             failed = summary["failed"]
             mark = "<span class=ok>✓ passed</span>" if not failed else f"<span class=bad>✗ {failed} failed</span>"
-            cells = [f'<a href="{phase.name}.html">{html.escape(summary["rule"])}</a>', summary["severity"],
-                     html.escape(summary["column"]), bounds, str(summary["checked"]), mark]  # fmt: skip
+            cells = [
+                f'<a href="{phase.name}.html">{html.escape(summary["rule"])}</a>',
+                summary["severity"],
+                html.escape(summary["column"]),
+                bounds,
+                str(summary["checked"]),
+                mark,
+            ]
             lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     held = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{html.escape('; '.join(reasons))}</td></tr>"

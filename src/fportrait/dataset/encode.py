@@ -159,9 +159,10 @@ def identity_units(folder: Path) -> list[IdentityUnit]:
         missing = [path for path in paths if not Path(path).is_file()]
         if missing:
             raise UserError(
-                f"no video {missing[0]}, which {folder}/frames.parquet names", "every video in its place",
+                f"no video {missing[0]}, which {folder}/frames.parquet names",
+                "every video in its place",
                 "run from the project's root, or run the stage that made the videos again",
-            )  # fmt: skip
+            )
         videos = tuple((path, file_hash(path)) for path in paths)
         units.append(IdentityUnit(str(folder), dataset, identity, f"{frames_hash}-{identity_hash}", videos))
     return units
@@ -199,8 +200,10 @@ def encode_identity(unit: IdentityUnit, folder: Path, vae_folder: str, config: E
         for name, frame in wanted:
             if name == clip:
                 portraits[name, frame] = {
-                    "images": video[frame], "world_to_camera": rows["world_to_camera"][frame], "intrinsics": intrinsics
-                }  # fmt: skip
+                    "images": video[frame],
+                    "world_to_camera": rows["world_to_camera"][frame],
+                    "intrinsics": intrinsics,
+                }
         starts = window_starts(len(table), config.window, stride)
         if not starts:
             short.append(f"{unit.dataset}/{clip}")
@@ -232,9 +235,13 @@ def encode_identity(unit: IdentityUnit, folder: Path, vae_folder: str, config: E
         return {"rows": [], "short_clips": short}
     references = encode_references(vae, [portraits[key] for key in wanted])
     rows_of_index = write_shard(
-        folder / SHARD, dataset=unit.dataset, identity=unit.identity, split=split, records=records,
+        folder / SHARD,
+        dataset=unit.dataset,
+        identity=unit.identity,
+        split=split,
+        records=records,
         references=references,
-    )  # fmt: skip
+    )
     return {"rows": rows_of_index, "short_clips": short}
 
 
@@ -291,16 +298,21 @@ def read_crops(path: str, crop: tuple[int, int, int], size: int, frames: int) ->
     video = [crop_picture(picture, crop, size) for picture in iter_video(path, 0, frames)]
     if len(video) != frames:
         raise UserError(
-            f"{len(video)} frames in {path}, which has {frames} annotated", "a frame for every row of the table",
+            f"{len(video)} frames in {path}, which has {frames} annotated",
+            "a frame for every row of the table",
             "track that video again",
-        )  # fmt: skip
+        )
     return np.stack(video)
 
 
 def draw_normals(
-    body: BodyModel, shape: np.ndarray, table: pd.DataFrame, rows: Mapping[str, np.ndarray], intrinsics: np.ndarray,
+    body: BodyModel,
+    shape: np.ndarray,
+    table: pd.DataFrame,
+    rows: Mapping[str, np.ndarray],
+    intrinsics: np.ndarray,
     config: EncodeConfig,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Normal maps `T S S 3` uint8 of the neutral person in each frame's pose and camera; equal ones once."""
     drawn: dict[bytes, np.ndarray] = {}
     maps = []

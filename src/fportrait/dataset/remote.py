@@ -16,9 +16,17 @@ from torch import Tensor
 from fportrait.errors import UserError
 
 DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 FIRST_BYTES = 64 * 1024  # most headers fit; a longer one costs a second request
 LARGEST_HEADER = 100_000_000  # as in the safetensors library
 
@@ -39,9 +47,10 @@ def file_system(url: str) -> tuple[Any, str]:
         return fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise UserError(
-            f"no way to open {url} ({error})", "a protocol of fsspec, with its package",
+            f"no way to open {url} ({error})",
+            "a protocol of fsspec, with its package",
             "for s3:// pip install 's3fs', for gs:// 'gcsfs'",
-        ) from None  # fmt: skip
+        ) from None
 
 
 class RemoteShard:

@@ -18,9 +18,18 @@ from fportrait.errors import UserError
 Shapes = dict[str, tuple[int, ...]]
 
 WAN_SHARED_CONFIG = (
-    "patch_size", "num_attention_heads", "attention_head_dim", "text_dim", "freq_dim", "ffn_dim", "num_layers",
-    "cross_attn_norm", "qk_norm", "eps", "rope_max_seq_len",
-)  # fmt: skip
+    "patch_size",
+    "num_attention_heads",
+    "attention_head_dim",
+    "text_dim",
+    "freq_dim",
+    "ffn_dim",
+    "num_layers",
+    "cross_attn_norm",
+    "qk_norm",
+    "eps",
+    "rope_max_seq_len",
+)
 MAX_HEADER = 100_000_000  # bytes, as safetensors itself
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 

@@ -39,9 +39,10 @@ def expression_of(window: Mapping[str, torch.Tensor], config: Mapping[str, Any])
     name = "landmark_codes" if config.get("expression") == "landmarks" else "codes"
     if name not in window:
         raise UserError(
-            "shards without landmarks, and a model that reads them", "shards with landmark_codes in every record",
+            "shards without landmarks, and a model that reads them",
+            "shards with landmark_codes in every record",
             "run `kedro run --pipelines=encode` again",
-        )  # fmt: skip
+        )
     return window[name].float()
 
 

@@ -71,14 +71,19 @@ def change_architecture(
     odd += [key for key in wanted.keys() & taken.keys() if wanted[key].shape != taken[key].shape]
     if odd:
         raise UserError(
-            f"a model whose {', '.join(sorted(odd)[:3])} cannot be taken", "one that differs in its conditions alone",
+            f"a model whose {', '.join(sorted(odd)[:3])} cannot be taken",
+            "one that differs in its conditions alone",
             "start from a model of the same size",
-        )  # fmt: skip
+        )
     changed.load_state_dict({key: value for key, value in taken.items() if key in wanted}, strict=False)
     logger.info(
-        "%s taken, %s new (%s), %s left out (%s)", _count(taken, wanted.keys() - new), _count(wanted, new),
-        _parts(new), _count(taken, left), _parts(left),
-    )  # fmt: skip
+        "%s taken, %s new (%s), %s left out (%s)",
+        _count(taken, wanted.keys() - new),
+        _count(wanted, new),
+        _parts(new),
+        _count(taken, left),
+        _parts(left),
+    )
     return changed.train(model.training)
 
 

@@ -26,10 +26,12 @@ def decode_wan(vae: Any, z: torch.Tensor) -> Iterator[torch.Tensor]:
             tiles = {
                 place: vae.decoder(
                     vae.post_quant_conv(z[(sample, slice(None), slice(frame, frame + 1), *window)]),
-                    feat_cache=caches[number, place], feat_idx=[0], first_chunk=frame == 0,
+                    feat_cache=caches[number, place],
+                    feat_idx=[0],
+                    first_chunk=frame == 0,
                 )
                 for place, window in places.items()
-            }  # fmt: skip
+            }
             decoded.append(_join_tiles(vae, tiles, stride, z.shape[3:]))
         yield torch.cat(decoded).clamp(-1, 1)
 

@@ -76,9 +76,12 @@ def warp_portrait(
     grid = (np.stack(np.meshgrid(np.arange(large), np.arange(large)), -1) + 0.5) / DRAW_SCALE
     source = np.where(seen[..., None], pixels[..., :2] / depth, grid) - 0.5  # OpenCV samples at whole numbers
     drawn = cv2.remap(
-        portrait, source[..., 0].astype(np.float32), source[..., 1].astype(np.float32), cv2.INTER_LINEAR,
+        portrait,
+        source[..., 0].astype(np.float32),
+        source[..., 1].astype(np.float32),
+        cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REPLICATE,
-    )  # fmt: skip
+    )
     return cv2.resize(drawn, (size, size), interpolation=cv2.INTER_AREA)
 
 
@@ -92,13 +95,19 @@ def warped_record(reader: ShardReader, annotations: Annotations, record: Record,
     own = annotations.clip(record.dataset, person["reference_clip"], int(person["reference_frame"]), 1)
     driving = annotations.clip(record.dataset, record.clip, record.first_frame, frames)
     (start,) = _camera_space(body, shape, own)
-    return np.stack([
-        warp_portrait(
-            portraits["images"][0].numpy(), start, portraits["intrinsics"][0].numpy(), vertices,
-            window["intrinsics"].numpy(), body.faces,
-        )
-        for vertices in _camera_space(body, shape, driving)
-    ])  # fmt: skip
+    return np.stack(
+        [
+            warp_portrait(
+                portraits["images"][0].numpy(),
+                start,
+                portraits["intrinsics"][0].numpy(),
+                vertices,
+                window["intrinsics"].numpy(),
+                body.faces,
+            )
+            for vertices in _camera_space(body, shape, driving)
+        ]
+    )
 
 
 def _camera_space(body: BodyModel, shape: np.ndarray, table: Any) -> list[np.ndarray]:

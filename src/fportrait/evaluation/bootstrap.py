@@ -45,8 +45,11 @@ def paired_difference(ours: list[float], theirs: list[float], seed: int = 0, dra
 def _checked(values: np.ndarray | list[float]) -> np.ndarray:
     array = np.asarray(values, np.float64)
     if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
-        raise UserError(f"values {np.array2string(array, threshold=5)}", "one finite value per clip",
-                        "leave out clips without a score, and count them")  # fmt: skip
+        raise UserError(
+            f"values {np.array2string(array, threshold=5)}",
+            "one finite value per clip",
+            "leave out clips without a score, and count them",
+        )
     return array
 
 

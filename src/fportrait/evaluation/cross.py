@@ -39,8 +39,12 @@ class Annotations:
     def __init__(self, folders: Sequence[str | Path]):
         import pandas as pd
 
-        missing = [f"{folder}/{name}.parquet" for folder in folders for name in ("frames", "identities")
-                   if not (Path(folder) / f"{name}.parquet").is_file()]  # fmt: skip
+        missing = [
+            f"{folder}/{name}.parquet"
+            for folder in folders
+            for name in ("frames", "identities")
+            if not (Path(folder) / f"{name}.parquet").is_file()
+        ]
         if missing or not folders:
             raise UserError(
                 f"no annotations {', '.join(missing)}", "the folders that encode read", "run track and render_sweeps"
@@ -54,8 +58,11 @@ class Annotations:
         table = self.frames[(self.frames["dataset"] == dataset) & (self.frames["clip"] == clip)].sort_values("frame")
         table = table.iloc[first : first + count]
         if len(table) != count:
-            raise UserError(f"{len(table)} annotated frames of {dataset}/{clip} from frame {first}", f"{count} frames",
-                            "run `kedro run --pipelines=encode` again: shards and annotations differ")  # fmt: skip
+            raise UserError(
+                f"{len(table)} annotated frames of {dataset}/{clip} from frame {first}",
+                f"{count} frames",
+                "run `kedro run --pipelines=encode` again: shards and annotations differ",
+            )
         return table
 
     def person(self, dataset: str, identity: str) -> Any:
@@ -111,9 +118,12 @@ def driven(
     own = annotations.clip(target.dataset, person["reference_clip"], int(person["reference_frame"]), 1).iloc[0]
     reference = np.asarray(own["world_to_camera"], np.float64).reshape(4, 4)
     return Driven(
-        np.stack(normals), _recentred(cameras, middle), np.stack(points), np.stack(rotations),
+        np.stack(normals),
+        _recentred(cameras, middle),
+        np.stack(points),
+        np.stack(rotations),
         _recentred(reference[None], body.head_centre(shape, pose_of(own)))[0],
-    )  # fmt: skip
+    )
 
 
 def _recentred(cameras: np.ndarray, middle: np.ndarray) -> np.ndarray:
@@ -124,9 +134,17 @@ def _recentred(cameras: np.ndarray, middle: np.ndarray) -> np.ndarray:
 
 
 def run_cross(
-    pipeline: Any, reader: ShardReader, folders: Sequence[str | Path], frames: int | None, steps: int, seed: int,
-    protocol: Any, scorers: Any, report: Any, count: int,
-) -> dict[str, Any]:  # fmt: skip
+    pipeline: Any,
+    reader: ShardReader,
+    folders: Sequence[str | Path],
+    frames: int | None,
+    steps: int,
+    seed: int,
+    protocol: Any,
+    scorers: Any,
+    report: Any,
+    count: int,
+) -> dict[str, Any]:
     """Sample and score `count` pairs per dataset."""
     from fportrait.evaluation.protocol import summarise
 
@@ -147,9 +165,17 @@ def run_cross(
 
 
 def cross_clip(
-    pipeline: Any, reader: ShardReader, annotations: Annotations, driver: Record, target: Record, frames: int,
-    steps: int, seed: int, protocol: Any, scorers: Any,
-) -> Any:  # fmt: skip
+    pipeline: Any,
+    reader: ShardReader,
+    annotations: Annotations,
+    driver: Record,
+    target: Record,
+    frames: int,
+    steps: int,
+    seed: int,
+    protocol: Any,
+    scorers: Any,
+) -> Any:
     """One pair's video and scores."""
     import torch
 

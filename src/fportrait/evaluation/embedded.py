@@ -86,8 +86,9 @@ class Studio:
         self.intrinsics = np.array([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1.0]])
         self._drawn: dict[tuple[int, Shot], dict[str, np.ndarray]] = {}
 
-    def scene(self, person: Person, shots: Sequence[Shot], driver: Person | None = None,
-              reference: Shot = Shot()) -> Scene:  # fmt: skip
+    def scene(
+        self, person: Person, shots: Sequence[Shot], driver: Person | None = None, reference: Shot = Shot()
+    ) -> Scene:
         """The clip of `person` going through `shots`; codes are read from `driver` doing the same (default: themself).
 
         Raises:

@@ -80,9 +80,14 @@ def run_modes(
         sampled += generate(pipeline, [scene for _, scene in flat[first : first + batch]], steps, seed, guidance)
     videos: dict[str, list[dict[str, np.ndarray]]] = {mode: [] for mode in scenes}
     for (mode, scene), sample in zip(flat, sampled, strict=True):
-        videos[mode].append({
-            "ours": sample, "codec_limit": codec_limit(pipeline, scene.video), "truth": scene.video,
-            "repeated_portrait": np.broadcast_to(scene.reference, scene.video.shape).copy(),
-            "normals": scene.normals, "portrait": scene.reference,
-        })  # fmt: skip
+        videos[mode].append(
+            {
+                "ours": sample,
+                "codec_limit": codec_limit(pipeline, scene.video),
+                "truth": scene.video,
+                "repeated_portrait": np.broadcast_to(scene.reference, scene.video.shape).copy(),
+                "normals": scene.normals,
+                "portrait": scene.reference,
+            }
+        )
     return videos

@@ -78,8 +78,10 @@ def interval_tables(summary: Mapping[str, Any]) -> str:
             if any(metric in entry.get(method, {}) for method in methods):
                 cells = "".join(f"<td>{_interval(entry.get(method, {}).get(metric))}" for method in methods)
                 rows.append(f"<tr><td>{html.escape(name)}{cells}<td>{entry['clips']}</tr>")
-        tables.append(f"<h3>{metric.replace('_', ' ')}</h3><small>{html.escape(note)}</small>"
-                      f"{_table(f'<th>{head}<th>clips', rows)}")  # fmt: skip
+        tables.append(
+            f"<h3>{metric.replace('_', ' ')}</h3><small>{html.escape(note)}</small>"
+            f"{_table(f'<th>{head}<th>clips', rows)}"
+        )
     return f"<details><summary>Every metric with its interval</summary>{''.join(tables)}</details>"
 
 
@@ -140,8 +142,9 @@ def _tracker_table(view: Mapping[str, Any]) -> str:
     found = ", ".join(f"{m.replace('_', ' ')} {share:.0%}" for m, share in view["faces_found"].items())
     turns = "; ".join(
         f"{name} {ours['gain']:.2f} (codec's limit {limit['gain']:.2f})"
-        for name, ours in view["turns"]["ours"].items() if ours and (limit := view["turns"]["codec_limit"][name])
-    )  # fmt: skip
+        for name, ours in view["turns"]["ours"].items()
+        if ours and (limit := view["turns"]["codec_limit"][name])
+    )
     return (
         f"<h3>What a tracker sees change</h3>{_table(f'<th>moved{head}', rows)}"
         f"<small>gain in degrees: {turns or 'no face to tell it by'}; faces found: {found}</small>"
@@ -185,9 +188,12 @@ def cross_section(summary: Mapping[str, Any]) -> str:
     if cross:
         names = sorted({m for entry in cross.values() for m in entry.get("ours", {})})
         head = "".join(f"<th>{name.replace('_', ' ')}" for name in names)
-        rows = [f"<tr><td>{html.escape(dataset)}<td>{entry['clips']}"
-                + "".join(f"<td>{_interval(entry['ours'].get(name))}" for name in names) + "</tr>"
-                for dataset, entry in cross.items()]  # fmt: skip
+        rows = [
+            f"<tr><td>{html.escape(dataset)}<td>{entry['clips']}"
+            + "".join(f"<td>{_interval(entry['ours'].get(name))}" for name in names)
+            + "</tr>"
+            for dataset, entry in cross.items()
+        ]
         parts.append(
             "<h2>Cross-reenactment</h2><p><small>One held-out person does what another one did; there is no truth. "
             "Identity is compared with the portrait, expression and pose with what was asked.</small></p>"

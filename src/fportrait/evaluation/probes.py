@@ -229,8 +229,10 @@ def tracker_view(everybody: Sequence[Probed], studio: Studio) -> dict[str, Any]:
         if face is None:
             return None
         crop = face_crop(picture, face.landmarks, studio.encoder.crop_size)
-        seen = {"expression": studio.encoder.encode(crop[None])[0].astype(np.float64),
-                "head_degrees": head_rotations(face.landmarks[None], scene.intrinsics)[0]}  # fmt: skip
+        seen = {
+            "expression": studio.encoder.encode(crop[None])[0].astype(np.float64),
+            "head_degrees": head_rotations(face.landmarks[None], scene.intrinsics)[0],
+        }
         if identity is not None:
             seen["identity"] = identity.embed(picture, face.landmarks)
         return seen
@@ -246,8 +248,10 @@ def tracker_view(everybody: Sequence[Probed], studio: Studio) -> dict[str, Any]:
             for name, one in seen.items():
                 if one is None or rest is None:
                     continue
-                values = {"expression": float(np.sqrt(np.mean((one["expression"] - rest["expression"]) ** 2))),
-                          "head_degrees": float(angles_between(one["head_degrees"], rest["head_degrees"]))}  # fmt: skip
+                values = {
+                    "expression": float(np.sqrt(np.mean((one["expression"] - rest["expression"]) ** 2))),
+                    "head_degrees": float(angles_between(one["head_degrees"], rest["head_degrees"])),
+                }
                 if "identity" in one:
                     values["identity"] = 1 - float(one["identity"] @ rest["identity"])
                 for key, value in values.items():
@@ -261,8 +265,9 @@ def tracker_view(everybody: Sequence[Probed], studio: Studio) -> dict[str, Any]:
     }
     view["turns"] = {
         method: {name: agreement(of[name], turned["truth"][name]) for name in TURNS}
-        for method, of in turned.items() if method != "truth"
-    }  # fmt: skip
+        for method, of in turned.items()
+        if method != "truth"
+    }
     view["faces_found"] = {method: round(float(np.mean(flags)), 4) for method, flags in found.items()}
     view["identity_network"] = identity.backbone.name if identity is not None else None
     return view

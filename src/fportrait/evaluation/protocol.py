@@ -151,8 +151,11 @@ def evaluate(
     protocol = protocol if isinstance(protocol, Protocol) else Protocol.from_dict(protocol)
     base, reader = Path(base_folder), ShardReader(shards_folder)
     if vae_hash(base / "vae") != reader.vae_hash:
-        raise UserError(f"shards of another VAE than {base / 'vae'}", "shards of the model's VAE",
-                        "run `kedro run --pipelines=encode` again")  # fmt: skip
+        raise UserError(
+            f"shards of another VAE than {base / 'vae'}",
+            "shards of the model's VAE",
+            "run `kedro run --pipelines=encode` again",
+        )
     sampling = sampling_settings(protocol, Path(transformer_folder), base)
     frames, steps = sampling.frames, sampling.steps
     protocol = replace(protocol, guidance=sampling.guidance)
@@ -182,8 +185,11 @@ def evaluate(
         if clips:
             summary[dataset] = summarise(clips, seed) | frechet_of(scorers, dataset)
     if not everything:
-        raise UserError(f"no held-out records in {shards_folder}", "identities of the split 'test'",
-                        "raise the share of test identities in ingest, and encode again")  # fmt: skip
+        raise UserError(
+            f"no held-out records in {shards_folder}",
+            "identities of the split 'test'",
+            "raise the share of test identities in ingest, and encode again",
+        )
     summary["slices"] = summarise_slices([(clip.slices, clip.scores) for clip in everything], seed)
     extra = further_protocols(pipeline, base, frames, steps, seed, protocol, scorers, report, probes, modes)
     if cross and cross.get("pairs"):
@@ -216,17 +222,32 @@ def evaluate(
         "shards": reader.hash,
         "same": {"frames": frames, "steps": steps},
     }
-    write_json(Path(out_folder) / "scores.json", {"holdout": summary["holdout"], "clips": {
-        clip.id: {name: round(value, 6) for name, value in sorted(clip.scores.items()) if np.isfinite(value)}
-        for clip in everything}})  # fmt: skip
+    write_json(
+        Path(out_folder) / "scores.json",
+        {
+            "holdout": summary["holdout"],
+            "clips": {
+                clip.id: {name: round(value, 6) for name, value in sorted(clip.scores.items()) if np.isfinite(value)}
+                for clip in everything
+            },
+        },
+    )
     report.finish(summary)
     return summary
 
 
 def further_protocols(
-    pipeline: Any, base: Path, frames: int | None, steps: int, seed: int, protocol: Protocol, scorers: Scorers,
-    report: Any, probes: ProbeSettings | Mapping[str, Any] | None, modes: Mapping[str, int] | None,
-) -> dict[str, Any]:  # fmt: skip
+    pipeline: Any,
+    base: Path,
+    frames: int | None,
+    steps: int,
+    seed: int,
+    protocol: Protocol,
+    scorers: Scorers,
+    report: Any,
+    probes: ProbeSettings | Mapping[str, Any] | None,
+    modes: Mapping[str, int] | None,
+) -> dict[str, Any]:
     """Control modes and probes on embedded people."""
     probes = probes if isinstance(probes, ProbeSettings) or probes is None else ProbeSettings.from_dict(probes)
     people = int((modes or {}).get("people", 0))
@@ -354,10 +375,14 @@ def control_scores(video: np.ndarray, request: Request, encoder: Any) -> dict[st
         scores["expression_error"] = float(np.sqrt(np.mean((read - request.codes) ** 2)))
     errors = face_errors(video, request.landmarks, request.intrinsics)
     scores |= {
-        "faces_found": errors.found, "landmark_error": errors.landmarks, "reprojection_error": errors.reprojection,
-        "head_pose_error": errors.head_degrees, "lip_error": errors.lips, "gaze_error": errors.gaze,
+        "faces_found": errors.found,
+        "landmark_error": errors.landmarks,
+        "reprojection_error": errors.reprojection,
+        "head_pose_error": errors.head_degrees,
+        "lip_error": errors.lips,
+        "gaze_error": errors.gaze,
         "landmark_gain": errors.gain,
-    }  # fmt: skip
+    }
     return {name: value for name, value in scores.items() if np.isfinite(value)}
 
 

@@ -137,9 +137,14 @@ class Report:
 
 
 METRIC_WORDS = {
-    "psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "csim": "CSIM", "expression_gain": "expression gain",
-    "head_pose_error": "head °", "faces_found": "faces found",
-}  # fmt: skip
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+    "csim": "CSIM",
+    "expression_gain": "expression gain",
+    "head_pose_error": "head °",
+    "faces_found": "faces found",
+}
 
 
 def _lead(summary: Mapping[str, Any]) -> str:

@@ -58,9 +58,10 @@ def held_out(reader: ShardReader, dataset: str, count: int, frames: int | None) 
     for record in turns[:count]:
         if frames and record.frames < frames:
             raise UserError(
-                f"{frames} frames asked of {record.id}, which has {record.frames}", "at most the window of the shards",
+                f"{frames} frames asked of {record.id}, which has {record.frames}",
+                "at most the window of the shards",
                 "lower evaluate's frames, or raise encode's window and encode again",
-            )  # fmt: skip
+            )
     return turns[:count]
 
 

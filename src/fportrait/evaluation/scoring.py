@@ -98,8 +98,9 @@ class ClipScorer:
                 shorter = "produced" if ours is None else "true"
                 raise UserError(
                     f"a {shorter} video that ends after {index} frames while the other goes on",
-                    "videos of one length and rate", "cut both alike before scoring",
-                )  # fmt: skip
+                    "videos of one length and rate",
+                    "cut both alike before scoring",
+                )
             if index not in left_out:
                 chunk[0].append(ours)
                 chunk[1].append(theirs)
@@ -123,8 +124,11 @@ class ClipScorer:
     def _chunk(self, chunk: tuple[list, list, list], values: dict[str, list[float]], result: ClipScores) -> None:
         sizes = {getattr(frame, "shape", None) for frame in (*chunk[0], *chunk[1])}
         if len(sizes) > 1:
-            raise UserError(f"frames of {' and '.join(map(str, sorted(map(str, sizes))))}", "frames of one size",
-                            "crop or resize both videos alike")  # fmt: skip
+            raise UserError(
+                f"frames of {' and '.join(map(str, sorted(map(str, sizes))))}",
+                "frames of one size",
+                "crop or resize both videos alike",
+            )
         ours, theirs = np.stack(chunk[0]), np.stack(chunk[1])
         check_videos(ours, theirs)
         places = None if chunk[2][0] is None else np.stack(chunk[2])

@@ -26,9 +26,14 @@ def rows_of(summary: Mapping[str, Any]) -> Rows:
         if not entry:
             continue
         external = {name: found["datasets"].get(dataset) for name, found in summary.get("external", {}).items()}
-        blocks = {**{TITLES[m]: (entry.get(m, {}), entry.get("frechet", {}).get(m, {})) for m in TITLES},
-                  **{name: (found.get("ours", {}), found.get("frechet", {}).get("ours", {}))
-                     for name, found in external.items() if found}}  # fmt: skip
+        blocks = {
+            **{TITLES[m]: (entry.get(m, {}), entry.get("frechet", {}).get(m, {})) for m in TITLES},
+            **{
+                name: (found.get("ours", {}), found.get("frechet", {}).get("ours", {}))
+                for name, found in external.items()
+                if found
+            },
+        }
         for method, (means, frechet) in blocks.items():
             values = {name: cell["mean"] for name, cell in means.items() if name in COLUMNS}
             values |= {name: cell["value"] for name, cell in frechet.items() if name in COLUMNS}
@@ -67,8 +72,11 @@ def to_latex(rows: Rows) -> str:
     """A `tabular` for booktabs."""
     arrows = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
     head = [title.replace(title[-1], arrows[title[-1]]) for title in heads()]
-    lines = [r"\begin{tabular}{ll" + "r" * len(COLUMNS) + "}", r"\toprule",
-             "Dataset & Method & " + " & ".join(head) + r" \\"]  # fmt: skip
+    lines = [
+        r"\begin{tabular}{ll" + "r" * len(COLUMNS) + "}",
+        r"\toprule",
+        "Dataset & Method & " + " & ".join(head) + r" \\",
+    ]
     last = None
     for dataset, method, values in rows:
         lines += [r"\midrule"] if dataset != last else []
@@ -85,5 +93,8 @@ def _escape(text: str) -> str:
 def write_tables(folder: Path, summary: Mapping[str, Any]) -> list[Path]:
     """`table.csv`, `table.md` and `table.tex` in `folder`."""
     rows = rows_of(summary)
-    return [write_text(folder / "table.csv", to_csv(rows)), write_text(folder / "table.md", to_markdown(rows)),
-            write_text(folder / "table.tex", to_latex(rows))]  # fmt: skip
+    return [
+        write_text(folder / "table.csv", to_csv(rows)),
+        write_text(folder / "table.md", to_markdown(rows)),
+        write_text(folder / "table.tex", to_latex(rows)),
+    ]

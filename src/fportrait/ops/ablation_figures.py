@@ -88,8 +88,11 @@ def draw_compute(results: Results, path: Path) -> None:
             left.plot(*np.array(values).T, "o-", label=dataset, linewidth=1.2)
     left.set_ylabel("PSNR of unseen people, dB")
     for factor in results.leakage("full")[0]:
-        values = [(x, point["control"]["methods"]["ours"]["gains"][factor]["gain"]["mean"])
-                  for x, point in kept if "control" in point]  # fmt: skip
+        values = [
+            (x, point["control"]["methods"]["ours"]["gains"][factor]["gain"]["mean"])
+            for x, point in kept
+            if "control" in point
+        ]
         right.plot(*np.array(values).T, "o-", label=factor, linewidth=1.2)
     right.set_ylabel("gain")
     for axis in (left, right):
@@ -110,8 +113,15 @@ def draw_leakage(results: Results, path: Path) -> None:
         axis.imshow(np.array(matrix), cmap="RdBu_r", vmin=-1.2, vmax=1.2)
         for i, row in enumerate(matrix):
             for j, value in enumerate(row):
-                axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7,
-                          color="white" if abs(value) > 0.8 else "black")  # fmt: skip
+                axis.text(
+                    j,
+                    i,
+                    f"{value:.2f}",
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                    color="white" if abs(value) > 0.8 else "black",
+                )
         axis.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
         axis.set_yticks(range(len(names)), names, fontsize=8)
         axis.set_title(head, fontsize=10)
@@ -151,8 +161,14 @@ def _shown_evaluations(results: Results) -> list[tuple[str, Path]]:
     return [*first, *([("base", Path(base))] if base else [])]
 
 
-SHORT = {"full": "full", "c1": "C1: no\nDynamicSweep", "c2": "C2: no normals", "c3": "C3: landmarks",
-         "one_mixture": "no curriculum", "base": "base, untrained"}  # fmt: skip
+SHORT = {
+    "full": "full",
+    "c1": "C1: no\nDynamicSweep",
+    "c2": "C2: no normals",
+    "c3": "C3: landmarks",
+    "one_mixture": "no curriculum",
+    "base": "base, untrained",
+}
 
 
 def draw_samples(results: Results, dataset: str, path: Path) -> None:

@@ -19,13 +19,24 @@ from fportrait.ops.ablation import VARIANTS, Plan
 
 # metric → (head, digits); arrows say what is better
 COLUMNS: dict[str, tuple[str, int]] = {
-    "psnr": ("PSNR ↑", 2), "ssim": ("SSIM ↑", 1), "lpips": ("LPIPS ↓", 3), "csim": ("CSIM ↑", 1), "aed": ("AED ↓", 3),
-    "iqa": ("IQA ↑", 1), "fid_vid": ("FID-VID ↓", 2), "sharpness": ("sharpness → 1", 2),
-    "head_pose_error": ("head ° ↓", 2), "reprojection_error": ("landmarks % ↓", 2), "expression_error": ("codes ↓", 3),
+    "psnr": ("PSNR ↑", 2),
+    "ssim": ("SSIM ↑", 1),
+    "lpips": ("LPIPS ↓", 3),
+    "csim": ("CSIM ↑", 1),
+    "aed": ("AED ↓", 3),
+    "iqa": ("IQA ↑", 1),
+    "fid_vid": ("FID-VID ↓", 2),
+    "sharpness": ("sharpness → 1", 2),
+    "head_pose_error": ("head ° ↓", 2),
+    "reprojection_error": ("landmarks % ↓", 2),
+    "expression_error": ("codes ↓", 3),
     "expression_gain": ("expr. gain → 1", 2),
-}  # fmt: skip
-BASELINE_TITLES = {"repeated_portrait": "repeated portrait", "mean_frame": "mean training frame",
-                   "warped_portrait": "portrait on the tracked mesh"}  # fmt: skip
+}
+BASELINE_TITLES = {
+    "repeated_portrait": "repeated portrait",
+    "mean_frame": "mean training frame",
+    "warped_portrait": "portrait on the tracked mesh",
+}
 LEAST_GAIN = {"pose": 0.8, "view": 0.8, "jaw": 0.5, "smile": 0.5, "blink": 0.5, "pucker": 0.5}
 Values = Sequence[float]
 
@@ -90,8 +101,11 @@ class Results:
 
     def turn_gains(self, variant: str, factor: str, kind: str = "gain", method: str = "ours") -> list[float]:
         """Of a factor that turns the head, in degrees by the tracker, every seed that has it."""
-        seen = [scores["control"]["tracker"]["turns"][method] for scores in self.scores(variant)
-                if "tracker" in scores.get("control", {})]  # fmt: skip
+        seen = [
+            scores["control"]["tracker"]["turns"][method]
+            for scores in self.scores(variant)
+            if "tracker" in scores.get("control", {})
+        ]
         return [float(turns[factor][kind]) for turns in seen if turns.get(factor)]
 
     def leakage(self, variant: str, method: str = "ours") -> tuple[list[str], list[list[float]]]:
@@ -129,13 +143,28 @@ def stage_table(results: Results) -> str:
         one = stages[0]
         mixture = " / ".join(str(one["mixture"].get(dataset, 0)) for dataset in DATASETS)
         held = [[point["held_out_loss"] for point in stage["curve"] if "held_out_loss" in point] for stage in stages]
-        rows.append([
-            one["name"], mixture, one["frames"], one["iterations"], f"{one['learning_rate']:g}",
-            spread([stage["seconds"] for stage in stages], 0), f"{one['flops'] / 1e12:.1f}",
-            spread([curve[-1] for curve in held if curve], 4),
-        ])  # fmt: skip
-    heads = ["stage", "% Phone / Studio / View / Dynamic", "frames", "iterations", "rate", "seconds on one core",
-             "TFLOP", "held-out loss at its end"]  # fmt: skip
+        rows.append(
+            [
+                one["name"],
+                mixture,
+                one["frames"],
+                one["iterations"],
+                f"{one['learning_rate']:g}",
+                spread([stage["seconds"] for stage in stages], 0),
+                f"{one['flops'] / 1e12:.1f}",
+                spread([curve[-1] for curve in held if curve], 4),
+            ]
+        )
+    heads = [
+        "stage",
+        "% Phone / Studio / View / Dynamic",
+        "frames",
+        "iterations",
+        "rate",
+        "seconds on one core",
+        "TFLOP",
+        "held-out loss at its end",
+    ]
     return table(heads, rows, left=2)
 
 
@@ -146,8 +175,10 @@ def ablation_table(results: Results, dataset: str, columns: Mapping[str, tuple[s
         [title(name), *(spread(results.over_seeds(name, dataset, key), digits) for key, (_, digits) in columns.items())]
         for name in order
     ]
-    limit = [spread(results.over_seeds("full", dataset, key, "codec_limit")[:1], digits)
-             for key, (_, digits) in columns.items()]  # fmt: skip
+    limit = [
+        spread(results.over_seeds("full", dataset, key, "codec_limit")[:1], digits)
+        for key, (_, digits) in columns.items()
+    ]
     return table(["", *(head for head, _ in columns.values())], [*rows, ["*codec's limit*", *limit]])
 
 
@@ -159,8 +190,10 @@ def comparison_table(results: Results, columns: Mapping[str, tuple[str, int]]) -
             "**fportrait**": lambda key: results.over_seeds("full", dataset, key),  # noqa: B023  # used at once
             "codec's limit": lambda key: results.over_seeds("full", dataset, key, "codec_limit")[:1],  # noqa: B023
         }
-        lines = {name: [spread(values(key), digits) for key, (_, digits) in columns.items()]
-                 for name, values in measured.items()}  # fmt: skip
+        lines = {
+            name: [spread(values(key), digits) for key, (_, digits) in columns.items()]
+            for name, values in measured.items()
+        }
         for name, words in BASELINE_TITLES.items():
             entry = results.found["baselines"].get(name, {}).get(dataset, {})
             lines[words] = [spread([cell(entry, key)], digits) for key, (_, digits) in columns.items()]
@@ -182,15 +215,25 @@ def turn_table(results: Results) -> str:
     order = ["base", *(name for name in results.variants if name != "full"), "full"]
     lines = [(title(name), name, "ours") for name in order] + [("*codec's limit*", "full", "codec_limit")]
     columns = [(factor, kind) for factor in TURNS for kind in ("gain", "correlation")]
-    rows = [[words, *(spread(results.turn_gains(name, factor, kind, method)[: None if method == "ours" else 1], 2)
-                      for factor, kind in columns)] for words, name, method in lines]  # fmt: skip
+    rows = [
+        [
+            words,
+            *(
+                spread(results.turn_gains(name, factor, kind, method)[: None if method == "ours" else 1], 2)
+                for factor, kind in columns
+            ),
+        ]
+        for words, name, method in lines
+    ]
     return table(["in degrees", *(f"{factor}, {kind}" for factor, kind in columns)], rows)
 
 
 def leakage_table(results: Results, variant: str, method: str = "ours") -> str:
     names, matrix = results.leakage(variant, method)
-    return table(["moved ↓ came out →", *names], [[name, *(f"{value:.2f}" for value in row)]
-                                                   for name, row in zip(names, matrix, strict=True)])  # fmt: skip
+    return table(
+        ["moved ↓ came out →", *names],
+        [[name, *(f"{value:.2f}" for value in row)] for name, row in zip(names, matrix, strict=True)],
+    )
 
 
 def control_section(results: Results) -> list[str]:
@@ -224,15 +267,24 @@ def checks(results: Results) -> list[tuple[str, str, bool]]:
             unit = ", in pixels" if turned else ""
             rows.append((f"gain of {factor} at least {least}{unit}", text, mean(found) >= least))
             if turned:
-                r, limit = (results.turn_gains("full", factor, "correlation"),
-                            results.turn_gains("full", factor, "gain", "codec_limit"))  # fmt: skip
+                r, limit = (
+                    results.turn_gains("full", factor, "correlation"),
+                    results.turn_gains("full", factor, "gain", "codec_limit"),
+                )
                 text = f"{mean(turned):.2f} (correlation {mean(r):.2f}; the codec's limit {mean(limit):.2f})"
                 rows.append((f"gain of {factor} at least {least}, in degrees", text, mean(turned) >= least))
     if names:
-        worst = max(((abs(matrix[i][j]), names[i], names[j]) for i in range(len(names)) for j in range(len(names))
-                     if i != j), default=(0.0, "", ""))  # fmt: skip
-        rows.append(("every other factor moves at most a third as much", f"{worst[0]:.2f}: {worst[1]} moves {worst[2]}",
-                     worst[0] <= 1 / 3))  # fmt: skip
+        worst = max(
+            ((abs(matrix[i][j]), names[i], names[j]) for i in range(len(names)) for j in range(len(names)) if i != j),
+            default=(0.0, "", ""),
+        )
+        rows.append(
+            (
+                "every other factor moves at most a third as much",
+                f"{worst[0]:.2f}: {worst[1]} moves {worst[2]}",
+                worst[0] <= 1 / 3,
+            )
+        )
     return rows + table_two(results)
 
 
@@ -245,8 +297,10 @@ def against_baselines(results: Results, dataset: str) -> list[tuple[str, str, bo
     )
     for metric, words, unit, sign in bars:
         ours = results.over_seeds("full", dataset, metric)
-        theirs = {title: cell(results.found["baselines"].get(name, {}).get(dataset, {}), metric)
-                  for name, title in BASELINE_TITLES.items()}  # fmt: skip
+        theirs = {
+            title: cell(results.found["baselines"].get(name, {}).get(dataset, {}), metric)
+            for name, title in BASELINE_TITLES.items()
+        }
         known = {title: sign * value for title, value in theirs.items() if value is not None}
         if ours and known:
             best = max(known, key=lambda title: known[title])
@@ -292,8 +346,10 @@ def page(found: Mapping[str, Any], plan: Plan, commit: str) -> str:
     distinct = {stage["folder"]: stage["seconds"] for run in found["runs"] for stage in run["stages"]}
     seeds = sorted({run["seed"] for run in found["runs"]})
     paper = {key: COLUMNS[key] for key in ("psnr", "ssim", "lpips", "csim", "aed", "iqa", "fid_vid", "sharpness")}
-    control = {key: COLUMNS[key] for key in
-               ("psnr", "head_pose_error", "reprojection_error", "expression_error", "expression_gain")}  # fmt: skip
+    control = {
+        key: COLUMNS[key]
+        for key in ("psnr", "head_pose_error", "reprojection_error", "expression_error", "expression_gain")
+    }
     protocol = plan.scoring["protocol"]
     settings = results.scores("full")[0]["settings"]
     parts = [
@@ -308,10 +364,13 @@ def page(found: Mapping[str, Any], plan: Plan, commit: str) -> str:
         f"± is half the spread over seeds. Networks: {network_words(results)}.\n",
         "## What was asked, what came out\n",
         table(["asked", "came out", "holds"], [[a, b, "yes" if ok else "**no**"] for a, b, ok in checks(results)], 3),
-        "## Data (the shape of Table 4)\n", data_table(plan.shards),
-        "## Stages (the shape of Table 1)\n", stage_table(results), "![loss by stage](loss.png)\n",
+        "## Data (the shape of Table 4)\n",
+        data_table(plan.shards),
+        "## Stages (the shape of Table 1)\n",
+        stage_table(results),
+        "![loss by stage](loss.png)\n",
         "## Ablations (the shape of Table 2)\n",
-    ]  # fmt: skip
+    ]
     for dataset in DATASETS:
         parts += [f"{dataset}:\n", ablation_table(results, dataset, paper), ablation_table(results, dataset, control)]
     parts += [
@@ -340,10 +399,14 @@ def write_results(found: Mapping[str, Any], plan: Plan, folder: Path) -> Path:
     def without_slices(scores: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in scores.items() if key not in ("slices", "not_measured")}
 
-    kept = {"runs": [{"variant": run["variant"], "seed": run["seed"], "scores": without_slices(run["scores"])}
-                     for run in found["runs"]],
-            "points": {name: without_slices(scores) for name, scores in found["points"].items()},
-            **{key: found[key] for key in ("baselines", "failures")}}  # fmt: skip
+    kept = {
+        "runs": [
+            {"variant": run["variant"], "seed": run["seed"], "scores": without_slices(run["scores"])}
+            for run in found["runs"]
+        ],
+        "points": {name: without_slices(scores) for name, scores in found["points"].items()},
+        **{key: found[key] for key in ("baselines", "failures")},
+    }
     write_json(folder / "results.json", kept)
     draw_all(Results(found), folder)
     return write_text(folder / "tables.md", page(found, plan, git_commit()))

@@ -105,8 +105,12 @@ def captures(records: dict[str, dict[str, Any] | None]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for (dataset, identity), rows in table.sort_values("clip").groupby(["dataset", "identity"], sort=True):
         digest = hashlib.sha256("\n".join(rows["sha256"]).encode()).hexdigest()[:16]
-        found[f"{dataset}/{identity}"] = {"clips": len(rows), "frames": int(rows["frames"].sum()),
-                                          "split": str(rows["split"].iloc[0]), "hash": digest}  # fmt: skip
+        found[f"{dataset}/{identity}"] = {
+            "clips": len(rows),
+            "frames": int(rows["frames"].sum()),
+            "split": str(rows["split"].iloc[0]),
+            "hash": digest,
+        }
     return found
 
 

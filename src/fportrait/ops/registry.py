@@ -107,10 +107,13 @@ def promote(
 
 
 def decide(
-    metrics: Mapping[str, float], settings: gate.GateSettings, stages: Sequence[str],
-    scores: Mapping[str, Any] | None = None, slices: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float],
+    settings: gate.GateSettings,
+    stages: Sequence[str],
+    scores: Mapping[str, Any] | None = None,
+    slices: Mapping[str, Any] | None = None,
     champion: Mapping[str, Any] | None = None,
-) -> list[gate.Check]:  # fmt: skip
+) -> list[gate.Check]:
     """Every check that can be made before anything is registered."""
     checks = gate.lineage_checks(stages, settings.clean_tree)
     checks += gate.floor_checks(metrics, settings.floors)
@@ -125,9 +128,12 @@ def decide(
 
 
 def champion_scores(
-    server: Any, version: str | None, scores: Mapping[str, Any] | None, settings: gate.GateSettings,
+    server: Any,
+    version: str | None,
+    scores: Mapping[str, Any] | None,
+    settings: gate.GateSettings,
     rescore: Callable[[Path], Mapping[str, Any]] | None,
-) -> Mapping[str, Any] | None:  # fmt: skip
+) -> Mapping[str, Any] | None:
     """The champion's scores on the holdout of `scores`; scored again when it was on another. None without champion."""
     if version is None or scores is None or not settings.against_champion:
         return None
@@ -140,9 +146,12 @@ def champion_scores(
 
 
 def log_model(
-    bundle: Path, run_id: str, metrics: Mapping[str, float], scores: Mapping[str, Any] | None = None,
+    bundle: Path,
+    run_id: str,
+    metrics: Mapping[str, float],
+    scores: Mapping[str, Any] | None = None,
     story: Mapping[str, Any] | None = None,
-) -> str:  # fmt: skip
+) -> str:
     """Log the bundle as a models-from-code Python model with its requirements; returns its URI.
 
     Beside it, in the run: `lineage.json` (what it was made from) and `scores.json` (per clip, for the next gate).
@@ -241,9 +250,10 @@ def _smoke(
         move(server, former, before)
         mark(server, version, FAILED, f"smoke animation: {str(error)[:500]}")
         raise UserError(
-            f"version {version}, whose smoke animation failed ({error})", "a video through models:/fportrait@champion",
+            f"version {version}, whose smoke animation failed ({error})",
+            "a video through models:/fportrait@champion",
             f"mend the model; champion is {'version ' + former if former else 'nobody'} again",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def _former(server: Any, version: str) -> str | None:
@@ -321,8 +331,11 @@ def bundle_of(version: str) -> Path:
         folder = Path(mlflow.artifacts.download_artifacts(uri))
         stated = (mlflow.models.get_model_info(uri).metadata or {}).get("bundle", {})
     except (MlflowException, OSError) as error:
-        raise UserError(f"version {version} without its files ({str(error).splitlines()[0][:200]})",
-                        "the files it was registered with", fix) from None  # fmt: skip
+        raise UserError(
+            f"version {version} without its files ({str(error).splitlines()[0][:200]})",
+            "the files it was registered with",
+            fix,
+        ) from None
     bundles = sorted(path.parent for path in folder.glob("artifacts/*/bundle.json"))
     if not bundles:
         raise UserError(f"no bundle in {folder}", "the files it was registered with", fix)

@@ -36,8 +36,11 @@ def smoke_animation(model: Any) -> dict[str, float]:
         raise UserError(f"a smoke video of {len(video)} frames", f"{FRAMES}, as driven", "look at the model's sampling")
     spread = float(video.astype(np.float64).std((1, 2)).mean())
     if not spread >= LEAST_SPREAD:
-        raise UserError(f"a smoke video with a spread of {spread:.1f} grey levels", f"at least {LEAST_SPREAD:.0f}",
-                        "look at the model's samples: it draws nothing")  # fmt: skip
+        raise UserError(
+            f"a smoke video with a spread of {spread:.1f} grey levels",
+            f"at least {LEAST_SPREAD:.0f}",
+            "look at the model's samples: it draws nothing",
+        )
     per_frame = round(seconds / FRAMES, 3)
     return {"seconds": round(seconds, 2), "seconds_per_frame": per_frame, "cpu_seconds": round(cpu_seconds, 2)}
 

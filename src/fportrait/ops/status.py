@@ -31,11 +31,16 @@ def stages(names: list[str], ask_dvc: bool = True) -> list[dict[str, Any]]:
             state = CHANGED if name in changed else FRESH
         rows.append(
             {
-                "stage": name, "state": state, "why": why, "seconds": record.get("seconds"),
-                "peak_memory_mib": record.get("peak_memory_mib"), "run_id": record.get("run_id"),
-                "environment": record.get("environment"), "finished": path.stat().st_mtime,
+                "stage": name,
+                "state": state,
+                "why": why,
+                "seconds": record.get("seconds"),
+                "peak_memory_mib": record.get("peak_memory_mib"),
+                "run_id": record.get("run_id"),
+                "environment": record.get("environment"),
+                "finished": path.stat().st_mtime,
             }
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -97,8 +102,10 @@ def models() -> dict[str, Any] | None:
             if version is not None:
                 made = server.get_model_version(registry.MODEL, version)
                 found[alias] = {
-                    "version": int(version), "run_id": made.run_id, "created": made.creation_timestamp / 1000
-                }  # fmt: skip
+                    "version": int(version),
+                    "run_id": made.run_id,
+                    "created": made.creation_timestamp / 1000,
+                }
         found["versions"] = len(registry.versions(server)) if found else 0
     return found
 
@@ -121,9 +128,12 @@ def last_study(storage: Path = Path("mlruns/optuna.db")) -> dict[str, Any] | Non
         states[trial.state.name.lower()] = states.get(trial.state.name.lower(), 0) + 1
     best = study.best_trials[0] if study.best_trials else None
     return {
-        "study": newest.study_name, "trials": states, "started": newest.datetime_start,
-        "best_value": best.values[0] if best else None, "best": dict(best.params) if best else {},
-    }  # fmt: skip
+        "study": newest.study_name,
+        "trials": states,
+        "started": newest.datetime_start,
+        "best_value": best.values[0] if best else None,
+        "best": dict(best.params) if best else {},
+    }
 
 
 def collect(names: list[str], ask_dvc: bool = True) -> dict[str, Any]:

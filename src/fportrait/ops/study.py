@@ -110,15 +110,18 @@ def open_storage(search: Search) -> Any:
         Path(search.storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     try:
         return optuna.storages.RDBStorage(
-            search.storage, heartbeat_interval=search.heartbeat, grace_period=3 * search.heartbeat,
+            search.storage,
+            heartbeat_interval=search.heartbeat,
+            grace_period=3 * search.heartbeat,
             failed_trial_callback=lost,
-        )  # fmt: skip
+        )
     except (SQLAlchemyError, ImportError) as error:
         first_line = str(error).partition("\n")[0]
         raise UserError(
-            f"no database at {search.storage.rpartition('@')[2]} ({first_line})", "a database that answers",
+            f"no database at {search.storage.rpartition('@')[2]} ({first_line})",
+            "a database that answers",
             "check study.storage; for postgresql:// pip install 'fportrait[outgrow]'",
-        ) from None  # fmt: skip
+        ) from None
 
 
 def run_study(
@@ -148,7 +151,7 @@ def run_study(
     storage, section = open_storage(search), f"train_stage{search.stage}"
     name = f"{section}-" + value_hash(
         [dict(base_settings), search.space, search.iterations, search.report_every, material.reader.hash]
-    )  # fmt: skip
+    )
     study = optuna.create_study(
         study_name=name,
         storage=storage,
@@ -203,9 +206,12 @@ def run_follow_up(
     import optuna
 
     study = optuna.create_study(
-        study_name=name, storage=storage, directions=["minimize", "minimize"],
-        sampler=optuna.samplers.TPESampler(seed=search.seed), load_if_exists=True,
-    )  # fmt: skip
+        study_name=name,
+        storage=storage,
+        directions=["minimize", "minimize"],
+        sampler=optuna.samplers.TPESampler(seed=search.seed),
+        load_if_exists=True,
+    )
     space = {**search.follow_up.space, "survivor": {"choices": list(range(len(survivors)))}}
     if not study.trials:
         defaults = {key: material.settings[key] for key in search.follow_up.space}

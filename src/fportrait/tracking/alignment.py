@@ -14,9 +14,16 @@ from fportrait.camera.cameras import project
 from fportrait.tracking.backbone import ResNet34Encoder
 
 ALIGNMENT_NAMES = (
-    "head_x", "head_y", "head_size", "body_x", "body_y", "body_size",
-    "head_rotation_x", "head_rotation_y", "head_rotation_z",
-)  # fmt: skip
+    "head_x",
+    "head_y",
+    "head_size",
+    "body_x",
+    "body_y",
+    "body_size",
+    "head_rotation_x",
+    "head_rotation_y",
+    "head_rotation_z",
+)
 CROP_METRES = 0.4
 FACING = np.diag([1.0, -1.0, -1.0])  # world axes of a head that looks at an OpenCV camera
 

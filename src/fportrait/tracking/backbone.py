@@ -112,9 +112,10 @@ class ResNet34Encoder(nn.Module):
         for name in ("config.json", cls.weights_name):
             if not (folder / name).is_file():
                 raise UserError(
-                    f"no {name} in {folder}", f"an {cls.kind}'s folder",
+                    f"no {name} in {folder}",
+                    f"an {cls.kind}'s folder",
                     "run `kedro run --pipelines=pretrain`; pickled weights (.pt, .pth) are refused, export safetensors",
-                )  # fmt: skip
+                )
         config = json.loads((folder / "config.json").read_text())
         refuse_unknown_keys(config, ("width", "crop_size"), str(folder / "config.json"))
         model = cls(**config)

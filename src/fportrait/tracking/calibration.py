@@ -44,9 +44,7 @@ class Calibration:
 
     def save(self, path: str | Path) -> None:
         with atomic_path(path) as temporary, open(temporary, "wb") as sink:
-            np.savez_compressed(
-                sink, offsets=self.offsets.astype(np.float32), sigmas=self.sigmas.astype(np.float32)
-            )  # fmt: skip
+            np.savez_compressed(sink, offsets=self.offsets.astype(np.float32), sigmas=self.sigmas.astype(np.float32))
 
     @classmethod
     def load(cls, path: str | Path = SHIPPED) -> Calibration:

@@ -81,9 +81,14 @@ def track_file(
         write_frames(folder / "frames.parquet", table)
         write_json(
             folder / "identity.json",
-            {**common, "shape": shape.tolist(), "body_model": body.name, "reference_clip": path.stem,
-             "reference_frame": int(seen.confidence.argmax())},
-        )  # fmt: skip
+            {
+                **common,
+                "shape": shape.tolist(),
+                "body_model": body.name,
+                "reference_clip": path.stem,
+                "reference_frame": int(seen.confidence.argmax()),
+            },
+        )
         name = "overlay.png" if picture else "overlay.mp4"
         if picture:
             write_image(folder / name, next(pictures))
@@ -106,9 +111,13 @@ def overlay_frames(
         factor = min(1.0, OVERLAY_WIDTH / frame.shape[1])
         landmarks = np.asarray(row["landmarks"], np.float64).reshape(478, 2)
         mesh = draw_mesh(
-            frame, body.vertices(shape, None, pose_of(row)), body.faces, np.reshape(row["world_to_camera"], (4, 4)),
-            np.reshape(row["intrinsics"], (3, 3)), 0.7,
-        )  # fmt: skip
+            frame,
+            body.vertices(shape, None, pose_of(row)),
+            body.faces,
+            np.reshape(row["world_to_camera"], (4, 4)),
+            np.reshape(row["intrinsics"], (3, 3)),
+            0.7,
+        )
         both = np.concatenate([draw_landmarks(frame, landmarks, 1), mesh], 1)
         yield _shrink(both, factor)
 
@@ -116,9 +125,10 @@ def overlay_frames(
 def pose_of(row: Any) -> Pose:
     """The pose in a row of the frame schema."""
     return Pose(
-        np.reshape(row["body_rotation"], (3, 3)), np.asarray(row["body_translation"], np.float64),
+        np.reshape(row["body_rotation"], (3, 3)),
+        np.asarray(row["body_translation"], np.float64),
         np.reshape(row["head_rotation"], (3, 3)),
-    )  # fmt: skip
+    )
 
 
 def reprojection_error(table: pd.DataFrame, shape: np.ndarray, body: BodyModel) -> float:

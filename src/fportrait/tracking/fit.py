@@ -52,9 +52,12 @@ class Observations:
         """Those of some moments."""
         turns, weights = self.turns, self.turn_weights
         return Observations(
-            self.landmarks[moments], self.world_to_camera, self.intrinsics,
-            None if turns is None else turns[moments], None if weights is None else weights[moments],
-        )  # fmt: skip
+            self.landmarks[moments],
+            self.world_to_camera,
+            self.intrinsics,
+            None if turns is None else turns[moments],
+            None if weights is None else weights[moments],
+        )
 
     def alone(self) -> Observations:
         """The landmarks, and no measured turns."""
@@ -302,9 +305,16 @@ def fit_identity(model: LandmarkModel, groups: list[Observations], rounds: int =
             full, slope = np.zeros((len(world), unknowns, unknowns)), np.zeros((len(world), unknowns))
             for c in range(len(group.intrinsics)):
                 residual, jacobian, weights = _camera_terms(
-                    model, world, turned, modes, fit.rotations, group.world_to_camera[c], group.intrinsics[c],
-                    np.nan_to_num(group.landmarks[:, c]), scale[:, c],
-                )  # fmt: skip
+                    model,
+                    world,
+                    turned,
+                    modes,
+                    fit.rotations,
+                    group.world_to_camera[c],
+                    group.intrinsics[c],
+                    np.nan_to_num(group.landmarks[:, c]),
+                    scale[:, c],
+                )
                 left, flat = _normal_factors(jacobian, weights * visible[:, c, None])
                 full, slope = full + left @ flat, slope + (left @ residual.reshape(len(flat), -1, 1))[..., 0]
             # Eliminate each moment's pose and actions, so that identity does not fight ones held fixed. Actions at

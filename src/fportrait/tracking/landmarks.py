@@ -84,9 +84,9 @@ def warp(image: np.ndarray, to_picture: np.ndarray, size: int, border: int = cv2
             new = (max(1, round(part.shape[1] * factor)), max(1, round(part.shape[0] * factor)))
             shrink = np.array([new[0] / part.shape[1], new[1] / part.shape[0]])
             image = cv2.resize(part, new, interpolation=cv2.INTER_AREA)
-            to_picture = np.column_stack([
-                to_picture[:, :2] * shrink[:, None], (to_picture[:, 2] - [left, top]) * shrink
-            ])  # fmt: skip
+            to_picture = np.column_stack(
+                [to_picture[:, :2] * shrink[:, None], (to_picture[:, 2] - [left, top]) * shrink]
+            )
     # cv2 puts pixel centres at whole numbers: shift both sides by half a pixel.
     linear, offset = to_picture[:, :2], to_picture[:, 2]
     matrix = np.column_stack([linear, offset + linear @ [0.5, 0.5] - 0.5])
@@ -269,8 +269,10 @@ def _box_iou(box: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _overlap(face: Face, other: Face) -> float:
-    boxes = [np.concatenate([(f.landmarks.min(0) + f.landmarks.max(0)) / 2, np.ptp(f.landmarks, axis=0)])
-             for f in (face, other)]  # fmt: skip
+    boxes = [
+        np.concatenate([(f.landmarks.min(0) + f.landmarks.max(0)) / 2, np.ptp(f.landmarks, axis=0)])
+        for f in (face, other)
+    ]
     return float(_box_iou(boxes[0], boxes[1][None])[0])
 
 

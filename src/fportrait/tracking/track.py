@@ -148,9 +148,12 @@ def read_landmarks(
         )
     landmarks = np.stack(points)
     return ClipLandmarks(
-        landmarks, np.array(confidence, np.float32), np.stack(crops), np.stack(bodies) if bodies else None,
+        landmarks,
+        np.array(confidence, np.float32),
+        np.stack(crops),
+        np.stack(bodies) if bodies else None,
         shipped_refiner().refine(landmarks, np.stack(close)) if close else None,
-    )  # fmt: skip
+    )
 
 
 def longest_gap(found: np.ndarray) -> tuple[int, int]:
@@ -220,9 +223,10 @@ def track_segments(
         shape = np.concatenate(shapes).mean(0)
         if shape.shape != (model.body.identity_dim,):
             raise UserError(
-                f"{len(shape)} shape coefficients from the mesh estimator", f"{model.body.identity_dim}",
+                f"{len(shape)} shape coefficients from the mesh estimator",
+                f"{model.body.identity_dim}",
                 "leave that output away, and the shape is fitted",
-            )  # fmt: skip
+            )
     else:
         shape = fit_identity(model, observations, moments=config.identity_moments)
     bias = view_bias(model, observations, shape)
@@ -255,8 +259,9 @@ def check_gaps(segment: list[tuple[Clip, ClipLandmarks]], config: TrackConfig) -
     if gap > config.max_gap:
         raise UserError(
             f"no face from frame {start} to {start + gap - 1} of {segment[0][0].name}",
-            f"gaps of at most {config.max_gap} frames", "cut the clip there",
-        )  # fmt: skip
+            f"gaps of at most {config.max_gap} frames",
+            "cut the clip there",
+        )
 
 
 def is_familiar(seen: list[Observations]) -> bool:
@@ -314,15 +319,25 @@ def annotate(
         for t, pose in enumerate(poses):
             rows.append(
                 {
-                    **common, "clip": clip.name, "camera": clip.camera, "segment": clip.segment, "path": clip.path,
-                    "frame": t, "width": clip.width, "height": clip.height,
-                    "world_to_camera": camera.ravel().tolist(), "intrinsics": clip.intrinsics.ravel().tolist(),
-                    "crop": crop.tolist(), "body_rotation": pose.body_rotation.ravel().tolist(),
+                    **common,
+                    "clip": clip.name,
+                    "camera": clip.camera,
+                    "segment": clip.segment,
+                    "path": clip.path,
+                    "frame": t,
+                    "width": clip.width,
+                    "height": clip.height,
+                    "world_to_camera": camera.ravel().tolist(),
+                    "intrinsics": clip.intrinsics.ravel().tolist(),
+                    "crop": crop.tolist(),
+                    "body_rotation": pose.body_rotation.ravel().tolist(),
                     "head_rotation": pose.head_rotation.ravel().tolist(),
-                    "body_translation": pose.body_translation.tolist(), "expression_code": codes[t].astype(np.float32),
-                    "landmarks": points[t].astype(np.float32).ravel(), "confidence": float(confidence[t]),
+                    "body_translation": pose.body_translation.tolist(),
+                    "expression_code": codes[t].astype(np.float32),
+                    "landmarks": points[t].astype(np.float32).ravel(),
+                    "confidence": float(confidence[t]),
                 }
-            )  # fmt: skip
+            )
     return rows
 
 
@@ -388,9 +403,12 @@ def track_identity(unit: IdentityUnit, folder: Path, base: str, config: TrackCon
     first = tracks[0]
     view = best_view(first)
     identity = {
-        **common, "shape": shape.tolist(), "body_model": body.name, "reference_clip": first.clips[view].name,
+        **common,
+        "shape": shape.tolist(),
+        "body_model": body.name,
+        "reference_clip": first.clips[view].name,
         "reference_frame": int(first.seen[view].confidence.argmax()),
-    }  # fmt: skip
+    }
     write_json(folder / "identity.json", identity)
     return {
         "frames": len(rows),
@@ -410,9 +428,15 @@ def clip_of(row: Mapping[str, Any], dataset: str) -> Clip:
         intrinsics = intrinsics_from_fov(row["horizontal_fov_degrees"], row["width"], row["height"])
         world_to_camera = None
     return Clip(
-        row["clip"], row["path"], row["segment"], row["camera"], int(row["width"]), int(row["height"]), intrinsics,
+        row["clip"],
+        row["path"],
+        row["segment"],
+        row["camera"],
+        int(row["width"]),
+        int(row["height"]),
+        intrinsics,
         world_to_camera,
-    )  # fmt: skip
+    )
 
 
 def identity_units(manifest: Path, root: Path) -> list[IdentityUnit]:
@@ -457,10 +481,13 @@ def track_captures(
         MeshEstimator(config.mesh_estimator)  # a bad file is one message, not one per person
         parameters.append(file_hash(Path(config.mesh_estimator)))
     report = map_units(
-        functools.partial(track_identity, base=str(base), config=config), units, workers=workers,
-        cache_folder=units_folder, progress="track",
+        functools.partial(track_identity, base=str(base), config=config),
+        units,
+        workers=workers,
+        cache_folder=units_folder,
+        progress="track",
         key=lambda unit: [parameters, unit.dataset, unit.identity, unit.split, value_hash(unit.rows)],
-    )  # fmt: skip
+    )
     quarantine = [
         {"dataset": failure.unit.dataset, "identity": failure.unit.identity, "reason": failure.reason}
         for failure in report.failures

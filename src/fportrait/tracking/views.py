@@ -92,6 +92,9 @@ def without_bias(seen: Observations, bias: ViewBias | None) -> Observations:
     landmarks, turns = bias.at(in_cameras(seen).reshape(-1, 3, 3))
     scaled = landmarks.reshape(*shape, 478, 2) * eye_distance(seen)[..., None, None]
     return Observations(
-        seen.landmarks + scaled, seen.world_to_camera, seen.intrinsics,
-        seen.turns @ rotation_matrix(-turns).reshape(*shape, 3, 3), seen.turn_weights,
-    )  # fmt: skip
+        seen.landmarks + scaled,
+        seen.world_to_camera,
+        seen.intrinsics,
+        seen.turns @ rotation_matrix(-turns).reshape(*shape, 3, 3),
+        seen.turn_weights,
+    )

@@ -76,8 +76,11 @@ def scene_samples(
     """What the loss reads of embedded scenes of one length, stacked; `config` is the transformer's."""
     points = [[scene.landmarks[:, list(group)].mean(1) for group in FOCUS_LANDMARKS] for scene in scenes]
     focus = np.stack([np.stack(groups, 1) for groups in points])
-    videos = {"latents": [scene.video for scene in scenes], "normals": [scene.normals for scene in scenes],
-              "reference": [scene.reference[None] for scene in scenes]}  # fmt: skip
+    videos = {
+        "latents": [scene.video for scene in scenes],
+        "normals": [scene.normals for scene in scenes],
+        "reference": [scene.reference[None] for scene in scenes],
+    }
     return {
         **{name: encode_video(vae, to_model_range(np.stack(of))).float() for name, of in videos.items()},
         "rays": torch.from_numpy(np.stack([scene.rays for scene in scenes])).float(),

@@ -96,9 +96,14 @@ def make_encoder(
         crops, actions = clips["crops"], clips["actions"]
         kept, size = len(crops) - held_out, crops.shape[2]
         start, _, _ = train_expression_encoder(
-            crops.reshape(-1, size, size, 3), actions.reshape(-1, actions.shape[-1]), load_body().action_names,
-            steps, width=16, held_out=held_out * crops.shape[1], log=log,
-        )  # fmt: skip
+            crops.reshape(-1, size, size, 3),
+            actions.reshape(-1, actions.shape[-1]),
+            load_body().action_names,
+            steps,
+            width=16,
+            held_out=held_out * crops.shape[1],
+            log=log,
+        )
         heads = embedded_talking_heads({name: value[:kept] for name, value in clips.items()}, per_clip=4, limit=700)
         training = TalkingHeadTraining(
             steps=max(1, 2 * steps // 5), minutes=60.0, batch=min(40, len(heads.crops)), agreement_weight=5.0
@@ -106,9 +111,12 @@ def make_encoder(
         result = train_talking_heads(heads, training, start=start, log=log)
         assert result.readout is not None
         scores = readout_correlations(
-            result.expression, result.readout, crops[kept:].reshape(-1, size, size, 3),
-            actions[kept:].reshape(-1, actions.shape[-1]), load_body().action_names,
-        )  # fmt: skip
+            result.expression,
+            result.readout,
+            crops[kept:].reshape(-1, size, size, 3),
+            actions[kept:].reshape(-1, actions.shape[-1]),
+            load_body().action_names,
+        )
         result.expression.save_pretrained(folder)
         write_safetensors(folder / "readout.safetensors", result.readout.state_dict())
         write_json(work / "expression_scores.json", scores)
@@ -151,9 +159,12 @@ def make_codec(
             softened *= np.sqrt(np.mean((std / softened) ** 2))
             codec.register_to_config(latents_std=softened.tolist())
         train_refiner(
-            codec, codec_batches(clips, 8, 2, held_out), steps, noise=0.3,
+            codec,
+            codec_batches(clips, 8, 2, held_out),
+            steps,
+            noise=0.3,
             on_step=lambda step, loss: log({"codec_loss": loss}, step) if step % 100 == 0 else None,
-        )  # fmt: skip
+        )
         codec.eval().save_pretrained(folder)
     vae = load_vae(folder)
     scores = {}
@@ -350,10 +361,17 @@ def main() -> None:
     parser.add_argument("--parent", type=Path, help="bundle to go on from: its codec and transformer are widened")
     arguments = parser.parse_args()
     scores = build_base(
-        arguments.work, arguments.output, ClipRecipe(clips=arguments.clips), two_phases(arguments.minutes),
-        arguments.encoder_steps, arguments.codec_steps, arguments.whitening, workers=arguments.workers,
-        parent=arguments.parent, faces=arguments.faces,
-    )  # fmt: skip
+        arguments.work,
+        arguments.output,
+        ClipRecipe(clips=arguments.clips),
+        two_phases(arguments.minutes),
+        arguments.encoder_steps,
+        arguments.codec_steps,
+        arguments.whitening,
+        workers=arguments.workers,
+        parent=arguments.parent,
+        faces=arguments.faces,
+    )
     print(json.dumps(scores, indent=2))
 
 

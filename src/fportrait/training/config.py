@@ -83,8 +83,20 @@ class StageConfig:
                 "whole percents that sum to 100",
                 f"change the mixture of {self.name}",
             )
-        for key in ("iterations", "batch_size", "accumulation", "learning_rate", "gradient_clip", "checkpoint_every",
-                    "keep_checkpoints", "log_every", "shift", "contrast", "processes", "nodes"):  # fmt: skip
+        for key in (
+            "iterations",
+            "batch_size",
+            "accumulation",
+            "learning_rate",
+            "gradient_clip",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "log_every",
+            "shift",
+            "contrast",
+            "processes",
+            "nodes",
+        ):
             if not getattr(self, key) > 0:
                 raise UserError(f"{key} = {getattr(self, key)} in {self.name}", "a number above 0", f"raise {key}")
         for key in ("warmup", "weight_decay", "focus_gain", "held_out", "sample_every"):

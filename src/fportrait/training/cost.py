@@ -58,9 +58,7 @@ def _frozen(config: Mapping[str, Any]) -> tuple:
 
 
 @functools.lru_cache(maxsize=32)
-def _sample_cost(
-    config: tuple, frames: int, height: int, width: int, precision: str, recompute: bool
-) -> SampleCost:  # fmt: skip
+def _sample_cost(config: tuple, frames: int, height: int, width: int, precision: str, recompute: bool) -> SampleCost:
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 

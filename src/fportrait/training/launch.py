@@ -42,9 +42,16 @@ def launch_command(stage: StageConfig, job_file: Path, node: int = 0) -> list[st
     child = ["-m", "fportrait.training.launch", str(job_file)]
     if stage.launch is not None:
         check_launch_file(stage)
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", stage.launch,
-                   f"--num_processes={stage.processes * stage.nodes}", f"--num_machines={stage.nodes}",
-                   f"--machine_rank={node}"]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--config_file",
+            stage.launch,
+            f"--num_processes={stage.processes * stage.nodes}",
+            f"--num_machines={stage.nodes}",
+            f"--machine_rank={node}",
+        ]
         if stage.nodes == 1:
             return [*command, "--main_process_port=0", *child]  # any free one
         return [*command, f"--main_process_ip={host}", f"--main_process_port={port}", *child]
@@ -62,8 +69,11 @@ def check_launch_file(stage: StageConfig) -> None:
 
     path = Path(str(stage.launch))
     if not path.is_file():
-        raise UserError(f"no {path}, with which {stage.name} is to be launched", "an accelerate configuration",
-                        "name one of conf/launch, or remove `launch`")  # fmt: skip
+        raise UserError(
+            f"no {path}, with which {stage.name} is to be launched",
+            "an accelerate configuration",
+            "name one of conf/launch, or remove `launch`",
+        )
     try:
         file = ClusterConfig.from_yaml_file(path)
         kind = str(getattr(file.distributed_type, "value", file.distributed_type))
@@ -73,8 +83,9 @@ def check_launch_file(stage: StageConfig) -> None:
     if spreads != stage.sharding:
         raise UserError(
             f"{path}, which stands for sharding {spreads}, in {stage.name} with sharding {stage.sharding}",
-            "one way to spread the model", f"set sharding to {spreads}, or launch to conf/launch/{stage.sharding}.yaml",
-        )  # fmt: skip
+            "one way to spread the model",
+            f"set sharding to {spreads}, or launch to conf/launch/{stage.sharding}.yaml",
+        )
 
 
 def launch(job: Job, folder: Path, log: Callable[[dict[str, float], int], None]) -> dict[str, Any]:
@@ -100,8 +111,12 @@ def launch(job: Job, folder: Path, log: Callable[[dict[str, float], int], None])
     job = replace(job, metrics=str(metrics.resolve()), **folders)  # whole paths, for children on other machines
     job.save(job_file)
     if stage.nodes > 1:
-        logger.warning("on each other machine, N = 1 to %d, run: %s -m fportrait.training.launch %s --join N",
-                       stage.nodes - 1, sys.executable, job_file.resolve())  # fmt: skip
+        logger.warning(
+            "on each other machine, N = 1 to %d, run: %s -m fportrait.training.launch %s --join N",
+            stage.nodes - 1,
+            sys.executable,
+            job_file.resolve(),
+        )
     paths = os.pathsep.join(path for path in sys.path if path)  # Kedro finds the package without an installation
     environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": paths}
     process = subprocess.Popen(launch_command(stage, job_file.resolve()), env=environment)

@@ -160,15 +160,24 @@ def train(
     if stage.sharding != "zero3" or parallel.processes == 1:  # ZeRO-3's parts belong to its engine
         transformer.load_state_dict(average.values)
     transformer.eval()
-    summary = {"steps": step, "parameters": sum(averaged[name].numel() for name in names),
-               "final_loss": meter.tail_mean(), "resumed_from": first_step}  # fmt: skip
+    summary = {
+        "steps": step,
+        "parameters": sum(averaged[name].numel() for name in names),
+        "final_loss": meter.tail_mean(),
+        "resumed_from": first_step,
+    }
     if parallel.is_main:
         save_transformer(transformer, averaged, Path(out_folder) / "transformer")
         write_json(
             Path(out_folder) / "training.json",
-            {"stage": {**stage.learned_from(), "iterations": stage.iterations}, "shards": reader.hash,
-             "vae_hash": reader.vae_hash, "parameters": summary["parameters"], "steps": step},
-        )  # fmt: skip
+            {
+                "stage": {**stage.learned_from(), "iterations": stage.iterations},
+                "shards": reader.hash,
+                "vae_hash": reader.vae_hash,
+                "parameters": summary["parameters"],
+                "steps": step,
+            },
+        )
     parallel.wait()
     return summary
 

@@ -37,9 +37,10 @@ def make_optimizer(stage: StageConfig, parameters: list[torch.nn.Parameter]) -> 
         from bitsandbytes.optim import AdamW8bit
     except ImportError:
         raise UserError(
-            f"optimizer {stage.optimizer} in {stage.name}, but no bitsandbytes", "the package bitsandbytes",
+            f"optimizer {stage.optimizer} in {stage.name}, but no bitsandbytes",
+            "the package bitsandbytes",
             "pip install 'fportrait[gpu]', or set optimizer to adamw",
-        ) from None  # fmt: skip
+        ) from None
     return AdamW8bit(parameters, **options)
 
 

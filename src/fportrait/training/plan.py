@@ -29,9 +29,7 @@ def read_stage(number: int, environment: str = "base", conf: Path = Path("conf")
     """
     name = f"stage{number}"
     parent = f"stage{number - 1}" if number > 1 else None
-    return StageConfig.from_dict(
-        {"name": name, "parent": parent, **read_section(f"train_{name}", environment, conf)}
-    )  # fmt: skip
+    return StageConfig.from_dict({"name": name, "parent": parent, **read_section(f"train_{name}", environment, conf)})
 
 
 def read_section(section: str, environment: str, conf: Path = Path("conf")) -> dict[str, Any]:
@@ -58,9 +56,10 @@ def _merged(file: str, key: str, environment: str, conf: Path) -> dict[str, Any]
             folders = sorted(conf.iterdir()) if conf.is_dir() else []
             known = ", ".join(entry.name for entry in folders if any(entry.glob("parameters*")))
             raise UserError(
-                f"no {path}", f"a project with conf/{folder}" + (f" (there are {known})" if known else ""),
+                f"no {path}",
+                f"a project with conf/{folder}" + (f" (there are {known})" if known else ""),
                 "run from the project's root, and name one of its environments",
-            )  # fmt: skip
+            )
         if path.is_file():
             own: Any = OmegaConf.load(path)
             merged = OmegaConf.merge(merged, own.get(key, {}))
@@ -78,8 +77,9 @@ def model_config(model: str) -> dict[str, Any]:
     for folder in (Path(model), Path(model) / "transformer"):
         if (folder / "config.json").is_file():
             return json.loads((folder / "config.json").read_text())
-    raise UserError(f"no model '{model}'", f"{', '.join(WAN)}, or a folder with transformer/config.json",
-                    "name one of them")  # fmt: skip
+    raise UserError(
+        f"no model '{model}'", f"{', '.join(WAN)}, or a folder with transformer/config.json", "name one of them"
+    )
 
 
 def plan(

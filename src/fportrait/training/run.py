@@ -82,9 +82,14 @@ def run_stage(job: Job, log: Any, main: bool = True) -> dict[str, Any]:
     if main and stage.parent is None:  # a later stage begins where the samples after its parent ended
         sample_videos(stage, transformer, vae, reader, samples, "before")
     summary = train(
-        stage, transformer, reader, job.out, log, checkpoint_folder=job.checkpoints,
+        stage,
+        transformer,
+        reader,
+        job.out,
+        log,
+        checkpoint_folder=job.checkpoints,
         sample=lambda step: show_factors(f"step-{step:06d}", step),
-    )  # fmt: skip
+    )
     if main:  # whole again, whatever way it was trained: the main process loads what it saved
         transformer = FactorPortraitTransformer.from_pretrained(Path(job.out) / "transformer").to(device).eval()
         sample_videos(stage, transformer, vae, reader, samples, "after")

@@ -55,8 +55,9 @@ def sample_videos(
     written = []
     for dataset, share in sorted(stage.mixture.items()):
         records = held_out(reader, dataset, 1, stage.frames) if share else []
-        for record, sample in zip(records, sample_records(pipeline, reader, records, stage.frames, steps, stage.seed),
-                                  strict=True):  # fmt: skip
+        for record, sample in zip(
+            records, sample_records(pipeline, reader, records, stage.frames, steps, stage.seed), strict=True
+        ):
             truth = reader.read(record, stage.frames)["video"].numpy()
             portrait = np.broadcast_to(reader.references(record)["images"][0].numpy(), truth.shape)
             joined = np.concatenate([portrait, truth, sample], axis=2)

@@ -107,7 +107,13 @@ def batches_of(stage: StageConfig, transformer: torch.nn.Module, reader: ShardRe
 
     config: Mapping[str, Any] = getattr(transformer, "config", {})
     return Batches(
-        reader, stage.mixture, stage.frames, stage.seed, split, ray_channels=config.get("ray_channels", 24),
-        identity_rays=config.get("reference_rays") == "identity", focus_gain=stage.focus_gain,
+        reader,
+        stage.mixture,
+        stage.frames,
+        stage.seed,
+        split,
+        ray_channels=config.get("ray_channels", 24),
+        identity_rays=config.get("reference_rays") == "identity",
+        focus_gain=stage.focus_gain,
         expression=config.get("expression", "codes"),
-    )  # fmt: skip
+    )

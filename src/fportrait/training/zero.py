@@ -31,11 +31,12 @@ def engine_settings(stage: StageConfig, processes: int) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,  # AdamW of PyTorch, not DeepSpeed's
         # Without a list of modules DeepSpeed would also exchange gradients in bfloat16; Identity has none.
         "torch_autocast": {
-            "enabled": stage.precision == "bf16", "dtype": "bfloat16",
+            "enabled": stage.precision == "bf16",
+            "dtype": "bfloat16",
             "lower_precision_safe_modules": ["torch.nn.Identity"],
         },
         "steps_per_print": 10**9,
-    }  # fmt: skip
+    }
 
 
 def zero_stage(stage: StageConfig) -> int:
@@ -50,9 +51,10 @@ class ZeroParallel(Parallel):
     def __init__(self, stage: StageConfig):
         if stage.optimizer != "adamw":
             raise UserError(
-                f"optimizer {stage.optimizer} with sharding {stage.sharding} in {stage.name}", "adamw",
+                f"optimizer {stage.optimizer} with sharding {stage.sharding} in {stage.name}",
+                "adamw",
                 "set optimizer to adamw: ZeRO already divides the moments",
-            )  # fmt: skip
+            )
         super().__init__(stage)
         self.engine: Any = None
 
@@ -65,9 +67,11 @@ class ZeroParallel(Parallel):
         self.model = model
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.engine = deepspeed.initialize(
-            model=model, optimizer=make_optimizer(self.stage, trained), dist_init_required=False,
+            model=model,
+            optimizer=make_optimizer(self.stage, trained),
+            dist_init_required=False,
             config=engine_settings(self.stage, self.processes),
-        )[0]  # fmt: skip
+        )[0]
         self.optimizer = self.engine.optimizer
         self.wrapped = self.engine
         return self.engine
@@ -205,7 +209,8 @@ def import_deepspeed(stage: StageConfig) -> Any:
         import deepspeed
     except ImportError:
         raise UserError(
-            f"sharding {stage.sharding} in {stage.name}, but no DeepSpeed", "the package deepspeed",
+            f"sharding {stage.sharding} in {stage.name}, but no DeepSpeed",
+            "the package deepspeed",
             "pip install 'fportrait[deepspeed]', or set sharding to fsdp2",
-        ) from None  # fmt: skip
+        ) from None
     return deepspeed

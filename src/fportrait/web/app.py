@@ -93,11 +93,16 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
         scales, (steps, seed, frames) = rest[:4], rest[4:]
         guidance = dict(zip(("expression", "pose", "view", "identity"), map(float, scales), strict=True))
         return Request(
-            check_picture(portrait), check_video(driving), chosen_camera(kind, keys, file),
+            check_picture(portrait),
+            check_video(driving),
+            chosen_camera(kind, keys, file),
             check_video(expression, "expression video") if expression else None,
             guidance,
-            int(steps), int(seed), max(1, 512 // settings.size), int(frames),
-        )  # fmt: skip
+            int(steps),
+            int(seed),
+            max(1, 512 // settings.size),
+            int(frames),
+        )
 
     def looked_at(check: Callable[..., Path], what: str) -> Callable[[str | None], Any]:
         """Says what is wrong with a file as soon as it is there, and takes it away: no player need try it."""
@@ -195,10 +200,13 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
                 with gr.Column(scale=5, min_width=300):
                     portrait = unopened(
                         gr.Image(
-                            label="Portrait: identity", sources=["upload"], type="filepath", height=230,
+                            label="Portrait: identity",
+                            sources=["upload"],
+                            type="filepath",
+                            height=230,
                             elem_id="portrait",
                         )
-                    )  # fmt: skip
+                    )
                     with gr.Row():
                         portrait_samples = [
                             gr.Button(
@@ -207,9 +215,12 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
                             for index in range(len(PORTRAITS))
                         ]
                     driving = gr.Video(
-                        label="Driving video: pose, and expression", sources=["upload"], height=230, elem_id="driving",
+                        label="Driving video: pose, and expression",
+                        sources=["upload"],
+                        height=230,
+                        elem_id="driving",
                         include_audio=True,
-                    )  # fmt: skip
+                    )
                     with gr.Row():
                         driving_samples = [
                             gr.Button(
@@ -219,21 +230,28 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
                         ]
                     with gr.Accordion("Expression from another video", open=False):
                         expression = gr.Video(
-                            label="Expression video (optional)", sources=["upload"], height=200, elem_id="expression",
+                            label="Expression video (optional)",
+                            sources=["upload"],
+                            height=200,
+                            elem_id="expression",
                             include_audio=True,
-                        )  # fmt: skip
+                        )
                 with gr.Column(scale=5, min_width=300):
                     kind = gr.Radio([*CAMERAS, OWN, FILE], value="front", label="Camera path", elem_id="camera")
                     scene = gr.Plot(label="Cameras around the head", elem_id="scene")
                     with gr.Group(visible=False) as own:
                         keys = gr.Textbox(
-                            OWN_PATH, label="Key positions: yaw, elevation[, distance]; …",
+                            OWN_PATH,
+                            label="Key positions: yaw, elevation[, distance]; …",
                             elem_id="keys",
-                        )  # fmt: skip
+                        )
                         clicks = gr.Image(
-                            angle_map(parse_keys(OWN_PATH)), label="Click to add a position",
-                            interactive=False, buttons=[], elem_id="angle-map",
-                        )  # fmt: skip
+                            angle_map(parse_keys(OWN_PATH)),
+                            label="Click to add a position",
+                            interactive=False,
+                            buttons=[],
+                            elem_id="angle-map",
+                        )
                         with gr.Row():
                             undo = gr.Button("Remove last", size="sm")
                             clear = gr.Button("Start again", size="sm")
@@ -265,9 +283,14 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
                         seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, elem_id="seed")
                 with gr.Column(scale=5, min_width=300):
                     result_video = gr.Video(
-                        label="Result", interactive=False, autoplay=True, loop=True, height=300, elem_id="result",
+                        label="Result",
+                        interactive=False,
+                        autoplay=True,
+                        loop=True,
+                        height=300,
+                        elem_id="result",
                         buttons=["download"],
-                    )  # fmt: skip
+                    )
                     with gr.Row():
                         run = gr.Button("Generate", variant="primary", min_width=80, elem_id="generate")
                         stop = gr.Button("Cancel", min_width=80, elem_id="cancel")
@@ -287,10 +310,14 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
             names = gr.State([])
             selected = gr.State("")
             gallery = gr.Gallery(
-                label="Past results, newest first", columns=5, fit_columns=False, height=300,
-                allow_preview=False, elem_id="gallery",
+                label="Past results, newest first",
+                columns=5,
+                fit_columns=False,
+                height=300,
+                allow_preview=False,
+                elem_id="gallery",
                 object_fit="contain",
-            )  # fmt: skip
+            )
             with gr.Row():
                 with gr.Column(min_width=300):
                     past_video = gr.Video(
@@ -315,9 +342,13 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
         driving.upload(looked_at(check_video, "driving video"), driving, driving, **quick)
         expression.upload(looked_at(check_video, "expression video"), expression, expression, **quick)
         gr.on(
-            [pages.load, kind.change, keys.change, camera_file.upload], draw_camera, path_inputs, [scene, clicks],
-            trigger_mode="always_last", **quick,
-        )  # fmt: skip
+            [pages.load, kind.change, keys.change, camera_file.upload],
+            draw_camera,
+            path_inputs,
+            [scene, clicks],
+            trigger_mode="always_last",
+            **quick,
+        )
         kind.change(camera_inputs, kind, [own, camera_file], **quick)
         clicks.select(add_key, keys, keys, **quick)
         undo.click(drop_key, keys, keys, **quick)
@@ -329,9 +360,13 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
         run.click(generate, everything, shown, show_progress_on=result_video, concurrency_limit=None)
         look.click(lambda: gr.update(open=True), None, tracking, **quick)
         look.click(
-            preview, everything, [overlays, normals, tracked_facts], concurrency_limit=None,
-            show_progress_on=overlays, api_visibility="private",
-        )  # fmt: skip
+            preview,
+            everything,
+            [overlays, normals, tracked_facts],
+            concurrency_limit=None,
+            show_progress_on=overlays,
+            api_visibility="private",
+        )
         stop.click(cancel, None, None, queue=False, **quick)
         pages.unload(closed)
         opened = [gallery, names, selected, past_video, past_files, past_facts]
@@ -349,19 +384,38 @@ def theme() -> gr.themes.Base:
 
 
 def serve(
-    studio: Studio, samples: Path, uploads: Path, host: str, port: int | None, logins: list[tuple[str, str]] | None,
+    studio: Studio,
+    samples: Path,
+    uploads: Path,
+    host: str,
+    port: int | None,
+    logins: list[tuple[str, str]] | None,
     block: bool = True,
-) -> str:  # fmt: skip
+) -> str:
     """Run the server; returns its address when `block` is false."""
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     pages = build(studio, samples)
     pages.queue(default_concurrency_limit=8, max_size=64)
     _, address, _ = pages.launch(
-        server_name=host, server_port=port, share=False, quiet=True, prevent_thread_lock=True, inbrowser=False,
-        max_file_size=VIDEO_BYTES, allowed_paths=[str(studio.store.folder)], footer_links=[], auth=logins,
-        theme=theme(), css=CSS, enable_monitoring=False, show_error=False, ssr_mode=False, pwa=False, mcp_server=False,
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        inbrowser=False,
+        max_file_size=VIDEO_BYTES,
+        allowed_paths=[str(studio.store.folder)],
+        footer_links=[],
+        auth=logins,
+        theme=theme(),
+        css=CSS,
+        enable_monitoring=False,
+        show_error=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
         run_history=False,
-    )  # fmt: skip
+    )
     if block:
         print(f"fportrait studio: {address}  (model {studio.animator.model.name}, results in {studio.store.folder})")
         pages.block_thread()

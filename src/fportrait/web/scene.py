@@ -41,17 +41,31 @@ def camera_scene(world_to_camera: np.ndarray, size: float = 0.05) -> Any:
     # Plotly's z is up; the world's y is.
     figure.add_trace(
         go.Mesh3d(
-            x=vertices[:, 2], y=vertices[:, 0], z=vertices[:, 1], i=faces[:, 0], j=faces[:, 1], k=faces[:, 2],
-            color="#c9a58c", flatshading=False, hoverinfo="skip", name="head",
+            x=vertices[:, 2],
+            y=vertices[:, 0],
+            z=vertices[:, 1],
+            i=faces[:, 0],
+            j=faces[:, 1],
+            k=faces[:, 2],
+            color="#c9a58c",
+            flatshading=False,
+            hoverinfo="skip",
+            name="head",
         )
-    )  # fmt: skip
+    )
     figure.add_trace(
         go.Scatter3d(
-            x=centres[:, 2], y=centres[:, 0], z=centres[:, 1], mode="lines+markers", name="camera path",
-            line={"width": 5, "color": "#3366cc"}, marker={"size": 2.5, "color": "#3366cc"},
-            text=[f"frame {index}" for index in range(len(centres))], hoverinfo="text",
+            x=centres[:, 2],
+            y=centres[:, 0],
+            z=centres[:, 1],
+            mode="lines+markers",
+            name="camera path",
+            line={"width": 5, "color": "#3366cc"},
+            marker={"size": 2.5, "color": "#3366cc"},
+            text=[f"frame {index}" for index in range(len(centres))],
+            hoverinfo="text",
         )
-    )  # fmt: skip
+    )
     moves = bool(np.ptp(world_to_camera, axis=0).max() > 1e-6)
     shown = np.unique(np.linspace(0, len(centres) - 1, 9).round().astype(int)) if moves else [0]
     for index in shown:
@@ -59,19 +73,29 @@ def camera_scene(world_to_camera: np.ndarray, size: float = 0.05) -> Any:
         colour = "#1a9850" if index == 0 else "#d73027" if index == len(centres) - 1 else "#8899bb"
         figure.add_trace(
             go.Scatter3d(
-                x=lines[:, 2], y=lines[:, 0], z=lines[:, 1], mode="lines", line={"width": 3, "color": colour},
-                hoverinfo="skip", showlegend=False,
+                x=lines[:, 2],
+                y=lines[:, 0],
+                z=lines[:, 1],
+                mode="lines",
+                line={"width": 3, "color": colour},
+                hoverinfo="skip",
+                showlegend=False,
             )
-        )  # fmt: skip
+        )
     hidden = {"visible": False}
     figure.update_layout(
-        margin={"l": 0, "r": 0, "t": 0, "b": 0}, height=300, showlegend=False,
+        margin={"l": 0, "r": 0, "t": 0, "b": 0},
+        height=300,
+        showlegend=False,
         modebar_remove=["zoom3d", "pan3d", "orbitRotation", "tableRotation", "resetCameraLastSave3d", "toImage"],
         scene={
-            "aspectmode": "data", "xaxis": hidden, "yaxis": hidden, "zaxis": hidden,
+            "aspectmode": "data",
+            "xaxis": hidden,
+            "yaxis": hidden,
+            "zaxis": hidden,
             "camera": {"eye": {"x": 0.9, "y": 1.3, "z": 0.6}, "center": {"x": 0, "y": 0, "z": -0.05}},
         },
-    )  # fmt: skip
+    )
     return figure
 
 
@@ -80,8 +104,20 @@ def frustum(world_to_camera: np.ndarray, size: float) -> np.ndarray:
     a = 0.45 * size
     corners = np.array([[-a, -a, size], [a, -a, size], [a, a, size], [-a, a, size]])
     apex = np.zeros(3)
-    line = [apex, corners[0], corners[1], apex, corners[1], corners[2], apex, corners[2], corners[3], apex, corners[3],
-            corners[0]]  # fmt: skip
+    line = [
+        apex,
+        corners[0],
+        corners[1],
+        apex,
+        corners[1],
+        corners[2],
+        apex,
+        corners[2],
+        corners[3],
+        apex,
+        corners[3],
+        corners[0],
+    ]
     rotation, centre = world_to_camera[:3, :3], camera_centre(world_to_camera)
     return np.array(line) @ rotation + centre
 

@@ -116,11 +116,16 @@ class Studio:
         with self.job(session, report) as checked:
             prepared = self.animator.prepare(request, checked)
             settings: dict[str, Any] = {
-                **names, "camera": request.camera if "camera_file" not in names else "file",
-                "guidance": self.animator.guidance(request), "steps": request.steps or self.animator.settings.steps,
-                "seed": request.seed, "frames": len(prepared), "model": self.animator.model.name,
-                "notes": prepared.notes, "created": time.strftime("%Y-%m-%d %H:%M:%S"),
-            }  # fmt: skip
+                **names,
+                "camera": request.camera if "camera_file" not in names else "file",
+                "guidance": self.animator.guidance(request),
+                "steps": request.steps or self.animator.settings.steps,
+                "seed": request.seed,
+                "frames": len(prepared),
+                "model": self.animator.model.name,
+                "notes": prepared.notes,
+                "created": time.strftime("%Y-%m-%d %H:%M:%S"),
+            }
 
             def write(folder: Path) -> None:
                 written = self.animator.write(prepared, folder / VIDEO, checked)

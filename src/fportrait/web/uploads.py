@@ -54,9 +54,10 @@ def check_video(path: str | Path | None, what: str = "driving video") -> Path:
         head = source.read(12)
     known = head[4:8] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3" or (head[:4] == b"RIFF" and head[8:12] == b"AVI ")
     unreadable = UserError(
-        f"the {what} {checked.name}, which is not a video", "a whole MP4, MOV, WebM, MKV or AVI file",
+        f"the {what} {checked.name}, which is not a video",
+        "a whole MP4, MOV, WebM, MKV or AVI file",
         "record or export it again as MP4",
-    )  # fmt: skip
+    )
     if not known:
         raise unreadable
     try:

@@ -75,9 +75,10 @@ def to_head_world(
         axes = _axes_from_cameras(cameras, focus, upward)
     elif (axes @ upward)[1] < 0:
         raise UserError(
-            "cameras whose pictures are upside down under the data set's axes", "y of the world up",
+            "cameras whose pictures are upside down under the data set's axes",
+            "y of the world up",
             "check that this is the layout you named",
-        )  # fmt: skip
+        )
     moved = {}
     for name, camera in cameras.items():
         matrix = np.eye(4)

@@ -87,11 +87,12 @@ def _plan_capture(decoder: Path, identity: str, options: Options) -> Plan:
         for number, run in enumerate(runs, start=1):
             segments[segment if number == 1 else f"{segment}_{number}"] = {
                 name: ZippedFrames(
-                    decoder / "image" / f"cam{name}.zip", tuple(pictures[name][frame] for frame in run),
+                    decoder / "image" / f"cam{name}.zip",
+                    tuple(pictures[name][frame] for frame in run),
                     CAPTURE_FPS / step,
                 )
                 for name in drawn
-            }  # fmt: skip
+            }
     if not segments:
         raise UserError("no run of frames that all drawn cameras saw", "pictures of frame_list.csv", "download more")
     yield StudioPlan(identity, {name: cameras[name] for name in drawn}, segments)

@@ -167,15 +167,17 @@ def _place_field_of_view(plan: ClipPlan, folder: Path) -> None:
     if path.exists():
         if json.loads(path.read_text()) != (wanted or {}):
             raise UserError(
-                f"another field of view in {plan.identity}/capture.json", "one camera per identity's folder",
+                f"another field of view in {plan.identity}/capture.json",
+                "one camera per identity's folder",
                 "import it under another identity",
-            )  # fmt: skip
+            )
     elif wanted is not None:
         if any(not entry.name.startswith(".") for entry in folder.glob("*")):
             raise UserError(
-                f"clips of {plan.identity} without a capture.json", "one camera per identity's folder",
+                f"clips of {plan.identity} without a capture.json",
+                "one camera per identity's folder",
                 "import it under another identity",
-            )  # fmt: skip
+            )
         write_json(path, wanted)
 
 
@@ -229,9 +231,10 @@ def _check_synchronised(files: dict[str, Path | ZippedFrames], min_frames: int) 
         counts[name] = info.frames
         if info.variable_rate:
             raise UserError(
-                f"a variable frame rate in {one.name}", "cameras that run at one constant rate",
+                f"a variable frame rate in {one.name}",
+                "cameras that run at one constant rate",
                 "resample all cameras of the segment with their common clock",
-            )  # fmt: skip
+            )
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
         raise UserError(f"different frame counts ({listed})", "synchronised cameras", "cut the videos to common frames")

@@ -82,13 +82,15 @@ def read_movement(path: Path, frames: int) -> ClipFeatures | None:
     count = len(valid)
     whole = check_features(
         ClipFeatures(found["expression_code"], found["head_rotation"], found["head_translation"], valid[:, 0] > 0.5),
-        count, path.name,
-    )  # fmt: skip
+        count,
+        path.name,
+    )
     if abs(count - frames) > MAX_FRAMES_APART:
         raise UserError(
-            f"features of {count} frames in {path.name} and a video of {frames}", "the same number of frames",
+            f"features of {count} frames in {path.name} and a video of {frames}",
+            "the same number of frames",
             "download both files again",
-        )  # fmt: skip
+        )
     return ClipFeatures(*(_fit(getattr(whole, name), frames) for name in KEYS))
 
 

@@ -35,16 +35,36 @@ METRICS: dict[str, Entry] = {
     "psnr": Entry("psnr", "PSNR", "dB", True),
     "ssim": Entry("ssim", "SSIM", "×100", True, scale=100),
     "sharpness": Entry("sharpness", "Sharpness", "of the truth's", True),
-    "lpips": Entry("lpips", "LPIPS", "", False, (
-        ("alex", ("alexnet",)), ("vgg", ("vgg16",)), ("efficientnet-lite0", ("efficientnet-lite0",))), True),
+    "lpips": Entry(
+        "lpips",
+        "LPIPS",
+        "",
+        False,
+        (("alex", ("alexnet",)), ("vgg", ("vgg16",)), ("efficientnet-lite0", ("efficientnet-lite0",))),
+        True,
+    ),
     "csim": Entry("csim", "CSIM", "×100", True, (("arcface", ("arcface",)), ("dlib", ("dlib",))), True, scale=100),
     "aed": Entry("aed", "AED", "", False, (("deep3d", ("deep3d",)), ("blendshapes", ())), True),
     "iqa": Entry("iqa", "IQA", "0–100", True, (("hyperiqa", ("hyperiqa",)), ("brisque", ())), True),
-    "fid_vid": Entry("fid_vid", "FID-VID", "", False, (
-        ("resnet3d50", ("resnet3d50",)), ("efficientnet-lite0", ("efficientnet-lite0",))), True, frechet=True),
-    "fvd": Entry("fvd", "FVD", "", False, (
-        ("i3d", ("i3d",)), ("efficientnet-lite0", ("efficientnet-lite0",))), True, frechet=True),
-}  # fmt: skip
+    "fid_vid": Entry(
+        "fid_vid",
+        "FID-VID",
+        "",
+        False,
+        (("resnet3d50", ("resnet3d50",)), ("efficientnet-lite0", ("efficientnet-lite0",))),
+        True,
+        frechet=True,
+    ),
+    "fvd": Entry(
+        "fvd",
+        "FVD",
+        "",
+        False,
+        (("i3d", ("i3d",)), ("efficientnet-lite0", ("efficientnet-lite0",))),
+        True,
+        frechet=True,
+    ),
+}
 
 
 def make(name: str, backbone: str = "auto") -> Any:
@@ -75,8 +95,12 @@ def missing(name: str) -> UserError:
     from fportrait.evaluation.weights import known
 
     needs = [need for _, all_needs in METRICS[name].backbones for need in all_needs]
-    ways = [known(need).source if known(need).source.startswith("pip ") else
-            f"`fportrait weights add {need} FILE` ({known(need).source})" for need in needs]  # fmt: skip
+    ways = [
+        known(need).source
+        if known(need).source.startswith("pip ")
+        else f"`fportrait weights add {need} FILE` ({known(need).source})"
+        for need in needs
+    ]
     return UserError(f"no weights for {METRICS[name].title}", f"any of {', '.join(needs)}", " or ".join(ways))
 
 

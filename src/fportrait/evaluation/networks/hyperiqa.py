@@ -38,8 +38,15 @@ class HyperIQA(nn.Module):
     ignored: tuple[str, ...] = ("res.fc.",)
     size = 224
 
-    def __init__(self, width: int = 64, local: int = 16, hyper: int = 112, rated: int = 224,
-                 widths: tuple[int, ...] = (112, 56, 28, 14), layers: tuple[int, ...] = LAYERS):  # fmt: skip
+    def __init__(
+        self,
+        width: int = 64,
+        local: int = 16,
+        hyper: int = 112,
+        rated: int = 224,
+        widths: tuple[int, ...] = (112, 56, 28, 14),
+        layers: tuple[int, ...] = LAYERS,
+    ):
         super().__init__()
         self.res = _Backbone(width, local, rated, layers)
         deep = self.res.channels

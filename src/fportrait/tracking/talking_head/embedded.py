@@ -64,10 +64,14 @@ def embedded_talking_heads(
             pose = Pose(np.eye(3), vector[3:], rotation_matrix(vector[:3]))
             alignment.append(
                 alignment_of(
-                    body, np.zeros(body.identity_dim), pose, clips["world_to_camera"][clip, t].astype(np.float64),
-                    clips["intrinsics"][clip].astype(np.float64), clips["video"].shape[2],
+                    body,
+                    np.zeros(body.identity_dim),
+                    pose,
+                    clips["world_to_camera"][clip, t].astype(np.float64),
+                    clips["intrinsics"][clip].astype(np.float64),
+                    clips["video"].shape[2],
                 )
-            )  # fmt: skip
+            )
     index = tuple(np.array(rows).T)
     return TalkingHeads(
         crops=clips["crops"][index],

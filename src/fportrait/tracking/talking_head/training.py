@@ -155,8 +155,9 @@ def train_talking_heads(
             group["lr"] = rate
         picks = np.sort(rng.choice(len(data.crops), settings.batch, replace=False))
         with torch.autocast("cpu", torch.bfloat16):
-            losses = _losses(data, picks, settings, expression, alignment, decoder, readout, action_scale, rng,
-                             generator)  # fmt: skip
+            losses = _losses(
+                data, picks, settings, expression, alignment, decoder, readout, action_scale, rng, generator
+            )
         loss = torch.stack(list(losses.values())).sum()
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"loss {loss.item()} at step {step}: lower learning_rate")
@@ -179,10 +180,17 @@ def train_talking_heads(
 
 
 def _losses(
-    data: TalkingHeads, picks: np.ndarray, settings: TalkingHeadTraining, expression: ExpressionEncoder,
-    alignment: AlignmentEncoder, decoder: TalkingHeadDecoder, readout: nn.Linear | None, action_scale: Tensor | None,
-    rng: np.random.Generator, generator: torch.Generator,
-) -> dict[str, Tensor]:  # fmt: skip
+    data: TalkingHeads,
+    picks: np.ndarray,
+    settings: TalkingHeadTraining,
+    expression: ExpressionEncoder,
+    alignment: AlignmentEncoder,
+    decoder: TalkingHeadDecoder,
+    readout: nn.Linear | None,
+    action_scale: Tensor | None,
+    rng: np.random.Generator,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
     """One batch's losses, weighted."""
     count = len(picks)
     shown = picks[rng.choice(count, min(settings.decoded, count), replace=False)]
@@ -264,9 +272,10 @@ def distil_expression_encoder(
     """
     if codes.shape != (len(crops), CODE_DIM) or len(crops) < batch or not np.isfinite(codes).all():
         raise UserError(
-            f"codes {codes.shape} for {len(crops)} crops", f"finite codes N {CODE_DIM}, N at least {batch}",
+            f"codes {codes.shape} for {len(crops)} crops",
+            f"finite codes N {CODE_DIM}, N at least {batch}",
             "pass one code per crop",
-        )  # fmt: skip
+        )
     torch.manual_seed(seed)
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     mean, std = codes.mean(0), np.maximum(codes.std(0), 1e-4)
