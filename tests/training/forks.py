@@ -102,7 +102,8 @@ def one_process(request: dict, rank: int, ranks: int, port: int, shards_folder: 
 
     def noted(self, indices):
         batch = draw(self, indices)
-        if self.seed == settings.seed and len(indices) == settings.micro_batch(ranks):
+        trained_on = self.records is self.reader.records("train")
+        if trained_on and len(indices) == settings.micro_batch(ranks):
             note({"first": indices[0], "batch_size": settings.batch_size, "ids": batch["ids"]})
         return batch
 
@@ -156,7 +157,7 @@ def serve(folder: Path) -> None:
     import fportrait.training.loop  # noqa: F401
     from fportrait.training.cost import sample_cost
 
-    shards_folder = str(shards(folder / "shards").folder)
+    shards_folder = str(shards(folder / "shards", splits=("train", "train", "test")).folder)  # checkpoints are scored
     sample_cost(transformer().config, 5, 4, 4, "fp32")  # cached; the forks need not count again
     for line in sys.stdin:
         request = json.loads(line)

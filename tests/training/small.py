@@ -44,11 +44,17 @@ def references(seed: int, count: int = 2) -> dict[str, torch.Tensor]:
 
 
 def shards(
-    folder: Path, datasets=("PhoneCapture", "ViewSweep"), frames: int = 9, vae_hash="vae0", split="train", **changes
+    folder: Path,
+    datasets=("PhoneCapture", "ViewSweep"),
+    frames: int = 9,
+    vae_hash="vae0",
+    splits=("train", "train"),
+    **changes,
 ) -> ShardReader:
+    """Three records of every person and dataset; `splits` of the people, by their number."""
     writer = ShardWriter(folder, vae_hash, {"window": frames})
     for d, dataset in enumerate(datasets):
-        for i in range(2):
+        for i, split in enumerate(splits):
             unit = folder / "unit.safetensors"
             records = [(f"r{r}", f"p{i}/s/cam", r, record(100 * d + 10 * i + r, frames)) for r in range(3)]
             for name, change in changes.items():
@@ -89,6 +95,7 @@ def stage(**changes) -> StageConfig:
         "mixture": {"PhoneCapture": 50, "ViewSweep": 50},
         "log_every": 1,
         "checkpoint_every": 3,
+        "held_out": 4,
         "warmup": 2,
     }
     return StageConfig.from_dict({**values, **changes})

@@ -192,6 +192,12 @@ class FullyShardedParallel(Parallel):
             self.model.set_requires_gradient_sync(last)
         yield
 
+    def full_state(self, average: Average) -> FullState | None:
+        """A forward pass without a backward one leaves the root's weights gathered, and then no moment has a name."""
+        if self.processes > 1:
+            self.model.reshard()
+        return super().full_state(average)
+
     @contextmanager
     def whole_model(self) -> Iterator[None]:
         """Weights are gathered for as long as it lasts: each process needs room for all of them."""
