@@ -16,6 +16,7 @@ from fportrait.evaluation.probes import (
     ProbeSettings,
     leakage,
     measure,
+    own_scores,
     region,
     summarise,
     tracker_view,
@@ -60,6 +61,11 @@ def test_the_gain_is_the_strength_and_the_truth_leaks_nothing(scenes):
     assert gains == {"jaw": 0.25, "blink": 0.0, "pose": 1.0, "view": 1.0, "identity": 1.0}
     assert found["gains"]["jaw"]["correlation"] == pytest.approx(1) and found["gains"]["blink"]["correlation"] == 0
     assert np.allclose(found["leakage"], np.diag([0.25, 0, 1, 1, 1]), atol=1e-8)
+
+
+def test_every_persons_own_gains_and_largest_leak_are_kept_for_the_gate():
+    measured = {"gains": {"jaw": {"gain": 0.5}}, "leakage": np.array([[1.0, -0.3], [0.1, 1.0]])}
+    assert own_scores(measured) == {"gain_jaw": 0.5, "worst_leak": 0.3}
 
 
 def test_what_leaks_is_read_off_its_row_and_column(scenes):

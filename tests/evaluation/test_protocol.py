@@ -100,6 +100,7 @@ def test_the_protocol_scores_every_dataset_beside_its_baselines(house, tmp_path)
     assert json.loads((tmp_path / "metrics.json").read_text()) == json.loads(json.dumps(metrics))
     kept = json.loads((tmp_path / "scores.json").read_text())
     assert kept["holdout"] == metrics["holdout"] and len(kept["clips"]) == 5
+    assert kept["people"].keys() == kept["clips"].keys() and kept["probes"] == {}
     mean = np.mean([scores["ours/psnr"] for name, scores in kept["clips"].items() if name.startswith("PhoneCapture")])
     assert phone["ours"]["psnr"]["mean"] == pytest.approx(mean, abs=1e-3)
     videos = sorted((tmp_path / "videos/PhoneCapture").iterdir())

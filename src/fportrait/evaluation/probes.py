@@ -92,7 +92,8 @@ class Probed:
 def run_probes(pipeline: Any, studio: Studio, steps: int, seed: int, settings: ProbeSettings) -> dict[str, Any]:
     """Gains, leakage and the tracker's view, means over people; `{}` without people.
 
-    The first person's pictures come along under `pictures`, which is not part of the numbers.
+    Two more come along that are not part of the numbers: the first person's pictures under `pictures`, and under `each`
+    every person's own gains and largest leak, which the gate compares.
     """
     from fportrait.capture.people import sample_person
 
@@ -104,9 +105,9 @@ def run_probes(pipeline: Any, studio: Studio, steps: int, seed: int, settings: P
         person, other = sample_person(first, studio.body), sample_person(first + 1, studio.body)
         everybody.append(probe_person(pipeline, studio, person, other, steps, seed, settings))
     result: dict[str, Any] = {"people": settings.people, "frames": settings.frames}
-    result["methods"] = {
-        method: summarise([measure(probed, method) for probed in everybody], seed) for method in ("ours", "codec_limit")
-    }
+    measured = {method: [measure(probed, method) for probed in everybody] for method in ("ours", "codec_limit")}
+    result["methods"] = {method: summarise(ones, seed) for method, ones in measured.items()}
+    result["each"] = {f"probed person {index}": own_scores(one) for index, one in enumerate(measured["ours"])}
     if settings.tracker:
         result["tracker"] = tracker_view(everybody, studio)
     result["pictures"] = probe_pictures(everybody[0])
@@ -187,6 +188,18 @@ def leakage(basis: np.ndarray, results: np.ndarray) -> np.ndarray:
     return np.asarray(weights.T)
 
 
+def own_scores(measured: Mapping[str, Any]) -> dict[str, float]:
+    """One person's `gain_FACTOR` of every factor and `worst_leak`."""
+    gains = {f"gain_{name}": round(float(entry["gain"]), 6) for name, entry in measured["gains"].items()}
+    return {**gains, "worst_leak": round(worst_leak(measured["leakage"]), 6)}
+
+
+def worst_leak(matrix: np.ndarray) -> float:
+    """The largest weight, without its sign, that one factor has in the picture of another."""
+    off = np.abs(matrix[~np.eye(len(matrix), dtype=bool)])
+    return float(off.max()) if len(off) else 0.0
+
+
 def summarise(measured: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
     """Means over people, with intervals where there are two or more."""
     names = measured[0]["factors"]
@@ -203,8 +216,7 @@ def summarise(measured: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any
     rows = {
         row: {column: round(float(matrix[i, j]), 4) for j, column in enumerate(names)} for i, row in enumerate(names)
     }
-    off = np.abs(matrix[~np.eye(len(names), dtype=bool)])
-    return {"gains": gains, "leakage": rows, "worst_leak": round(float(off.max()), 4) if len(off) else 0.0}
+    return {"gains": gains, "leakage": rows, "worst_leak": round(worst_leak(matrix), 4)}
 
 
 def tracker_view(everybody: Sequence[Probed], studio: Studio) -> dict[str, Any]:

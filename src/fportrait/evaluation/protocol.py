@@ -128,7 +128,7 @@ def evaluate(
     annotations: Sequence[str | Path] = (),
     external: Mapping[str, str | Path] | None = None,
 ) -> dict[str, Any]:
-    """Score a transformer; write videos, tables, `metrics.json`, `scores.json` (per clip) and `report.html`.
+    """Score a transformer; write videos, tables, `metrics.json`, `scores.json` (per clip and person) and `report.html`.
 
     Args:
         base_folder: holds `vae/`, and `expression_encoder/` for the control measures.
@@ -192,6 +192,7 @@ def evaluate(
         )
     summary["slices"] = summarise_slices([(clip.slices, clip.scores) for clip in everything], seed)
     extra = further_protocols(pipeline, base, frames, steps, seed, protocol, scorers, report, probes, modes)
+    probed = extra.get("control", {}).pop("each", {})  # per person, for the gate
     if cross and cross.get("pairs"):
         from fportrait.evaluation.cross import run_cross
 
@@ -230,6 +231,8 @@ def evaluate(
                 clip.id: {name: round(value, 6) for name, value in sorted(clip.scores.items()) if np.isfinite(value)}
                 for clip in everything
             },
+            "people": {clip.id: clip.identity for clip in everything},
+            "probes": probed,
         },
     )
     report.finish(summary)
