@@ -1,15 +1,15 @@
 """How good are fitted avatars, and how far apart do they keep what should be apart?
 
 Embedded people are filmed by twelve cameras, tracked like any capture, and fitted without one camera and without every
-eighth moment: from the plain mesh with a dense torso, and the first few also from the shipped prior, which never saw
+eighth frame: from the plain mesh with a dense torso, and the first few also from the shipped prior, which never saw
 them. PSNR counts the foreground of what was kept aside. Then, with the tracker as judge:
 
 - the camera alone moves: how much does the expression code change, against its change between *real* pictures of the
-  same moments from the same cameras;
+  same frames from the same cameras;
 - the expression alone changes: how far does the tracked head turn, against the same on true pictures of the person
   with the same actions, where it should not turn either.
 
-Both as differences avatar - truth with 95% intervals of a paired bootstrap: people are drawn, and moments within them.
+Both as differences avatar - truth with 95% intervals of a paired bootstrap: people are drawn, and frames within them.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def fit_person(
 ) -> tuple[Capture, dict[str, Any]]:
     """Fit one person (without a prior, from the mesh); returns the capture with its fitted avatar, and the scores."""
     rows, shape = person_rows(name, tables)
-    config = fit_config({"avatar": asdict(avatar), "steps": steps, "size": SIZE, "max_moments": FRAMES})
+    config = fit_config({"avatar": asdict(avatar), "steps": steps, "size": SIZE, "max_frames": FRAMES})
     started = time.process_time()
     capture = read_capture(
         rows,
@@ -83,7 +83,7 @@ def fit_person(
         load_body(),
         config.avatar,
         config.size,
-        config.max_moments,
+        config.max_frames,
         config.holdout_every,
         config.holdout_camera,
         config.margin,
@@ -98,8 +98,8 @@ def fit_person(
 
 
 def person_rows(name: str, tables: Path) -> tuple[pd.DataFrame, Any]:
-    frames, people = pd.read_parquet(tables / "frames.parquet"), pd.read_parquet(tables / "identities.parquet")
-    return frames[frames.identity == name], people[people.identity == name].iloc[0]["shape"]
+    rows, people = pd.read_parquet(tables / "frames.parquet"), pd.read_parquet(tables / "identities.parquet")
+    return rows[rows.identity == name], people[people.identity == name].iloc[0]["shape"]
 
 
 class Judge:
@@ -128,24 +128,24 @@ class Judge:
 
     def turns(self, points: np.ndarray, shape: np.ndarray, camera: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
         """(P,) degrees between the head rotation tracked from each picture's landmarks (P, 478, 2) and the median."""
-        from fportrait.tracking.fit import Observations, solve_moments
+        from fportrait.tracking.fit import Observations, solve_frames
 
-        fit = solve_moments(self.model, Observations(points[:, None], camera[None], intrinsics[None]), shape)
+        fit = solve_frames(self.model, Observations(points[:, None], camera[None], intrinsics[None]), shape)
         middle = fit.rotations[np.argmin(np.abs(rotation_vector(fit.rotations)).sum(axis=1))]
         vectors = np.degrees(rotation_vector(middle.T @ fit.rotations))
         return np.linalg.norm(vectors - np.median(vectors, axis=0), axis=1)
 
 
 def camera_alone(capture: Capture, judge: Judge) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Per moment the squared changes of the code (mean over its numbers) between pairs of cameras that see the face, in
+    """Per frame the squared changes of the code (mean over its numbers) between pairs of cameras that see the face, in
     true and in drawn pictures."""
-    by_moment: dict[int, list[Any]] = {}
+    by_frame: dict[int, list[Any]] = {}
     for view in capture.views:
-        facing = capture.guides[view.moment].turn[capture.avatar.parts == "face"].mean(dim=0).numpy()[:, 2]
+        facing = capture.guides[view.frame].turn[capture.avatar.parts == "face"].mean(dim=0).numpy()[:, 2]
         if -(view.world_to_camera[:3, :3] @ facing)[2] > 0.85:
-            by_moment.setdefault(view.moment, []).append(view)
+            by_frame.setdefault(view.frame, []).append(view)
     changes = []
-    for members in by_moment.values():
+    for members in by_frame.values():
         pairs: list[list[np.ndarray]] = []
         for view in members:
             picture = np.clip(draw_view(capture, view).numpy(), 0, 1)
@@ -164,17 +164,17 @@ def camera_alone(capture: Capture, judge: Judge) -> list[tuple[np.ndarray, np.nd
 
 def expression_alone(capture: Capture, judge: Judge, truth: Path) -> tuple[np.ndarray, np.ndarray]:
     """Degrees (M,) of tracked head rotation while only the expression changes, for true pictures and for the avatar:
-    moments in which both show a face."""
+    frames in which both show a face."""
     from fportrait.camera.cameras import intrinsics_from_fov
     from fportrait.capture.people import render, sample_person
     from fportrait.capture.world import HEAD_TARGET, orbit_camera
 
     avatar, body = capture.avatar, capture.avatar.body
     camera, intrinsics = orbit_camera(0.0, 0.0, 0.9, HEAD_TARGET), intrinsics_from_fov(24.0, JUDGE_SIZE, JUDGE_SIZE)
-    drawn = [avatar.render(m.code, Pose.rest(), camera, intrinsics, JUDGE_SIZE) for m in capture.moments]
+    drawn = [avatar.render(m.code, Pose.rest(), camera, intrinsics, JUDGE_SIZE) for m in capture.frames]
     with np.load(next(truth.glob("*.npz"))) as data:
         person, shape = sample_person(int(data["person_seed"]), body), data["shape"]
-        actions = data["actions"][[m.frame for m in capture.moments]]
+        actions = data["actions"][[frame.number for frame in capture.frames]]
     true = [render(person, a, Pose.rest(), camera, intrinsics, JUDGE_SIZE, 2, body) for a in actions]
     found = [(judge.landmarks(one), judge.landmarks(other)) for one, other in zip(true, drawn, strict=True)]
     pairs = np.array([pair for pair in found if pair[0] is not None and pair[1] is not None])
@@ -189,8 +189,8 @@ def skull_turns(capture: Capture) -> np.ndarray:
     avatar = capture.avatar
     guide, rigid = avatar.guide(Pose.rest()), np.isin(avatar.parts, ["scalp", "ears"])
     places = []
-    for moment in capture.moments:
-        parts, _ = avatar.without_view(avatar.expression(avatar.check_code(moment.code)), guide)
+    for frame in capture.frames:
+        parts, _ = avatar.without_view(avatar.expression(avatar.check_code(frame.code)), guide)
         chosen = parts.means.numpy()[rigid].astype(np.float64)
         places.append(chosen - chosen.mean(axis=0))
     turns = []
@@ -205,14 +205,14 @@ def bootstrap(people: list[list[tuple[np.ndarray, np.ndarray]]], of: Callable[[n
     """`of` the truth's values, of the avatar's, and their difference with a 95% interval.
 
     Args:
-        people: per person, per moment, the values of (true pictures, avatar): paired, of any equal length.
+        people: per person, per frame, the values of (true pictures, avatar): paired, of any equal length.
         of: what of all values together counts, per person; people are averaged.
     """
     rng = np.random.default_rng(0)
 
     def both(chosen: list[list[tuple[np.ndarray, np.ndarray]]]) -> np.ndarray:
         return np.mean(
-            [[of(np.concatenate([moment[kind] for moment in person])) for kind in (0, 1)] for person in chosen], axis=0
+            [[of(np.concatenate([frame[kind] for frame in person])) for kind in (0, 1)] for person in chosen], axis=0
         )
 
     draws = []
@@ -227,7 +227,7 @@ def bootstrap(people: list[list[tuple[np.ndarray, np.ndarray]]], of: Callable[[n
         "avatar": round(float(ours), 4),
         "difference": round(float(ours - true), 4),
         "interval_95": [round(float(low), 4), round(float(high), 4)],
-        "values": int(sum(len(moment[0]) for person in people for moment in person)),
+        "values": int(sum(len(frame[0]) for person in people for frame in person)),
     }
 
 

@@ -17,7 +17,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from step_time import CONFIG, interval
 
 from fportrait.diffusion.codec import BlockCodec
-from fportrait.diffusion.flow import FACTORS
+from fportrait.diffusion.factors import FACTORS
 from fportrait.diffusion.pipeline import FactorPortraitPipeline
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 

@@ -3,9 +3,9 @@
     python benchmarks/tracking_accuracy.py [--people 16] [--studio 16] [--seed 31337]
 
 Phone clips: rotation and place of the head as the camera sees them (a phone clip's world is defined by its camera).
-Studio: in the world of the cameras. The place is that of the middle of the face's landmarks on the expressionless mesh.
-Camera consistency: the same moments fitted from every second camera and from the others, shape fixed; with the views'
-biases as the person's other moments tell them (of the same segment every second one), with those of the person's other
+Studio: in the world of the cameras. The place is that of the centre of the face's landmarks on the expressionless mesh.
+Camera consistency: the same frames fitted from every second camera and from the others, shape fixed; with the views'
+biases as the person's other frames tell them (of the same segment every second one), with those of the person's other
 segment only, and without. Spread: of the halves' disagreement, what is constant of a person, of a segment, and the rest
 (root mean squares of a nested decomposition of the rotation vectors, without and with the biases). Jitter: change
 between frames of a clip that repeats one picture with fresh noise of 2 grey levels.
@@ -27,7 +27,7 @@ from fportrait.capture.video_io import iter_video
 from fportrait.capture.world import WorldConfig, write_embedded_world
 from fportrait.errors import UserError
 from fportrait.tracking.calibration import Calibration
-from fportrait.tracking.fit import LandmarkModel, Observations, measured, solve_moments
+from fportrait.tracking.fit import LandmarkModel, Observations, measured, solve_frames
 from fportrait.tracking.track import (
     Clip,
     ClipLandmarks,
@@ -157,7 +157,7 @@ def agreement(groups: list[Observations], shape: np.ndarray, model: LandmarkMode
                 halves = [half(seen, slice(start, None, 2)) for start in (0, 1)]
                 both = np.flatnonzero(halves[0].seen.any(1) & halves[1].seen.any(1) & mine)
                 if len(both):
-                    one, other = (solve_moments(model, h.at(both), shape).rotations for h in halves)
+                    one, other = (solve_frames(model, h.at(both), shape).rotations for h in halves)
                     vectors[both] = np.degrees(rotation_vector(one @ other.transpose(0, 2, 1)))
                     scored[both] = True
             if scored.any():
@@ -166,13 +166,13 @@ def agreement(groups: list[Observations], shape: np.ndarray, model: LandmarkMode
 
 
 def spread(people: list[list[np.ndarray]]) -> dict[str, float]:
-    """Root mean squares of the disagreement `T 3` of segments of people: person, segment within, moment within."""
+    """Root mean squares of the disagreement `T 3` of segments of people: person, segment within, frame within."""
     people = [segments for segments in people if segments]
     segment_means = [np.stack([s.mean(0) for s in segments]) for segments in people]
     person = np.stack([means.mean(0) for means in segment_means])
     within = np.concatenate([m - m.mean(0) for m in segment_means])
-    moment = np.concatenate([s - s.mean(0) for segments in people for s in segments])
-    parts = {"person": person, "segment": within, "moment": moment}
+    frame = np.concatenate([s - s.mean(0) for segments in people for s in segments])
+    parts = {"person": person, "segment": within, "frame": frame}
     return {name: round(float(np.sqrt((part**2).sum(1).mean())), 3) for name, part in parts.items()}
 
 

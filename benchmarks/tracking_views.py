@@ -20,7 +20,7 @@ from fportrait.body.model import Pose, load_body, rotation_vector
 from fportrait.camera.cameras import intrinsics_from_fov, project
 from fportrait.capture import people, shading
 from fportrait.capture.world import HEAD_TARGET, orbit_camera
-from fportrait.tracking.fit import LandmarkModel, Observations, solve_moments, to_pose
+from fportrait.tracking.fit import LandmarkModel, Observations, solve_frames, to_pose
 from fportrait.tracking.landmarks import shared_landmarker
 from fportrait.tracking.matting import matte
 from fportrait.tracking.track import Clip, TrackConfig, read_landmarks, track_segments
@@ -47,7 +47,7 @@ def one_view(person: people.Person, yaw: float, model: LandmarkModel) -> dict[st
     found = {"landmarks": float(100 * off.mean() / (0.09 * INTRINSICS[0, 0] / DISTANCE))}
     view = Observations(faces[0].landmarks[None, None].astype(np.float64), camera[None], INTRINSICS[None])
     for name, seen in (("fit", view.alone()), ("regression", view)):
-        rotation = solve_moments(model, seen, np.zeros(BODY.identity_dim)).rotations[0]
+        rotation = solve_frames(model, seen, np.zeros(BODY.identity_dim)).rotations[0]
         found[name] = float(np.degrees(np.linalg.norm(rotation_vector(rotation))))
     return found
 

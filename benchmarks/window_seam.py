@@ -30,13 +30,13 @@ PICTURE = Path(__file__).parents[1] / "docs" / "images" / "seams.png"
 
 def shots(phase: float) -> list[Shot]:
     """Head, camera and mouth move smoothly and none of them in time with the windows."""
-    moments = []
+    shots = []
     for t in range(FRAMES):
         smile, jaw = (0.5 - 0.5 * np.cos(2 * np.pi * t / period + phase) for period in (37, 29))
         actions = (("mouthSmileLeft", smile), ("mouthSmileRight", smile), ("jawOpen", jaw))
         head = (18 * np.sin(2 * np.pi * t / 61 + phase), 5 * np.sin(2 * np.pi * t / 47), 0.0)
-        moments.append(Shot(actions, head, (20 * np.sin(2 * np.pi * t / 97 + 2 * phase), 6.0)))
-    return moments
+        shots.append(Shot(actions, head, (20 * np.sin(2 * np.pi * t / 97 + 2 * phase), 6.0)))
+    return shots
 
 
 def joins(overlap: int, window_frames: int) -> set[int]:

@@ -49,7 +49,7 @@ def correct_actions(
         return soft * inwards * np.exp(-0.5 * ((x / wide) ** 4 + (y / high) ** 4))
 
     def narrow(name: str, share: float, forward: float, thicken: float) -> None:
-        """Draw the mouth's corners `share` of the way to the middle and push the lips `forward` (metres)."""
+        """Draw the mouth's corners `share` of the way to the centre and push the lips `forward` (metres)."""
         weight = around_mouth(0.036, 0.024)
         corrected[index[name], :, 0] -= share * x * weight
         corrected[index[name], :, 1] += thicken * y * weight
@@ -76,8 +76,8 @@ def _puffed_cheeks(template: np.ndarray, soft: np.ndarray, seam: np.ndarray, hal
     """Both cheeks outwards by most of a centimetre more, beside and a little below the mouth's corners."""
     move = np.zeros_like(template, dtype=np.float64)
     for side in (-1, 1):
-        middle = seam + np.array([side * 1.75 * half_width, -0.002, -0.030])
-        weight = soft * np.exp(-0.5 * (np.linalg.norm((template - middle) / [0.019, 0.021, 0.026], axis=1)) ** 2)
+        centre = seam + np.array([side * 1.75 * half_width, -0.002, -0.030])
+        weight = soft * np.exp(-0.5 * (np.linalg.norm((template - centre) / [0.019, 0.021, 0.026], axis=1)) ** 2)
         move += 0.008 * weight[:, None] * np.array([0.85 * side, 0.0, 0.55])
     return move
 

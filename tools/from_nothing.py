@@ -113,10 +113,10 @@ def read_scenes(folder: Path, driver: str = "self") -> list[Scene]:
     return [Scene(**{name: value[i] for name, value in values.items()}) for i in range(len(values["video"]))]
 
 
-def still(scene: Scene, moment: str) -> Scene:
-    """The first or last moment of a scene. A latent holds the rays of four frames, a picture its own four times."""
-    rays = scene.rays[:, :1] if moment == "first" else np.tile(scene.rays[-6:, -1:], (4, 1, 1, 1))
-    part = slice(0, 1) if moment == "first" else slice(-1, None)
+def still(scene: Scene, end: str) -> Scene:
+    """The first or last frame of a scene. A latent holds the rays of four frames, a picture its own four times."""
+    rays = scene.rays[:, :1] if end == "first" else np.tile(scene.rays[-6:, -1:], (4, 1, 1, 1))
+    part = slice(0, 1) if end == "first" else slice(-1, None)
     return replace(scene, **{name: getattr(scene, name)[part] for name in PER_FRAME}, rays=rays)
 
 
@@ -148,10 +148,8 @@ def run_arm(
     for dataset in MOVES:
         scenes = [scene for path in trained if f"/{dataset}/" in path for scene in read_scenes(Path(path))]
         clips[dataset] = scene_samples(vae, scenes, model.config, 8.0)
-        for moment in ("first", "last"):
-            clips[f"{dataset} {moment}"] = scene_samples(
-                vae, [still(scene, moment) for scene in scenes], model.config, 8.0
-            )
+        for end in ("first", "last"):
+            clips[f"{dataset} {end}"] = scene_samples(vae, [still(scene, end) for scene in scenes], model.config, 8.0)
     shares = np.array([mixture[name] for name in MOVES]) / 100
 
     def batches(step: int) -> dict[str, torch.Tensor]:
@@ -159,7 +157,7 @@ def run_arm(
         rng = np.random.default_rng([seed, step])
         names, places = rng.choice(list(MOVES), 8, p=shares), rng.random(8)
         if step % 2:
-            names = np.array([f"{name} {moment}" for moment in ("first", "last") for name in names])
+            names = np.array([f"{name} {end}" for end in ("first", "last") for name in names])
             places = np.tile(places, 2)
         chosen = [clips[name] for name in names]
         picks = [int(place * len(of["latents"])) for place, of in zip(places, chosen, strict=True)]

@@ -66,8 +66,8 @@ def with_truth(tables: dict[str, pa.Table], truth: Path) -> dict[str, pa.Table]:
         known = truth_of(truth, row.identity, row.clip)
         shapes[row.identity] = known["shape"].tolist()
         for name, values in columns.items():
-            moment = 0 if name in ("world_to_camera", "intrinsics") else row.frame
-            values.append(known[name][moment].ravel().tolist())
+            number = 0 if name in ("world_to_camera", "intrinsics") else row.frame
+            values.append(known[name][number].ravel().tolist())
     frames = frames.assign(**columns)
     people = people.assign(shape=[shapes[name] for name in people["identity"]])
     return {

@@ -102,11 +102,11 @@ def train_one(
         frames, shape = rows_of(validated, name)
         try:
             capture = read_capture(
-                frames, shape, body, config.prior.avatar, config.size, config.max_moments, margin=config.margin
+                frames, shape, body, config.prior.avatar, config.size, config.max_frames, margin=config.margin
             )
             subjects.append(
                 capture_person(
-                    name, shape, body, capture.moments, capture.views, config, backgrounds=capture.backgrounds
+                    name, shape, body, capture.frames, capture.views, config, backgrounds=capture.backgrounds
                 )
             )
         except UserError as error:
@@ -138,7 +138,7 @@ def fit_one(
         body,
         config.avatar,
         config.size,
-        config.max_moments,
+        config.max_frames,
         config.holdout_every,
         config.holdout_camera,
         config.margin,

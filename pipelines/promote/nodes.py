@@ -19,7 +19,7 @@ def promote(
     frames: int,
     floors: dict[str, Any],
     slice_floors: dict[str, float],
-    least_slice_clips: int,
+    min_slice_clips: int,
     limits: dict[str, float],
     against_champion: dict[str, float],
     clean_tree: bool,
@@ -36,7 +36,7 @@ def promote(
     from fportrait.pipeline_registry import CHAIN
 
     settings = GateSettings(
-        flatten(floors), slice_floors, least_slice_clips, flatten(limits), against_champion, clean_tree, smoke
+        flatten(floors), slice_floors, min_slice_clips, flatten(limits), against_champion, clean_tree, smoke
     )
     metrics = {name: value for name, value in flatten(scores).items() if isinstance(value, int | float)}
 

@@ -41,14 +41,14 @@ def test_fit_writes_an_avatar_with_its_contact_sheet(project):
 def test_sheet_and_export_write_what_they_are_asked_for(project):
     assert run("sheet", "ada", "-o", "sheet.png", "--size", 40, "--expressions", 2).exit_code == 0
     assert read_image(project / "sheet.png").shape[1] > 4 * 2 * 40
-    assert run("export", "ada", "-o", "moment.ply", "--moment", 2).exit_code == 0
+    assert run("export", "ada", "-o", "frame.ply", "--frame", 2).exit_code == 0
     assert run("export", "ada", "-o", "rest.ply", "--rest").exit_code == 0
-    moment, rest = read_ply(project / "moment.ply"), read_ply(project / "rest.ply")
-    assert len(rest["x"]) == 700 and abs(moment["y"] - rest["y"]).max() > 0.005
+    frame, rest = read_ply(project / "frame.ply"), read_ply(project / "rest.ply")
+    assert len(rest["x"]) == 700 and abs(frame["y"] - rest["y"]).max() > 0.005
 
 
-def test_an_unknown_name_and_moment_say_what_there_is(project):
+def test_an_unknown_name_and_frame_say_what_there_is(project):
     with pytest.raises(UserError, match="ada"):
         run("sheet", "adda", "-o", "sheet.png")
     with pytest.raises(UserError, match="0 to 5"):
-        run("export", "ada", "-o", "x.ply", "--moment", 99)
+        run("export", "ada", "-o", "x.ply", "--frame", 99)

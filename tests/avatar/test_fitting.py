@@ -20,8 +20,8 @@ def test_a_fit_learns_the_pictures_and_scores_what_it_never_saw(capture, body, r
     first, last = scores[1], scores[SMALL["steps"]]
     assert last["stopped"] is None
     assert last["psnr_fitted"] > first["psnr_fitted"] + 1
-    assert last["psnr_moments"] > first["psnr_moments"] + 0.5
-    assert last["psnr_moments"] > 22
+    assert last["psnr_frames"] > first["psnr_frames"] + 0.5
+    assert last["psnr_frames"] > 22
 
 
 def test_the_same_seed_fits_the_same_bits(capture, body, reader, tmp_path):
@@ -31,9 +31,9 @@ def test_the_same_seed_fits_the_same_bits(capture, body, reader, tmp_path):
 
 
 def test_actions_are_read_off_the_landmarks(capture, body, reader, tmp_path):
-    moments, views = load_views(capture.frames, 40, 100, tmp_path, reader)
-    jaw = actions_from_landmarks(body, capture.shape, moments, views)[:, body.action_names.index("jawOpen")]
-    true = np.array([0.4 * moment.code[0] for moment in moments])
+    frames, views = load_views(capture.frames, 40, 100, tmp_path, reader)
+    jaw = actions_from_landmarks(body, capture.shape, frames, views)[:, body.action_names.index("jawOpen")]
+    true = np.array([0.4 * frame.code[0] for frame in frames])
     assert np.corrcoef(jaw, true)[0, 1] > 0.95
     assert np.polyfit(true, jaw, 1)[0] > 0.6
 

@@ -33,7 +33,7 @@ def studio_capture(capture, body, reader, tmp_path):
 def people(body, tmp_path_factory):
     """Three embedded people filmed small."""
     folder = tmp_path_factory.mktemp("people")
-    studio = Studio(moments=2, cameras=4, size=40)
+    studio = Studio(frames=2, cameras=4, size=40)
     subjects = []
     for seed in range(3):
         (folder / str(seed)).mkdir()
@@ -51,7 +51,7 @@ def test_evidence_tells_colour_where_the_surface_is_seen_and_background_where_it
     assert evidence[face, SEEN_CHANNEL].mean() > 0.9
     inside = np.isin(truth.parts, ["mouth_cavity"])
     assert evidence[inside, SEEN_CHANNEL].mean() < 0.5
-    hull = evidence[:, 4::6][:, :5]  # least foreground per height: the surface, below it, and three heights above
+    hull = evidence[:, 4::6][:, :5]  # minimal foreground per height: the surface, below it, and three heights above
     assert hull[face, 1].mean() > hull[face, 4].mean() + 0.1
 
 
@@ -62,10 +62,10 @@ def test_evidence_ignores_what_is_kept_aside(capture, body, reader, tmp_path):
         )
 
     one = evidence(capture.frames)
-    assert one.kept_moments
-    some = gather_evidence(one.avatar, one.moments, one.group("fitted"), one.guides, one.backgrounds)
+    assert one.kept_frames
+    some = gather_evidence(one.avatar, one.frames, one.group("fitted"), one.guides, one.backgrounds)
     assert np.array_equal(one.evidence(), some)
-    assert not {v.moment for v in one.group("fitted")} & one.kept_moments
+    assert not {v.frame for v in one.group("fitted")} & one.kept_frames
 
 
 def test_an_untrained_prior_gives_the_coloured_mesh(studio_capture, body):
@@ -96,9 +96,9 @@ def test_the_same_seed_trains_the_same_bits(people, body):
 
 
 def test_a_capture_becomes_a_person_to_train_on(studio_capture, capture, body):
-    person = capture_person("ada", capture.shape, body, studio_capture.moments, studio_capture.views, TRAINING)
+    person = capture_person("ada", capture.shape, body, studio_capture.frames, studio_capture.views, TRAINING)
     assert len(person.targets) == len(studio_capture.views)
-    assert person.actions.shape == (len(studio_capture.moments), len(body.action_names))
+    assert person.actions.shape == (len(studio_capture.frames), len(body.action_names))
     assert not np.array_equal(*person.evidence)  # from different cameras
 
 
@@ -190,7 +190,7 @@ def test_the_shipped_prior_dresses_a_stranger_before_any_fitting(body, tmp_path)
 
     prior = AvatarPrior.load(body=body)
     training = PriorTraining(prior.config)
-    film_person(50_000, tmp_path, Studio(moments=2, cameras=6), training)
+    film_person(50_000, tmp_path, Studio(frames=2, cameras=6), training)
     person = read_person(tmp_path / "person.npz", body, training)
     errors = {}
     for name in ("mesh", "prior"):
@@ -202,12 +202,12 @@ def test_the_shipped_prior_dresses_a_stranger_before_any_fitting(body, tmp_path)
                 avatar.colour.copy_(torch.from_numpy(surface_colours(avatar, person.evidence[0])))
         wrong = []
         for target in person.targets:
-            expression = avatar.expression_of_actions(torch.from_numpy(person.actions[target.moment]).float())
+            expression = avatar.expression_of_actions(torch.from_numpy(person.actions[target.frame]).float())
             size = len(target.picture)
             with torch.no_grad():
                 drawn, _ = avatar(
                     expression,
-                    person.guides[target.moment],
+                    person.guides[target.frame],
                     target.world_to_camera,
                     target.intrinsics,
                     size,

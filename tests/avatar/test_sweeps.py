@@ -46,7 +46,7 @@ def test_cameras_keep_their_distance_and_half_the_dynamic_clips_spin(truth, capt
     clips = plan_sweeps(truth, capture.frames, sweep_config(SMALL), 0)
     for clip in clips:
         eyes = np.stack([camera_centre(matrix) for matrix in clip.world_to_camera])
-        distance = np.linalg.norm(eyes - sweeps.head_centre(truth, clip.moments), axis=1)
+        distance = np.linalg.norm(eyes - sweeps.head_centre(truth, clip.frames), axis=1)
         assert distance.min() > 0.24 and distance.max() < 0.41
     assert sorted(clip.path_kind for clip in clips if clip.dataset == "DynamicSweep") == ["spin", "spiral"]
 

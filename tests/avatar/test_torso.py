@@ -71,11 +71,11 @@ def swaying_capture(swaying, body, tmp_path):
     return read_capture(frames, np.zeros(body.identity_dim), body, CONFIG, SIZE, 100, root=tmp_path, read_video=reader)
 
 
-def torso_places(capture, moment):
+def torso_places(capture, frame):
     avatar = capture.avatar
     rest = Expression(torch.zeros(avatar.action_bias.shape), torch.zeros(2))
     with torch.no_grad():
-        means = avatar.without_view(rest, capture.guides[moment])[0].means.numpy()
+        means = avatar.without_view(rest, capture.guides[frame])[0].means.numpy()
     front = (avatar.parts == "torso") & (avatar.layout.centre[:, 1] > -0.2) & (avatar.layout.centre[:, 2] > 0.0)
     return means[front]
 

@@ -13,12 +13,12 @@ pytest.importorskip("viser", reason="the extra `viewer` is not installed")
 @pytest.fixture
 def viewer(truth):
     from fportrait.avatar.viewer import AvatarViewer
-    from fportrait.avatar.views import Moment
+    from fportrait.avatar.views import CaptureFrame
     from fportrait.body.model import Pose
 
     code = np.zeros(128, np.float32)
     code[0] = 2.0
-    opened = AvatarViewer(truth, [Moment("s0", 0, Pose.rest(), code)], port=0)
+    opened = AvatarViewer(truth, [CaptureFrame("s0", 0, Pose.rest(), code)], port=0)
     yield opened
     opened.close()
 
@@ -50,7 +50,7 @@ def test_controls_move_expression_pose_and_camera_apart(viewer):
     assert not np.allclose(viewer.camera(), before)
     viewer._recorded.value = 0
     recorded, _ = viewer.state()
-    assert torch.equal(recorded.actions, viewer.avatar.expression(torch.from_numpy(viewer.moments[0].code)).actions)
+    assert torch.equal(recorded.actions, viewer.avatar.expression(torch.from_numpy(viewer.frames[0].code)).actions)
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")

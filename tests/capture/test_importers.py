@@ -58,7 +58,7 @@ def test_a_folder_of_clips_becomes_one_person_by_links_or_copies(tmp_path):
     assert not (tmp_path / "raw2/phone/berta/one.mp4").is_symlink()
 
 
-def test_a_clip_of_variable_rate_is_resampled_and_every_moment_shows_the_frame_of_that_time(tmp_path):
+def test_a_clip_of_variable_rate_is_resampled_and_shows_the_frame_of_every_time(tmp_path):
     variable_clip(tmp_path / "anna" / "phone.mp4")
     report = bring(tmp_path / "anna", tmp_path / "raw")
     assert report.resampled == ["phone/anna/phone"]

@@ -50,7 +50,7 @@ def test_expressions_change_the_picture_where_they_should_even_when_it_is_small(
     mouth, eyes = [13, 14, 61, 291, 0, 17], [33, 133, 362, 263, 159, 145, 386, 374]
     below = [*mouth, 200]  # an open mouth reaches down to the chin
     neutral = picture(person, 64).astype(int)
-    wanted = {  # where, the least mean change there and the least peak, in grey levels
+    wanted = {  # where, the minimum of the mean change there and of its peak, in grey levels
         "jawOpen": (below, 6, 60),
         "mouthSmile": (mouth, 2, 20),
         "mouthPucker": (mouth, 2.5, 14),
@@ -58,11 +58,11 @@ def test_expressions_change_the_picture_where_they_should_even_when_it_is_small(
         "tongueOut": (below, 5, 25),
         "eyeBlink": (eyes, 3, 25),
     }
-    for name, (marks, least, peak) in wanted.items():
+    for name, (marks, mean, peak) in wanted.items():
         changed = np.abs(picture(person, 64, **{name: 1.0}) - neutral).mean(axis=2)
         inside = changed[box(person, marks, 64, 2)]
         upper = changed[:10]  # hair and background stay
-        assert inside.mean() > least and inside.max() > peak, name
+        assert inside.mean() > mean and inside.max() > peak, name
         assert inside.mean() > 8 * upper.mean(), name
 
 
@@ -108,7 +108,7 @@ def test_skin_tones_cover_the_human_range(crowd):
 def test_a_turned_head_from_the_front_looks_like_a_still_head_from_the_side():
     person = sample_person(3, BODY)
     turned = picture(person, pose=Pose(np.eye(3), np.zeros(3), rotation_from_degrees(-30, 0, 0)))
-    # the nose lies on the same side of the middle between the eyes: light and place differ, so only places compare
+    # the nose lies on the same side of the centre between the eyes: light and place differ, so only places compare
     for image_pose, yaw in ((Pose(np.eye(3), np.zeros(3), rotation_from_degrees(-30, 0, 0)), 0.0), (Pose.rest(), 30.0)):
         points = BODY.landmarks(BODY.vertices(person.identity, None, image_pose))
         pixels, _ = project(points, orbit_camera(yaw, 0.0, 0.55, HEAD_TARGET), INTRINSICS)

@@ -210,7 +210,7 @@ def test_too_many_quarantined_identities_stop_the_chain(tmp_path):
     datasets = ("PhoneCapture", "StudioCapture")
     assert len(gate(tmp_path / "a", freeze, datasets=datasets)["quarantined"]) == 2  # half of four
     with pytest.raises(UserError, match=r"2 of 4 identities in quarantine.*ph0.*pose moves.*at most 25%"):
-        gate(tmp_path / "b", freeze, ValidationConfig(most_quarantined=0.25), datasets)
+        gate(tmp_path / "b", freeze, ValidationConfig(max_quarantined=0.25), datasets)
     assert not (tmp_path / "b/out/frames.parquet").exists()
     assert not json.loads((tmp_path / "b/out/report.json").read_text())["passed"]
 

@@ -89,7 +89,7 @@ def test_conditions_drop_independently_by_value_at_the_asked_rate():
 
 def test_each_condition_may_have_its_own_rate():
     conditions = {"codes": torch.ones(8, 2), "rays": torch.ones(8, 2)}
-    dropped = flow.drop_conditions(conditions, {"codes": 1.0})
+    dropped = flow.drop_conditions(conditions, {"expression": 1.0})
     assert not dropped["codes"].any() and dropped["rays"].all()
-    with pytest.raises(UserError, match="pose"):
-        flow.drop_conditions(conditions, {"pose": 0.5})
+    with pytest.raises(UserError, match="codes"):
+        flow.drop_conditions(conditions, {"codes": 0.5})

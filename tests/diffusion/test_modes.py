@@ -112,7 +112,7 @@ def test_gradient_checkpointing_changes_no_gradient_and_keeps_less(expression):
 
 
 class LargestModulation(TorchDispatchMode):
-    """The most numbers in any tensor that ends in `6 D` or `6D`."""
+    """The largest number of numbers in any tensor that ends in `6 D` or `6D`."""
 
     def __init__(self, dim):
         super().__init__()

@@ -69,7 +69,7 @@ def test_targets_are_never_their_own_drivers_and_may_come_from_any_dataset(house
     assert {target.dataset for _, target in chosen} == {"PhoneCapture", "ViewSweep"}
 
 
-def test_the_target_takes_the_drivers_pose_around_its_own_heads_middle(house, annotations):  # noqa: F811
+def test_the_target_takes_the_drivers_pose_around_its_own_heads_centre(house, annotations):  # noqa: F811
     reader = ShardReader(house / "shards")
     records = {record.identity: record for record in reader.records("test")["PhoneCapture"]}
     intrinsics = np.array([[60.0, 0, 16], [0, 60, 16], [0, 0, 1]])
@@ -81,7 +81,7 @@ def test_the_target_takes_the_drivers_pose_around_its_own_heads_middle(house, an
     )
     moved = turning.rotations[8] @ turning.rotations[0].T
     assert np.degrees(np.arccos((np.trace(moved) - 1) / 2)) == pytest.approx(24)
-    # the driver stood a metre away in its own world; around the heads' middles both cameras are half a metre in front
+    # the driver stood a metre away in its own world; around the heads' centres both cameras are half a metre in front
     for one in (turning.cameras[0], turning.reference):
         assert np.linalg.norm(camera_centre(one)) == pytest.approx(0.55, abs=0.03)
     with pytest.raises(UserError, match="9 frames"):

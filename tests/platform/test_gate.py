@@ -30,10 +30,10 @@ def test_the_worst_slice_decides_and_small_ones_are_not_judged():
         },
         "view": {"over 40°": {"clips": 1, "ours": {"psnr": {"mean": 5.0}}}},
     }
-    (check,) = gate.slice_checks(slices, {"ours/psnr": 18.0}, least=2)
+    (check,) = gate.slice_checks(slices, {"ours/psnr": 18.0}, min_clips=2)
     assert not check.passed and "skin dark with 17" in check.detail
-    assert gate.slice_checks(slices, {"ours/psnr": 16.0}, least=2)[0].passed
-    assert not gate.slice_checks(slices, {"ours/psnr": 16.0}, least=1)[0].passed
+    assert gate.slice_checks(slices, {"ours/psnr": 16.0}, min_clips=2)[0].passed
+    assert not gate.slice_checks(slices, {"ours/psnr": 16.0}, min_clips=1)[0].passed
 
 
 def test_limits_are_upper_bounds_and_must_have_been_measured():

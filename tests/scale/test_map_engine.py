@@ -92,7 +92,7 @@ def rest(unit: tuple, folder: Path, trace: Path) -> dict:
     }
 
 
-def most_at_once(values: list[dict], weights: list[int]) -> int:
+def max_at_once(values: list[dict], weights: list[int]) -> int:
     moments = [value["from"] for value in values]
     return max(
         sum(w for v, w in zip(values, weights, strict=True) if v["from"] <= moment < v["to"]) for moment in moments
@@ -111,8 +111,8 @@ def test_units_run_side_by_side_only_as_their_resources_allow(tmp_path, monkeypa
         resources=lambda unit: Resources(cpus=unit[1], gpus=unit[2]),
     )
     values = [result.value for result in report.results]
-    assert len(values) == 7 and most_at_once(values, [min(unit[1], 3) for unit in units]) <= 3
-    assert most_at_once(values, [unit[2] for unit in units]) <= 2
+    assert len(values) == 7 and max_at_once(values, [min(unit[1], 3) for unit in units]) <= 3
+    assert max_at_once(values, [unit[2] for unit in units]) <= 2
     assert {value["threads"] for value in values} == {"3"}
     assert sorted(values[5]["gpus"].split(",")) == ["3", "7"] and values[3]["gpus"] in ("3", "7")
     assert [failure.kind for failure in report.failures] == ["refused"] and "3 GPUs" in report.failures[0].reason

@@ -16,7 +16,7 @@ from fportrait.tracking.fit import (
     bridge_gaps,
     fit_identity,
     smooth_rotations,
-    solve_moments,
+    solve_frames,
     to_pose,
 )
 
@@ -62,7 +62,7 @@ def person(seed: int, frames: int = 6, reach: float = 0.35):
 def test_exact_landmarks_of_a_known_person_give_the_exact_pose():
     identity, poses, _ = person(0)
     actions = np.zeros((len(poses), 52))
-    fit = solve_moments(MODEL, filmed(identity, poses, actions, [0]), identity, rounds=8)
+    fit = solve_frames(MODEL, filmed(identity, poses, actions, [0]), identity, rounds=8)
     truth = np.stack([p.head_rotation for p in poses])
     assert degrees_between(fit.rotations, truth).max() < 0.2
     centres = np.stack([BODY.head_centre(identity, p) for p in poses])
@@ -75,7 +75,7 @@ def test_an_open_mouth_and_blinks_do_not_turn_the_head():
     actions[:] = 0
     actions[:, BODY.action_names.index("jawOpen")] = np.linspace(0, 0.9, len(poses))
     actions[:, BODY.action_names.index("eyeBlinkLeft")] = 1
-    fit = solve_moments(MODEL, filmed(identity, poses, actions, [0], noise=0.3), identity)
+    fit = solve_frames(MODEL, filmed(identity, poses, actions, [0], noise=0.3), identity)
     assert np.median(degrees_between(fit.rotations, np.stack([p.head_rotation for p in poses]))) < 1
     jaw = fit.actions[:, BODY.action_names.index("jawOpen")]
     assert np.corrcoef(jaw, np.linspace(0, 0.9, len(poses)))[0, 1] > 0.9
@@ -87,7 +87,7 @@ def test_one_camera_finds_pose_and_size_of_a_stranger(seed):
     identity, poses, actions = person(seed)
     seen = filmed(identity, poses, actions, [0], noise=1.0)
     shape = fit_identity(MODEL, [seen])
-    fit = solve_moments(MODEL, seen, shape)
+    fit = solve_frames(MODEL, seen, shape)
     assert np.median(degrees_between(fit.rotations, np.stack([p.head_rotation for p in poses]))) < 4
     size = MODEL.at(shape)[MODEL.valid].std(0).mean() / MODEL.at(np.zeros_like(shape))[MODEL.valid].std(0).mean()
     assert abs(size - 1) < 0.06
@@ -109,7 +109,7 @@ def test_several_cameras_find_the_face_to_millimetres_with_its_own_shape(seed):
     )
 
     def error(shape):
-        fit = solve_moments(MODEL, seen, shape)
+        fit = solve_frames(MODEL, seen, shape)
         return np.linalg.norm(posed_faces(shape, fit.rotations, fit.translations) - truth, axis=-1).mean()
 
     fitted = error(fit_identity(MODEL, [seen]))
@@ -120,11 +120,11 @@ def test_several_cameras_find_the_face_to_millimetres_with_its_own_shape(seed):
 def test_a_camera_without_the_face_is_left_out():
     identity, poses, actions = person(5)
     seen = filmed(identity, poses, actions, [0, 30])
-    alone = solve_moments(
+    alone = solve_frames(
         MODEL, Observations(seen.landmarks[:, :1], seen.world_to_camera[:1], seen.intrinsics[:1]).alone(), identity
     )
     seen.landmarks[:, 1] = np.nan
-    both = solve_moments(MODEL, seen, identity)
+    both = solve_frames(MODEL, seen, identity)
     assert np.allclose(alone.rotations, both.rotations, atol=1e-9)
 
 
@@ -134,7 +134,7 @@ def test_wild_landmarks_hardly_move_the_pose():
     wild = Observations(clean.landmarks.copy(), clean.world_to_camera, clean.intrinsics).alone()
     wild.landmarks[:, :, MODEL.valid[::15]] += 80
     truth = np.stack([p.head_rotation for p in poses])
-    error = degrees_between(solve_moments(MODEL, wild, identity, rounds=10).rotations, truth)
+    error = degrees_between(solve_frames(MODEL, wild, identity, rounds=10).rotations, truth)
     assert np.median(error) < 2.5
 
 

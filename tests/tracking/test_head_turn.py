@@ -8,7 +8,7 @@ import pytest
 from fportrait.body.model import load_body, rotation_matrix, rotation_vector
 from fportrait.errors import UserError
 from fportrait.tracking import head_turn
-from fportrait.tracking.fit import LandmarkModel, Observations, solve_moments
+from fportrait.tracking.fit import LandmarkModel, Observations, solve_frames
 from fportrait.tracking.head_turn import HeadTurn, normalised, samples, shipped_head_turn, sight_widely
 
 BODY = load_body()
@@ -30,7 +30,7 @@ def test_turns_of_strangers_are_told_better_than_by_the_fit_alone(sightings):
     for seen in sightings:
         view = Observations(seen.detected[None, None].astype(float), seen.world_to_camera[None], seen.intrinsics[None])
         for name, one in (("alone", view.alone()), ("with", view)):
-            errors[name] += degrees(solve_moments(model, one, mean).rotations, seen.pose.head_rotation).tolist()
+            errors[name] += degrees(solve_frames(model, one, mean).rotations, seen.pose.head_rotation).tolist()
     assert np.median(errors["with"]) < 0.9 * np.median(errors["alone"])
     assert np.median(errors["with"]) < 4
 

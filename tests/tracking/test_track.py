@@ -184,7 +184,7 @@ def test_the_crop_spans_the_asked_metres_at_the_head():
     camera = front_camera(TrackConfig(camera_distance=0.5))
     intrinsics = np.array([[400.0, 0, 160], [0, 400, 120], [0, 0, 1]])
     x0, y0, size = crop_square(np.zeros((3, 3)), np.stack([np.eye(3)] * 3), camera, intrinsics, 0.24)
-    assert size == pytest.approx(400 * 0.24 / 0.48)  # the face's middle lies 2 cm before the head's centre
+    assert size == pytest.approx(400 * 0.24 / 0.48)  # the face's centre lies 2 cm before the head's
     assert x0 + size / 2 == pytest.approx(160) and y0 + size / 2 == pytest.approx(120 + 400 * 0.005 / 0.48)
 
 
@@ -210,7 +210,7 @@ def studio(tmp_path_factory, encoder_folder):
         return pd.read_parquet(root / "tracks/frames.parquet"), dict(truth)
 
 
-def test_studio_cameras_share_one_pose_and_one_code_per_moment(studio):
+def test_studio_cameras_share_one_pose_and_one_code_per_frame(studio):
     frames, truth = studio
     assert frames["camera"].nunique() == 3
     for column in ("head_rotation", "body_translation", "expression_code"):

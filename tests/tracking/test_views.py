@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fportrait.body.model import Pose, rotation_matrix
-from fportrait.tracking.fit import Observations, solve_moments
+from fportrait.tracking.fit import Observations, solve_frames
 from fportrait.tracking.views import view_bias, without_bias
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -41,11 +41,11 @@ def half(seen: Observations, start: int) -> Observations:
 
 
 def disagreement(seen: Observations) -> float:
-    one, other = (solve_moments(MODEL, half(seen, start), SHAPE).rotations for start in (0, 1))
+    one, other = (solve_frames(MODEL, half(seen, start), SHAPE).rotations for start in (0, 1))
     return float(np.median(degrees_between(one, other)))
 
 
-def test_halves_of_the_cameras_agree_on_moments_that_the_bias_was_not_measured_on():
+def test_halves_of_the_cameras_agree_on_frames_that_the_bias_was_not_measured_on():
     seen = bent(np.random.default_rng(1))
     bias = view_bias(MODEL, [seen.at(np.arange(0, 8, 2))], SHAPE)
     others = seen.at(np.arange(1, 8, 2))
@@ -57,7 +57,7 @@ def test_halves_of_the_cameras_agree_on_moments_that_the_bias_was_not_measured_o
 def test_the_pose_that_all_cameras_find_together_hardly_changes():
     seen = bent(np.random.default_rng(2))
     free = without_bias(seen, view_bias(MODEL, [seen], SHAPE))
-    poses = [solve_moments(MODEL, one, SHAPE).rotations for one in (seen, free)]
+    poses = [solve_frames(MODEL, one, SHAPE).rotations for one in (seen, free)]
     assert np.median(degrees_between(*poses)) < 0.3
 
 
@@ -79,7 +79,7 @@ def test_a_single_camera_has_no_bias_and_a_camera_that_saw_nobody_is_passed_over
     assert len(bias.turns) == 8 + 8 + 3
     free = without_bias(blind, bias)
     assert np.array_equal(free.seen, blind.seen)
-    assert np.isfinite(solve_moments(MODEL, free, SHAPE).rotations).all()
+    assert np.isfinite(solve_frames(MODEL, free, SHAPE).rotations).all()
 
 
 @pytest.mark.parametrize("index", [0, 3])
@@ -90,7 +90,7 @@ def test_a_fit_takes_the_regression_unless_told_to_go_by_the_landmarks_alone(ind
     plain = Observations(seen.landmarks, seen.world_to_camera, seen.intrinsics)
     assert measured(plain).turn_weights.min() > 10
     assert np.array_equal(
-        solve_moments(MODEL, plain, SHAPE).rotations, solve_moments(MODEL, measured(plain), SHAPE).rotations
+        solve_frames(MODEL, plain, SHAPE).rotations, solve_frames(MODEL, measured(plain), SHAPE).rotations
     )
-    alone = solve_moments(MODEL, plain.alone(), SHAPE).rotations
-    assert degrees_between(alone, solve_moments(MODEL, plain, SHAPE).rotations).max() > 1e-3
+    alone = solve_frames(MODEL, plain.alone(), SHAPE).rotations
+    assert degrees_between(alone, solve_frames(MODEL, plain, SHAPE).rotations).max() > 1e-3

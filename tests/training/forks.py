@@ -199,8 +199,8 @@ def wait(child: int, children: list[int], seconds: float) -> int:
     return os.waitpid(child, 0)[1]
 
 
-def random_events(seed: int, count: int, most: int) -> list[int]:
-    return [random.Random(f"{seed}/{number}").randint(1, most) for number in range(count)]
+def random_events(seed: int, count: int, last: int) -> list[int]:
+    return [random.Random(f"{seed}/{number}").randint(1, last) for number in range(count)]
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def same_run(out: Path, other: Path) -> bool:
 def test_twenty_kills_at_random_moments_change_no_loss_no_sample_and_no_weight(forks, straight, tmp_path):
     # An event is a write, a sync, a rename, a removal or an optimiser step; two steps and a save are about thirty.
     kills = 0
-    for event in random_events(seed=6, count=200, most=45):
+    for event in random_events(seed=6, count=200, last=45):
         codes = forks.run(tmp_path, settings=SETTINGS, kill=[{"rank": 0, "event": event}])
         if codes == [0]:
             shutil.rmtree(tmp_path / "checkpoints")  # done before 20 kills: begin again

@@ -36,7 +36,7 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 def test_of_ten_requests_at_once_nine_take_turns_and_one_is_turned_away_with_a_sentence(turns):
-    running, most, refused, done = [0], [0], [], []
+    running, peak, refused, done = [0], [0], [], []
     started, release = threading.Barrier(11), threading.Event()
 
     def user(name: str) -> None:
@@ -44,7 +44,7 @@ def test_of_ten_requests_at_once_nine_take_turns_and_one_is_turned_away_with_a_s
         try:
             with turns.job(name, silent):
                 running[0] += 1
-                most[0] = max(most[0], running[0])
+                peak[0] = max(peak[0], running[0])
                 release.wait(20)
                 running[0] -= 1
                 done.append(name)
@@ -60,7 +60,7 @@ def test_of_ten_requests_at_once_nine_take_turns_and_one_is_turned_away_with_a_s
     release.set()
     for thread in threads:
         thread.join(20)
-    assert len(done) == WAITING + 1 and most[0] == 1
+    assert len(done) == WAITING + 1 and peak[0] == 1
     assert len(refused) == 1 and "jobs before yours" in refused[0]
 
 

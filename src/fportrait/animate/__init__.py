@@ -1,6 +1,6 @@
 """One portrait, one driving video and one camera path in, a video out.
 
-The head's middle becomes the world's origin in both the portrait and the driving video, so that a camera path means the
+The head's centre becomes the world's origin in both the portrait and the driving video, so that a camera path means the
 same for everyone: the front camera stands at +z, at the distance the model was trained with. Pose comes from the
 driving video, expression from it or from another one, body shape and appearance from the portrait.
 """

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fportrait.animate.pictures import enlarge, rows_of_pictures, shown_moments
+from fportrait.animate.pictures import enlarge, rows_of_pictures, shown_frames
 from fportrait.animate.tracked import Report, Tracked, draw_normals, track_picture, track_video
 from fportrait.animate.viewpoint import Viewpoint, training_fit, viewpoint
 from fportrait.atomic_io import atomic_path, file_hash, write_json
@@ -22,12 +22,11 @@ from fportrait.camera.paths import save_camera_path
 from fportrait.camera.rays import fold_rays, plucker_rays
 from fportrait.capture.video_io import write_video
 from fportrait.dataset.encode import crop_picture
+from fportrait.diffusion.factors import FACTORS
 from fportrait.errors import UserError
 from fportrait.provenance import provenance_tags
 from fportrait.tracking.fit import LandmarkModel
 from fportrait.tracking.track import TrackConfig, segment_codes
-
-FACTORS = ("expression", "pose", "view", "identity")
 
 
 def quiet(what: str, done: int, total: int) -> None:
@@ -129,7 +128,7 @@ class Animator:
                 raise UserError(
                     f"guidance {factor}={value:g}", f"one of {', '.join(FACTORS)} and a scale from 0 to 20", "change it"
                 )
-        size, most = self.encoder.crop_size, request.max_frames
+        size, max_frames = self.encoder.crop_size, request.max_frames
         person, image = self._once(
             ("portrait", request.portrait),
             lambda: track_picture(request.portrait, self.landmarks, self.config, size),
@@ -137,7 +136,8 @@ class Animator:
 
         def track(path: Path, what: str) -> Tracked:
             tracked = self._once(
-                (most, path), lambda: track_video(path, self.landmarks, self.config, size, most, report, what)
+                (max_frames, path),
+                lambda: track_video(path, self.landmarks, self.config, size, max_frames, report, what),
             )
             return replace(tracked, path=Path(path))  # the same bytes may lie elsewhere now
 
@@ -164,17 +164,17 @@ class Animator:
             self._kept.popitem(last=False)
         return self._kept[name]
 
-    def normals(self, prepared: Prepared, moments: Iterable[int]) -> Iterator[np.ndarray]:
+    def normals(self, prepared: Prepared, numbers: Iterable[int]) -> Iterator[np.ndarray]:
         """Normal maps `S S 3` of the portrait's body in the driver's poses, one by one."""
-        moments = list(moments)
+        numbers = list(numbers)
         return draw_normals(
             self.body,
             prepared.person.shape,
             prepared.drive,
-            prepared.view.world_to_camera[moments],
-            prepared.view.intrinsics[moments],
+            prepared.view.world_to_camera[numbers],
+            prepared.view.intrinsics[numbers],
             self.settings.size,
-            moments,
+            numbers,
         )
 
     def expression(self, prepared: Prepared) -> np.ndarray:
@@ -262,24 +262,24 @@ class Animator:
             `video` and `picture`: the files written.
         """
         request, size = prepared.request, self.settings.size
-        moments = shown_moments(len(prepared))
+        numbers = shown_frames(len(prepared))
         shown: list[np.ndarray] = []
         tags = self.tags(prepared)
 
         def frames() -> Iterator[np.ndarray]:
             for index, frame in enumerate(self.sample(prepared, report)):
-                if index in moments:
+                if index in numbers:
                     shown.append(frame)
                 yield enlarge(frame, request.scale)
 
         write_video(output, frames(), fps=prepared.drive.fps, metadata=tags)
-        rows: list[tuple[str, np.ndarray | None, Any]] = [("driving", None, prepared.drive.crops(moments, size))]
+        rows: list[tuple[str, np.ndarray | None, Any]] = [("driving", None, prepared.drive.crops(numbers, size))]
         if prepared.express is not prepared.drive:
             rows[0] = ("pose from", None, rows[0][2])
-            rows.insert(0, ("expression from", None, prepared.express.crops(moments, size)))
+            rows.insert(0, ("expression from", None, prepared.express.crops(numbers, size)))
         reference = crop_picture(prepared.image, prepared.person.crop, size)
         rows += [
-            ("pose", None, list(self.normals(prepared, moments))),
+            ("pose", None, list(self.normals(prepared, numbers))),
             ("portrait, result", reference, shown),
         ]
         picture = output.with_suffix(".png")

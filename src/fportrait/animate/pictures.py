@@ -17,9 +17,9 @@ def enlarge(frame: np.ndarray, scale: int) -> np.ndarray:
     return cv2.resize(frame, (side, side), interpolation=cv2.INTER_CUBIC)
 
 
-def shown_moments(frames: int, columns: int = 8) -> list[int]:
+def shown_frames(length: int, columns: int = 8) -> list[int]:
     """Frame numbers spread over a video, in rising order."""
-    return np.linspace(0, frames - 1, min(columns, frames)).round().astype(int).tolist()
+    return np.linspace(0, length - 1, min(columns, length)).round().astype(int).tolist()
 
 
 def rows_of_pictures(rows: Sequence[tuple[str, np.ndarray | None, Sequence[np.ndarray]]], cell: int) -> np.ndarray:
@@ -35,16 +35,16 @@ def rows_of_pictures(rows: Sequence[tuple[str, np.ndarray | None, Sequence[np.nd
     return np.vstack([row(*entry) for entry in rows])
 
 
-def tracking_overlay(frame: np.ndarray, tracked: Tracked, moment: int, size: int = 320) -> np.ndarray:
+def tracking_overlay(frame: np.ndarray, tracked: Tracked, number: int, size: int = 320) -> np.ndarray:
     """The tracked square of a frame with its 478 landmarks and the axes of the head (x red, y green, z blue)."""
     x0, y0, side = tracked.crop
     scale = size / side
     moved = np.array([[scale, 0, -x0 * scale], [0, scale, -y0 * scale]])
     picture = cv2.warpAffine(np.ascontiguousarray(frame), moved, (size, size), flags=cv2.INTER_AREA)
-    seen = tracked.track.seen[0].landmarks[moment]
+    seen = tracked.track.seen[0].landmarks[number]
     for x, y in (seen[np.isfinite(seen).all(1)] - [x0, y0]) * scale:
         cv2.circle(picture, (round(float(x)), round(float(y))), 1, (90, 220, 255), -1, cv2.LINE_AA)
-    rotation, translation = tracked.track.rotations[moment], tracked.track.translations[moment]
+    rotation, translation = tracked.track.rotations[number], tracked.track.translations[number]
     ends = translation + np.concatenate([np.zeros((1, 3)), 0.08 * np.eye(3)]) @ rotation.T  # 8 cm
     pixels, _ = project(ends, tracked.track.cameras[0], tracked.track.clips[0].intrinsics)
     start, *tips = [(round(float(x)), round(float(y))) for x, y in (pixels - [x0, y0]) * scale]

@@ -22,7 +22,7 @@ Report = Callable[[str, int, int], None]  # what is being done, how many are don
 
 @dataclass
 class Tracked:
-    """`shape` `K`, `track` with `T` moments, `crop` `x0, y0, size` in pixels; `fps` of the file."""
+    """`shape` `K`, `track` with `T` frames, `crop` `x0, y0, size` in pixels; `fps` of the file."""
 
     path: Path
     shape: np.ndarray
@@ -35,22 +35,22 @@ class Tracked:
         return len(self.track.translations)
 
     @property
-    def middle(self) -> np.ndarray:
-        """Mean place of the head's middle in the clip's own world."""
+    def centre(self) -> np.ndarray:
+        """Mean place of the head's centre in the clip's own world."""
         return (self.track.translations + self.track.rotations @ LOOK_AT).mean(0)
 
     @property
     def reference_camera(self) -> np.ndarray:
-        """The first camera, in a world whose origin is the head's middle."""
+        """The first camera, in a world whose origin is the head's centre."""
         camera = self.track.cameras[0].copy()
-        camera[:3, 3] += camera[:3, :3] @ self.middle
+        camera[:3, 3] += camera[:3, :3] @ self.centre
         return camera
 
-    def pictures(self, moments: Sequence[int]) -> list[np.ndarray]:
-        """Full frames `H W 3` uint8 of some moments in rising order, read again from the file."""
-        wanted, last = set(moments), max(moments)
+    def pictures(self, numbers: Sequence[int]) -> list[np.ndarray]:
+        """Full frames `H W 3` uint8 of some frames in rising order, read again from the file."""
+        wanted, last = set(numbers), max(numbers)
         kept = {index: frame for index, frame in enumerate(iter_video(self.path, 0, last + 1)) if index in wanted}
-        return [kept[moment] for moment in moments]
+        return [kept[number] for number in numbers]
 
     def landmarks(self, size: int) -> np.ndarray:
         """Landmarks `T 478 2` in pixels of the model's picture, bridged where the face was lost."""
@@ -59,9 +59,9 @@ class Tracked:
         points = bridge_gaps(found, seen.landmarks[found], len(seen.confidence))
         return (points - self.crop[:2]) * size / self.crop[2]
 
-    def crops(self, moments: Sequence[int], size: int) -> list[np.ndarray]:
-        """The model's pictures `S S 3` of some moments."""
-        return [crop_picture(frame, self.crop, size) for frame in self.pictures(moments)]
+    def crops(self, numbers: Sequence[int], size: int) -> list[np.ndarray]:
+        """The model's pictures `S S 3` of some frames."""
+        return [crop_picture(frame, self.crop, size) for frame in self.pictures(numbers)]
 
 
 def track_picture(path: Path, model: LandmarkModel, config: TrackConfig, crop_size: int) -> tuple[Tracked, np.ndarray]:
@@ -126,15 +126,15 @@ def draw_normals(
     cameras: np.ndarray,
     intrinsics: np.ndarray,
     size: int,
-    moments: Iterable[int],
+    numbers: Iterable[int],
 ) -> Iterator[np.ndarray]:
     """Normal maps `S S 3`, one by one, of a body of `shape` in the driver's poses, seen by `cameras`.
 
     Args:
-        cameras: `N 4 4`. intrinsics: `N 3 3`. moments: `N` frame numbers of the driver.
+        cameras: `N 4 4`. intrinsics: `N 3 3`. numbers: `N` frame numbers of the driver.
     """
-    for camera, matrix, moment in zip(cameras, intrinsics, moments, strict=True):
-        translation = drive.track.translations[moment] - drive.middle
-        pose = to_pose(body, shape, drive.track.rotations[moment], translation)
+    for camera, matrix, number in zip(cameras, intrinsics, numbers, strict=True):
+        translation = drive.track.translations[number] - drive.centre
+        pose = to_pose(body, shape, drive.track.rotations[number], translation)
         vertices = body.vertices(shape, None, pose)
         yield normal_map(vertices, body.faces, camera, matrix, size, size, 2, body.weld)

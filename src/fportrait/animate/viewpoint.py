@@ -123,7 +123,7 @@ def fit_intrinsics(intrinsics: np.ndarray, size: int) -> np.ndarray:
     """A camera file's intrinsics `3 3` for a square picture of `size` pixels.
 
     A camera file does not tell the size of its picture, so the picture is the square around the principal point, as
-    wide as the shorter of 2·cx and 2·cy: for a centred 1920×1080 camera the middle 1080 pixels.
+    wide as the shorter of 2·cx and 2·cy: for a centred 1920×1080 camera the central 1080 pixels.
 
     Raises:
         UserError: the principal point is not inside a picture.
@@ -140,7 +140,7 @@ def fit_intrinsics(intrinsics: np.ndarray, size: int) -> np.ndarray:
 
 
 def turn_degrees(world_to_camera: np.ndarray) -> float:
-    """The most that the cameras `T 4 4` turn from one frame to the next, degrees; 0 for a single one."""
+    """The maximum that the cameras `T 4 4` turn from one frame to the next, degrees; 0 for a single one."""
     directions = world_to_camera[:, 2, :3]
     return float(np.degrees(np.arccos(np.clip((directions[1:] * directions[:-1]).sum(-1), -1, 1))).max(initial=0))
 

@@ -12,7 +12,7 @@ import torch
 
 from fportrait.avatar.evidence import backgrounds_of, gather_evidence
 from fportrait.avatar.model import AvatarConfig, GaussianAvatar, PosedGuide
-from fportrait.avatar.views import Moment, View, load_views
+from fportrait.avatar.views import CaptureFrame, View, load_views
 from fportrait.camera.cameras import camera_centre
 from fportrait.errors import UserError
 
@@ -27,36 +27,36 @@ HEAD_RADIUS = 0.12  # metres; a camera nearer than this to the head's centre is 
 
 @dataclass
 class Capture:
-    """What a fit knows: `avatar` as yet unfitted, a guide per moment, a background (S, S, 3) per clip, and the camera
-    and the moments that only the scores may see.
+    """What a fit knows: `avatar` as yet unfitted, a guide per frame, a background (S, S, 3) per clip, and the camera
+    and the frames that only the scores may see.
     """
 
     name: str
     avatar: GaussianAvatar
-    moments: list[Moment]
+    frames: list[CaptureFrame]
     views: list[View]
     guides: list[PosedGuide]
     backgrounds: Mapping[str, torch.Tensor]
     kept_camera: str | None
-    kept_moments: set[int]
+    kept_frames: set[int]
 
     def group(self, which: str) -> list[View]:
-        """The views of kept `moments`, of the kept `camera`, of `both` at once, or of neither (`fitted`)."""
-        wanted = {"fitted": (False, False), "moments": (True, False), "camera": (False, True), "both": (True, True)}
-        return [v for v in self.views if (v.moment in self.kept_moments, v.camera == self.kept_camera) == wanted[which]]
+        """The views of kept `frames`, of the kept `camera`, of `both` at once, or of neither (`fitted`)."""
+        wanted = {"fitted": (False, False), "frames": (True, False), "camera": (False, True), "both": (True, True)}
+        return [v for v in self.views if (v.frame in self.kept_frames, v.camera == self.kept_camera) == wanted[which]]
 
     def evidence(self) -> np.ndarray:
         """(N, CHANNELS): see `gather_evidence`; from nothing that is kept aside."""
-        return gather_evidence(self.avatar, self.moments, self.group("fitted"), self.guides, self.backgrounds)
+        return gather_evidence(self.avatar, self.frames, self.group("fitted"), self.guides, self.backgrounds)
 
 
 def read_capture(
-    frames: pd.DataFrame,
+    table: pd.DataFrame,
     shape: np.ndarray,
     body: BodyModel,
     config: AvatarConfig,
     size: int,
-    max_moments: int,
+    max_frames: int,
     holdout_every: int = 0,
     holdout_camera: bool = False,
     margin: float = 1.0,
@@ -66,10 +66,10 @@ def read_capture(
     """Read one identity's capture.
 
     Args:
-        frames: that identity's rows of the annotation table (`tracks/frames.parquet`), synchronised cameras.
+        table: that identity's rows of the annotation table (`tracks/frames.parquet`), synchronised cameras.
         shape (K,): its identity coefficients. body: the body model they belong to.
-        size: side of the pictures. margin: see `load_views`. max_moments: moments read, spread evenly over the capture.
-        holdout_every: every so many moments one is kept aside (0: none). holdout_camera: keep one camera aside too,
+        size: side of the pictures. margin: see `load_views`. max_frames: frames read, spread evenly over the capture.
+        holdout_every: every so many frames one is kept aside (0: none). holdout_camera: keep one camera aside too,
             when there are at least five.
         root: what the table's paths are relative to. read_video: reader to use instead of `video_io.read_video`.
 
@@ -81,18 +81,18 @@ def read_capture(
         from fportrait.capture import video_io
 
         read_video = video_io.read_video
-    name = _check(frames, np.asarray(shape))
-    moments, views = load_views(frames, size, max_moments, Path(root), read_video, margin)
+    name = _check(table, np.asarray(shape))
+    frames, views = load_views(table, size, max_frames, Path(root), read_video, margin)
     avatar = GaussianAvatar(shape, body, config)
-    guides = _guides(avatar, moments, name)
-    _check_cameras(avatar, moments, views, name)
-    kept_camera, kept_moments = _held_out(moments, views, holdout_every, holdout_camera)
-    backgrounds = backgrounds_of(avatar, moments, views)
-    return Capture(name, avatar, moments, views, guides, backgrounds, kept_camera, kept_moments)
+    guides = _guides(avatar, frames, name)
+    _check_cameras(avatar, frames, views, name)
+    kept_camera, kept_frames = _held_out(frames, views, holdout_every, holdout_camera)
+    backgrounds = backgrounds_of(avatar, frames, views)
+    return Capture(name, avatar, frames, views, guides, backgrounds, kept_camera, kept_frames)
 
 
-def _check(frames: pd.DataFrame, shape: np.ndarray) -> str:
-    identities = sorted(set(frames["identity"]))
+def _check(table: pd.DataFrame, shape: np.ndarray) -> str:
+    identities = sorted(set(table["identity"]))
     if len(identities) != 1:
         raise UserError(
             f"{len(identities)} identities in one table", "the rows of one identity", "filter the table first"
@@ -102,7 +102,7 @@ def _check(frames: pd.DataFrame, shape: np.ndarray) -> str:
         raise UserError(
             f"a body shape of {name} that is not finite", "a fitted body", f"track the capture of {name} again"
         )
-    cameras = sorted(set(frames["camera"]))
+    cameras = sorted(set(table["camera"]))
     if len(cameras) < MIN_VIEWS:
         raise UserError(
             f"{len(cameras)} cameras in the capture of {name}",
@@ -112,13 +112,13 @@ def _check(frames: pd.DataFrame, shape: np.ndarray) -> str:
     return name
 
 
-def _guides(avatar: GaussianAvatar, moments: Sequence[Moment], name: str) -> list[PosedGuide]:
+def _guides(avatar: GaussianAvatar, frames: Sequence[CaptureFrame], name: str) -> list[PosedGuide]:
     guides = []
-    for moment in moments:
-        pose = moment.pose
+    for frame in frames:
+        pose = frame.pose
         if not all(np.isfinite(part).all() for part in (pose.body_rotation, pose.body_translation, pose.head_rotation)):
             raise UserError(
-                f"a mesh of {name} that is not finite, at frame {moment.frame} of {moment.segment}",
+                f"a mesh of {name} that is not finite, at frame {frame.number} of {frame.segment}",
                 "a tracked pose",
                 f"track the capture of {name} again, or leave that segment out",
             )
@@ -126,10 +126,10 @@ def _guides(avatar: GaussianAvatar, moments: Sequence[Moment], name: str) -> lis
     return guides
 
 
-def _check_cameras(avatar: GaussianAvatar, moments: Sequence[Moment], views: Sequence[View], name: str) -> None:
-    centres = [avatar.body.head_centre(avatar.shape, moment.pose) for moment in moments]
+def _check_cameras(avatar: GaussianAvatar, frames: Sequence[CaptureFrame], views: Sequence[View], name: str) -> None:
+    centres = [avatar.body.head_centre(avatar.shape, frame.pose) for frame in frames]
     for view in views:
-        distance = float(np.linalg.norm(camera_centre(view.world_to_camera) - centres[view.moment]))
+        distance = float(np.linalg.norm(camera_centre(view.world_to_camera) - centres[view.frame]))
         if not distance >= HEAD_RADIUS:
             raise UserError(
                 f"camera {view.camera} of {name} {distance:.3f} m from the centre of the head",
@@ -139,17 +139,17 @@ def _check_cameras(avatar: GaussianAvatar, moments: Sequence[Moment], views: Seq
 
 
 def _held_out(
-    moments: Sequence[Moment], views: Sequence[View], holdout_every: int, holdout_camera: bool
+    frames: Sequence[CaptureFrame], views: Sequence[View], holdout_every: int, holdout_camera: bool
 ) -> tuple[str | None, set[int]]:
-    """The camera nearest to the middle of all, and moments spread over the capture."""
+    """The camera nearest to the centre of all, and frames spread over the capture."""
     kept: set[int] = set()
-    if holdout_every > 0 and len(moments) >= 2 * holdout_every:
-        kept = set(range(holdout_every // 2, len(moments), holdout_every))
+    if holdout_every > 0 and len(frames) >= 2 * holdout_every:
+        kept = set(range(holdout_every // 2, len(frames), holdout_every))
     places: dict[str, np.ndarray] = {}
     for view in views:
         places.setdefault(view.camera, camera_centre(view.world_to_camera))
     if not holdout_camera or len(places) < 5:
         return None, kept
-    middle = np.mean(list(places.values()), axis=0)
-    # the second nearest to the middle: the nearest is often the front view, which no fit should miss
-    return sorted(places, key=lambda camera: float(np.linalg.norm(places[camera] - middle)))[1], kept
+    centre = np.mean(list(places.values()), axis=0)
+    # the second nearest to the centre: the nearest is often the front view, which no fit should miss
+    return sorted(places, key=lambda camera: float(np.linalg.norm(places[camera] - centre)))[1], kept

@@ -16,32 +16,32 @@ import numpy as np
 import torch
 
 from fportrait.avatar.model import BODY_PARTS, GaussianAvatar, PosedGuide
-from fportrait.avatar.views import Moment, View
+from fportrait.avatar.views import CaptureFrame, View
 
 if TYPE_CHECKING:
     from fportrait.avatar.captures import Capture
 
 HEIGHTS = (0.0, -0.010, 0.012, 0.026, 0.042)  # metres above the mesh; the surface itself comes first
-PER_HEIGHT = 6  # colour 3, disagreement 1, hull: least and mean 2
+PER_HEIGHT = 6  # colour 3, disagreement 1, hull: min and mean 2
 SEEN_CHANNEL = len(HEIGHTS) * PER_HEIGHT  # how often the surface was seen, 0 to 1
 CHANNELS = SEEN_CHANNEL + 4  # and: seen 1, the person's difference from the template 3
 MAX_PICTURES = 40
 
 
-def mesh_picture(avatar: GaussianAvatar, moment: Moment, view: View) -> tuple[np.ndarray, np.ndarray]:
+def mesh_picture(avatar: GaussianAvatar, frame: CaptureFrame, view: View) -> tuple[np.ndarray, np.ndarray]:
     """(S, S) each: which face of the guide mesh every pixel shows (-1: none), and at what depth."""
     from fportrait.body.rasterizer import rasterize
 
-    vertices = np.asarray(avatar.body.vertices(avatar.shape, None, moment.pose))
+    vertices = np.asarray(avatar.body.vertices(avatar.shape, None, frame.pose))
     inside = vertices @ view.world_to_camera[:3, :3].T + view.world_to_camera[:3, 3]
     size = view.image.shape[0]
     triangles, _, depth = rasterize(inside, avatar.body.faces, view.intrinsics, size, size)
     return triangles, depth
 
 
-def head_mask(avatar: GaussianAvatar, moment: Moment, view: View) -> np.ndarray:
+def head_mask(avatar: GaussianAvatar, frame: CaptureFrame, view: View) -> np.ndarray:
     """(S, S) bool: pixels in which the guide mesh shows the head."""
-    triangles, _ = mesh_picture(avatar, moment, view)
+    triangles, _ = mesh_picture(avatar, frame, view)
     body = avatar.body
     head = ~np.isin(np.asarray(body.part_names)[np.asarray(body.part)[body.faces[:, 0]]], BODY_PARTS)
     return (triangles >= 0) & head[np.maximum(triangles, 0)]
@@ -49,11 +49,13 @@ def head_mask(avatar: GaussianAvatar, moment: Moment, view: View) -> np.ndarray:
 
 def foreground_mask(capture: Capture, view: View, threshold: float = 0.1) -> np.ndarray:
     """(S, S) bool: pixels that show the guide mesh, or differ from the camera's background (hair, clothes)."""
-    triangles, _ = mesh_picture(capture.avatar, capture.moments[view.moment], view)
+    triangles, _ = mesh_picture(capture.avatar, capture.frames[view.frame], view)
     return (triangles >= 0) | (np.abs(view.image - capture.backgrounds[view.clip].numpy()).max(axis=2) > threshold)
 
 
-def backgrounds_of(avatar: GaussianAvatar, moments: Sequence[Moment], views: Sequence[View]) -> dict[str, torch.Tensor]:
+def backgrounds_of(
+    avatar: GaussianAvatar, frames: Sequence[CaptureFrame], views: Sequence[View]
+) -> dict[str, torch.Tensor]:
     """Per clip (S, S, 3): the median of each pixel while the mesh, grown by the hair's reach, does not cover it.
 
     What is always covered is filled smoothly from what is not.
@@ -67,7 +69,7 @@ def backgrounds_of(avatar: GaussianAvatar, moments: Sequence[Moment], views: Seq
     for clip, members in by_clip.items():
         stack = []
         for view in members[:: max(1, len(members) // 8)]:
-            triangles, depth = mesh_picture(avatar, moments[view.moment], view)
+            triangles, depth = mesh_picture(avatar, frames[view.frame], view)
             shown = triangles >= 0
             metres = max(float(np.median(depth[shown])), 0.1) if shown.any() else np.inf
             radius = int(np.ceil(1.2 * avatar.config.hair_offset_limit * view.intrinsics[0, 0] / metres))
@@ -101,7 +103,7 @@ def _fill(picture: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 def gather_evidence(
     avatar: GaussianAvatar,
-    moments: Sequence[Moment],
+    frames: Sequence[CaptureFrame],
     views: Sequence[View],
     guides: Sequence[PosedGuide],
     backgrounds: Mapping[str, torch.Tensor],
@@ -112,12 +114,12 @@ def gather_evidence(
     chosen = [views[i] for i in np.unique(np.linspace(0, len(views) - 1, min(max_pictures, len(views))).astype(int))]
     heights = len(HEIGHTS)
     total, colour, square = np.zeros((heights, count)), np.zeros((heights, count, 3)), np.zeros((heights, count))
-    hull, least, seen_by = np.zeros((heights, count)), np.ones((heights, count)), np.zeros((heights, count))
+    hull, lowest, seen_by = np.zeros((heights, count)), np.ones((heights, count)), np.zeros((heights, count))
     surface_seen = np.zeros(count)
     rest_normal = avatar._rest_frames[:, :, 2:]
     for view in chosen:
-        triangles, depth = mesh_picture(avatar, moments[view.moment], view)
-        guide = guides[view.moment]
+        triangles, depth = mesh_picture(avatar, frames[view.frame], view)
+        guide = guides[view.frame]
         normal = (guide.turn @ rest_normal)[:, :, 0].numpy()
         place = guide.centre.numpy()
         rotation, shift = view.world_to_camera[:3, :3], view.world_to_camera[:3, 3]
@@ -144,14 +146,14 @@ def gather_evidence(
             square[level] += weight * (pixel**2).sum(axis=1)
             seen_by[level] += good
             hull[level] += np.where(good, shown, 0)
-            least[level] = np.where(good, np.minimum(least[level], shown), least[level])
+            lowest[level] = np.where(good, np.minimum(lowest[level], shown), lowest[level])
     safe = np.maximum(total, 1e-6)
     mean = colour / safe[:, :, None]
     spread = np.sqrt(np.clip(square / safe - (mean**2).sum(axis=2), 0, None))
     mean[total < 0.05] = 0.5
     spread[total < 0.05] = 0.0
     average = np.where(seen_by > 0, hull / np.maximum(seen_by, 1), 1.0)
-    per_height = np.concatenate([mean, spread[:, :, None], least[:, :, None], average[:, :, None]], axis=2)
+    per_height = np.concatenate([mean, spread[:, :, None], lowest[:, :, None], average[:, :, None]], axis=2)
     shape = 20 * (avatar._rest_centre.numpy() - avatar.layout.centre)
     seen = np.minimum(surface_seen / max(0.15 * len(chosen), 1.0), 1.0)[:, None]
     return np.concatenate([per_height.transpose(1, 0, 2).reshape(count, -1), seen, shape], axis=1).astype(np.float32)

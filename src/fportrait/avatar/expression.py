@@ -1,7 +1,7 @@
 """A first reading of expression: actions from tracked landmarks of many cameras, then from codes.
 
 The tracked table carries codes but no actions, and the avatar's decoder needs the map from one to the other. For each
-moment the landmarks of all cameras give a bounded least-squares problem in the body model's actions,
+frame the landmarks of all cameras give a bounded least-squares problem in the body model's actions,
 
     min_z  sum_camera,landmark  w |seen - projected(neutral + bias + offsets z)|²  +  penalty |z|²,    0 <= z <= 1,
 
@@ -19,20 +19,20 @@ import torch
 
 from fportrait.avatar.guide import triangle_frames
 from fportrait.avatar.model import action_offsets
-from fportrait.avatar.views import Moment, View
+from fportrait.avatar.views import CaptureFrame, View
 
 if TYPE_CHECKING:
     from fportrait.body.model import BodyModel
 
 PENALTY = 2e-4  # square metres: an action must earn its strength
-BIAS_PENALTY = 4.0  # in observations: the bias is that of a person, not of a moment
+BIAS_PENALTY = 4.0  # in observations: the bias is that of a person, not of a frame
 OUTLIER = 0.006  # metres; residuals beyond it weigh less (Huber)
 
 
 def actions_from_landmarks(
-    body: BodyModel, shape: np.ndarray, moments: Sequence[Moment], views: Sequence[View], rounds: int = 4
+    body: BodyModel, shape: np.ndarray, frames: Sequence[CaptureFrame], views: Sequence[View], rounds: int = 4
 ) -> np.ndarray:
-    """(M, A) strengths in [0, 1] for every moment."""
+    """(M, A) strengths in [0, 1] for every frame."""
     valid = np.asarray(body.landmark_valid)
     triangles = np.asarray(body.faces)[np.asarray(body.landmark_triangles)[valid]]
     weights = np.asarray(body.landmark_barycentric)[valid][:, :, None]
@@ -42,15 +42,15 @@ def actions_from_landmarks(
     count = basis.shape[2]
 
     posed = []
-    for moment in moments:
-        corners = np.asarray(body.vertices(shape, None, moment.pose), dtype=np.float64)[triangles]
-        frames = _frames(corners)
-        posed.append(((corners * weights).sum(axis=1), frames @ rest_frames.transpose(0, 2, 1), frames[:, :, 2]))
+    for frame in frames:
+        corners = np.asarray(body.vertices(shape, None, frame.pose), dtype=np.float64)[triangles]
+        axes = _frames(corners)
+        posed.append(((corners * weights).sum(axis=1), axes @ rest_frames.transpose(0, 2, 1), axes[:, :, 2]))
     # per view: residual (L, 2) in metres at the landmark's depth, its derivative by the rest position (L, 2, 3), weight
     # (L,)
     observations = []
     for view in views:
-        place, turn, normal = posed[view.moment]
+        place, turn, normal = posed[view.frame]
         rotation, offset = view.world_to_camera[:3, :3], view.world_to_camera[:3, 3]
         inside = place @ rotation.T + offset
         slope = inside[:, :2] / inside[:, 2:]
@@ -62,21 +62,21 @@ def actions_from_landmarks(
         weight = view.confidence * np.clip(facing - 0.2, 0, None)
         observations.append(((seen - slope) * inside[:, 2:], across @ turn, weight))
 
-    strengths: np.ndarray = np.zeros((len(moments), count))
+    strengths: np.ndarray = np.zeros((len(frames), count))
     bias: np.ndarray = np.zeros((len(basis), 3))
     for _ in range(rounds):
-        normal_matrix = np.tile(PENALTY * np.eye(count), (len(moments), 1, 1))
-        right = np.zeros((len(moments), count))
+        normal_matrix = np.tile(PENALTY * np.eye(count), (len(frames), 1, 1))
+        right = np.zeros((len(frames), count))
         bias_matrix = np.tile(BIAS_PENALTY * np.eye(3), (len(basis), 1, 1))
         bias_right = np.zeros((len(basis), 3))
         for view, (residual, derivative, weight) in zip(views, observations, strict=True):
-            moved = basis @ strengths[view.moment]
+            moved = basis @ strengths[view.frame]
             left = residual - np.einsum("lij,lj->li", derivative, bias + moved)
             robust = weight / np.maximum(1, np.linalg.norm(left, axis=1) / OUTLIER)
             rows = np.einsum("lij,lja->lia", derivative, basis)
             unbiased = residual - np.einsum("lij,lj->li", derivative, bias)
-            normal_matrix[view.moment] += np.einsum("l,lia,lib->ab", robust, rows, rows, optimize=True)
-            right[view.moment] += np.einsum("l,lia,li->a", robust, rows, unbiased, optimize=True)
+            normal_matrix[view.frame] += np.einsum("l,lia,lib->ab", robust, rows, rows, optimize=True)
+            right[view.frame] += np.einsum("l,lia,li->a", robust, rows, unbiased, optimize=True)
             target = residual - np.einsum("lij,lj->li", derivative, moved)
             bias_matrix += np.einsum("l,lia,lib->lab", robust, derivative, derivative, optimize=True)
             bias_right += np.einsum("l,lia,li->la", robust, derivative, target, optimize=True)
@@ -100,7 +100,7 @@ def ridge(codes: np.ndarray, targets: np.ndarray, penalty: float) -> tuple[np.nd
 
 
 def _bounded_least_squares(matrices: np.ndarray, right: np.ndarray, start: np.ndarray, steps: int = 400) -> np.ndarray:
-    """Minimise z'Mz/2 - r'z over 0 <= z <= 1 for every moment at once: accelerated projected gradient."""
+    """Minimise z'Mz/2 - r'z over 0 <= z <= 1 for every frame at once: accelerated projected gradient."""
     length = 1.0 / np.linalg.norm(matrices, ord=2, axis=(1, 2))[:, None]
     z, ahead, pace = start, start, 1.0
     for _ in range(steps):

@@ -1,10 +1,10 @@
 """Fit one person's Gaussians to a tracked studio capture.
 
-Order of work: read the moments and their pictures; take each camera's background as the median of what the mesh never
+Order of work: read the frames and their pictures; take each camera's background as the median of what the mesh never
 covers; gather the evidence; let the prior predict the avatar from it (without a prior: the mesh, coloured by the
 evidence); find where the torso is (`torso`); read actions off the landmarks; then Adam over random pictures, with L1
 and structural similarity, held to where it began: what no camera saw stays as the prior has it. One camera and some
-moments are kept out of all of this, and give the scores.
+frames are kept out of all of this, and give the scores.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class FitConfig:
     """How an avatar is fitted.
 
     size, margin: side of the pictures it is fitted to, and how many times wider than the model's crop they are.
-    steps, batch: Adam steps and pictures per step. max_moments: moments read from the capture. holdout_every: every so
-    many moments one is kept for scoring (0: none). holdout_camera: keep one camera too, when there are at least five.
+    steps, batch: Adam steps and pictures per step. max_frames: frames read from the capture. holdout_every: every so
+    many frames one is kept for scoring (0: none). holdout_camera: keep one camera too, when there are at least five.
     code_penalty: of the first map from codes to actions. anchor: how firmly the fit is held to where the prior put it.
     register_torso: find the torso in the pictures first (`torso`). device: `cpu`, or `cuda` with gsplat.
     """
@@ -51,7 +51,7 @@ class FitConfig:
     size: int = 128
     steps: int = 350
     batch: int = 3
-    max_moments: int = 256
+    max_frames: int = 256
     holdout_every: int = 8
     holdout_camera: bool = True
     similarity_weight: float = 0.2
@@ -103,7 +103,7 @@ def fit_config(values: Mapping[str, Any]) -> FitConfig:
 
 
 def fit_avatar(
-    frames: pd.DataFrame,
+    table: pd.DataFrame,
     shape: np.ndarray,
     body: BodyModel,
     config: FitConfig | None = None,
@@ -127,12 +127,12 @@ def fit_avatar(
     """
     config = config or FitConfig()
     capture = read_capture(
-        frames,
+        table,
         shape,
         body,
         config.avatar,
         config.size,
-        config.max_moments,
+        config.max_frames,
         config.holdout_every,
         config.holdout_camera,
         config.margin,
@@ -152,7 +152,7 @@ def fit_capture(
     """Fit `capture.avatar`, and return it.
 
     Its `scores` hold PSNR in decibels inside the foreground (`foreground_mask`), on the views it was fitted to
-    (`psnr_fitted`), on moments it never saw (`psnr_moments`), on a camera it never saw (`psnr_camera`), and of both at
+    (`psnr_fitted`), on frames it never saw (`psnr_frames`), on a camera it never saw (`psnr_camera`), and of both at
     once (`psnr_both`; of the head alone, `psnr_both_head`; before the first step, as the prior has it,
     `psnr_both_before`); `torso` (what `register_torso` found); seconds, steps, and `stopped` (why the fit ended early,
     or null).
@@ -170,7 +170,7 @@ def fit_capture(
     _initialise_expression(capture, config)
     with torch.no_grad():
         avatar.background.copy_(torch.stack(list(capture.backgrounds.values())).mean(dim=(0, 1, 2)))
-    heads = {id(view): head_mask(avatar, capture.moments[view.moment], view) for view in capture.views}
+    heads = {id(view): head_mask(avatar, capture.frames[view.frame], view) for view in capture.views}
     masks = {id(view): heads[id(view)] | foreground_mask(capture, view) for view in capture.views}
     before = mean_psnr(capture, capture.group("both"), masks)
     stopped = _optimise(capture, heads, config, seed, log)
@@ -178,7 +178,7 @@ def fit_capture(
     scores: dict[str, Any] = {"steps": config.steps, "stopped": stopped, "kept_camera": capture.kept_camera}
     scores["psnr_both_before"] = before
     scores["torso"] = registered
-    for group in ("fitted", "moments", "camera", "both"):
+    for group in ("fitted", "frames", "camera", "both"):
         members = capture.group(group)
         if group == "fitted":
             members = members[:: max(1, len(members) // 24)]
@@ -191,10 +191,10 @@ def fit_capture(
 
 def _initialise_expression(capture: Capture, config: FitConfig) -> None:
     """Standardise the codes and start the decoder from the actions that the landmarks show."""
-    avatar, moments = capture.avatar, capture.moments
-    strengths = actions_from_landmarks(avatar.body, avatar.shape, moments, capture.group("fitted"))
-    usable = [index for index in range(len(moments)) if index not in capture.kept_moments]
-    codes = np.stack([moments[index].code for index in usable]).astype(np.float64)
+    avatar, frames = capture.avatar, capture.frames
+    strengths = actions_from_landmarks(avatar.body, avatar.shape, frames, capture.group("fitted"))
+    usable = [index for index in range(len(frames)) if index not in capture.kept_frames]
+    codes = np.stack([frames[index].code for index in usable]).astype(np.float64)
     mean, scale = codes.mean(axis=0), codes.std(axis=0)
     scale = np.maximum(scale, 0.1 * max(float(scale.mean()), 1e-6))
     weights, intercept = ridge((codes - mean) / scale, strengths[usable], config.code_penalty)
@@ -221,7 +221,7 @@ def _optimise(
     # side; a floor at some hundredths of what a well-seen Gaussian gets (a few pixels' share of the mean) stops that.
     optimizer = torch.optim.Adam(groups, eps=GRADIENT_FLOOR / config.size**2, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.1 ** (step / config.steps))
-    codes = [torch.from_numpy(moment.code).to(device) for moment in capture.moments]
+    codes = [torch.from_numpy(frame.code).to(device) for frame in capture.frames]
     guides = [PosedGuide(*(part.to(device) for part in guide)) for guide in capture.guides]
     backgrounds = {clip: picture.to(device) for clip, picture in capture.backgrounds.items()}
     tracked = torch.tensor(avatar.shape).float().to(device)
@@ -239,8 +239,8 @@ def _optimise(
                 truth = torch.from_numpy(view.image).to(device)
                 weight = torch.from_numpy((view.covered * (0.5 + masks[id(view)])).astype(np.float32)).to(device)
                 colour, _ = avatar(
-                    avatar.expression(codes[view.moment]),
-                    guides[view.moment],
+                    avatar.expression(codes[view.frame]),
+                    guides[view.frame],
                     view.world_to_camera,
                     view.intrinsics,
                     config.size,
@@ -302,8 +302,8 @@ def draw_view(capture: Capture, view: View) -> torch.Tensor:
     """(S, S, 3) float32, unclipped: the avatar as it is now, where the view's picture was taken."""
     size = view.image.shape[0]
     colour, _ = capture.avatar(
-        capture.avatar.expression(torch.from_numpy(capture.moments[view.moment].code)),
-        capture.guides[view.moment],
+        capture.avatar.expression(torch.from_numpy(capture.frames[view.frame].code)),
+        capture.guides[view.frame],
         view.world_to_camera,
         view.intrinsics,
         size,

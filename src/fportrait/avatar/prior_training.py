@@ -1,6 +1,6 @@
 """Train the universal avatar over many people together.
 
-A step takes a few people; for each, the prior sees the evidence of *some* cameras and draws moments of *all* cameras:
+A step takes a few people; for each, the prior sees the evidence of *some* cameras and draws frames of *all* cameras:
 what it learns is to complete what a capture leaves open. People come from tracked captures (`capture_person`) or from
 the embedded world (`film_person`), where views from behind and from above are as cheap as any. The shipped prior is
 made by
@@ -28,7 +28,7 @@ from fportrait.avatar.losses import picture_loss
 from fportrait.avatar.model import GaussianAvatar, PosedGuide
 from fportrait.avatar.prior import AvatarPrior, PriorConfig, prior_config
 from fportrait.avatar.splat import splatting_device
-from fportrait.avatar.views import Moment, View
+from fportrait.avatar.views import CaptureFrame, View
 from fportrait.errors import UserError
 from fportrait.parameters import settings_from
 
@@ -42,7 +42,7 @@ EVIDENCE_SETS = 2
 @dataclass(frozen=True)
 class PriorTraining:
     """How a prior is trained. people_per_step, pictures: how many of each a step draws. camera_share: of the cameras
-    that evidence is gathered from. size, max_moments, margin: of the captures it learns from (see `read_capture`)."""
+    that evidence is gathered from. size, max_frames, margin: of the captures it learns from (see `read_capture`)."""
 
     prior: PriorConfig = field(default_factory=PriorConfig)
     steps: int = 6000
@@ -52,7 +52,7 @@ class PriorTraining:
     camera_share: float = 0.7
     similarity_weight: float = 0.2
     size: int = 128
-    max_moments: int = 64
+    max_frames: int = 64
     margin: float = 1.2
     device: str = "cpu"
 
@@ -65,9 +65,9 @@ def prior_training(values: Mapping[str, Any]) -> PriorTraining:
 
 @dataclass
 class Target:
-    """One picture to draw: of which moment, from where. `picture` (S, S, 3) uint8, `background` (S, S, 3)."""
+    """One picture to draw: of which frame, from where. `picture` (S, S, 3) uint8, `background` (S, S, 3)."""
 
-    moment: int
+    frame: int
     world_to_camera: np.ndarray
     intrinsics: np.ndarray
     picture: np.ndarray
@@ -90,28 +90,28 @@ def capture_person(
     name: str,
     shape: np.ndarray,
     body: BodyModel,
-    moments: Sequence[Moment],
+    frames: Sequence[CaptureFrame],
     views: Sequence[View],
     config: PriorTraining,
     actions: np.ndarray | None = None,
     backgrounds: Mapping[str, torch.Tensor] | None = None,
     seed: int = 0,
 ) -> Subject:
-    """A person from a capture's moments and pictures; actions (M, A) are read off the landmarks unless given."""
+    """A person from a capture's frames and pictures; actions (M, A) are read off the landmarks unless given."""
     avatar = GaussianAvatar(shape, body, config.prior.avatar)
-    guides = [avatar.guide(moment.pose) for moment in moments]
-    backgrounds = backgrounds or backgrounds_of(avatar, moments, views)
+    guides = [avatar.guide(frame.pose) for frame in frames]
+    backgrounds = backgrounds or backgrounds_of(avatar, frames, views)
     if actions is None:
-        actions = actions_from_landmarks(body, np.asarray(shape), moments, views)
+        actions = actions_from_landmarks(body, np.asarray(shape), frames, views)
     rng = np.random.default_rng(seed)
     cameras = sorted({view.camera for view in views})
     evidence = []
     for _ in range(EVIDENCE_SETS):
         chosen = set(rng.choice(cameras, max(3, round(config.camera_share * len(cameras))), replace=False).tolist())
         some = [view for view in views if view.camera in chosen]
-        evidence.append(gather_evidence(avatar, moments, some, guides, backgrounds))
+        evidence.append(gather_evidence(avatar, frames, some, guides, backgrounds))
     targets = [
-        Target(v.moment, v.world_to_camera, v.intrinsics, np.round(v.image * 255).astype(np.uint8), backgrounds[v.clip])
+        Target(v.frame, v.world_to_camera, v.intrinsics, np.round(v.image * 255).astype(np.uint8), backgrounds[v.clip])
         for v in views
     ]
     return Subject(name, avatar, guides, np.asarray(actions), targets, evidence)
@@ -196,8 +196,8 @@ def _one_person(
     picks = rng.choice(len(subject.targets), min(config.pictures, len(subject.targets)), replace=False)
     for pick in picks:
         target = subject.targets[pick]
-        actions = torch.from_numpy(subject.actions[target.moment]).float().to(device)
-        guide = PosedGuide(*(part.to(device) for part in subject.guides[target.moment]))
+        actions = torch.from_numpy(subject.actions[target.frame]).float().to(device)
+        guide = PosedGuide(*(part.to(device) for part in subject.guides[target.frame]))
         size = len(target.picture)
         latents = torch.tanh(leaves["latent_actions"] @ actions)
         given = {name: value for name, value in leaves.items() if name != "latent_actions"}
@@ -242,7 +242,7 @@ def _gradient(leaf: torch.Tensor) -> torch.Tensor:
 class Studio:
     """How embedded people are filmed for the prior. Noise imitates what tracking gets wrong."""
 
-    moments: int = 4
+    frames: int = 4
     cameras: int = 8
     size: int = 96
     landmark_metres: float = 0.05
@@ -268,13 +268,13 @@ def film_person(seed: int, folder: Path, studio: Studio, training: PriorTraining
     turn_off = rotation_matrix(np.radians(studio.pose_noise_degrees) * rng.standard_normal(3))
     place_off = studio.pose_noise_metres * rng.standard_normal(3)
     poses, true_poses, actions = [], [], []
-    for _ in range(studio.moments):
+    for _ in range(studio.frames):
         motion = sample_motion(["mixed", "expressions", "speech", "rotation"][rng.integers(4)], 30, rng)
         pose = motion.poses[-1]
         true_poses.append(pose)
         actions.append(motion.actions[-1])
         poses.append(Pose(pose.body_rotation, pose.body_translation + place_off, turn_off @ pose.head_rotation))
-    moments = [Moment("s", index, pose, np.zeros(128, np.float32)) for index, pose in enumerate(poses)]
+    frames = [CaptureFrame("s", index, pose, np.zeros(128, np.float32)) for index, pose in enumerate(poses)]
     views = []
     for number in range(studio.cameras):
         around = number >= studio.cameras - 2  # from anywhere, behind too; the others as a studio has them
@@ -284,14 +284,13 @@ def film_person(seed: int, folder: Path, studio: Studio, training: PriorTraining
         intrinsics = intrinsics_from_fov(
             float(2 * np.degrees(np.arctan(0.5 * span / distance))), studio.size, studio.size
         )
-        for index in range(studio.moments):
+        for index in range(studio.frames):
             picture = render(person, actions[index], true_poses[index], camera, intrinsics, studio.size, 2, body)
             views.append(
                 View(
                     index,
                     f"cam{number:02d}",
                     f"cam{number:02d}",
-                    index,
                     camera,
                     intrinsics,
                     picture.astype(np.float32) / 255,
@@ -300,7 +299,7 @@ def film_person(seed: int, folder: Path, studio: Studio, training: PriorTraining
                     1.0,
                 )
             )
-    subject = capture_person(str(seed), shape, body, moments, views, training, np.stack(actions), seed=seed)
+    subject = capture_person(str(seed), shape, body, frames, views, training, np.stack(actions), seed=seed)
     names = sorted({view.camera for view in views})
     backgrounds = {view.camera: target.background for view, target in zip(views, subject.targets, strict=True)}
     with open(folder / "person.npz", "wb") as sink:
@@ -311,7 +310,7 @@ def film_person(seed: int, folder: Path, studio: Studio, training: PriorTraining
             body_rotation=np.stack([p.body_rotation for p in poses]),
             body_translation=np.stack([p.body_translation for p in poses]),
             head_rotation=np.stack([p.head_rotation for p in poses]),
-            moment=np.array([t.moment for t in subject.targets]),
+            frame=np.array([t.frame for t in subject.targets]),
             camera=np.array([names.index(view.camera) for view in views]),
             world_to_camera=np.stack([t.world_to_camera for t in subject.targets]),
             intrinsics=np.stack([t.intrinsics for t in subject.targets]),
@@ -350,7 +349,7 @@ def read_person(path: Path, body: BodyModel, training: PriorTraining) -> Subject
     targets = [
         Target(int(m), w, k, p, backgrounds[c])
         for m, c, w, k, p in zip(
-            kept["moment"], kept["camera"], kept["world_to_camera"], kept["intrinsics"], kept["pictures"], strict=True
+            kept["frame"], kept["camera"], kept["world_to_camera"], kept["intrinsics"], kept["pictures"], strict=True
         )
     ]
     guides = [avatar.guide(pose) for pose in poses]

@@ -10,7 +10,7 @@ import torch
 from fportrait.avatar.captures import Capture
 from fportrait.avatar.fitting import draw_view
 from fportrait.avatar.model import GaussianAvatar
-from fportrait.avatar.views import Moment
+from fportrait.avatar.views import CaptureFrame
 
 GAP, HEADER = 2, 14
 
@@ -19,7 +19,7 @@ GAP, HEADER = 2, 14
 def contact_sheet(capture: Capture, expressions: int = 5, cameras: int = 4) -> np.ndarray:
     """(H, W, 3) uint8: one row per expression, one pair (truth, avatar) per camera.
 
-    Shown are the moments whose expressions differ most, among those that the fit never saw if there are any, and the
+    Shown are the frames whose expressions differ most, among those that the fit never saw if there are any, and the
     camera that it never saw first.
     """
     names, kept = sorted({view.camera for view in capture.views}), capture.kept_camera
@@ -28,13 +28,13 @@ def contact_sheet(capture: Capture, expressions: int = 5, cameras: int = 4) -> n
         names = [kept, *_spread(names, cameras - 1)]
     else:
         names = _spread(names, cameras)
-    by_place = {(view.moment, view.camera): view for view in capture.views}
-    candidates = sorted(capture.kept_moments) or list(range(len(capture.moments)))
+    by_place = {(view.frame, view.camera): view for view in capture.views}
+    candidates = sorted(capture.kept_frames) or list(range(len(capture.frames)))
     rows = []
-    for moment in _different(capture.avatar, capture.moments, candidates, expressions):
+    for frame in _different(capture.avatar, capture.frames, candidates, expressions):
         cells = []
         for name in names:
-            view = by_place[moment, name]
+            view = by_place[frame, name]
             cells += [_bytes(view.image), _bytes(draw_view(capture, view).numpy())]
         rows.append(_row(cells))
     return np.concatenate([_header(names, kept, capture.views[0].image.shape[0]), *rows], axis=0)
@@ -70,9 +70,11 @@ def _spread(names: list[str], count: int) -> list[str]:
     return [names[i] for i in np.linspace(0, len(names) - 1, count).round().astype(int)]
 
 
-def _different(avatar: GaussianAvatar, moments: Sequence[Moment], candidates: Sequence[int], count: int) -> list[int]:
+def _different(
+    avatar: GaussianAvatar, frames: Sequence[CaptureFrame], candidates: Sequence[int], count: int
+) -> list[int]:
     """The candidates whose actions differ most from each other, beginning with the calmest face."""
-    actions = np.stack([avatar.expression(avatar.check_code(moments[i].code)).actions.numpy() for i in candidates])
+    actions = np.stack([avatar.expression(avatar.check_code(frames[i].code)).actions.numpy() for i in candidates])
     chosen = [int(np.abs(actions).sum(axis=1).argmin())]
     distance = np.linalg.norm(actions - actions[chosen[0]], axis=1)
     for _ in range(min(count, len(candidates)) - 1):

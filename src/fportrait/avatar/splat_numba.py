@@ -252,7 +252,7 @@ def _project_backward(means, scales, rotations, view, camera, height, width, tab
                 spread[i, k] = scales[n, k] * (
                     mixed[i, 0] * turn[0, k] + mixed[i, 1] * turn[1, k] + mixed[i, 2] * turn[2, k]
                 )
-        # covariance C = spread spread^T + low pass, conic K = C^-1: dC = -K dK K, and dspread = 2 dC spread
+        # covariance S = spread spread^T + low pass, conic K = S^-1: dS = -K dK K, and dspread = 2 dS spread
         ka, kb, kc = table[n, KA], table[n, KB], table[n, KC]
         ga, gb, gc = g[G_KA], 0.5 * g[G_KB], g[G_KC]
         p00, p01, p10, p11 = ka * ga + kb * gb, ka * gb + kb * gc, kb * ga + kc * gb, kb * gb + kc * gc

@@ -1,6 +1,6 @@
 """Clips that no camera took: an avatar under a moving camera, with annotations that are exact.
 
-A *ViewSweep* clip freezes one moment of the person's capture and moves the camera alone. A *DynamicSweep* clip plays a
+A *ViewSweep* clip freezes one frame of the person's capture and moves the camera alone. A *DynamicSweep* clip plays a
 random stretch of the capture, expression and pose, while the camera moves, and looks at the stretch's mean head centre.
 Cameras move on ovals (spin) or on curves through random positions (spiral).
 
@@ -23,7 +23,7 @@ from fportrait.atomic_io import value_hash
 from fportrait.avatar.captures import HEAD_RADIUS
 from fportrait.avatar.model import GaussianAvatar
 from fportrait.avatar.splat import render, splatting_device
-from fportrait.avatar.views import Moment, moment_of, moments_of
+from fportrait.avatar.views import CaptureFrame, combine_rows, rows_by_frame
 from fportrait.errors import UserError
 from fportrait.parameters import settings_from
 from fportrait.provenance import SYNTHETIC
@@ -67,13 +67,13 @@ class SweepConfig:
 
 @dataclass(frozen=True)
 class SweepClip:
-    """One clip before it is rendered: per frame a moment (pose and code) and a camera."""
+    """One clip before it is rendered: per frame a pose with its code, and a camera."""
 
     dataset: str
     identity: str
     segment: str
     path_kind: str
-    moments: list[Moment]
+    frames: list[CaptureFrame]
     world_to_camera: np.ndarray
     intrinsics: np.ndarray
     size: int
@@ -102,25 +102,25 @@ def sweep_config(values: Mapping[str, Any]) -> SweepConfig:
     return config
 
 
-def plan_sweeps(avatar: GaussianAvatar, frames: pd.DataFrame, config: SweepConfig, seed: int) -> list[SweepClip]:
+def plan_sweeps(avatar: GaussianAvatar, table: pd.DataFrame, config: SweepConfig, seed: int) -> list[SweepClip]:
     """Draw every clip of one identity; each depends on `seed` and its own number only.
 
     Args:
-        frames: that identity's rows of `tracks/frames.parquet` (its studio capture).
+        table: that identity's rows of `tracks/frames.parquet` (its studio capture).
     """
     from fportrait.camera.cameras import intrinsics_from_fov
     from fportrait.camera.paths import spin_path, spiral_path
 
-    identities = sorted(set(frames["identity"]))
+    identities = sorted(set(table["identity"]))
     if len(identities) != 1:
         raise UserError(
             f"{len(identities)} identities in one table", "the rows of one identity", "filter the table first"
         )
     identity = identities[0]
-    moments = [moment_of(rows) for rows in moments_of(frames).values()]
-    segments: dict[str, list[Moment]] = {}
-    for moment in moments:
-        segments.setdefault(moment.segment, []).append(moment)
+    frames = [combine_rows(rows) for rows in rows_by_frame(table).values()]
+    segments: dict[str, list[CaptureFrame]] = {}
+    for frame in frames:
+        segments.setdefault(frame.segment, []).append(frame)
     intrinsics = intrinsics_from_fov(config.fov_degrees, config.size, config.size)
     identity_number = int(hashlib.sha256(identity.encode()).hexdigest()[:8], 16)
     spins_view = round(config.spin_share * config.clips_view)
@@ -133,7 +133,7 @@ def plan_sweeps(avatar: GaussianAvatar, frames: pd.DataFrame, config: SweepConfi
             stretch = _stretch(segments[sorted(segments)[rng.integers(len(segments))]], config.frames_dynamic, rng)
             spin = index < config.clips_dynamic - config.clips_dynamic // 2
         else:
-            stretch = [moments[rng.integers(len(moments))]] * config.frames_view
+            stretch = [frames[rng.integers(len(frames))]] * config.frames_view
             spin = index < spins_view
         target = head_centre(avatar, stretch)
         distance = (config.distance_min, config.distance_max)
@@ -172,7 +172,7 @@ def plan_sweeps(avatar: GaussianAvatar, frames: pd.DataFrame, config: SweepConfi
 
 def render_sweeps(
     avatar: GaussianAvatar,
-    frames: pd.DataFrame,
+    table: pd.DataFrame,
     config: SweepConfig,
     seed: int,
     folder: str | Path,
@@ -181,7 +181,7 @@ def render_sweeps(
     """Render one identity's sweeps and annotate them.
 
     Args:
-        frames: that identity's rows of `tracks/frames.parquet`. seed: of the whole stage.
+        table: that identity's rows of `tracks/frames.parquet`. seed: of the whole stage.
         folder: where the videos go, as `NAME.mp4`; a whole video of that name is kept as it is. Normal maps, if asked
             for, go to `normals/` beside it.
         published: the folder, relative to the project root, in which the table's `path` will find them.
@@ -198,13 +198,13 @@ def render_sweeps(
     folder.mkdir(parents=True, exist_ok=True)
     state = fingerprint(avatar)
     avatar.to(splatting_device(config.device))
-    split = str(frames["split"].iloc[0])
+    split = str(table["split"].iloc[0])
     tables = []
-    for clip in plan_sweeps(avatar, frames, config, seed):
+    for clip in plan_sweeps(avatar, table, config, seed):
         name = f"{clip.identity}-{clip.segment}-{clip_hash(clip, state, config)}.mp4"
-        if not _is_whole(folder / name, len(clip.moments)):
+        if not _is_whole(folder / name, len(clip.frames)):
             _write_clip(avatar, clip, folder / name, config)
-        if config.normals and not _is_whole(folder.parent / "normals" / name, len(clip.moments)):
+        if config.normals and not _is_whole(folder.parent / "normals" / name, len(clip.frames)):
             _write_normals(avatar, clip, folder.parent / "normals" / name, config)
         tables.append(_rows(avatar, clip, split, f"{published}/{name}"))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
@@ -222,8 +222,8 @@ def fingerprint(avatar: GaussianAvatar) -> str:
 def clip_hash(clip: SweepClip, avatar_state: str, config: SweepConfig) -> str:
     """Sixteen digits that name a clip by what it shows."""
     motion = hashlib.sha256(clip.world_to_camera.tobytes())
-    for moment in clip.moments:
-        for array in (moment.pose.body_rotation, moment.pose.body_translation, moment.pose.head_rotation, moment.code):
+    for frame in clip.frames:
+        for array in (frame.pose.body_rotation, frame.pose.body_translation, frame.pose.head_rotation, frame.code):
             motion.update(np.ascontiguousarray(array).tobytes())
     return value_hash([avatar_state, motion.hexdigest(), clip.intrinsics.tolist(), clip.size, config.fps, config.crf])
 
@@ -231,12 +231,12 @@ def clip_hash(clip: SweepClip, avatar_state: str, config: SweepConfig) -> str:
 @torch.no_grad()
 def render_clip(avatar: GaussianAvatar, clip: SweepClip) -> np.ndarray:
     """(T, H, W, 3) uint8."""
-    pictures = np.empty((len(clip.moments), clip.size, clip.size, 3), dtype=np.uint8)
+    pictures = np.empty((len(clip.frames), clip.size, clip.size, 3), dtype=np.uint8)
     last = None
-    for index, moment in enumerate(clip.moments):
-        if moment is not last:  # a still person is posed once, whatever the camera does
-            last, guide = moment, avatar.guide(moment.pose)
-            code = avatar.check_code(moment.code).to(avatar.background.device)
+    for index, frame in enumerate(clip.frames):
+        if frame is not last:  # a still person is posed once, whatever the camera does
+            last, guide = frame, avatar.guide(frame.pose)
+            code = avatar.check_code(frame.code).to(avatar.background.device)
             flat, light = avatar.without_view(avatar.expression(code), guide)
         camera = clip.world_to_camera[index]
         parts = avatar.seen_from(flat, light, guide, camera)
@@ -246,17 +246,17 @@ def render_clip(avatar: GaussianAvatar, clip: SweepClip) -> np.ndarray:
     return pictures
 
 
-def head_centre(avatar: GaussianAvatar, moments: list[Moment]) -> np.ndarray:
+def head_centre(avatar: GaussianAvatar, frames: list[CaptureFrame]) -> np.ndarray:
     """(3,) mean place of the head's centre, world."""
-    return np.mean([avatar.body.head_centre(avatar.shape, moment.pose) for moment in moments], axis=0)
+    return np.mean([avatar.body.head_centre(avatar.shape, frame.pose) for frame in frames], axis=0)
 
 
-def sweep_landmarks(avatar: GaussianAvatar, moment: Moment) -> np.ndarray:
+def sweep_landmarks(avatar: GaussianAvatar, frame: CaptureFrame) -> np.ndarray:
     """(478, 3) world positions of the face landmarks; one that the body model lacks takes its nearest neighbour's."""
     body = avatar.body
-    code = avatar.check_code(moment.code).to(avatar.background.device)
+    code = avatar.check_code(frame.code).to(avatar.background.device)
     strengths = avatar.expression(code).actions.detach().clamp(0, 1).cpu().numpy().astype(np.float64)
-    vertices = np.asarray(body.vertices(avatar.refined_shape, strengths, moment.pose))
+    vertices = np.asarray(body.vertices(avatar.refined_shape, strengths, frame.pose))
     corners = vertices[np.asarray(body.faces)[np.asarray(body.landmark_triangles)]]
     places = (corners * np.asarray(body.landmark_barycentric)[:, :, None]).sum(axis=1)
     return places[_stand_ins(body)]
@@ -270,8 +270,8 @@ def _stand_ins(body) -> np.ndarray:
     return valid[np.abs(numbers[:, None] - valid[None, :]).argmin(axis=1)]
 
 
-def _stretch(segment: list[Moment], length: int, rng: np.random.Generator) -> list[Moment]:
-    """A random run of `length` moments; a shorter segment is played forth and back."""
+def _stretch(segment: list[CaptureFrame], length: int, rng: np.random.Generator) -> list[CaptureFrame]:
+    """A random run of `length` frames; a shorter segment is played forth and back."""
     if len(segment) >= length:
         first = int(rng.integers(len(segment) - length + 1))
         return segment[first : first + length]
@@ -303,8 +303,8 @@ def _write_normals(avatar: GaussianAvatar, clip: SweepClip, path: Path, config: 
 
     body, size = avatar.body, clip.size
     maps = []
-    for moment, camera in zip(clip.moments, clip.world_to_camera, strict=True):
-        vertices = body.vertices(avatar.refined_shape, None, moment.pose)
+    for frame, camera in zip(clip.frames, clip.world_to_camera, strict=True):
+        vertices = body.vertices(avatar.refined_shape, None, frame.pose)
         maps.append(normal_map(vertices, body.faces, camera, clip.intrinsics, size, size, weld=body.weld))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_video(path, np.stack(maps), fps=config.fps, crf=config.crf, metadata=SYNTHETIC)
@@ -318,10 +318,10 @@ def _rows(avatar: GaussianAvatar, clip: SweepClip, split: str, path: str) -> pd.
 
     landmarks: dict[int, np.ndarray] = {}
     rows = []
-    for index, moment in enumerate(clip.moments):
-        if id(moment) not in landmarks:
-            landmarks[id(moment)] = sweep_landmarks(avatar, moment)
-        pixels, _ = project(landmarks[id(moment)], clip.world_to_camera[index], clip.intrinsics)
+    for index, frame in enumerate(clip.frames):
+        if id(frame) not in landmarks:
+            landmarks[id(frame)] = sweep_landmarks(avatar, frame)
+        pixels, _ = project(landmarks[id(frame)], clip.world_to_camera[index], clip.intrinsics)
         rows.append(
             {
                 "dataset": clip.dataset,
@@ -337,10 +337,10 @@ def _rows(avatar: GaussianAvatar, clip: SweepClip, split: str, path: str) -> pd.
                 "world_to_camera": clip.world_to_camera[index].ravel().tolist(),
                 "intrinsics": clip.intrinsics.ravel().astype(float).tolist(),
                 "crop": [0.0, 0.0, float(clip.size)],
-                "body_rotation": np.asarray(moment.pose.body_rotation, dtype=float).ravel().tolist(),
-                "head_rotation": np.asarray(moment.pose.head_rotation, dtype=float).ravel().tolist(),
-                "body_translation": np.asarray(moment.pose.body_translation, dtype=float).ravel().tolist(),
-                "expression_code": moment.code.astype(np.float32),
+                "body_rotation": np.asarray(frame.pose.body_rotation, dtype=float).ravel().tolist(),
+                "head_rotation": np.asarray(frame.pose.head_rotation, dtype=float).ravel().tolist(),
+                "body_translation": np.asarray(frame.pose.body_translation, dtype=float).ravel().tolist(),
+                "expression_code": frame.code.astype(np.float32),
                 "landmarks": pixels.astype(np.float32).ravel(),
                 "confidence": 1.0,
             }

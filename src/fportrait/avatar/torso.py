@@ -17,7 +17,7 @@ in time, weighted by how much of a point hangs on the root bone. From blurred pi
 
 What is constant of the motion goes into the places of the Gaussians together with the heights, and the pictures' mean
 colours into their colours, so that the avatar posed by tracked poses has its torso where it mostly was. What remains,
-the sway, belongs to the capture: it moves the guides of its moments and is not saved.
+the sway, belongs to the capture: it moves the guides of its frames and is not saved.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from fportrait.avatar.model import BODY_PARTS, Expression, GaussianAvatar, Posed
 
 if TYPE_CHECKING:
     from fportrait.avatar.captures import Capture
-    from fportrait.avatar.views import Moment, View
+    from fportrait.avatar.views import CaptureFrame, View
 
 KNOT_FRAMES = 10  # between knots of the motion: 0.4 s at 25 frames per second; people sway slowly
 PICTURES, POINTS, SIZE = 88, 6000, 192  # what is looked at, at most, and the pictures' side
@@ -57,44 +57,44 @@ class _Points:
 
 
 class TorsoMotion(torch.nn.Module):
-    """Rotation vectors and shifts at knots in time, for moments of a capture."""
+    """Rotation vectors and shifts at knots in time, for frames of a capture."""
 
     _weights: torch.Tensor
     _joints: torch.Tensor
 
-    def __init__(self, avatar: GaussianAvatar, moments: Sequence[Moment]):
+    def __init__(self, avatar: GaussianAvatar, frames: Sequence[CaptureFrame]):
         super().__init__()
         joint = np.asarray(avatar.body.rest_joints(avatar.shape), dtype=np.float64)[1]
-        joints = np.stack([m.pose.body_rotation @ joint + m.pose.body_translation for m in moments])
-        self.register_buffer("_weights", torch.from_numpy(_interpolation(moments)).float())
+        joints = np.stack([m.pose.body_rotation @ joint + m.pose.body_translation for m in frames])
+        self.register_buffer("_weights", torch.from_numpy(_interpolation(frames)).float())
         self.register_buffer("_joints", torch.from_numpy(joints).float())
         self.turn = torch.nn.Parameter(torch.zeros(self._weights.shape[1], 3))
         self.shift = torch.nn.Parameter(torch.zeros(self._weights.shape[1], 3))
 
-    def forward(self, moment: int, places: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-        """(N, 3) world places at a moment, moved by `share` (N, 1); linear in the rotation, which is a few degrees."""
-        vector, shift = self._weights[moment] @ self.turn, self._weights[moment] @ self.shift
-        around = places - self._joints[moment]
+    def forward(self, frame: int, places: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+        """(N, 3) world places at a frame, moved by `share` (N, 1); linear in the rotation, which is a few degrees."""
+        vector, shift = self._weights[frame] @ self.turn, self._weights[frame] @ self.shift
+        around = places - self._joints[frame]
         return places + share * (torch.linalg.cross(vector.expand_as(around), around) + shift)
 
     @torch.no_grad()
-    def guide(self, moment: int, guide: PosedGuide, share: torch.Tensor) -> PosedGuide:
-        """The guide of a moment, moved."""
-        vector = self._weights[moment] @ self.turn
+    def guide(self, frame: int, guide: PosedGuide, share: torch.Tensor) -> PosedGuide:
+        """The guide of a frame, moved."""
+        vector = self._weights[frame] @ self.turn
         sideways = torch.linalg.cross(vector.view(1, 3, 1).expand_as(guide.turn), guide.turn, dim=1)
-        return PosedGuide(guide.turn + share[:, :, None] * sideways, self(moment, guide.centre, share))
+        return PosedGuide(guide.turn + share[:, :, None] * sideways, self(frame, guide.centre, share))
 
 
-def _interpolation(moments: Sequence[Moment]) -> np.ndarray:
-    """(M, K) weights of the knots around each moment, linear within its segment; rows sum to 1."""
-    frames = np.array([moment.frame for moment in moments], dtype=np.float64)
+def _interpolation(frames: Sequence[CaptureFrame]) -> np.ndarray:
+    """(M, K) weights of the knots around each frame, linear within its segment; rows sum to 1."""
+    numbers = np.array([frame.number for frame in frames], dtype=np.float64)
     columns = []
-    for segment in sorted({moment.segment for moment in moments}):
-        inside = np.array([moment.segment == segment for moment in moments])
-        first, last = frames[inside].min(), frames[inside].max()
+    for segment in sorted({frame.segment for frame in frames}):
+        inside = np.array([frame.segment == segment for frame in frames])
+        first, last = numbers[inside].min(), numbers[inside].max()
         knots = np.linspace(first, last, max(round((last - first) / KNOT_FRAMES), 0) + 1)
         spacing = max((last - first) / max(len(knots) - 1, 1), 1.0)
-        near = np.clip(1 - np.abs(frames[:, None] - knots[None]) / spacing, 0, None)
+        near = np.clip(1 - np.abs(numbers[:, None] - knots[None]) / spacing, 0, None)
         columns.append(near / np.maximum(near.sum(axis=1, keepdims=True), 1e-9) * inside[:, None])
     return np.concatenate(columns, axis=1)
 
@@ -122,17 +122,17 @@ def register_torso(capture: Capture) -> dict[str, float] | None:
         kept = avatar.offset.detach().clone()
         avatar.offset[torch.from_numpy(body)] = 0.0
         rest = Expression(torch.zeros(avatar.action_bias.shape), torch.zeros(avatar.config.latents))
-        shown = sorted({view.moment for view in views})
+        shown = sorted({view.frame for view in views})
         places = {m: avatar.without_view(rest, capture.guides[m])[0].means[body] for m in shown}
-        weight = torch.stack([_visibility(capture, view, body, places[view.moment]) for view in views])
+        weight = torch.stack([_visibility(capture, view, body, places[view.frame]) for view in views])
     seen = np.flatnonzero(((weight > 0).sum(dim=0) >= 3).numpy())
-    motion = TorsoMotion(avatar, capture.moments)
+    motion = TorsoMotion(avatar, capture.frames)
     if len(seen) == 0:
         avatar.offset.data.copy_(kept)
         return None
     chosen = seen[:: -(-len(seen) // POINTS)]
     points = _Points(torch.from_numpy(body[chosen]), weight[:, chosen])
-    nearby = {moment: part[chosen] for moment, part in places.items()}
+    nearby = {frame: part[chosen] for frame, part in places.items()}
     anchors, basis = _field(avatar.layout.centre, body[chosen])
     heights, before, after = _optimise(capture, views, points, nearby, motion, share, basis)
     if not after < before:
@@ -141,7 +141,7 @@ def register_torso(capture: Capture) -> dict[str, float] | None:
 
     with torch.no_grad():
         height = _spread_over(avatar.layout.centre, anchors) @ heights * share[:, 0]
-        used = [index for index in range(len(capture.moments)) if index not in capture.kept_moments]
+        used = [index for index in range(len(capture.frames)) if index not in capture.kept_frames]
         mean = motion._weights[used].mean(dim=0)
         turn, shift = mean @ motion.turn, mean @ motion.shift
         _bake(avatar, body, height, turn, shift, share)
@@ -166,11 +166,11 @@ def _spread(views: Sequence[View], count: int) -> list[View]:
 def _visibility(capture: Capture, view: View, index: np.ndarray, places: torch.Tensor) -> torch.Tensor:
     """(n,) cosine to the camera, less 0.15, of points that the guide mesh shows there; else 0."""
     avatar = capture.avatar
-    triangles, depth = mesh_picture(avatar, capture.moments[view.moment], view)
-    normals = (capture.guides[view.moment].turn[index] @ avatar._rest_frames[index][:, :, 2:])[:, :, 0].numpy()
+    triangles, depth = mesh_picture(avatar, capture.frames[view.frame], view)
+    normals = (capture.guides[view.frame].turn[index] @ avatar._rest_frames[index][:, :, 2:])[:, :, 0].numpy()
     rotation = view.world_to_camera[:3, :3]
     # the mesh that hides is the tracked one, so places are compared as it has them
-    inside = capture.guides[view.moment].centre[index].numpy() @ rotation.T + view.world_to_camera[:3, 3]
+    inside = capture.guides[view.frame].centre[index].numpy() @ rotation.T + view.world_to_camera[:3, 3]
     pixels = inside @ view.intrinsics.T
     column, row = np.floor(pixels[:, :2] / np.maximum(pixels[:, 2:], 1e-6)).astype(int).T
     size = view.image.shape[0]
@@ -224,7 +224,7 @@ def _optimise(
     def consistency(pictures: torch.Tensor) -> torch.Tensor:
         lifted = (basis @ heights)[:, None]
         moved = {m: motion(m, place + lifted * normals[m], share) for m, place in places.items()}
-        world = torch.stack([moved[view.moment] for view in views])
+        world = torch.stack([moved[view.frame] for view in views])
         pixels = world @ cameras[:, :, :3].transpose(1, 2) + cameras[:, None, :, 3]
         grid = pixels[..., :2] / pixels[..., 2:] * scale - 1
         colours = torch.nn.functional.grid_sample(pictures, grid[:, :, None], align_corners=False)[..., 0]
@@ -279,10 +279,10 @@ def _colour(capture: Capture, views: Sequence[View], body: np.ndarray, weight: t
     total = torch.zeros(len(body), 3)
     places: dict[int, torch.Tensor] = {}
     for view, seen in zip(views, weight, strict=True):
-        if view.moment not in places:
-            places[view.moment] = avatar.without_view(rest, capture.guides[view.moment])[0].means[body]
+        if view.frame not in places:
+            places[view.frame] = avatar.without_view(rest, capture.guides[view.frame])[0].means[body]
         camera = torch.from_numpy(view.intrinsics @ view.world_to_camera[:3]).float()
-        pixels = places[view.moment] @ camera[:, :3].T + camera[:, 3]
+        pixels = places[view.frame] @ camera[:, :3].T + camera[:, 3]
         grid = pixels[:, :2] / pixels[:, 2:] * (2 / view.image.shape[0]) - 1
         picture = torch.from_numpy(view.image).permute(2, 0, 1)[None]
         looked_up = torch.nn.functional.grid_sample(picture, grid[None, :, None], align_corners=False)

@@ -18,7 +18,7 @@ from fportrait.camera.cameras import look_at
 from fportrait.errors import UserError
 
 if TYPE_CHECKING:
-    from fportrait.avatar.views import Moment
+    from fportrait.avatar.views import CaptureFrame
 
 # The actions with a slider of their own, by what they move; a pair of sides shares one slider.
 SLIDERS = {
@@ -27,28 +27,28 @@ SLIDERS = {
     "Brows": ("browInnerUp", "browOuterUp", "browDown"),
 }
 HEAD_LIMIT, YAW_LIMIT, ELEVATION_LIMIT = 40.0, 180.0, 60.0  # degrees
-TARGET = np.array([0.0, -0.02, 0.0])  # of the camera: the middle of head and neck
+TARGET = np.array([0.0, -0.02, 0.0])  # of the camera: the centre of head and neck
 
 
 class AvatarViewer:
     """Serves one avatar until `close`.
 
     Args:
-        moments: tracked moments of the person's capture, to play back as expressions; may be empty.
+        frames: tracked frames of the person's capture, to play back as expressions; may be empty.
         port: 0 takes any free port; `url` says which.
 
     Raises:
         UserError: viser is not installed.
     """
 
-    def __init__(self, avatar: GaussianAvatar, moments: list[Moment] | None = None, port: int = 8080):
+    def __init__(self, avatar: GaussianAvatar, frames: list[CaptureFrame] | None = None, port: int = 8080):
         try:
             import viser
         except ImportError as error:
             raise UserError(
                 f"no viser ({error})", "viser for the 3D viewer", "pip install 'fportrait[viewer]'"
             ) from error
-        self.avatar, self.moments = avatar, moments or []
+        self.avatar, self.frames = avatar, frames or []
         self.server = viser.ViserServer(host="127.0.0.1", port=port or _free_port(), label="fportrait", verbose=False)
         self.url = f"http://127.0.0.1:{self.server.get_port()}"
         self.server.scene.set_up_direction("+y")
@@ -63,9 +63,9 @@ class AvatarViewer:
         gui = self.server.gui
         self.sliders: dict[str, Any] = {}
         self._recorded: Any = None
-        if self.moments:
+        if self.frames:
             self._recorded = gui.add_slider(
-                "recorded moment", -1, len(self.moments) - 1, 1, -1, hint="-1: use the sliders below"
+                "recorded frame", -1, len(self.frames) - 1, 1, -1, hint="-1: use the sliders below"
             )
             self._recorded.on_update(lambda _: self.update())
         names = list(self.avatar.body.action_names)
@@ -91,8 +91,8 @@ class AvatarViewer:
         values = {name: float(slider.value) for name, slider in self.sliders.items()}
         turn = np.radians([-values["head pitch"], values["head yaw"], values["head roll"]])
         if self._recorded is not None and self._recorded.value >= 0:
-            moment = self.moments[int(self._recorded.value)]
-            return self.avatar.expression(self.avatar.check_code(moment.code)), moment.pose
+            frame = self.frames[int(self._recorded.value)]
+            return self.avatar.expression(self.avatar.check_code(frame.code)), frame.pose
         expression = self.avatar.expression_of_actions(strengths_of(self.avatar, values))
         return expression, Pose(np.eye(3), np.zeros(3), rotation_matrix(turn))
 

@@ -1,7 +1,7 @@
-"""From annotation rows and videos to what an avatar is fitted to: square pictures, cameras, poses and codes by moment.
+"""From annotation rows and videos to what an avatar is fitted to: square pictures, cameras, poses and codes by frame.
 
-A *moment* is one instant of a synchronised capture, seen by every camera. Tracking annotates each video on its own, so
-a moment has several estimates of one pose and one expression: rotations are averaged, and the code is a mean over the
+A *frame* is one instant of a synchronised capture, seen by every camera. Tracking annotates each video on its own, so
+a frame has several estimates of one pose and one expression: rotations are averaged, and the code is a mean over the
 cameras weighted by confidence and by how squarely they see the face, since that is the view an expression encoder reads
 best.
 """
@@ -25,14 +25,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class View:
-    """One camera's picture of one moment: `image` (S, S, 3) float32 in 0 to 1, `covered` (S, S) float32: 0 outside the
+    """One camera's picture of one frame of the capture.
+
+    frame: index into the capture's frames. image (S, S, 3) float32 in 0 to 1, covered (S, S) float32: 0 outside the
     video.
     """
 
-    moment: int
+    frame: int
     clip: str
     camera: str
-    frame: int
     world_to_camera: np.ndarray
     intrinsics: np.ndarray
     image: np.ndarray
@@ -43,11 +44,11 @@ class View:
 
 
 @dataclass
-class Moment:
-    """One instant: its pose, its driving code (128,), and where it is in the capture."""
+class CaptureFrame:
+    """One frame of a capture: its pose, its driving code (128,), and where it is in the capture."""
 
     segment: str
-    frame: int
+    number: int
     pose: Pose
     code: np.ndarray
 
@@ -63,7 +64,7 @@ def frontality(row: Any) -> float:
     return float(-(matrix(row.world_to_camera, 4, 4)[:3, :3] @ rotation[:, 2])[2])
 
 
-def moment_of(rows: Sequence[Any]) -> Moment:
+def combine_rows(rows: Sequence[Any]) -> CaptureFrame:
     """Combine the annotation rows of one instant (named tuples of the frames table)."""
     from fportrait.body.model import Pose
 
@@ -81,12 +82,12 @@ def moment_of(rows: Sequence[Any]) -> Moment:
     places = np.stack([matrix(row.body_translation, 1, 3)[0] for row in rows])
     place = np.average(places, axis=0, weights=confidence + 1e-9)
     pose = Pose(mean_rotation("body_rotation"), place, mean_rotation("head_rotation"))
-    return Moment(rows[0].segment, int(rows[0].frame), pose, (weights @ codes).astype(np.float32))
+    return CaptureFrame(rows[0].segment, int(rows[0].frame), pose, (weights @ codes).astype(np.float32))
 
 
-def moments_of(frames: pd.DataFrame) -> dict[tuple[str, int], list[Any]]:
+def rows_by_frame(table: pd.DataFrame) -> dict[tuple[str, int], list[Any]]:
     """Rows by (segment, frame), in order."""
-    ordered = frames.sort_values(["segment", "frame", "camera"], kind="stable")
+    ordered = table.sort_values(["segment", "frame", "camera"], kind="stable")
     grouped: dict[tuple[str, int], list[Any]] = {}
     for row in ordered.itertuples(index=False):
         grouped.setdefault((row.segment, int(row.frame)), []).append(row)
@@ -125,17 +126,17 @@ def _point_weights(start: float, length: float, count: int, available: int) -> n
 
 
 def load_views(
-    frames: pd.DataFrame,
+    table: pd.DataFrame,
     size: int,
-    max_moments: int,
+    max_frames: int,
     root: Path,
     read_video: Callable[[Path], np.ndarray],
     margin: float = 1.0,
-) -> tuple[list[Moment], list[View]]:
-    """Read one identity's capture: at most `max_moments` moments spread evenly, every camera of each.
+) -> tuple[list[CaptureFrame], list[View]]:
+    """Read one identity's capture: at most `max_frames` frames spread evenly, every camera of each.
 
     Args:
-        frames: the identity's rows of the annotation table.
+        table: the identity's rows of the annotation table.
         size: side of the pictures. margin: how many times wider than the model's crop they are: an avatar that is seen
             from everywhere needs more of the shoulders.
         root: what the table's paths are relative to. read_video: path -> (T, H, W, 3) uint8.
@@ -145,11 +146,11 @@ def load_views(
     """
     from fportrait.camera.cameras import crop_intrinsics
 
-    grouped = moments_of(frames)
+    grouped = rows_by_frame(table)
     keys = list(grouped)
-    if len(keys) > max_moments:
-        keys = [keys[i] for i in np.linspace(0, len(keys) - 1, max_moments).round().astype(int)]
-    moments = [moment_of(grouped[key]) for key in keys]
+    if len(keys) > max_frames:
+        keys = [keys[i] for i in np.linspace(0, len(keys) - 1, max_frames).round().astype(int)]
+    frames = [combine_rows(grouped[key]) for key in keys]
     by_clip: dict[str, list[tuple[int, Any]]] = {}
     for index, key in enumerate(keys):
         for row in grouped[key]:
@@ -179,7 +180,6 @@ def load_views(
                     index,
                     clip,
                     row.camera,
-                    int(row.frame),
                     view,
                     camera,
                     image,
@@ -188,4 +188,4 @@ def load_views(
                     float(row.confidence),
                 )
             )
-    return moments, views
+    return frames, views

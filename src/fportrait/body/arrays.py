@@ -55,7 +55,7 @@ def check_mesh(path: Path, faces: np.ndarray, count: int, sizes: Mapping[str, tu
 
 
 def centre_of_head(template: np.ndarray, on_head: np.ndarray) -> np.ndarray:
-    """The middle of the box around what the head bone carries, on the plane of symmetry; `3`."""
+    """The centre of the box around what the head bone carries, on the plane of symmetry; `3`."""
     head = template[on_head]
     centre = 0.5 * (head.min(0) + head.max(0))
     centre[0] = 0.0

@@ -42,11 +42,11 @@ def _fill(pixels, depth_in, faces, ids, nearness):
     _fill_facing(pixels, depth_in, faces, ids, nearness, farthest, -1.0)  # rows run down: clockwise is front
     for i in range(farthest.shape[0]):
         for j in range(farthest.shape[1]):
-            least = np.inf
+            lowest = np.inf
             for y in range(i * TILE, min((i + 1) * TILE, height)):
                 for x in range(j * TILE, min((j + 1) * TILE, width)):
-                    least = min(least, nearness[y, x])
-            farthest[i, j] = least
+                    lowest = min(lowest, nearness[y, x])
+            farthest[i, j] = lowest
     _fill_facing(pixels, depth_in, faces, ids, nearness, farthest, 1.0)
 
 

@@ -79,11 +79,11 @@ def rasterize(
     return ids.view(height, width), weights.view(height, width, 3), depth.view(height, width)
 
 
-def _chunks(counts: torch.Tensor, most: int) -> list[slice]:
-    """Consecutive triangles whose pairs together are at most `most` (a larger triangle goes alone)."""
+def _chunks(counts: torch.Tensor, max_pairs: int) -> list[slice]:
+    """Consecutive triangles whose pairs together are at most `max_pairs` (a larger triangle goes alone)."""
     total, begin, chunks = 0, 0, []
     for index, count in enumerate(counts.tolist()):
-        if total and total + count > most:
+        if total and total + count > max_pairs:
             chunks.append(slice(begin, index))
             total, begin = 0, index
         total += count

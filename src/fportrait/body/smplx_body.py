@@ -17,7 +17,7 @@ from fportrait.errors import UserError
 FILES = ("SMPLX_NEUTRAL.npz", "SMPLX_MALE.npz", "SMPLX_FEMALE.npz")
 ARRAYS = {"v_template": 2, "shapedirs": 3, "posedirs": 3, "J_regressor": 2, "weights": 2, "kintree_table": 2, "f": 2}
 JOINTS, NECK, HEAD, JAW, EYES = 55, 12, 15, 22, (23, 24)
-MOST_SHAPES = 300  # where files with both spaces keep the expressions
+MAX_SHAPES = 300  # where files with both spaces keep the expressions
 IDENTITY_DIMS, EXPRESSION_DIMS = 100, 50
 FIX = "download the npz form of SMPL-X 1.1 from smpl-x.is.tue.mpg.de and point to SMPLX_NEUTRAL.npz"
 
@@ -51,7 +51,7 @@ class SmplxBody:
         check_mesh(path, faces, count, sizes, FIX)
         if blends < 20:
             raise UserError(f"{blends} blend shapes in {path}", "at least 10 of shape and 10 of expression", FIX)
-        first = MOST_SHAPES if blends > MOST_SHAPES else 10
+        first = MAX_SHAPES if blends > MAX_SHAPES else 10
         shapes = np.arange(min(first, IDENTITY_DIMS))
         expressions = np.arange(first, min(first + EXPRESSION_DIMS, blends))
 

@@ -1,7 +1,7 @@
 """How embedded people move: head rotations, short expressions, speech, blinks and gaze as smooth curves.
 
 Each region of the face (mouth, brows, lids, gaze) walks from one drawn target to the next with eased transitions,
-so every moment is a fresh combination. Strengths are mostly near full: captures exist to teach expression control,
+so every frame is a fresh combination. Strengths are mostly near full: captures exist to teach expression control,
 and faint expressions teach nothing. Head speed is capped at `MAX_HEAD_DEGREES_PER_SECOND`, 18 degrees in nine
 frames at 25 frames per second, because faster motion blurs in a video codec of temporal stride four.
 """

@@ -1,6 +1,6 @@
 """Paint on a person: skin, lips, brows, lids, stubble and hairline, in one cylindrical texture around the head.
 
-The texture's columns are the azimuth around a vertical axis through the skull (0 in the middle: the face), its rows
+The texture's columns are the azimuth around a vertical axis through the skull (0 in the centre: the face), its rows
 the height on the template. Places (lips, lids, brows) come from the body's face-landmark embedding, so nothing here
 knows vertex numbers. Colours are linear light, float32.
 """
@@ -301,14 +301,16 @@ def _paint_brows(
     jitter = rng.uniform(0, 1, (density, 4))
     for side, (upper, lower) in BROWS.items():
         top, bottom = _along(chart.marks[upper], 40), _along(chart.marks[lower], 40)
-        middle = 0.5 * (top + bottom) + np.stack([0 * at, -lift - arch * np.sin(np.pi * at**1.4)], axis=-1)
+        centre_line = 0.5 * (top + bottom) + np.stack([0 * at, -lift - arch * np.sin(np.pi * at**1.4)], axis=-1)
         half = 0.5 * thickness * profile * np.maximum(np.linalg.norm(top - bottom, axis=1).mean(), 7.0)
-        outline = np.concatenate([middle - np.stack([0 * at, half], -1), (middle + np.stack([0 * at, half], -1))[::-1]])
+        outline = np.concatenate(
+            [centre_line - np.stack([0 * at, half], -1), (centre_line + np.stack([0 * at, half], -1))[::-1]]
+        )
         cv2.fillPoly(band, [np.round(outline * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
         outward = 1.0 if side == "left" else -1.0
         for a, b, c, d in jitter:
             k = int(a * 39)
-            start = middle[k] + [0, (2 * b - 1) * half[k]]
+            start = centre_line[k] + [0, (2 * b - 1) * half[k]]
             end = start + np.array([outward * (6 + 8 * c), -(5 - 9 * a) * (0.5 + d)])
             _stroke(hairs, np.stack([start, end]), 1)
     soft = cv2.GaussianBlur(band, (0, 0), 2.0).astype(np.float32) / 255

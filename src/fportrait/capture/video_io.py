@@ -241,7 +241,7 @@ def decode_image(source: Path | IO[bytes], where: str) -> np.ndarray:
 
 
 def constant_rate(path: str | Path) -> tuple[float, Iterator[np.ndarray]]:
-    """A video of variable rate as frames at equal distances in time: for each, the stored frame shown at that moment.
+    """A video of variable rate as frames at equal distances in time: for each, the stored frame shown at that time.
 
     The rate is one over the median distance of stored frames; a gap repeats the frame before it, a burst loses frames.
 
@@ -256,8 +256,9 @@ def constant_rate(path: str | Path) -> tuple[float, Iterator[np.ndarray]]:
     if len(gaps) == 0 or not (gaps > 0).any():
         raise UserError(f"{path} whose frames have no times", "a video with a clock", _FIX_VIDEO)
     fps = round(float(1.0 / np.median(gaps[gaps > 0])), 3)
-    moments = times[0] + np.arange(round((times[-1] - times[0]) * fps) + 1) / fps
-    shown = np.searchsorted(times, moments + 0.5 / fps, side="right") - 1  # the newest frame by the moment's middle
+    frame_times = times[0] + np.arange(round((times[-1] - times[0]) * fps) + 1) / fps
+    # the newest stored frame by the middle of the time that a frame is shown
+    shown = np.searchsorted(times, frame_times + 0.5 / fps, side="right") - 1
 
     def frames() -> Iterator[np.ndarray]:
         wanted = iter(shown.tolist())

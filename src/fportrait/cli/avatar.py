@@ -24,8 +24,8 @@ tables_option = click.option(
     type=click.Path(path_type=Path),
     help="The folder with the capture's annotations.",
 )
-moment_option = click.option(
-    "--moment", default=0, show_default=True, type=click.IntRange(0), help="Which moment of the person's capture."
+frame_option = click.option(
+    "--frame", default=0, show_default=True, type=click.IntRange(0), help="Which frame of the person's capture."
 )
 
 
@@ -64,19 +64,19 @@ def fit(
     from fportrait.body.model import load_body
     from fportrait.capture.video_io import write_image
 
-    frames, person = _person(tables, name)
+    rows, person = _person(tables, name)
     check_body_model(str(person["body_model"]))
     body = load_body()
     start = None if prior == "none" else AvatarPrior.load(SHIPPED if prior == "shipped" else Path(prior), body)
     shape: dict[str, Any] = {} if start is None else {"avatar": start.config.avatar}
     config = fit_config({"steps": steps, "size": size} | shape)
     capture = read_capture(
-        frames,
+        rows,
         person["shape"],
         body,
         config.avatar,
         config.size,
-        config.max_moments,
+        config.max_frames,
         config.holdout_every,
         config.holdout_camera,
         config.margin,
@@ -102,8 +102,8 @@ def view(name: str, avatars: Path, tables: Path, port: int) -> None:
     from fportrait.avatar.model import GaussianAvatar
     from fportrait.avatar.viewer import AvatarViewer
 
-    moments = _moments(tables, name) if (tables / "frames.parquet").is_file() else []
-    viewer = AvatarViewer(GaussianAvatar.load(avatars / name), moments, port)
+    frames = _frames_of(tables, name) if (tables / "frames.parquet").is_file() else []
+    viewer = AvatarViewer(GaussianAvatar.load(avatars / name), frames, port)
     click.echo(f"open {viewer.url} in a browser; Ctrl+C ends")
     try:
         while True:
@@ -127,10 +127,10 @@ def sheet(name: str, avatars: Path, tables: Path, output: Path, size: int, expre
     from fportrait.avatar.sheet import contact_sheet
     from fportrait.capture.video_io import write_image
 
-    frames, _ = _person(tables, name)
+    rows, _ = _person(tables, name)
     fitted = GaussianAvatar.load(avatars / name)
     capture = read_capture(
-        frames, fitted.shape, fitted.body, fitted.config, size, 256, 8, bool(fitted.scores.get("kept_camera")), 1.2
+        rows, fitted.shape, fitted.body, fitted.config, size, 256, 8, bool(fitted.scores.get("kept_camera")), 1.2
     )
     capture.avatar = fitted
     write_image(output, contact_sheet(capture, expressions, cameras))
@@ -141,10 +141,10 @@ def sheet(name: str, avatars: Path, tables: Path, output: Path, size: int, expre
 @click.argument("name")
 @avatars_option
 @tables_option
-@moment_option
-@click.option("--rest", is_flag=True, help="A neutral face, looking ahead, instead of a moment of the capture.")
+@frame_option
+@click.option("--rest", is_flag=True, help="A neutral face, looking ahead, instead of a frame of the capture.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The file to write (.ply).")
-def export(name: str, avatars: Path, tables: Path, moment: int, rest: bool, output: Path) -> None:
+def export(name: str, avatars: Path, tables: Path, frame: int, rest: bool, output: Path) -> None:
     """One posed frame as a Gaussian PLY, which public viewers of Gaussian splatting open."""
     import torch
 
@@ -158,10 +158,10 @@ def export(name: str, avatars: Path, tables: Path, moment: int, rest: bool, outp
         expression = fitted.expression_of_actions(torch.zeros(len(fitted.body.action_names)))
         pose = Pose.rest()
     else:
-        moments = _moments(tables, name)
-        if moment >= len(moments):
-            raise UserError(f"moment {moment} of {name}", f"0 to {len(moments) - 1}", "choose another --moment")
-        expression, pose = fitted.expression(fitted.check_code(moments[moment].code)), moments[moment].pose
+        frames = _frames_of(tables, name)
+        if frame >= len(frames):
+            raise UserError(f"frame {frame} of {name}", f"0 to {len(frames) - 1}", "choose another --frame")
+        expression, pose = fitted.expression(fitted.check_code(frames[frame].code)), frames[frame].pose
     click.echo(f"ply: {export_ply(fitted, output, expression, fitted.guide(pose))}")
 
 
@@ -189,7 +189,7 @@ def _person(tables: Path, name: str) -> tuple[Any, Any]:
     return rows, people[people.identity == name].iloc[0]
 
 
-def _moments(tables: Path, name: str) -> list[Any]:
-    from fportrait.avatar.views import moment_of, moments_of
+def _frames_of(tables: Path, name: str) -> list[Any]:
+    from fportrait.avatar.views import combine_rows, rows_by_frame
 
-    return [moment_of(rows) for rows in moments_of(_person(tables, name)[0]).values()]
+    return [combine_rows(rows) for rows in rows_by_frame(_person(tables, name)[0]).values()]

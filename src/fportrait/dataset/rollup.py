@@ -58,7 +58,7 @@ ROW_CHECKS = {
     "pose_metres": "list_distance(body_translation, t0)",
     "constants_changed": "(crop <> crop0 OR intrinsics <> k0)::INT",
 }
-LEAST = ("focal_length", "crop_size")  # a clip's number is its least of these, its most of the others
+MINIMA = ("focal_length", "crop_size")  # a clip's number is the minimum of these, the maximum of the others
 CHECK_PREFIX = "check_"
 STARTS = """
     SELECT dataset, clip, world_to_camera AS w0, expression_code AS c0, body_translation AS t0, crop AS crop0,
@@ -145,7 +145,7 @@ def rows_in_order(structure: pd.DataFrame) -> bool:
 def _motion_columns(check: str) -> str:
     """SQL of a clip's motion, from its rows' checks; `check` makes a column's name, or its formula, of a check's."""
     checks = ", ".join(
-        f"{'min' if name in LEAST else 'max'}({check.format(name=name, sql=sql)})::DOUBLE AS {name}"
+        f"{'min' if name in MINIMA else 'max'}({check.format(name=name, sql=sql)})::DOUBLE AS {name}"
         for name, sql in ROW_CHECKS.items()
         if name != "constants_changed"
     )
@@ -242,7 +242,7 @@ def _disagreeing(database: duckdb.DuckDBPyConnection) -> np.ndarray:
 
 
 def identity_rollup(database: duckdb.DuckDBPyConnection, structure: pd.DataFrame, motion: pd.DataFrame) -> pd.DataFrame:
-    """Per identity that either table names: its rows, its reference, and the most that anything moves in its clips.
+    """Per identity that either table names: its rows, its reference, and the maximum that anything moves in its clips.
 
     Everything comes from the rows per clip: of a sound clip the identity and split are constant, the frames 0 to n - 1.
     """

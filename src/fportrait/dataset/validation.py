@@ -50,8 +50,8 @@ class ValidationConfig:
     still_pose_degrees: float = 1.0
     still_pose_metres: float = 0.005
     moving_pose_degrees: float = 1.0
-    least_confidence: float = 0.3  # mean over a clip
-    most_quarantined: float = 0.5  # share of the identities; more means that something is wrong with all of them
+    min_confidence: float = 0.3  # mean over a clip
+    max_quarantined: float = 0.5  # share of the identities; more means that something is wrong with all of them
     severities: dict[str, str] = field(default_factory=dict)  # rule name -> critical or warning, where not the default
 
     @classmethod
@@ -142,8 +142,8 @@ def rules(config: ValidationConfig) -> list[Rule]:
             "motion",
             "mean_confidence",
             "warning",
-            "look at that clip; lower least_confidence if it is good",
-            low=config.least_confidence,
+            "look at that clip; lower min_confidence if it is good",
+            low=config.min_confidence,
         ),
     ]
     for dataset in CAPTURES:
@@ -277,7 +277,7 @@ def validate_tables(tracks_folder: str | Path, out_folder: str | Path, config: V
 
     Raises:
         UserError: a critical rule failed (table, clip, rule and the way to mend it are named), or more
-            identities than `most_quarantined` (or all) are in quarantine.
+            identities than `max_quarantined` (or all) are in quarantine.
     """
     tracks_folder, out_folder = Path(tracks_folder), Path(out_folder)
     out_folder.mkdir(parents=True, exist_ok=True)
@@ -319,7 +319,7 @@ def validate_tables(tracks_folder: str | Path, out_folder: str | Path, config: V
     critical = [failure for phase in phases for failure in _failures(phase, "critical")]
     reached_motion = len(phases) > 2
     identities = len(motion[["dataset", "identity"]].drop_duplicates()) if reached_motion and motion is not None else 0
-    too_many = len(quarantined) >= identities or len(quarantined) > config.most_quarantined * identities
+    too_many = len(quarantined) >= identities or len(quarantined) > config.max_quarantined * identities
     report = {
         "passed": not critical and not too_many,
         "thresholds": {key: value for key, value in asdict(config).items() if key != "severities"},
@@ -342,7 +342,7 @@ def validate_tables(tracks_folder: str | Path, out_folder: str | Path, config: V
         name, reasons = next(iter(quarantined.items()))
         raise UserError(
             f"{len(quarantined)} of {identities} identities in quarantine, for example {name} by '{reasons[0]}'",
-            f"at most {config.most_quarantined:.0%} of them, and one sound identity",
+            f"at most {config.max_quarantined:.0%} of them, and one sound identity",
             f"read {out_folder}/data_docs/index.html; mend the captures or the thresholds of validate",
         )
     assert database is not None and structure is not None

@@ -1,6 +1,6 @@
 """The expression controller: driving codes to one offset of the time embedding per latent frame.
 
-Codes `B T 128` pass a linear layer and two temporal self-attention layers of width C = D/4, are grouped as the video
+Codes `B T 128` pass a linear layer and two temporal self-attention layers of width D/4, are grouped as the video
 VAE groups frames (the first alone, repeated to fill its group, then fours) into `B l 4C`, and an output layer gives
 e `B l D`, which is added to the shared time embedding: t_i = t + e_i (FactorPortrait, eq. 1 and the text before it).
 """
@@ -16,7 +16,7 @@ from fportrait.diffusion.shapes import TEMPORAL_STRIDE
 
 
 def group_frames(features_BTC: torch.Tensor) -> torch.Tensor:
-    """`B T C` to `B l 4C`: the first frame four times, then every four frames, each group's channels in frame order."""
+    """`B T W` to `B l 4W`: the first frame four times, then every four frames, each group's channels in frame order."""
     first = features_BTC[:, :1].expand(-1, TEMPORAL_STRIDE - 1, -1)
     padded = torch.cat([first, features_BTC], dim=1)
     return padded.unflatten(1, (-1, TEMPORAL_STRIDE)).flatten(2)

@@ -11,10 +11,8 @@ from collections.abc import Mapping
 
 import torch
 
-from fportrait.errors import UserError
-
-FACTORS = {"identity": "reference", "view": "rays", "pose": "normals", "expression": "codes"}
-"""Each factor of control and the model input that carries it."""
+from fportrait.diffusion.factors import FACTORS
+from fportrait.errors import UserError, refuse_unknown_keys
 
 
 def shift_sigma(sigma: torch.Tensor, shift: float = 5.0) -> torch.Tensor:
@@ -92,21 +90,21 @@ def drop_conditions(
     probability: float | Mapping[str, float] = 0.1,
     generator: torch.Generator | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Zero each condition of each sample independently, with `probability` (one for all, or one per name).
+    """Zero each condition of each sample independently, with `probability` (one for all, or one per factor).
 
     The value is replaced and no module is skipped: skipped modules hang sharded training. Guidance at sampling time
     uses the same zeros.
 
     Raises:
-        UserError: `probability` names something that is not among `conditions`.
+        UserError: `probability` names something that is no factor.
     """
+    by_name: dict[str, float] = {}
     if isinstance(probability, Mapping):
-        for name in probability:
-            if name not in conditions:
-                raise UserError(f"dropout for '{name}'", f"one of {', '.join(conditions)}", "rename it")
+        refuse_unknown_keys(probability, FACTORS, "dropout")
+        by_name = {FACTORS[factor]: chance for factor, chance in probability.items()}
     dropped = {}
     for name, value in conditions.items():
-        chance = probability.get(name, 0.0) if isinstance(probability, Mapping) else probability
+        chance = by_name.get(name, 0.0) if isinstance(probability, Mapping) else probability
         keep = torch.rand(value.shape[0], generator=generator) >= chance
         dropped[name] = torch.where(_per_sample(keep, value).bool(), value, torch.zeros_like(value))
     return dropped

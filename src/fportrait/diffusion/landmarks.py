@@ -2,7 +2,7 @@
 
 Two spatial and two temporal self-attention layers, alternating, encode the points `B T P 2`; groups of four frames, as
 the video VAE groups them, give `B l P D`; cross-attention layers in the blocks read them (`blocks.LandmarkAttention`).
-What the paper leaves open: width C = D/4 as in the controller, a learned embedding per point, groups as channels.
+What the paper leaves open: width D/4 as in the controller, a learned embedding per point, groups as channels.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from fportrait.diffusion.codec import decode_parts, load_vae
 from fportrait.diffusion.conditions import Cameras, Conditions, Pictures, WindowConditions, as_latents, read_codes
-from fportrait.diffusion.flow import FACTORS
+from fportrait.diffusion.factors import FACTORS
 from fportrait.diffusion.numerics import first_not_finite
 from fportrait.diffusion.shapes import latent_frames
 from fportrait.diffusion.transformer import FactorPortraitTransformer

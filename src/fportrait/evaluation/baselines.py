@@ -28,7 +28,7 @@ BASELINES = ("repeated_portrait", "mean_frame", "warped_portrait")
 DRAW_SCALE = 3  # the warped portrait is drawn larger and averaged down, as the truth was
 
 
-def mean_frame(reader: ShardReader, dataset: str, vae: Any, most: int = 64) -> np.ndarray:
+def mean_frame(reader: ShardReader, dataset: str, vae: Any, max_records: int = 64) -> np.ndarray:
     """Mean frame `H W 3` uint8 of a dataset's training records, at most `most` of them, evenly spaced in the index.
 
     Shards keep no training pixels, so the latents are decoded.
@@ -39,7 +39,7 @@ def mean_frame(reader: ShardReader, dataset: str, vae: Any, most: int = 64) -> n
     records = reader.records("train").get(dataset, [])
     if not records:
         raise UserError(f"no training records of {dataset}", "at least one", "encode training identities of it")
-    picks = np.unique(np.linspace(0, len(records) - 1, min(most, len(records))).round().astype(int))
+    picks = np.unique(np.linspace(0, len(records) - 1, min(max_records, len(records))).round().astype(int))
     means = [decode(vae, reader.read(records[pick])["latents"]).mean(0) for pick in picks]
     return np.mean(means, 0).round().astype(np.uint8)
 

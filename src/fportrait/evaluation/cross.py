@@ -23,7 +23,7 @@ CROSS_DATASETS = ("PhoneCapture", "DynamicSweep")  # as in the paper's section 5
 
 @dataclass(frozen=True)
 class Driven:
-    """What one frame sequence asks of a target: `normals` `T S S 3` uint8, `cameras` `T 4 4` around the head's middle,
+    """What one frame sequence asks of a target: `normals` `T S S 3` uint8, `cameras` `T 4 4` around the head's centre,
     `landmarks` `T 478 2` (projected, neutral face), `rotations` `T 3 3` head to camera, `reference` `4 4`."""
 
     normals: np.ndarray
@@ -113,23 +113,23 @@ def driven(
         normals.append(normal_map(vertices, body.faces, camera, intrinsics, size, size, 2, body.weld))
         points.append(project(body.landmarks(vertices), camera, intrinsics)[0])
         rotations.append(camera[:3, :3] @ pose.body_rotation @ pose.head_rotation)
-    # Two captures have two worlds; what they share is the head's middle, as in `animate`.
-    middle = np.mean([body.head_centre(np.asarray(actor["shape"], np.float64), pose) for pose in poses], 0)
+    # Two captures have two worlds; what they share is the head's centre, as in `animate`.
+    centre = np.mean([body.head_centre(np.asarray(actor["shape"], np.float64), pose) for pose in poses], 0)
     own = annotations.clip(target.dataset, person["reference_clip"], int(person["reference_frame"]), 1).iloc[0]
     reference = np.asarray(own["world_to_camera"], np.float64).reshape(4, 4)
     return Driven(
         np.stack(normals),
-        _recentred(cameras, middle),
+        _recentred(cameras, centre),
         np.stack(points),
         np.stack(rotations),
         _recentred(reference[None], body.head_centre(shape, pose_of(own)))[0],
     )
 
 
-def _recentred(cameras: np.ndarray, middle: np.ndarray) -> np.ndarray:
-    """World-to-camera matrices of a world whose origin is at `middle`."""
+def _recentred(cameras: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """World-to-camera matrices of a world whose origin is at `centre`."""
     moved = cameras.copy()
-    moved[:, :3, 3] += cameras[:, :3, :3] @ middle
+    moved[:, :3, 3] += cameras[:, :3, :3] @ centre
     return moved
 
 

@@ -27,7 +27,7 @@ RENDER_SCALE = 3  # frames are drawn larger and averaged down, as the base's own
 
 @dataclass(frozen=True)
 class Shot:
-    """What is seen in one moment. Angles in degrees: head yaw, pitch, roll; camera yaw and elevation."""
+    """What is seen in one frame. Angles in degrees: head yaw, pitch, roll; camera yaw and elevation."""
 
     actions: tuple[tuple[str, float], ...] = ()
     head: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -199,7 +199,7 @@ def generate(
 
 
 def codec_limit(pipeline: Any, video: np.ndarray) -> np.ndarray:
-    """`T S S 3` uint8 through the codec and back: the most that any sample can show."""
+    """`T S S 3` uint8 through the codec and back: the best that any sample can show."""
     import torch
 
     from fportrait.diffusion.codec import decode_latents, encode_video

@@ -94,13 +94,13 @@ def head_rotations(landmarks: np.ndarray, intrinsics: np.ndarray, shape: np.ndar
     Args:
         intrinsics: `3 3`, pixels of the landmarks' picture. shape: identity coefficients; the mean person's by default.
     """
-    from fportrait.tracking.fit import Observations, solve_moments
+    from fportrait.tracking.fit import Observations, solve_frames
 
     model = _landmark_model()
     shape = np.zeros(model.body.identity_dim) if shape is None else np.asarray(shape, np.float64)
     seen = Observations(np.asarray(landmarks)[:, None], np.eye(4)[None], np.asarray(intrinsics, np.float64)[None])
     # By the landmarks alone: those asked for are projected from a mesh, and the regression knows the network's only.
-    return solve_moments(model, seen.alone(), shape).rotations
+    return solve_frames(model, seen.alone(), shape).rotations
 
 
 def angles_between(a: np.ndarray, b: np.ndarray) -> np.ndarray:

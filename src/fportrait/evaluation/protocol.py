@@ -48,7 +48,7 @@ from fportrait.parameters import settings_from
 __all__ = ["ClipResult", "Protocol", "evaluate", "held_out", "make_pipeline", "sample_records"]
 
 METHODS = ("ours", "codec_limit", "repeated_portrait")
-LEAST_ASKED = 0.1  # root mean square change of the codes below which a clip asks for no expression
+MIN_ASKED = 0.1  # root mean square change of the codes below which a clip asks for no expression
 FACELESS = ("psnr", "ssim", "sharpness", "lpips", "iqa")  # what a repeated portrait is scored by
 
 
@@ -370,7 +370,7 @@ def control_scores(video: np.ndarray, request: Request, encoder: Any) -> dict[st
     if request.landmarks is None:
         return scores
     asked = changes(request.codes)
-    if encoder is not None and np.sqrt(np.mean(asked**2)) >= LEAST_ASKED:
+    if encoder is not None and np.sqrt(np.mean(asked**2)) >= MIN_ASKED:
         read = encoder(video, request.landmarks)
         measured = gain(asked, changes(read))
         scores["expression_gain"] = measured.gain

@@ -172,7 +172,7 @@ SHORT = {
 
 
 def draw_samples(results: Results, dataset: str, path: Path) -> None:
-    """One held-out clip of a dataset: the truth, then every variant's sample, six moments across."""
+    """One held-out clip of a dataset: the truth, then every variant's sample, six frames across."""
     from fportrait.capture.video_io import read_video
 
     rows: list[tuple[str, np.ndarray]] = []

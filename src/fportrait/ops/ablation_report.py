@@ -37,7 +37,7 @@ BASELINE_TITLES = {
     "mean_frame": "mean training frame",
     "warped_portrait": "portrait on the tracked mesh",
 }
-LEAST_GAIN = {"pose": 0.8, "view": 0.8, "jaw": 0.5, "smile": 0.5, "blink": 0.5, "pucker": 0.5}
+MIN_GAIN = {"pose": 0.8, "view": 0.8, "jaw": 0.5, "smile": 0.5, "blink": 0.5, "pucker": 0.5}
 Values = Sequence[float]
 
 
@@ -255,7 +255,7 @@ def checks(results: Results) -> list[tuple[str, str, bool]]:
     """(what was asked, what came out, whether it holds) of every bar that the numbers can judge."""
     rows = [row for dataset in DATASETS for row in against_baselines(results, dataset)]
     names, matrix = results.leakage("full")
-    for factor, least in LEAST_GAIN.items():
+    for factor, minimum in MIN_GAIN.items():
         found = results.gains("full", factor)
         if found:
             r, limit = (
@@ -265,14 +265,14 @@ def checks(results: Results) -> list[tuple[str, str, bool]]:
             text = f"{mean(found):.2f} (correlation {mean(r):.2f}; the codec's limit {mean(limit):.2f})"
             turned = results.turn_gains("full", factor)
             unit = ", in pixels" if turned else ""
-            rows.append((f"gain of {factor} at least {least}{unit}", text, mean(found) >= least))
+            rows.append((f"gain of {factor} at least {minimum}{unit}", text, mean(found) >= minimum))
             if turned:
                 r, limit = (
                     results.turn_gains("full", factor, "correlation"),
                     results.turn_gains("full", factor, "gain", "codec_limit"),
                 )
                 text = f"{mean(turned):.2f} (correlation {mean(r):.2f}; the codec's limit {mean(limit):.2f})"
-                rows.append((f"gain of {factor} at least {least}, in degrees", text, mean(turned) >= least))
+                rows.append((f"gain of {factor} at least {minimum}, in degrees", text, mean(turned) >= minimum))
     if names:
         worst = max(
             ((abs(matrix[i][j]), names[i], names[j]) for i in range(len(names)) for j in range(len(names)) if i != j),

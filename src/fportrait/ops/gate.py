@@ -19,10 +19,10 @@ from fportrait.parameters import settings_from
 class GateSettings:
     """What is asked of a model; see docs/promotion.md."""
 
-    floors: dict[str, float] = field(default_factory=dict)  # least values, by flat name in evaluate.json
-    slice_floors: dict[str, float] = field(default_factory=dict)  # least mean in every slice, by METHOD/METRIC
-    least_slice_clips: int = 2  # smaller slices are shown, not judged
-    limits: dict[str, float] = field(default_factory=dict)  # most seconds or MiB: evaluate.seconds, smoke.seconds, …
+    floors: dict[str, float] = field(default_factory=dict)  # minima, by flat name in evaluate.json
+    slice_floors: dict[str, float] = field(default_factory=dict)  # minimum of the mean in every slice, by METHOD/METRIC
+    min_slice_clips: int = 2  # smaller slices are shown, not judged
+    limits: dict[str, float] = field(default_factory=dict)  # maxima (s, MiB): evaluate.seconds, smoke.seconds, …
     against_champion: dict[str, float] = field(default_factory=dict)  # METHOD/METRIC: loss that is still tolerated
     clean_tree: bool = True
     smoke: bool = True
@@ -67,7 +67,7 @@ def lineage_checks(stages: Sequence[str], clean_tree: bool) -> list[Check]:
 
 
 def floor_checks(metrics: Mapping[str, float], floors: Mapping[str, float]) -> list[Check]:
-    """Least values; a metric named here must exist, and NaN never passes."""
+    """Minima; a metric named here must exist, and NaN never passes."""
     checks = []
     for name, floor in floors.items():
         value = metrics.get(name)
@@ -80,7 +80,7 @@ def floor_checks(metrics: Mapping[str, float], floors: Mapping[str, float]) -> l
     return checks
 
 
-def slice_checks(slices: Mapping[str, Any], floors: Mapping[str, float], least: int) -> list[Check]:
+def slice_checks(slices: Mapping[str, Any], floors: Mapping[str, float], min_clips: int) -> list[Check]:
     """`slices`: axis → slice → `{"clips", METHOD: {METRIC: {"mean"}}}`; the worst slice decides."""
     checks = []
     for name, floor in floors.items():
@@ -89,10 +89,10 @@ def slice_checks(slices: Mapping[str, Any], floors: Mapping[str, float], least: 
             f"{axis} {label}": entry[method][metric]["mean"]
             for axis, labels in slices.items()
             for label, entry in labels.items()
-            if entry["clips"] >= least and metric in entry.get(method, {})
+            if entry["clips"] >= min_clips and metric in entry.get(method, {})
         }
         if not means:
-            checks.append(Check(f"slices {name}", True, f"no slice of {least} clips has {name}"))
+            checks.append(Check(f"slices {name}", True, f"no slice of {min_clips} clips has {name}"))
             continue
         worst = min(means, key=means.__getitem__)
         detail = f"worst slice of {name}: {worst} with {means[worst]:.4g}; floor {floor:.4g}"
@@ -101,7 +101,7 @@ def slice_checks(slices: Mapping[str, Any], floors: Mapping[str, float], least: 
 
 
 def limit_checks(costs: Mapping[str, float], limits: Mapping[str, float]) -> list[Check]:
-    """Most seconds and MiB."""
+    """Maxima in seconds and MiB."""
     checks = []
     for name, limit in limits.items():
         cost = costs.get(name)

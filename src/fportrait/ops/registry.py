@@ -117,7 +117,7 @@ def decide(
     """Every check that can be made before anything is registered."""
     checks = gate.lineage_checks(stages, settings.clean_tree)
     checks += gate.floor_checks(metrics, settings.floors)
-    checks += gate.slice_checks(slices or {}, settings.slice_floors, settings.least_slice_clips)
+    checks += gate.slice_checks(slices or {}, settings.slice_floors, settings.min_slice_clips)
     record = (lineage.read_record("evaluate") or {}) if "evaluate" in stages else {}
     costs = {f"evaluate.{name}": record[name] for name in ("seconds", "peak_memory_mib") if name in record}
     early = {name: limit for name, limit in settings.limits.items() if not name.startswith("smoke.")}

@@ -13,7 +13,7 @@ from fportrait.errors import UserError
 
 FRAMES, SIZE = 9, 256
 PORTRAIT_SEED, DRIVER_SEED = 160_000_001, 160_000_002
-LEAST_SPREAD = 8.0  # grey levels: standard deviation of a picture below which nothing is on it
+MIN_SPREAD = 8.0  # grey levels: standard deviation of a picture below which nothing is on it
 
 
 def smoke_animation(model: Any) -> dict[str, float]:
@@ -35,10 +35,10 @@ def smoke_animation(model: Any) -> dict[str, float]:
     if len(video) != FRAMES:
         raise UserError(f"a smoke video of {len(video)} frames", f"{FRAMES}, as driven", "look at the model's sampling")
     spread = float(video.astype(np.float64).std((1, 2)).mean())
-    if not spread >= LEAST_SPREAD:
+    if not spread >= MIN_SPREAD:
         raise UserError(
             f"a smoke video with a spread of {spread:.1f} grey levels",
-            f"at least {LEAST_SPREAD:.0f}",
+            f"at least {MIN_SPREAD:.0f}",
             "look at the model's samples: it draws nothing",
         )
     per_frame = round(seconds / FRAMES, 3)

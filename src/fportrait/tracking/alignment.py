@@ -1,6 +1,6 @@
 """The alignment encoder: an upper-body crop to where head and body are and how the head is turned (section 8.1).
 
-Its nine numbers are those of a camera that sees exactly the crop: x and y in half crop widths from its middle (right
+Its nine numbers are those of a camera that sees exactly the crop: x and y in half crop widths from its centre (right
 and down), and the logarithm of the crop's width in metres at that depth over 0.4 m, negated, so that all grow with
 size and none depends on the lens. The rotation vector (radians) turns a head that looks straight at this camera.
 """

@@ -49,7 +49,7 @@ def upper_body_crop(image: np.ndarray, landmarks: np.ndarray, size: int = 128) -
 
 
 def upper_body_square(landmarks: np.ndarray) -> tuple[np.ndarray, float]:
-    """Middle `2` and side of the upper-body crop, pixels."""
+    """Centre `2` and side of the upper-body crop, pixels."""
     eyes, scale, _ = face_frame(landmarks)
     return eyes + np.array([0, 1.2 * scale]), 5.6 * scale
 

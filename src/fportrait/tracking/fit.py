@@ -1,11 +1,11 @@
-"""Fit the body model to face landmarks: identity once per person, head pose and expression per moment.
+"""Fit the body model to face landmarks: identity once per person, head pose and expression per frame.
 
-A moment is one video frame of a single camera, or one time step of all synchronised cameras. The landmarks sit on the
-head bone, so a moment has a rotation R and a translation T of the head; the root's translation follows from the neck.
+A frame is one picture of a single camera, or one time step of all synchronised cameras. The landmarks sit on the
+head bone, so a frame has a rotation R and a translation T of the head; the root's translation follows from the neck.
 The torso is taken as upright and unturned.
 
 Damped Gauss-Newton on reprojection errors in units of the eye distance, with Huber weights; priors keep identity
-coefficients and actions near zero. All moments are solved at once, as stacked small systems.
+coefficients and actions near zero. All frames are solved at once, as stacked small systems.
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ EYES = (33, 263)
 
 @dataclass
 class Observations:
-    """Landmarks `N C 478 2` in pixels (NaN where a camera saw no face), and the cameras `C 4 4`, `C 3 3`.
+    """Landmarks `N cameras 478 2` in pixels (NaN where a camera saw no face), and the cameras' matrices: `cameras 4 4`
+    and `cameras 3 3`.
 
-    `turns` `N C 3 3` are measured rotations of the head in the world and `turn_weights` `N C` their stiffness, 1/rad².
+    `turns` `N cameras 3 3` are measured rotations of the head in the world and `turn_weights` `N cameras` their
+    stiffness, 1/rad².
     Without them every fit takes those of the shipped regression (`measured`), unless it is told to go by the landmarks
     `alone`.
     """
@@ -48,15 +50,15 @@ class Observations:
     turns: np.ndarray | None = None
     turn_weights: np.ndarray | None = None
 
-    def at(self, moments: np.ndarray) -> Observations:
-        """Those of some moments."""
+    def at(self, frames: np.ndarray) -> Observations:
+        """Those of some frames."""
         turns, weights = self.turns, self.turn_weights
         return Observations(
-            self.landmarks[moments],
+            self.landmarks[frames],
             self.world_to_camera,
             self.intrinsics,
-            None if turns is None else turns[moments],
-            None if weights is None else weights[moments],
+            None if turns is None else turns[frames],
+            None if weights is None else weights[frames],
         )
 
     def alone(self) -> Observations:
@@ -67,7 +69,7 @@ class Observations:
 
     @property
     def seen(self) -> np.ndarray:
-        """`N C`: whether that camera saw the face at that moment."""
+        """`N cameras`: whether that camera saw the face at that frame."""
         return np.asarray(np.isfinite(self.landmarks).all((2, 3)))
 
 
@@ -113,12 +115,12 @@ class LandmarkModel:
         return points if actions is None else points + np.tensordot(actions, self.actions, 1)
 
 
-def solve_moments(
+def solve_frames(
     model: LandmarkModel, seen: Observations, identity: np.ndarray, rounds: int = 6, start: Fit | None = None
 ) -> Fit:
-    """Head pose and actions of every moment for a known identity.
+    """Head pose and actions of every frame for a known identity.
 
-    Every moment needs one camera at least that saw the face.
+    Every frame needs one camera at least that saw the face.
     """
     seen = measured(seen)
     count = len(seen.landmarks)
@@ -178,7 +180,7 @@ def _camera_terms(model, world, turned, modes, rotations, w2c, k, target, scale)
     x, y, z = t[..., 0], t[..., 1], t[..., 2]
     zero = np.zeros_like(x)
     minus_skew = np.stack([zero, z, -y, -z, zero, x, y, -x, zero], -1).reshape(*x.shape, 3, 3)
-    # One product per landmark over all moments; single precision is ample for a step's direction.
+    # One product per landmark over all frames; single precision is ample for a step's direction.
     by_rest = (by_world @ rotations[:, None]).astype(np.float32).transpose(1, 0, 2, 3).reshape(len(modes), -1, 3)
     by_mode = (by_rest @ modes).reshape(len(modes), len(t), 2, -1).transpose(1, 0, 2, 3)
     jacobian = np.concatenate([by_world @ minus_skew, by_world, by_mode], -1, dtype=np.float32)
@@ -214,7 +216,9 @@ def measured(seen: Observations) -> Observations:
 
 
 def with_estimates(seen: Observations, rotations: np.ndarray, sigma: float) -> Observations:
-    """The same, with rotations `N C 3 3` in the cameras' axes that an estimator gave, `sigma` radians off per axis."""
+    """The same, with rotations `N cameras 3 3` in the cameras' axes that an estimator gave, `sigma` radians off
+    per axis.
+    """
     turns = seen.world_to_camera[:, :3, :3].transpose(0, 2, 1) @ rotations
     return Observations(seen.landmarks, seen.world_to_camera, seen.intrinsics, turns, seen.seen * sigma**-2.0)
 
@@ -240,7 +244,9 @@ def _normal_factors(jacobian: np.ndarray, weights: np.ndarray) -> tuple[np.ndarr
 
 
 def eye_distance(seen: Observations) -> np.ndarray:
-    """Size of the face, `N C` pixels: the longer of eye distance and 0.9 × nose-to-brow height, robust in profile."""
+    """Size of the face, `N cameras` pixels: the longer of eye distance and 0.9 × nose-to-brow height,
+    robust in profile.
+    """
     points = np.nan_to_num(seen.landmarks)
     apart = np.linalg.norm(points[..., EYES[0], :] - points[..., EYES[1], :], axis=-1)
     height = np.linalg.norm(points[..., 10, :] - points[..., 2, :], axis=-1)
@@ -248,7 +254,7 @@ def eye_distance(seen: Observations) -> np.ndarray:
 
 
 def _initial(model: LandmarkModel, seen: Observations, identity: np.ndarray) -> Fit:
-    """Perspective-n-point from the camera that sees the largest face at each moment."""
+    """Perspective-n-point from the camera that sees the largest face at each frame."""
     count = len(seen.landmarks)
     size = np.where(seen.seen, eye_distance(seen), -1)
     rotations, translations = np.zeros((count, 3, 3)), np.zeros((count, 3))
@@ -273,8 +279,8 @@ def size_prior(model: LandmarkModel) -> np.ndarray:
     return np.outer(slope, slope) / SIZE_SIGMA**2
 
 
-def fit_identity(model: LandmarkModel, groups: list[Observations], rounds: int = 4, moments: int = 32) -> np.ndarray:
-    """Identity coefficients `K` from moments spread over all the observations of one person.
+def fit_identity(model: LandmarkModel, groups: list[Observations], rounds: int = 4, frames: int = 32) -> np.ndarray:
+    """Identity coefficients `K` from frames spread over all the observations of one person.
 
     Alternates poses and actions (given identity) with a linear step in the identity that lets them follow. A person's
     many frames share the landmark net's bias, so together they count as `INDEPENDENT_VIEWS` against the unit prior.
@@ -283,7 +289,7 @@ def fit_identity(model: LandmarkModel, groups: list[Observations], rounds: int =
     prior = np.eye(len(identity))
     if all(len(group.intrinsics) == 1 for group in groups):
         prior += size_prior(model)
-    share = max(2, moments // len(groups))
+    share = max(2, frames // len(groups))
     picked = []
     for group in groups:
         usable = np.flatnonzero(group.seen.any(1))
@@ -295,7 +301,7 @@ def fit_identity(model: LandmarkModel, groups: list[Observations], rounds: int =
         hessian, gradient, count = prior.copy(), prior @ identity, 0.0
         data_h, data_g = np.zeros_like(hessian), np.zeros_like(gradient)
         for index, group in enumerate(picked):
-            fit = solve_moments(model, group, identity, 2 if turn else 4, fits[index])
+            fit = solve_frames(model, group, identity, 2 if turn else 4, fits[index])
             fits[index] = fit
             turned = model.at(identity, fit.actions) @ fit.rotations.transpose(0, 2, 1)
             world = turned + fit.translations[:, None]
@@ -317,7 +323,7 @@ def fit_identity(model: LandmarkModel, groups: list[Observations], rounds: int =
                 )
                 left, flat = _normal_factors(jacobian, weights * visible[:, c, None])
                 full, slope = full + left @ flat, slope + (left @ residual.reshape(len(flat), -1, 1))[..., 0]
-            # Eliminate each moment's pose and actions, so that identity does not fight ones held fixed. Actions at
+            # Eliminate each frame's pose and actions, so that identity does not fight ones held fixed. Actions at
             # rest stay there: they cannot turn negative.
             stiff = np.where(fit.actions > 0, 1 / ACTION_SIGMA**2, FIXED)
             diagonal = np.concatenate([np.full((len(world), 6), 1e-6), stiff], 1)

@@ -3,7 +3,7 @@
 The landmark network errs alike in all frames of a person (a long chin or a low brow looks like a nod) and, beyond 40
 degrees of yaw, guesses the hidden side. A fit of the body model takes these errors for a turn, even when it knows the
 person's true shape. The regression has seen which errors come with which turn: among people it never saw it errs by a
-third less than the fit. `fit.solve_moments` takes it as a measurement of the rotation beside the landmarks.
+third less than the fit. `fit.solve_frames` takes it as a measurement of the rotation beside the landmarks.
 
 The landmarks are seen by a camera turned to look straight at them, levelled along the eyes, centred and scaled to unit
 spread: this takes place, roll and size out. Radial basis functions on Nyström centres (Williams and Seeger 2001) of the

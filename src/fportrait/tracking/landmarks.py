@@ -234,9 +234,9 @@ def _searches(height: int, width: int) -> Iterator[tuple[float, list[_Square]]]:
     """Windows for the detector, and the side of the windows before: the whole picture, a wider canvas (for a face that
     fills it), then tiles of half and of a quarter of its longer side."""
     side = float(max(height, width))
-    middle = np.array([width / 2, height / 2])
-    yield side, [_Square(middle, side, 0.0)]
-    yield 0.0, [_Square(middle, side * wider, 0.0) for wider in (1.5, 2.5)]
+    centre = np.array([width / 2, height / 2])
+    yield side, [_Square(centre, side, 0.0)]
+    yield 0.0, [_Square(centre, side * wider, 0.0) for wider in (1.5, 2.5)]
     for fraction in (0.5, 0.25):
         tile = side * fraction
         if tile < MIN_TILE:

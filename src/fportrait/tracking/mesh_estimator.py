@@ -4,7 +4,7 @@ Networks that read a head's pose and shape off a picture come under licences of 
 `torch.onnx.export` behind this interface, any of them takes the place of the shipped landmark regression:
 
     input   one, `N 3 S S` float32 in [0, 1], RGB, S fixed: head and shoulders, upright (`crops.upper_body_crop`)
-    output  `rotation` `N 3 3`: head to camera, for an OpenCV camera that looks straight at the crop's middle
+    output  `rotation` `N 3 3`: head to camera, for an OpenCV camera that looks straight at the crop's centre
     output  `shape` `N K`, optional: identity coefficients of the embedded body; their mean replaces the fitted shape
 
 ONNX files are data: no code in them is run, custom operators are not loaded.
@@ -85,7 +85,7 @@ class MeshEstimator:
             raise UserError(f"{shapes} from the mesh estimator", f"finite rotations {len(crops)} 3 3", "export it anew")
         u, _, vt = np.linalg.svd(rotation)  # the nearest rotations
         u[..., -1] *= np.linalg.det(u @ vt)[:, None]
-        middles = np.stack([upper_body_square(one)[0] for one in landmarks])
+        centres = np.stack([upper_body_square(one)[0] for one in landmarks])
         rays = np.ones((len(crops), 3))
-        rays[:, :2] = (middles - intrinsics[:2, 2]) / np.diag(intrinsics)[:2]
+        rays[:, :2] = (centres - intrinsics[:2, 2]) / np.diag(intrinsics)[:2]
         return straight_axes(rays).transpose(0, 2, 1) @ (u @ vt), found.get("shape")

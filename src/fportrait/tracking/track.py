@@ -1,7 +1,7 @@
 """From videos to annotations: landmarks, identity, pose, expression code and crop of every frame.
 
 One identity is one unit of work. Its landmarks are found clip by clip, its shape is fitted once over all of them, then
-every moment's pose. In a studio capture all cameras of a time step share one pose and, as a driver would, one
+every frame's pose. In a studio capture all cameras of a time step share one pose and, as a driver would, one
 expression code: that of the camera which faces the person best.
 """
 
@@ -34,7 +34,7 @@ from fportrait.tracking.fit import (
     measured,
     smooth,
     smooth_rotations,
-    solve_moments,
+    solve_frames,
     to_pose,
     with_estimates,
 )
@@ -45,7 +45,7 @@ from fportrait.tracking.views import view_bias, without_bias
 
 CODE_VERSION = "tracking-8"
 SEARCH_EVERY = 12  # frames between searches for a second face
-LOOK_AT = np.array([0.0, -0.005, 0.02])  # of the head, in its own axes: the middle of the crop
+LOOK_AT = np.array([0.0, -0.005, 0.02])  # of the head, in its own axes: the centre of the crop
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class TrackConfig:
     crop_metres: float = 0.30  # side of the model's picture at the head
     max_gap: int = 5  # longest run of frames without a face that is bridged
     clear_lead: float = 1.8  # of two faces, the larger is taken when it is this much larger
-    identity_moments: int = 32  # frames that the shape is fitted on
+    identity_frames: int = 32  # frames that the shape is fitted on
     refine_landmarks: bool = True  # of faces like the rendered ones: see `refinement.py`
     mesh_estimator: str = ""  # an ONNX file of the user's: see `mesh_estimator.py`
     estimator_degrees: float = 2.0  # how far its rotations are off, per axis
@@ -173,7 +173,7 @@ def front_camera(config: TrackConfig) -> np.ndarray:
 
 @dataclass
 class Track:
-    """What was found in one segment: poses `T`, one per moment, and per camera what it saw.
+    """What was found in one segment: poses `T`, one per frame, and per camera what it saw.
 
     `refined`: poses and shape were fitted to landmarks moved to their places (`refinement.py`).
     """
@@ -198,7 +198,7 @@ def track_segments(
     Raises:
         UserError: a gap without a face that is too long, or the mesh estimator's shape is not the body's.
     """
-    observations, refined, moments = [], [], []
+    observations, refined, seen_rows = [], [], []
     shapes: list[np.ndarray] = []
     for segment in segments:
         front = front_camera(config)
@@ -215,7 +215,7 @@ def track_segments(
         observations.append(measured(seen.at(rows)))
         finer = [s.landmarks if s.refined is None else s.refined for _, s in segment]
         refined.append(replace(observations[-1], landmarks=np.stack(finer, 1)[rows]))
-        moments.append(rows)
+        seen_rows.append(rows)
     familiar = config.refine_landmarks and is_familiar(observations)
     if familiar:
         observations = refined
@@ -228,12 +228,12 @@ def track_segments(
                 "leave that output away, and the shape is fitted",
             )
     else:
-        shape = fit_identity(model, observations, moments=config.identity_moments)
+        shape = fit_identity(model, observations, frames=config.identity_frames)
     bias = view_bias(model, observations, shape)
     observations = [without_bias(group, bias) for group in observations]
     tracks = []
-    for segment, group, rows in zip(segments, observations, moments, strict=True):
-        fit = solve_moments(model, group, shape)
+    for segment, group, rows in zip(segments, observations, seen_rows, strict=True):
+        fit = solve_frames(model, group, shape)
         count = len(segment[0][1].landmarks)
         tracks.append(
             Track(
@@ -273,7 +273,7 @@ def is_familiar(seen: list[Observations]) -> bool:
 def estimates(
     segment: list[tuple[Clip, ClipLandmarks]], estimator: MeshEstimator, shapes: list[np.ndarray]
 ) -> np.ndarray:
-    """Rotations `T C 3 3` in the cameras' axes of all faces of a segment; their shapes are added to `shapes`."""
+    """Rotations `T cameras 3 3` in the cameras' axes of all faces of a segment; their shapes are added to `shapes`."""
     rotations = np.tile(np.eye(3), (len(segment[0][1].landmarks), len(segment), 1, 1))
     for c, (clip, seen) in enumerate(segment):
         assert seen.bodies is not None
@@ -298,8 +298,8 @@ def crop_square(
     translations: np.ndarray, rotations: np.ndarray, camera: np.ndarray, intrinsics: np.ndarray, metres: float
 ) -> np.ndarray:
     """`x0, y0, size` of the square, `metres` wide at the head, around the head's mean place in the picture."""
-    middle = translations + rotations @ LOOK_AT
-    pixels, depth = project(middle, camera, intrinsics)
+    centre = translations + rotations @ LOOK_AT
+    pixels, depth = project(centre, camera, intrinsics)
     size = float(intrinsics[0, 0] * metres / depth.mean())
     return np.array([*(pixels.mean(0) - size / 2), size])
 
@@ -309,7 +309,7 @@ def annotate(
 ) -> list[dict[str, Any]]:
     """Rows of the frame schema for every camera of a segment; `codes` `T 128`."""
     poses = [to_pose(body, shape, r, t) for r, t in zip(track.rotations, track.translations, strict=True)]
-    # A pose is as sure as the camera that saw its moment best: one behind the person takes nothing away from it.
+    # A pose is as sure as the camera that saw its frame best: one behind the person takes nothing away from it.
     confidence = np.max([seen.confidence for seen in track.seen], axis=0)
     rows = []
     for clip, camera, seen in zip(track.clips, track.cameras, track.seen, strict=True):

@@ -1,8 +1,8 @@
 """What single views of a studio capture see otherwise than all together, measured on the capture and taken away.
 
-The landmark network's error depends on the person and on how the head is turned to the camera. All cameras of a moment
+The landmark network's error depends on the person and on how the head is turned to the camera. All cameras of a frame
 share one pose, so that pose tells how far each view departs from what all see. A view's bias is the mean departure of
-the views in which the head stands alike in the camera's axes (Nadaraya-Watson regression over the person's moments and
+the views in which the head stands alike in the camera's axes (Nadaraya-Watson regression over the person's frames and
 cameras), so it is as good as the capture holds views like it. What all views err by alike stays: only a truth from
 elsewhere could tell.
 """
@@ -15,11 +15,11 @@ import numpy as np
 
 from fportrait.body.pose import rotation_matrix, rotation_vector
 from fportrait.camera.cameras import project
-from fportrait.tracking.fit import Fit, LandmarkModel, Observations, eye_distance, measured, solve_moments
+from fportrait.tracking.fit import Fit, LandmarkModel, Observations, eye_distance, measured, solve_frames
 
 ALIKE = np.radians(4.0)  # width of the kernel over the head's rotation in the camera's axes
 SHRINK = 0.1  # views of no departure that every mean has among its own
-MOST_MOMENTS = 100  # of a segment
+MAX_FRAMES = 100  # of a segment
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class ViewBias:
 
 
 def in_cameras(seen: Observations) -> np.ndarray:
-    """Rotations `N C 3 3` of the head in each camera's axes, by that camera's own measured turn."""
+    """Rotations `N cameras 3 3` of the head in each camera's axes, by that camera's own measured turn."""
     assert seen.turns is not None
     return seen.world_to_camera[:, :3, :3] @ seen.turns
 
 
 def view_bias(model: LandmarkModel, groups: list[Observations], shape: np.ndarray) -> ViewBias | None:
-    """Bias of one person's views, from moments that two cameras at least saw; None if there are no such moments.
+    """Bias of one person's views, from frames that two cameras at least saw; None if there are no such frames.
 
     Args:
         groups: a person's segments. shape: `K`.
@@ -57,10 +57,10 @@ def view_bias(model: LandmarkModel, groups: list[Observations], shape: np.ndarra
         several = np.flatnonzero(group.seen.sum(1) > 1)
         if not len(several):
             continue
-        picks = several[np.linspace(0, len(several) - 1, min(len(several), MOST_MOMENTS)).astype(int)]
+        picks = several[np.linspace(0, len(several) - 1, min(len(several), MAX_FRAMES)).astype(int)]
         seen = measured(group.at(picks))
         assert seen.turns is not None
-        fit = solve_moments(model, seen, shape)
+        fit = solve_frames(model, seen, shape)
         for c in range(len(seen.intrinsics)):
             rows = np.flatnonzero(seen.seen[:, c])
             if not len(rows):

@@ -50,7 +50,7 @@ def render_clip(index: int, recipe: ClipRecipe, body: BodyModel) -> dict[str, np
     """One clip with everything known about it.
 
     Returns:
-        `video`, `normals` `T S S 3` uint8; `crops` `T C C 3` uint8; `references` `R S S 3` uint8;
+        `video`, `normals` `T S S 3` uint8; `crops` `T crop crop 3` uint8; `references` `R S S 3` uint8;
         `world_to_camera` `T 4 4`, `reference_world_to_camera` `R 4 4`, `intrinsics` `3 3` (pixels of `video`);
         `actions` `T 52`; `pose` `T 6` (head rotation vector, translation); `focus` `T 3 2` (eyes and mouth, pixels of
         `video`).

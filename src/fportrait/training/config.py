@@ -46,7 +46,7 @@ class StageConfig:
     gradient_clip: float = 1.0
     ema: float = 0.998
     precision: str = "bf16"  # of autocast; weights and optimiser are float32
-    dropout: float | dict[str, float] = 0.1  # of each condition (reference, rays, normals, codes), or by name
+    dropout: float | dict[str, float] = 0.1  # of each factor, or by name: identity, view, pose, expression
     shift: float = 5.0
     sigmas: str = "uniform"  # or logit_normal
     focus_gain: float = 0.0  # extra loss weight on eyes and mouth

@@ -75,7 +75,7 @@ class Meter:
 
 
 def memory_mib(device: torch.device) -> float:
-    """The most that this process has used: of the device's memory, or of the machine's without one."""
+    """The maximum that this process has used: of the device's memory, or of the machine's without one."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MIB
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS

@@ -20,7 +20,7 @@ from fportrait.diffusion.landmarks import expression_of
 from fportrait.provenance import SYNTHETIC
 from fportrait.training.config import StageConfig
 
-FACTORS = ("still", "expression", "pose", "view", "everything")
+SHOWN = ("still", "expression", "pose", "view", "everything")
 # A factor can be shown alone where the data move it: normal maps of a moving camera also show the camera's motion.
 SOURCES = {
     "still": ("PhoneCapture", "StudioCapture", "DynamicSweep", "ViewSweep"),
@@ -88,7 +88,7 @@ def factor_video(
     from fportrait.capture.video_io import write_video
     from fportrait.evaluation.sampling import make_pipeline
 
-    chosen = {factor: record for factor in FACTORS if (record := first_record(reader, SOURCES[factor], stage.frames))}
+    chosen = {factor: record for factor in SHOWN if (record := first_record(reader, SOURCES[factor], stage.frames))}
     if not chosen:
         return {}
     was_training = transformer.training

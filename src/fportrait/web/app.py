@@ -17,6 +17,7 @@ import gradio as gr
 
 from fportrait.animate import Request
 from fportrait.animate.viewpoint import CAMERAS, parse_keys, viewpoint
+from fportrait.diffusion.factors import FACTORS
 from fportrait.errors import UserError
 from fportrait.web.results import Result
 from fportrait.web.samples import PORTRAITS, VIDEOS, sample_files
@@ -25,6 +26,7 @@ from fportrait.web.studio import Cancelled, Studio, describe
 from fportrait.web.uploads import VIDEO_BYTES, browsers_play, check_camera, check_picture, check_video
 
 OWN, FILE = "own path", "file"
+GUIDED = tuple(reversed(FACTORS))  # the face first
 MAX_STEPS, MAX_FRAMES = 60, 161
 OWN_PATH = "-18,0; 0,8,0.95; 18,0"  # to begin with; slow enough for a driving video of 17 frames
 ETHICS = (
@@ -91,7 +93,7 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
         portrait: Any, driving: Any, expression: Any, kind: str, keys: str, file: Any, *rest: Any
     ) -> Request:
         scales, (steps, seed, frames) = rest[:4], rest[4:]
-        guidance = dict(zip(("expression", "pose", "view", "identity"), map(float, scales), strict=True))
+        guidance = dict(zip(GUIDED, map(float, scales), strict=True))
         return Request(
             check_picture(portrait),
             check_video(driving),
@@ -272,7 +274,7 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
                                 label=f"Guidance: {name}",
                                 elem_id=f"guidance-{name}",
                             )
-                            for name in ("expression", "pose", "view", "identity")
+                            for name in GUIDED
                         ]
                         gr.Markdown(
                             "1 is the model without guidance and costs nothing; each other value costs one more "

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fportrait.animate import Animator, Prepared, Request
-from fportrait.animate.pictures import shown_moments, tracking_overlay
+from fportrait.animate.pictures import shown_frames, tracking_overlay
 from fportrait.animate.tracked import Report
 from fportrait.capture.video_io import read_video, write_image
 from fportrait.errors import UserError
@@ -95,19 +95,19 @@ class Studio:
         """Track the files and show what was found."""
         with self.job(session, report) as checked:
             prepared = self.animator.prepare(request, checked)
-            moments = shown_moments(len(prepared), 6)
+            numbers = shown_frames(len(prepared), 6)
             overlays = [(tracking_overlay(prepared.image, prepared.person, 0), "portrait")]
             clips = [("driving", prepared.drive)]
             if prepared.express is not prepared.drive:
                 clips = [("pose", prepared.drive), ("expression", prepared.express)]
             for label, clip in clips:
-                frames = clip.pictures(moments)
+                frames = clip.pictures(numbers)
                 overlays += [
-                    (tracking_overlay(frame, clip, moment), f"{label}, frame {moment}")
-                    for frame, moment in zip(frames, moments, strict=True)
+                    (tracking_overlay(frame, clip, number), f"{label}, frame {number}")
+                    for frame, number in zip(frames, numbers, strict=True)
                 ]
-            maps = self.animator.normals(prepared, moments)
-            normals = [(image, f"frame {moment}") for image, moment in zip(maps, moments, strict=True)]
+            maps = self.animator.normals(prepared, numbers)
+            normals = [(image, f"frame {number}") for image, number in zip(maps, numbers, strict=True)]
             return Preview(overlays, normals, prepared)
 
     def generate(self, session: str, request: Request, report: Report, names: dict[str, str]) -> Result:
@@ -130,8 +130,8 @@ class Studio:
             def write(folder: Path) -> None:
                 written = self.animator.write(prepared, folder / VIDEO, checked)
                 written["picture"].rename(folder / PICTURE)
-                middle = len(prepared) // 2
-                write_image(folder / THUMBNAIL, read_video(folder / VIDEO, middle, middle + 1)[0])
+                half = len(prepared) // 2
+                write_image(folder / THUMBNAIL, read_video(folder / VIDEO, half, half + 1)[0])
                 (folder / "conditions").mkdir()
                 self.animator.write_conditions(prepared, folder / "conditions")
                 settings["seconds"] = round(time.monotonic() - started, 1)

@@ -92,13 +92,15 @@ def check_camera(path: str | Path | None) -> Path:
     return _present(path, "camera file", CAMERA_BYTES, "upload a JSON file of cameras, or pick another path")
 
 
-def _present(path: str | Path | None, what: str, most: int, fix: str) -> Path:
+def _present(path: str | Path | None, what: str, max_bytes: int, fix: str) -> Path:
     if not path:
         raise UserError(f"no {what}", "a file", fix)
     path = Path(path)
     size = path.stat().st_size if path.is_file() else 0
     if size == 0:
         raise UserError(f"an empty {what} ({path.name})", "a file with content", fix)
-    if size > most:
-        raise UserError(f"a {what} of {size / MIB:.0f} MiB", f"at most {most // MIB} MiB", "make it smaller or shorter")
+    if size > max_bytes:
+        raise UserError(
+            f"a {what} of {size / MIB:.0f} MiB", f"at most {max_bytes // MIB} MiB", "make it smaller or shorter"
+        )
     return path

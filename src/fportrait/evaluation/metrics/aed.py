@@ -1,4 +1,4 @@
-"""AED: mean absolute difference of expression coefficients between the frames of the same moment.
+"""AED: mean absolute difference of expression coefficients between the frames of the same time.
 
 Time-aligned: frame t against frame t, never the nearest of a clip. Deep3DFaceRecon's 64 coefficients with the user's
 weights; offline the 52 blendshape scores of MediaPipe, which see mouth and lids well and brows and cheeks hardly.
@@ -84,7 +84,7 @@ def aligned_face(picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _mean_head() -> np.ndarray:
-    """The five points on the mean head, in units of 10 cm, around their middle's place between eyes and mouth."""
+    """The five points on the mean head, in units of 10 cm, around their centre's place between eyes and mouth."""
     from fportrait.body.model import load_body
 
     body = load_body()

@@ -50,10 +50,10 @@ class PerceptualDistance:
         from fportrait.evaluation.networks.features import unit_distance
 
         check_videos(produced, truth)
-        least = self.model.least
-        if min(truth.shape[1:3]) < least:
+        min_side = self.model.min_side
+        if min(truth.shape[1:3]) < min_side:
             raise UserError(
-                f"pictures of {truth.shape[1]}x{truth.shape[2]}", f"at least {least}x{least}", "score larger ones"
+                f"pictures of {truth.shape[1]}x{truth.shape[2]}", f"at least {min_side}x{min_side}", "score larger ones"
             )
         with torch.no_grad():
             one, two = (self._maps(video) for video in (produced, truth))

@@ -16,7 +16,7 @@ from fportrait.errors import UserError
 
 ASSET = Path(__file__).parents[2] / "assets" / "brisque.npz"
 SHIFTS = ((0, 1), (1, 0), (1, 1), (-1, 1))  # neighbours to the right, below, on both diagonals
-LEAST = 24  # pixels: the half-size picture needs its 7×7 windows
+MIN_SIDE = 24  # pixels: the half-size picture needs its 7×7 windows
 
 
 def score(picture: np.ndarray) -> float:
@@ -25,9 +25,9 @@ def score(picture: np.ndarray) -> float:
     Raises:
         UserError: another type or shape, a picture too small, or one without any structure.
     """
-    if picture.dtype != np.uint8 or picture.ndim != 3 or min(picture.shape[:2]) < LEAST:
+    if picture.dtype != np.uint8 or picture.ndim != 3 or min(picture.shape[:2]) < MIN_SIDE:
         raise UserError(
-            f"a picture {picture.dtype} {picture.shape}", f"uint8 H W 3 of at least {LEAST} pixels", "enlarge it"
+            f"a picture {picture.dtype} {picture.shape}", f"uint8 H W 3 of at least {MIN_SIDE} pixels", "enlarge it"
         )
     low, high, vectors, coefficients, rho, gamma = _machine()
     scaled = -1 + 2 * (features(picture) - low) / (high - low)

@@ -48,7 +48,7 @@ class EfficientNetLite0(nn.Module):
     """Features of pictures `N 3 H W` in [0, 1]; ImageNet weights are those of the published checkpoint."""
 
     ignored = ("_fc.",)
-    least = 32
+    min_side = 32
     mean: Tensor
     std: Tensor
 

@@ -16,10 +16,10 @@ class TappedFeatures(nn.Module):
 
     ignored = ("classifier.",)  # of the published checkpoints: not needed here
 
-    def __init__(self, layers: Sequence[nn.Module], taps: Sequence[int], least: int):
+    def __init__(self, layers: Sequence[nn.Module], taps: Sequence[int], min_side: int):
         super().__init__()
         self.features = nn.Sequential(*layers)
-        self.taps, self.least = tuple(taps), least
+        self.taps, self.min_side = tuple(taps), min_side
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
         """Pictures `N 3 H W`, normalised, to the maps at the taps, `N C h w` each."""
@@ -41,7 +41,7 @@ def alexnet(width: int = 64) -> TappedFeatures:
         *(nn.Conv2d(6 * w, 4 * w, 3, 1, 1), nn.ReLU()),
         *(nn.Conv2d(4 * w, 4 * w, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(3, 2)),
     ]
-    return TappedFeatures(layers, (1, 4, 7, 9, 11), least=35)
+    return TappedFeatures(layers, (1, 4, 7, 9, 11), min_side=35)
 
 
 def vgg16(width: int = 64) -> TappedFeatures:
@@ -56,7 +56,7 @@ def vgg16(width: int = 64) -> TappedFeatures:
             channels = width * factor
         taps.append(len(layers) - 1)
     layers.append(nn.MaxPool2d(2))
-    return TappedFeatures(layers, taps, least=16)
+    return TappedFeatures(layers, taps, min_side=16)
 
 
 def unit_distance(a: Sequence[Tensor], b: Sequence[Tensor], heads: Sequence[Tensor] | None) -> Tensor:

@@ -71,7 +71,7 @@ class InceptionI3D(nn.Module):
     """Clips `N 3 T 224 224` in [−1, 1], T ≥ 9, to logits `N 400`, averaged over time. Names as in `rgb_imagenet.pt`."""
 
     ignored: tuple[str, ...] = ()
-    least_frames = 9
+    min_frames = 9
     Mixed_3b: nn.Module
     Mixed_3c: nn.Module
     Mixed_5b: nn.Module

@@ -35,9 +35,10 @@ Log = Callable[[dict[str, float], int], None]
 class TalkingHeads:
     """Samples, one per row. Pictures are uint8.
 
-    `crops` `N C C 3` face crops of the target; `pictures` `N S S 3` upper-body crops of the target (S = 64);
-    `references` `N R S S 3` other pictures of the same person; optional: `twins` `N C C 3` face crops of someone else
-    with the same expression, `actions` `N A`, `alignment` `N 9` and `focus` `N 3 2` (eyes and mouth, pixels).
+    `crops` `N crop crop 3` face crops of the target; `pictures` `N S S 3` upper-body crops of the target (S = 64);
+    `references` `N R S S 3` other pictures of the same person; optional: `twins` `N crop crop 3` face crops of
+    someone else with the same expression, `actions` `N A`, `alignment` `N 9` and `focus` `N 3 2` (eyes and mouth,
+    pixels).
     """
 
     crops: np.ndarray
@@ -265,7 +266,7 @@ def distil_expression_encoder(
     """Train an encoder to give known codes, such as another encoder's features released with a data set.
 
     Args:
-        crops: `N C C 3` uint8. codes: `N 128`; the result's standardised codes approach these, standardised.
+        crops: `N crop crop 3` uint8. codes: `N 128`; the result's standardised codes approach these, standardised.
 
     Raises:
         UserError: codes of another length, fewer pairs than a batch, or codes that are not finite.
