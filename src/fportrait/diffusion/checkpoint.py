@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,9 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from diffusers import WanTransformer3DModel
-from safetensors import safe_open
 
+from fportrait.diffusion.weight_files import STANDARD_NAMES, Shapes, listed, read_header, stored_tensors, weight_files
 from fportrait.errors import UserError
-
-Shapes = dict[str, tuple[int, ...]]
 
 WAN_SHARED_CONFIG = (
     "patch_size",
@@ -30,8 +28,6 @@ WAN_SHARED_CONFIG = (
     "eps",
     "rope_max_seq_len",
 )
-MAX_HEADER = 100_000_000  # bytes, as safetensors itself
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def model_folder(folder: str | Path, subfolder: str | None = None) -> Path:
@@ -61,62 +57,43 @@ def read_config(location: Path, class_name: str | None = None) -> dict[str, Any]
     return config
 
 
-def weight_files(location: Path) -> list[Path]:
-    """The folder's safetensors files.
-
-    Raises:
-        UserError: there is none; a pickle is named and refused.
-    """
-    files = sorted(path for path in location.glob("*.safetensors") if path.is_file())
-    if files:
-        return files
-    pickles = sorted(path.name for path in location.iterdir() if path.suffix in PICKLES)
-    if pickles:
-        raise UserError(
-            f"only pickled weights ({', '.join(pickles)}) in {location}",
-            "safetensors (a pickle can run code)",
-            "convert them to safetensors, or download that format",
-        )
-    raise UserError(f"no weights in {location}", "*.safetensors", "train or download the model again")
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    """A safetensors file's header, without mapping its numbers into memory (56 GB for 14B in float32).
-
-    Raises:
-        UserError: the header is broken, or the file is not as long as the header says.
-    """
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 0 < length <= min(size - 8, MAX_HEADER):
-                raise ValueError(f"a header of {length} bytes in {size}")
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        if end != size:
-            raise ValueError(f"{size} bytes instead of {end}: an unfinished download?")
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise UserError(f"a broken file {path} ({error})", "safetensors", "write or download it again") from None
-    return header
-
-
 def read_shapes(location: Path) -> Shapes:
     """Names and shapes of all tensors in the folder, from the files' headers alone."""
-    shapes: Shapes = {}
-    for path in weight_files(location):
-        shapes.update({name: tuple(entry["shape"]) for name, entry in read_header(path).items()})
-    return shapes
+    return {name: stored.shape for name, stored in stored_tensors(weight_files(location), say=False).items()}
 
 
 def read_tensors(location: Path) -> dict[str, torch.Tensor]:
-    tensors: dict[str, torch.Tensor] = {}
-    for path in weight_files(location):
-        read_header(path)
-        with safe_open(str(path), framework="pt") as file:
-            tensors.update({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    return tensors
+    """All tensors of the folder, by plain name."""
+    return {name: stored.read() for name, stored in stored_tensors(weight_files(location)).items()}
+
+
+def load_model(
+    cls: Any, location: Path, loader: Callable[..., Any], torch_dtype: torch.dtype | None = None, **options: Any
+) -> Any:
+    """A diffusers model from its folder, refused unless exactly its configuration's tensors are there.
+
+    Args:
+        loader: diffusers' own `from_pretrained`. Files that it would not find, and names that carry a wrapper's
+            prefix, are loaded here.
+
+    Raises:
+        UserError: another class, no weights, or keys missing, extra or misshapen.
+    """
+    model = empty_model(cls, read_config(location, cls.__name__))
+    files = weight_files(location)
+    stored = stored_tensors(files)
+    check_keys({name: entry.shape for name, entry in stored.items()}, shapes_of(model), str(location))
+    whole = files == [location / f"{STANDARD_NAMES[0]}.safetensors"]
+    indexed = (location / f"{STANDARD_NAMES[0]}.safetensors.index.json").is_file()
+    if (whole or indexed) and read_header(files[0]).keys() <= stored.keys():
+        return loader(location, use_safetensors=True, torch_dtype=torch_dtype, **options)
+    kept = set(getattr(cls, "_keep_in_fp32_modules", None) or ())
+    state = {}
+    for name, entry in stored.items():
+        dtype = entry.dtype if torch_dtype is None else torch.float32 if kept & set(name.split(".")) else torch_dtype
+        state[name] = entry.read().to(dtype)
+    model.load_state_dict(state, assign=True)
+    return model.eval()
 
 
 def empty_model(cls: Any, config: Mapping[str, Any]) -> Any:
@@ -130,7 +107,7 @@ def shapes_of(model: torch.nn.Module) -> Shapes:
 
 
 def check_keys(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """Raise `UserError` listing every key that is missing, extra or of another shape."""
+    """Raise `UserError` unless `found` is `expected`: the first keys of each kind are named, and how many there are."""
     missing = sorted(expected.keys() - found.keys())
     extra = sorted(found.keys() - expected.keys())
     misshapen = [
@@ -140,12 +117,22 @@ def check_keys(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tupl
     ]
     if missing or extra or misshapen:
         parts = (("missing", missing), ("extra", extra), ("misshapen", misshapen))
-        listed = "; ".join(f"{len(keys)} {kind}: {', '.join(keys)}" for kind, keys in parts if keys)
+        told = "; ".join(f"{len(keys)} {kind}: {listed(keys)}" for kind, keys in parts if keys)
+        prefix = _common_prefix(missing, extra)
+        fix = f"take '{prefix}' off the names, or " if prefix else ""
         raise UserError(
-            f"a checkpoint in {where} that does not fit its configuration ({listed})",
+            f"a checkpoint in {where} that does not fit its configuration ({told})",
             f"exactly the {len(expected)} keys of the configuration",
-            "use the weights and config.json of the same model",
+            f"{fix}use the weights and config.json of the same model",
         )
+
+
+def _common_prefix(missing: Sequence[str], extra: Sequence[str]) -> str:
+    """What stands before every name that is missing, when that is all that is wrong; else nothing."""
+    if not missing or len(missing) != len(extra):
+        return ""
+    prefix = extra[0].removesuffix(missing[0]) if extra[0].endswith(missing[0]) else ""
+    return prefix if prefix and list(extra) == sorted(prefix + name for name in missing) else ""
 
 
 @dataclass(frozen=True)

@@ -332,6 +332,4 @@ def load_vae(folder: str | Path, torch_dtype: torch.dtype | None = None) -> Any:
     name = config.get("_class_name")
     if name not in classes:
         raise UserError(f"a {name} in {location}", " or ".join(classes), "point to the folder of a video VAE")
-    expected = checkpoint.shapes_of(checkpoint.empty_model(classes[name], config))
-    checkpoint.check_keys(checkpoint.read_shapes(location), expected, str(location))
-    return classes[name].from_pretrained(location, use_safetensors=True, torch_dtype=torch_dtype).eval()
+    return checkpoint.load_model(classes[name], location, classes[name].from_pretrained, torch_dtype).eval()

@@ -301,9 +301,7 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
             UserError: no such folder, a pickle instead of safetensors, or keys missing, extra or misshapen (listed).
         """
         location = checkpoint.model_folder(folder, kwargs.pop("subfolder", None))
-        model = checkpoint.empty_model(cls, checkpoint.read_config(location, cls.__name__))
-        checkpoint.check_keys(checkpoint.read_shapes(location), checkpoint.shapes_of(model), str(location))
-        return super().from_pretrained(location, use_safetensors=True, **kwargs)
+        return checkpoint.load_model(cls, location, super().from_pretrained, **kwargs)
 
     @classmethod
     def from_wan(
