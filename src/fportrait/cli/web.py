@@ -47,7 +47,12 @@ def read_logins(path: Path | None, host: str) -> list[tuple[str, str]] | None:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Other addresses need --logins.")
 @click.option("--port", default=7860, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--logins", type=path_type, help="A file with one 'name:password' per line.")
-def web(model: Path | None, results: Path, keep: int, host: str, port: int, logins: Path | None) -> None:
+@click.option(
+    "--name", "names", multiple=True, help="A host name it also answers to, as of a proxy; addresses always work."
+)
+def web(
+    model: Path | None, results: Path, keep: int, host: str, port: int, logins: Path | None, names: tuple[str, ...]
+) -> None:
     """Open the studio: upload a portrait and a video, choose a camera path, generate, download.
 
     It listens on this computer only. Needs Gradio: pip install 'fportrait[web]'.
@@ -57,6 +62,7 @@ def web(model: Path | None, results: Path, keep: int, host: str, port: int, logi
       fportrait web
       fportrait web --port 8000 --results ~/portraits
       fportrait web --host 0.0.0.0 --logins logins.txt
+      fportrait web --host 0.0.0.0 --logins logins.txt --name portraits.example.org
     """
     import importlib.util
     import shutil
@@ -75,7 +81,8 @@ def web(model: Path | None, results: Path, keep: int, host: str, port: int, logi
     uploads = store.folder / ".uploads"
     shutil.rmtree(uploads, ignore_errors=True)  # of a server before this one
     try:
-        serve(Studio(promoted_or_shipped(model), store), store.folder / ".samples", uploads, host, port, pairs)
+        studio = Studio(promoted_or_shipped(model), store)
+        serve(studio, store.folder / ".samples", uploads, host, port, pairs, names=names)
     except OSError:  # Gradio's own sentence tells of options that this command does not have
         raise UserError(
             f"port {port} of {host}, which cannot be used", "a free port that you may open", "pass another --port"

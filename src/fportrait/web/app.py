@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from fportrait.errors import UserError
 from fportrait.web.results import Result
 from fportrait.web.samples import PORTRAITS, VIDEOS, sample_files
 from fportrait.web.scene import angle_map, camera_scene, to_angles
+from fportrait.web.security import StudioDefence, Uploads, visitor_of
 from fportrait.web.studio import Cancelled, Studio, describe
 from fportrait.web.uploads import VIDEO_BYTES, browsers_play, check_camera, check_picture, check_video
 
@@ -69,12 +70,17 @@ def without_folders(message: str, values: Any) -> str:
 
 
 def unopened(component: Any) -> Any:
-    """Let an upload component hand over the path as it is; `uploads` decides what is opened.
+    """Let an upload component hand over the path as it is; `Uploads` and `check_*` decide what is opened.
 
     (A subclass would do, but Gradio writes a `.pyi` file beside every module that defines one.)
     """
     component.preprocess = lambda payload: payload.path if payload is not None else None
     return component
+
+
+def visitor(session: gr.Request) -> str:
+    """Whose request it is, as `StudioDefence` tells visitors apart."""
+    return visitor_of(session.headers.get("cookie", ""))
 
 
 def chosen_camera(kind: str, keys: str, file: str | None) -> str:
@@ -85,13 +91,17 @@ def chosen_camera(kind: str, keys: str, file: str | None) -> str:
     return str(check_camera(file)) if kind == FILE else kind
 
 
-def build(studio: Studio, samples: Path) -> gr.Blocks:
+def build(studio: Studio, samples: Path, uploads: Uploads) -> gr.Blocks:
     """All pages and what their buttons do."""
     settings = studio.animator.settings
 
     def request_of(
-        portrait: Any, driving: Any, expression: Any, kind: str, keys: str, file: Any, *rest: Any
+        who: str, portrait: Any, driving: Any, expression: Any, kind: str, keys: str, file: Any, *rest: Any
     ) -> Request:
+        for path, what in ((portrait, "portrait"), (driving, "driving video"), (expression, "expression video")):
+            uploads.check(who, path, what)
+        if kind == FILE:
+            uploads.check(who, file, "camera file")
         scales, (steps, seed, frames) = rest[:4], rest[4:]
         guidance = dict(zip(GUIDED, map(float, scales), strict=True))
         return Request(
@@ -106,14 +116,14 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
             int(frames),
         )
 
-    def looked_at(check: Callable[..., Path], what: str) -> Callable[[str | None], Any]:
+    def looked_at(check: Callable[..., Path], what: str) -> Callable[[str | None, gr.Request], Any]:
         """Says what is wrong with a file as soon as it is there, and takes it away: no player need try it."""
 
-        def look_at(path: str | None) -> Any:
+        def look_at(path: str | None, session: gr.Request) -> Any:
             if path is None:
                 return gr.skip()
             try:
-                checked = check(path, what)
+                checked = check(uploads.check(visitor(session), path, what), what)
             except UserError as error:
                 gr.Warning(without_folders(str(error), [path]), duration=None, title="Not used")
                 return None
@@ -124,7 +134,9 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
         return look_at
 
     @sentences
-    def draw_camera(kind: str, keys: str, file: str | None, seed: float, frames: float) -> Any:
+    def draw_camera(kind: str, keys: str, file: str | None, seed: float, frames: float, session: gr.Request) -> Any:
+        if kind == FILE:
+            uploads.check(visitor(session), file, "camera file")
         points = parse_keys(keys) if keys.strip() else []
         if kind == OWN and not points:
             kind = "front"
@@ -149,13 +161,13 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
 
     @sentences
     def preview(session: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
-        shown = studio.preview(str(session.session_hash), request_of(*values), reporter(progress))
+        shown = studio.preview(str(session.session_hash), request_of(visitor(session), *values), reporter(progress))
         notes = [f"{len(shown.prepared)} frames.", *shown.prepared.notes]
         return shown.overlays, shown.normals, " ".join(notes)
 
     @sentences
     def generate(session: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
-        request = request_of(*values)
+        request = request_of(visitor(session), *values)
         names = {"portrait": request.portrait.name, "driving": request.driving.name}
         if request.expression is not None:
             names["expression"] = request.expression.name
@@ -216,12 +228,14 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
                             )
                             for index in range(len(PORTRAITS))
                         ]
-                    driving = gr.Video(
-                        label="Driving video: pose, and expression",
-                        sources=["upload"],
-                        height=230,
-                        elem_id="driving",
-                        include_audio=True,
+                    driving = unopened(
+                        gr.Video(
+                            label="Driving video: pose, and expression",
+                            sources=["upload"],
+                            height=230,
+                            elem_id="driving",
+                            include_audio=True,
+                        )
                     )
                     with gr.Row():
                         driving_samples = [
@@ -231,12 +245,14 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
                             for index in range(len(VIDEOS))
                         ]
                     with gr.Accordion("Expression from another video", open=False):
-                        expression = gr.Video(
-                            label="Expression video (optional)",
-                            sources=["upload"],
-                            height=200,
-                            elem_id="expression",
-                            include_audio=True,
+                        expression = unopened(
+                            gr.Video(
+                                label="Expression video (optional)",
+                                sources=["upload"],
+                                height=200,
+                                elem_id="expression",
+                                include_audio=True,
+                            )
                         )
                 with gr.Column(scale=5, min_width=300):
                     kind = gr.Radio([*CAMERAS, OWN, FILE], value="front", label="Camera path", elem_id="camera")
@@ -257,12 +273,14 @@ def build(studio: Studio, samples: Path) -> gr.Blocks:
                         with gr.Row():
                             undo = gr.Button("Remove last", size="sm")
                             clear = gr.Button("Start again", size="sm")
-                    camera_file = gr.File(
-                        label="Camera file (.json)",
-                        file_types=[".json"],
-                        visible=False,
-                        elem_id="camera-file",
-                        height=110,
+                    camera_file = unopened(
+                        gr.File(
+                            label="Camera file (.json)",
+                            file_types=[".json"],
+                            visible=False,
+                            elem_id="camera-file",
+                            height=110,
+                        )
                     )
                     with gr.Accordion("Guidance and sampling", open=False, elem_id="sampling"):
                         scales = [
@@ -393,10 +411,14 @@ def serve(
     port: int | None,
     logins: list[tuple[str, str]] | None,
     block: bool = True,
+    names: Sequence[str] = (),
 ) -> str:
-    """Run the server; returns its address when `block` is false."""
+    """Run the server, which answers to its address and to `names`; returns its address when `block` is false."""
+    from starlette.middleware import Middleware
+
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
-    pages = build(studio, samples)
+    owned = Uploads(uploads, shared=[samples])
+    pages = build(studio, samples, owned)
     pages.queue(default_concurrency_limit=8, max_size=64)
     _, address, _ = pages.launch(
         server_name=host,
@@ -411,6 +433,7 @@ def serve(
         auth=logins,
         theme=theme(),
         css=CSS,
+        app_kwargs={"middleware": [Middleware(StudioDefence, uploads=owned, names=[host, *names])]},
         enable_monitoring=False,
         show_error=False,
         ssr_mode=False,
