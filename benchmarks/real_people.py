@@ -7,7 +7,7 @@ Needs `pip install 'fportrait[identity]'` for the identity rows. Everything is m
 
 - self-portrait: the portrait asked for again, in its own pose, camera and expression. PSNR over the box of its
   landmarks, beside the codec's (encoded and decoded) and the repeated portrait's, which is perfect here.
-- identity: cosine of result and portrait, over (portrait, driver) pairs, `front` and `spin` within 30 degrees; beside two
+- identity: cosine of result and portrait over (portrait, driver) pairs, `front` and turning by 30 degrees; beside two
   different photographs of one person and of two people, at the model's size. A pair holds when it is nearer than the
   middle between the two.
 - expression: scores of the result against the driver's, frame by frame: slope (gain) and correlation of jaw, smile,
@@ -34,7 +34,7 @@ from real_people_set import FOLDER, Entry, entries
 
 from fportrait.animate.animator import Animator, Prepared, Request
 from fportrait.animate.pictures import rows_of_pictures
-from fportrait.animate.viewpoint import Viewpoint, square_intrinsics
+from fportrait.animate.viewpoint import Viewpoint
 from fportrait.atomic_io import write_json
 from fportrait.bundle import SHIPPED_BASE
 from fportrait.dataset.encode import crop_picture
@@ -357,10 +357,7 @@ def on_mesh(
 
     start = vertices(0)
     return np.stack(
-        [
-            warp_portrait(portrait, start, intrinsics, vertices(t), intrinsics, body.faces)
-            for t in range(len(prepared))
-        ]
+        [warp_portrait(portrait, start, intrinsics, vertices(t), intrinsics, body.faces) for t in range(len(prepared))]
     )
 
 
@@ -406,7 +403,9 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=33, help="of each clip")
     parser.add_argument("--name", default="real_people", help="of the result")
     parser.add_argument("--portraits", type=int, default=8, help="of the identity pairs")
-    parser.add_argument("--pictures", type=Path, help="a folder for pictures; files under unclear licences are left out")
+    parser.add_argument(
+        "--pictures", type=Path, help="a folder for pictures; files under unclear licences are left out"
+    )
     parser.add_argument("--only", nargs="*", default=["self", "identity", "expression", "clips", "codes"])
     arguments = parser.parse_args()
     begun = time.process_time()

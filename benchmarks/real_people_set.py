@@ -71,7 +71,17 @@ def download(name: str, about: dict[str, Any], folder: Path) -> Path | None:
         return archive
     folder.mkdir(parents=True, exist_ok=True)
     commands = {
-        "pypi": [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", ".", f"{name}=={about.get('version')}"],
+        "pypi": [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "-d",
+            ".",
+            f"{name}=={about.get('version')}",
+        ],
         "npm": ["npm", "pack", "--silent", f"{name}@{about.get('version')}"],
         "debian": ["apt-get", "download", "-q", name],
     }
