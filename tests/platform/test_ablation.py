@@ -138,6 +138,12 @@ def test_an_ablation_trains_scores_and_shows_its_variants_and_never_trains_twice
     monkeypatch.setattr(ablation, "score_one", lambda *_: pytest.fail("scored again"))
     assert run_ablation(plan, variants, [0], tmp_path / "units", workers=1)["runs"] == found["runs"]
 
+    ablation.forget_lost_stages(tmp_path / "units/runs")
+    assert len(list((tmp_path / "units/runs").glob("*/result.json"))) == 3
+    (Path(folders["c3"][1]) / "stage.json").unlink()  # one run's stage is lost: its result no longer stands for it
+    ablation.forget_lost_stages(tmp_path / "units/runs")
+    assert len(list((tmp_path / "units/runs").glob("*/result.json"))) == 2
+
 
 def test_a_run_that_was_killed_keeps_its_finished_stages(world, tmp_path, monkeypatch):
     plan, calls = plan_of(world, tmp_path / "work"), []

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -104,6 +105,7 @@ def test_a_stopped_search_goes_on_prunes_and_leaves_parameters_for_the_next_run(
     assert second["trials"] == 8 and second["pruned"] >= 1
     assert second["default_loss"] == first["default_loss"] >= second["best_loss"]
     assert search(8) == second  # nothing left to do
+    assert search(2) == first  # of the first two alone
 
     children = trials_of(runs.client())
     assert len(children) == 8
@@ -158,6 +160,26 @@ def test_the_survivors_are_weighed_quality_against_time(material, study_run, tmp
     assert yaml.safe_load((tmp_path / "out/pareto.yml").read_text()) == front
     assert len(trials_of(runs.client())) == 3 + 4
     assert run_study(search, SETTINGS, *material, tmp_path / "out") == report  # nothing left to do
+
+
+def test_a_study_belongs_to_its_start_its_score_and_its_seed(material, tmp_path):
+    from shutil import copytree
+
+    from fportrait.dataset.shards import ShardReader
+    from fportrait.ops.study import Material, study_key
+
+    search = Search(2, iterations=4, report_every=2, held_out=3, space=SPACE)
+    mine = Material(SETTINGS, ShardReader(material[0]), material[1])
+    other = copytree(material[1], tmp_path / "transformer")
+    assert (
+        study_key(search, mine)
+        == study_key(search, replace(mine, start=other))
+        == study_key(replace(search, trials=9), mine)
+    )
+    (other / "config.json").write_text("{}")
+    keys = {study_key(search, mine), study_key(search, replace(mine, start=other))}
+    keys |= {study_key(replace(search, **change), mine) for change in ({"held_out": 4}, {"seed": 1})}
+    assert len(keys) == 4
 
 
 def test_a_setting_that_stages_do_not_have_is_refused_with_the_nearest_name(material, tmp_path):

@@ -58,6 +58,15 @@ def test_the_rate_warms_up_stays_and_falls_where_asked():
 
 def test_only_what_decides_learning_names_a_run():
     assert stage(log_every=7).learned_from() == stage().learned_from()
-    assert stage(iterations=99).learned_from() == stage().learned_from()
-    assert stage(iterations=99, decay_from=0.5).learned_from() != stage(decay_from=0.5).learned_from()
     assert stage(seed=5).learned_from() != stage().learned_from()
+
+
+def test_runs_of_two_lengths_are_one_as_long_as_their_rates_are():
+    short, long = stage(iterations=10), stage(iterations=40)
+    assert long.begins_like(short.schedule, 10) and short.begins_like(long.schedule, 10)
+    assert not short.begins_like(long.schedule, 11) and not long.begins_like(short.schedule, 11)
+    falling = stage(iterations=40, decay_from=0.5)
+    assert long.begins_like(falling.schedule, 21)  # the step where it starts to fall has the full rate
+    assert not long.begins_like(falling.schedule, 22)
+    assert short.begins_like(falling.schedule, 10)
+    assert not short.begins_like({"iterations": 0, "decay_from": 2.0}, 1)  # nobody's

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fportrait.errors import UserError
-from fportrait.training.checkpoints import best_checkpoint, damage, last_good_checkpoint, saved_checkpoints
+from fportrait.training.checkpoints import best_checkpoint, checkpoint_to_resume, damage, saved_checkpoints
 from fportrait.training.loop import train
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -129,11 +129,12 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(reader, straight, tmp_pat
 
 
 def test_checkpoints_without_manifest_or_with_missing_files_are_damaged(tmp_path):
-    (tmp_path / "step-00000001").mkdir()
-    assert "manifest" in damage(tmp_path / "step-00000001")
-    (tmp_path / "step-00000001/manifest.json").write_text('{"weights.safetensors": "0"}')
-    assert "missing" in damage(tmp_path / "step-00000001")
-    assert last_good_checkpoint(tmp_path) is None
+    broken = tmp_path / "run-a/step-00000001"
+    broken.mkdir(parents=True)
+    assert "manifest" in damage(broken)
+    (broken / "manifest.json").write_text('{"weights.safetensors": "0"}')
+    assert "missing" in damage(broken)
+    assert checkpoint_to_resume(tmp_path, "run", stage()) is None
 
 
 def test_only_the_last_checkpoints_are_kept(reader, tmp_path):
@@ -250,6 +251,69 @@ def test_other_settings_never_resume_these_checkpoints(reader, tmp_path):
     assert train(stage(learning_rate=5e-4), transformer(), reader, tmp_path, Journal())["resumed_from"] == 0
     assert train(stage(), transformer(seed=1), reader, tmp_path, Journal())["resumed_from"] == 0
     assert train(stage(iterations=10), transformer(), reader, tmp_path, Journal())["resumed_from"] == 8
+
+
+def told(journal: Journal) -> list:
+    """What a journal holds of the training itself, without times and memory."""
+    names = ("loss", "held_out_loss", "grad_norm", "learning_rate")
+    rows = [(step, {key: metrics[key] for key in names if key in metrics}) for step, metrics in journal]
+    return [row for row in rows if row[1]]
+
+
+def run(reader, folder: Path, **changes):
+    """Summary, journal and model of one run; runs in the same folder find each other's checkpoints."""
+    journal, model = Journal(), transformer()
+    out = folder / f"out{len(list(folder.glob('out*')))}"
+    summary = train(stage(**changes), model, reader, out, journal, checkpoint_folder=folder / "checkpoints")
+    written = json.loads((out / "training.json").read_text())
+    assert written["steps"] == written["stage"]["iterations"] == summary["steps"] == changes.get("iterations", 8)
+    assert same_weights(model.from_pretrained(out / "transformer"), model)
+    assert journal[-1][0] == summary["steps"]
+    return summary, journal, model
+
+
+def test_a_shorter_run_after_a_longer_one_is_trained_to_its_own_length(tmp_path):
+    reader = shards(tmp_path / "shards", splits=("train", "train", "test"))
+    every = {"log_every": 2, "checkpoint_every": 2, "keep_checkpoints": 9}
+    alone = {n: run(reader, tmp_path / f"alone{n}", iterations=n, **every) for n in (5, 8)}
+    for number, iterations in enumerate((8, 5, 8, 5)):
+        summary, journal, model = run(reader, tmp_path / "together", iterations=iterations, **every)
+        expected, its_journal, its_model = alone[iterations]
+        assert summary["resumed_from"] == (0, 4, 8, 5)[number]
+        assert summary["final_loss"] == expected["final_loss"]
+        assert same_weights(model, its_model) and told(journal) == told(its_journal)
+
+
+def test_a_longer_run_goes_on_from_a_shorter_one_and_tells_what_it_would_have_told_alone(reader, straight, tmp_path):
+    run(reader, tmp_path, iterations=5, log_every=2)
+    summary, journal, model = run(reader, tmp_path, log_every=2)
+    assert summary["resumed_from"] == 5 and same_weights(model, straight[1])
+    assert told(journal) == told(run(reader, tmp_path / "alone", log_every=2)[1])
+
+
+def test_what_is_trained_already_says_so_and_gives_its_loss(reader, tmp_path, caplog):
+    first = run(reader, tmp_path)
+    with caplog.at_level("INFO"):
+        again = run(reader, tmp_path)
+    assert "already trained: 8 steps" in caplog.text and "resumes" not in caplog.text
+    assert again[0]["final_loss"] == first[0]["final_loss"] and again[0]["seconds"] > first[0]["seconds"]
+    assert again[1].losses == first[1].losses and same_weights(again[2], first[2])
+
+
+def test_runs_whose_rate_falls_share_only_the_steps_before_it_falls(reader, tmp_path):
+    falling = {"decay_from": 0.5, "checkpoint_every": 1, "keep_checkpoints": 9}
+    run(reader, tmp_path, iterations=12, **falling)
+    summary, _, model = run(reader, tmp_path, iterations=8, **falling)
+    assert summary["resumed_from"] == 5  # at step 5 (from 0) the shorter run's rate is the first below the other's
+    assert same_weights(model, run(reader, tmp_path / "alone", iterations=8, **falling)[2])
+    assert run(reader, tmp_path, iterations=8, checkpoint_every=1)[0]["resumed_from"] == 7  # of 12
+
+
+def test_another_architecture_with_the_same_weights_resumes_nothing(reader, tmp_path):
+    train(stage(iterations=1), transformer(), reader, tmp_path, Journal())
+    other = transformer()
+    other.register_to_config(rope_max_seq_len=512)
+    assert train(stage(iterations=2), other, reader, tmp_path, Journal())["resumed_from"] == 0
 
 
 def test_bf16_trains_and_focus_and_contrast_change_the_loss(reader, straight, tmp_path):

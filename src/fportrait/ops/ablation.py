@@ -18,6 +18,7 @@ from typing import Any
 
 from fportrait.atomic_io import atomic_folder, file_hash, value_hash, write_json
 from fportrait.errors import UserError, refuse_unknown_keys
+from fportrait.scale.units import read_result
 from fportrait.training.config import StageConfig
 
 STAGES = (1, 2, 3, 4)
@@ -157,8 +158,9 @@ def stage_name(stage: StageConfig, start: Path, shards: Path) -> str:
     from fportrait.dataset.shards import ShardReader
     from fportrait.training.loop import LOOP_VERSION
 
-    learned = {**stage.learned_from(), "iterations": stage.iterations}
-    return value_hash([LOOP_VERSION, learned, ShardReader(shards).hash, weights_hash(start / "transformer")])
+    return value_hash(
+        [LOOP_VERSION, stage.learned_from(), ShardReader(shards).hash, weights_hash(start / "transformer")]
+    )
 
 
 def weights_hash(transformer: Path) -> str:
@@ -175,7 +177,6 @@ def train_one(stage: StageConfig, start: Path, target: Path, plan: Plan, checkpo
     check_start(stage, start, reader, plan.base)
     transformer = load_start(stage, start)
     curve: dict[int, dict[str, float]] = {}
-    wall, busy = time.perf_counter(), time.process_time()
     with atomic_folder(target) as folder:
         summary = train(
             stage,
@@ -198,8 +199,8 @@ def train_one(stage: StageConfig, start: Path, target: Path, plan: Plan, checkpo
                 "parameters": summary["parameters"],
                 "final_loss": summary["final_loss"],
                 "flops": curve.get(0, {}).get("flops_per_step", 0.0) * stage.iterations,
-                "seconds": time.perf_counter() - wall,
-                "cpu_seconds": time.process_time() - busy,
+                "seconds": summary["seconds"],
+                "cpu_seconds": summary["cpu_seconds"],
                 "curve": [
                     {"step": step, **{key: values[key] for key in ("loss", "held_out_loss") if key in values}}
                     for step, values in sorted(curve.items())
@@ -208,6 +209,14 @@ def train_one(stage: StageConfig, start: Path, target: Path, plan: Plan, checkpo
             },
         )
     shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def forget_lost_stages(units: Path) -> None:
+    """Remove the results of runs whose stages, which lie elsewhere, are no longer there."""
+    for unit in units.glob("*") if units.is_dir() else ():
+        result = read_result(unit)
+        if result and not all((Path(stage["folder"]) / "stage.json").is_file() for stage in result["value"]):
+            shutil.rmtree(unit)
 
 
 def score_one(unit: tuple[str, str], folder: Path, plan: Plan) -> dict[str, Any]:
@@ -250,6 +259,7 @@ def run_ablation(
     from fportrait.dataset.shards import ShardReader
     from fportrait.ops.lineage import code_hash
     from fportrait.scale.map_engine import map_units
+    from fportrait.training.loop import LOOP_VERSION
 
     config = json.loads((Path(plan.base) / "transformer" / "config.json").read_text())
     reader = ShardReader(plan.shards)
@@ -261,17 +271,14 @@ def run_ablation(
         }
     )
     runs = plan_runs(variants, seeds)
+    forget_lost_stages(units / "runs")
     origin = weights_hash(Path(plan.base) / "transformer")
     trained = map_units(
         functools.partial(train_run, plan=plan),
         runs,
         workers=workers,
         cache_folder=units / "runs",
-        key=lambda run: [
-            [stage_of(run, n, plan).learned_from() | {"iterations": stage_of(run, n, plan).iterations} for n in STAGES],
-            origin,
-            reader.hash,
-        ],
+        key=lambda run: [LOOP_VERSION, [stage_of(run, n, plan).learned_from() for n in STAGES], origin, reader.hash],
         progress="training runs",
     )
     stages = {result.unit.name: result.value for result in trained.results}

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fportrait.atomic_io import value_hash, write_text
+from fportrait.atomic_io import file_hash, value_hash, write_text
 from fportrait.dataset.shards import ShardReader
 from fportrait.errors import UserError, refuse_unknown_keys
 from fportrait.ops import runs
@@ -149,9 +149,7 @@ def run_study(
         refuse_unknown_keys(space, StageConfig.__dataclass_fields__, "the study's space")
     material = Material(base_settings, ShardReader(shards), start)
     storage, section = open_storage(search), f"train_stage{search.stage}"
-    name = f"{section}-" + value_hash(
-        [dict(base_settings), search.space, search.iterations, search.report_every, material.reader.hash]
-    )
+    name = f"{section}-" + study_key(search, material)
     study = optuna.create_study(
         study_name=name,
         storage=storage,
@@ -162,37 +160,50 @@ def run_study(
     if not study.trials:
         study.enqueue_trial({key: base_settings[key] for key in search.space})
     complete, pruned = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED
-    run_until(study, search.trials, lambda trial: pruned_trial(trial, search, material), (complete, pruned))
-    finished = study.get_trials(deepcopy=False, states=(complete,))
+    ended = run_until(study, search.trials, lambda trial: pruned_trial(trial, search, material), (complete, pruned))
+    finished = sorted((trial for trial in ended if trial.state == complete), key=lambda trial: trial.value)
     if not finished:
         raise UserError("no trial that came to its end", "at least one", "raise study.trials")
-    cut = study.get_trials(deepcopy=False, states=(pruned,))
-    head = (
-        f"# Best of {len(finished) + len(cut)} trials: held-out loss {study.best_value:.4f}. "
-        "Copy to conf/base to use it.\n"
-    )
-    write_text(Path(folder) / "best_parameters.yml", head + yaml.safe_dump({section: study.best_params}))
+    best = finished[0]
+    head = f"# Best of {len(ended)} trials: held-out loss {best.value:.4f}. Copy to conf/base to use it.\n"
+    write_text(Path(folder) / "best_parameters.yml", head + yaml.safe_dump({section: best.params}))
+    defaults = {key: base_settings[key] for key in search.space}
     report = {
-        "trials": len(finished) + len(cut),
-        "pruned": len(cut),
-        "best_loss": study.best_value,
-        "default_loss": next(trial.value for trial in study.trials if trial.value is not None),
-        "best": study.best_params,
+        "trials": len(ended),
+        "pruned": len(ended) - len(finished),
+        "best_loss": best.value,
+        "default_loss": next((trial.value for trial in finished if trial.params == defaults), None),
+        "best": best.params,
     }
     if search.follow_up.trials:
-        best = sorted(finished, key=lambda trial: trial.value or 0.0)[: search.follow_up.survivors]
-        report["pareto"] = run_follow_up(f"{name}-pareto", search, material, storage, [t.params for t in best])
+        survivors = [trial.params for trial in finished[: search.follow_up.survivors]]
+        followed = f"{name}-pareto-" + value_hash([search.follow_up.space, survivors])
+        report["pareto"] = run_follow_up(followed, search, material, storage, survivors)
         write_text(Path(folder) / "pareto.yml", yaml.safe_dump(report["pareto"], sort_keys=False))
     return report
 
 
-def run_until(study: Any, trials: int, objective: Callable[[Any], Any], states: tuple[Any, ...]) -> None:
-    """Run until `trials` have ended, those of other workers and of an earlier, stopped run among them."""
+def study_key(search: Search, material: Material) -> str:
+    """Names all that a trial's score depends on, and not how many trials there are."""
+    from fportrait.training.loop import LOOP_VERSION
+
+    start = {path.name: file_hash(path) for path in sorted(material.start.iterdir())}
+    each = [search.space, search.iterations, search.report_every, search.held_out, search.seed]
+    return value_hash([LOOP_VERSION, dict(material.settings), each, material.reader.hash, start])
+
+
+def run_until(study: Any, trials: int, objective: Callable[[Any], Any], states: tuple[Any, ...]) -> list[Any]:
+    """Run until `trials` have ended, those of other workers and of an earlier, stopped run among them.
+
+    Returns:
+        The first `trials` of them: a search that was longer before answers as one of this length would.
+    """
     import optuna
 
     enough = optuna.study.MaxTrialsCallback(trials, states=states)
     if len(study.get_trials(deepcopy=False, states=states)) < trials:
         study.optimize(objective, callbacks=[enough])
+    return sorted(study.get_trials(deepcopy=False, states=states), key=lambda trial: trial.number)[:trials]
 
 
 def run_follow_up(
@@ -226,15 +237,24 @@ def run_follow_up(
         trial.set_user_attr("settings", settings)
         return run_trial(trial, search, material, settings, steps, report=None)
 
-    run_until(study, search.follow_up.trials, objective, (optuna.trial.TrialState.COMPLETE,))
+    ended = run_until(study, search.follow_up.trials, objective, (optuna.trial.TrialState.COMPLETE,))
     return [
         {
             "settings": trial.user_attrs["settings"],
             "held_out_loss": trial.values[0],
             "seconds_per_step": trial.values[1],
         }
-        for trial in sorted(study.best_trials, key=lambda trial: trial.values)
+        for trial in sorted(unbeaten(ended), key=lambda trial: trial.values)
     ]
+
+
+def unbeaten(trials: list[Any]) -> list[Any]:
+    """Trials that no other beats in one objective without losing in another."""
+
+    def beats(one: Any, other: Any) -> bool:
+        return one.values != other.values and all(a <= b for a, b in zip(one.values, other.values, strict=True))
+
+    return [trial for trial in trials if not any(beats(other, trial) for other in trials)]
 
 
 def pruned_trial(trial: Any, search: Search, material: Material) -> float:

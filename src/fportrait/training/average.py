@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 
+def decay_at(step: int, decay: float) -> float:
+    """The share that the average keeps in step `step` (from 0): it follows faster while it is young."""
+    return min(decay, (1 + step) / (10 + step))
+
+
 class Average:
     """`values` follow the model's state, `value += (1 - decay) (weight - value)`; integers keep their first value.
 

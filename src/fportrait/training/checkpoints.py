@@ -1,8 +1,12 @@
 """Checkpoints that are whole or absent, and checked before they are trusted.
 
 ```
-FOLDER/step-00000200/weights.safetensors ema.safetensors optimizer.safetensors state.json manifest.json
+ROOT/NAME-SCHEDULE/step-00000200/weights.safetensors ema.safetensors optimizer.safetensors state.json manifest.json
 ```
+NAME stands for all that a step is made of: settings, shards, starting weights. SCHEDULE is how long the run was asked
+to be, and where its rate falls. A run goes on from its own checkpoints, or from those of another schedule where the
+two runs are still one (`StageConfig.begins_like`), never from one beyond its own end.
+
 A checkpoint is written beside its place, every file fsynced, the manifest with SHA-256 sums last, then renamed. It
 holds whole tensors by name, so that another number of processes, or another way of spreading the model, reads it too.
 """
@@ -19,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fportrait.atomic_io import atomic_folder, file_hash, write_json, write_safetensors
+from fportrait.atomic_io import atomic_folder, file_hash, value_hash, write_json, write_safetensors
+from fportrait.training.config import StageConfig
 
 MANIFEST, STATE = "manifest.json", "state.json"
 RNG = "torch_rng"
@@ -67,11 +72,16 @@ def best_checkpoint(folder: Path) -> Path | None:
 
 
 def _score(checkpoint: Path) -> float:
-    try:
-        score = json.loads((checkpoint / STATE).read_text()).get("score")
-    except (OSError, ValueError):
-        return math.inf
+    score = _state(checkpoint).get("score")
     return math.inf if score is None else score
+
+
+def _state(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself; nothing where it cannot be read."""
+    try:
+        return json.loads((checkpoint / STATE).read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def damage(checkpoint: Path) -> str | None:
@@ -88,9 +98,22 @@ def damage(checkpoint: Path) -> str | None:
     return None
 
 
-def last_good_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose files match its manifest; damaged ones are named in the log and passed over."""
-    for checkpoint in reversed(saved_checkpoints(folder)):
+def run_folder(root: Path, name: str, stage: StageConfig) -> Path:
+    """Where the checkpoints of a run lie."""
+    return root / f"{name}-{value_hash(stage.schedule)}"
+
+
+def checkpoint_to_resume(root: Path, name: str, stage: StageConfig) -> Path | None:
+    """The newest good checkpoint that `stage` passes through, its own before an equal one of another schedule.
+
+    Damaged ones are named in the log and passed over.
+    """
+    own = run_folder(root, name, stage)
+    found = [path for folder in root.glob(f"{name}-*") for path in saved_checkpoints(folder)]
+    for checkpoint in sorted(found, key=lambda path: (path.name, path.parent == own), reverse=True):
+        step, schedule = int(checkpoint.name.removeprefix("step-")), _state(checkpoint).get("schedule")
+        if step > stage.iterations or (schedule is not None and not stage.begins_like(schedule, step)):
+            continue
         problem = damage(checkpoint)
         if problem is None:
             return checkpoint

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from fportrait.dataset.schema import DATASETS
@@ -134,11 +134,31 @@ class StageConfig:
         return share
 
     def learned_from(self) -> dict[str, Any]:
-        """The settings that decide what is learned; a checkpoint belongs to one set of them."""
-        values = {key: value for key, value in asdict(self).items() if key not in self.BOOKKEEPING}
-        if self.decay_from == 1:
-            del values["iterations"]  # a longer run passes through the same states
-        return values
+        """The settings that decide what is learned."""
+        return {key: value for key, value in asdict(self).items() if key not in self.BOOKKEEPING}
+
+    @property
+    def schedule(self) -> dict[str, Any]:
+        """The settings that shape the course of a run, and not its single steps: its length, and where its rate falls.
+
+        Of everything that a step reads, only the learning rate knows them. Samples, noise and dropped conditions come
+        from counters, and warm-up and average (`training.average.decay_at`) count steps from the first one.
+        """
+        return {"iterations": self.iterations, "decay_from": self.decay_from}
+
+    def begins_like(self, schedule: Mapping[str, Any], steps: int) -> bool:
+        """Whether a run that differs in its schedule alone has taken its first `steps` steps as this one does.
+
+        True where both runs are at least that long and have the same learning rate in every one of these steps. Then
+        weights, moments and average after them are the same, and this run may go on from there.
+        """
+        try:
+            other = replace(self, **schedule)
+        except (TypeError, UserError):
+            return False
+        if steps > min(self.iterations, other.iterations):
+            return False
+        return all(self.rate(step) == other.rate(step) for step in range(steps))
 
     def rate(self, step: int) -> float:
         """Learning rate of step `step` (from 0): linear warm-up, constant, and a linear fall where asked."""

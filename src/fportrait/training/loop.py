@@ -26,8 +26,8 @@ from fportrait.atomic_io import atomic_folder, value_hash, write_json, write_saf
 from fportrait.dataset.batches import Batches
 from fportrait.dataset.shards import ShardReader, tensors_hash
 from fportrait.errors import UserError
-from fportrait.training.average import Average
-from fportrait.training.checkpoints import last_good_checkpoint, load_checkpoint, save_checkpoint
+from fportrait.training.average import Average, decay_at
+from fportrait.training.checkpoints import checkpoint_to_resume, load_checkpoint, run_folder, save_checkpoint
 from fportrait.training.config import StageConfig
 from fportrait.training.cost import peak_flops, sample_cost
 from fportrait.training.losses import HeldOut, prepare, sample_losses, to_device
@@ -35,7 +35,7 @@ from fportrait.training.meter import Meter
 from fportrait.training.parallel import Parallel, make_parallel, whole
 from fportrait.training.stages import batches_of, check_stage
 
-LOOP_VERSION = "2"  # raise when the same settings would learn something else
+LOOP_VERSION = "3"  # raise when the same settings would learn something else
 Log = Callable[[dict[str, float], int], None]
 logger = logging.getLogger(__name__)
 
@@ -55,11 +55,13 @@ def train(
     Args:
         log: called by the main process with metrics and the number of finished steps.
         checkpoint_folder: where checkpoints go; `out_folder/checkpoints` by default. Runs of other settings, shards or
-            starting weights have other subfolders there and are never resumed by mistake.
+            starting weights have other subfolders there and are never resumed by mistake; a run of another length is
+            resumed up to where both are the same (`checkpoint_to_resume`).
         sample: called by every process after each `stage.sample_every` steps, with the number of finished steps.
 
     Returns:
-        `steps`, `parameters`, `final_loss` (mean over the last tenth of this run's steps), `resumed_from`.
+        `steps`, `parameters`, `final_loss` (mean over the last tenth of the steps), `resumed_from`, and `seconds` and
+        `cpu_seconds` of all steps, those before an interruption among them.
 
     Raises:
         UserError: the shards cannot feed the stage, the batch does not divide over processes, a sample is unreadable,
@@ -70,8 +72,8 @@ def train(
     share = stage.micro_batch(parallel.processes)
     check_stage(stage, reader)
     batches = batches_of(stage, transformer, reader)
-    name = value_hash([LOOP_VERSION, stage.learned_from(), reader.hash, tensors_hash(whole(transformer.state_dict()))])
-    checkpoints = Path(checkpoint_folder or Path(out_folder) / "checkpoints") / name
+    root, name = Path(checkpoint_folder or Path(out_folder) / "checkpoints"), run_name(stage, transformer, reader)
+    checkpoints = run_folder(root, name, stage)
 
     names = [name for name, value in transformer.named_parameters() if value.requires_grad]
 
@@ -85,8 +87,8 @@ def train(
         forward = torch.compile(forward)
     average = parallel.make_average(transformer)
     held_out = HeldOut(batches, stage, stage.held_out, parallel.process, parallel.processes)
-    step, logged = load_last(checkpoints, parallel, average, stage) if resume else (0, [])
-    first_step, scored_from = step, 0
+    step, logged = load_last(root, name, parallel, average, meter, stage) if resume else (0, [])
+    first_step, scored_from = step, step
     if parallel.is_main:  # what a stopped run had told, so that the record of the one that goes on is whole
         for values, at in logged:
             log(values, at)
@@ -113,7 +115,8 @@ def train(
             score = sum(recent) / len(recent)
         full = parallel.full_state(average)
         if full is not None:
-            state = {"stage": stage.name, "next_index": step * stage.batch_size, "score": score, "logged": logged}
+            state = {"stage": stage.name, "schedule": stage.schedule, "next_index": step * stage.batch_size}
+            state |= {"score": score, "logged": logged, "meter": meter.state()}
             save_checkpoint(checkpoints, step, *full, state, stage.keep_checkpoints)
         meter.leave_out(time.perf_counter() - started)
 
@@ -137,7 +140,7 @@ def train(
             numbers = parallel.gather(torch.stack([torch.cat(losses), sigmas, stop], 1))
             refuse_not_finite(numbers[:, 0].tolist(), norm, step, stage, batches)
             parallel.step(stage.rate(step))
-            average.update(min(stage.ema, (1 + step) / (10 + step)))
+            average.update(decay_at(step, stage.ema))
             datasets = [batches.record(step * stage.batch_size + row).dataset for row in range(stage.batch_size)]
             meter.add(numbers[:, 0].tolist(), numbers[:, 1].tolist(), datasets, norm, waited)
             step += 1
@@ -165,13 +168,14 @@ def train(
         "parameters": sum(averaged[name].numel() for name in names),
         "final_loss": meter.tail_mean(),
         "resumed_from": first_step,
+        **meter.spent(),
     }
     if parallel.is_main:
         save_transformer(transformer, averaged, Path(out_folder) / "transformer")
         write_json(
             Path(out_folder) / "training.json",
             {
-                "stage": {**stage.learned_from(), "iterations": stage.iterations},
+                "stage": stage.learned_from(),
                 "shards": reader.hash,
                 "vae_hash": reader.vae_hash,
                 "parameters": summary["parameters"],
@@ -198,19 +202,38 @@ def start_meter(
     return Meter(stage, parallel.device, tokens, flops, peak and peak * parallel.processes)
 
 
-def load_last(checkpoints: Path, parallel: Parallel, average: Average, stage: StageConfig) -> tuple[int, list]:
-    """Resume from the last good checkpoint, which the main process chooses.
+def run_name(stage: StageConfig, transformer: torch.nn.Module, reader: ShardReader) -> str:
+    """Names everything that the steps of a run are made of, and not how many there are."""
+    learned = {key: value for key, value in stage.learned_from().items() if key not in stage.schedule}
+    config = {key: value for key, value in getattr(transformer, "config", {}).items() if not key.startswith("_")}
+    return value_hash([LOOP_VERSION, learned, reader.hash, config, tensors_hash(whole(transformer.state_dict()))])
+
+
+def load_last(
+    root: Path, name: str, parallel: Parallel, average: Average, meter: Meter, stage: StageConfig
+) -> tuple[int, list]:
+    """Resume from the checkpoint that `checkpoint_to_resume` finds on the main process.
 
     Returns:
-        Its step, and what had been logged until then, pairs of values and step; 0 and nothing without one.
+        Its step, and what this run would have logged until then, pairs of values and step; 0 and nothing without one.
     """
-    found = parallel.share(last_good_checkpoint(checkpoints) if parallel.is_main else None)
+    found = parallel.share(checkpoint_to_resume(root, name, stage) if parallel.is_main else None)
     if found is None:
         return 0, []
     *tensors, state = load_checkpoint(found)
     parallel.load_state((tensors[0], tensors[1], tensors[2]), average)
-    logger.info("%s resumes at step %d from %s", stage.name, state["step"], found)
-    return state["step"], state.get("logged", [])
+    meter.load_state(state["meter"])
+    if state["step"] == stage.iterations:
+        logger.info("%s is already trained: %d steps, kept in %s", stage.name, state["step"], found)
+    else:
+        logger.info("%s resumes at step %d of %d from %s", stage.name, state["step"], stage.iterations, found)
+
+    def regular(values: dict[str, float], at: int) -> bool:
+        """The last step of a shorter run was told only because it was the last."""
+        every = stage.checkpoint_every if "held_out_loss" in values else stage.log_every
+        return at % every == 0 or at == stage.iterations
+
+    return state["step"], [(values, at) for values, at in state["logged"] if regular(values, at)]
 
 
 def refuse_not_finite(losses: Sequence[float], norm: float, step: int, stage: StageConfig, batches: Batches) -> None:

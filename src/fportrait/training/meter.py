@@ -7,6 +7,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -29,6 +30,7 @@ class Meter:
     ):
         self.stage, self.device, self.tokens, self.flops, self.peak = stage, device, tokens, flops, peak
         self.history: list[float] = []
+        self.born, self.earlier = (time.perf_counter(), time.process_time()), (0.0, 0.0)
         self._clear()
 
     def _clear(self) -> None:
@@ -54,6 +56,7 @@ class Meter:
         self.paused += seconds
 
     def read(self, step: int) -> dict[str, float]:
+        """Means after `step` steps; a reading between the regular ones (a run's last) takes nothing from the next."""
         seconds = max(time.perf_counter() - self.started - self.paused, 1e-9)
         metrics = {name: sum(values) / len(values) for name, values in sorted(self.sums.items())}
         metrics |= {
@@ -66,12 +69,28 @@ class Meter:
         }
         if self.flops and self.peak:
             metrics["mfu"] = self.flops * self.steps / seconds / self.peak
-        self._clear()
+        if step % self.stage.log_every == 0:
+            self._clear()
         return metrics
 
-    def tail_mean(self) -> float | None:
+    def state(self) -> dict[str, Any]:
+        """What a run that goes on needs in order to tell what an uninterrupted one would."""
+        return {"history": self.history, "sums": self.sums, "spent": self.spent()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.history, self.earlier = list(state["history"]), (state["spent"]["seconds"], state["spent"]["cpu_seconds"])
+        self.sums = defaultdict(list, {name: list(values) for name, values in state["sums"].items()})
+
+    def spent(self) -> dict[str, float]:
+        """Seconds of all steps, those before an interruption among them, and of this process's CPU time."""
+        now = time.perf_counter(), time.process_time()
+        wall, busy = (e + n - b for e, n, b in zip(self.earlier, now, self.born, strict=True))
+        return {"seconds": wall, "cpu_seconds": busy}
+
+    def tail_mean(self) -> float:
+        """Mean loss over the last tenth of all steps."""
         tail = self.history[-max(1, len(self.history) // 10) :]
-        return sum(tail) / len(tail) if tail else None
+        return sum(tail) / len(tail)
 
 
 def memory_mib(device: torch.device) -> float:
