@@ -26,7 +26,6 @@ SIDES = (64, 128)
 def sample(frames: int, side: int) -> dict[str, Any]:
     """Sample and write a video; peak resident memory in MiB."""
     import torch
-    from diffusers import FlowMatchEulerDiscreteScheduler
 
     from fportrait.bundle import SHIPPED_BASE
     from fportrait.camera.paths import spin_path
@@ -34,6 +33,7 @@ def sample(frames: int, side: int) -> dict[str, Any]:
     from fportrait.diffusion.codec import load_vae
     from fportrait.diffusion.conditions import Cameras
     from fportrait.diffusion.pipeline import FactorPortraitPipeline
+    from fportrait.diffusion.schedule import make_scheduler
     from fportrait.diffusion.transformer import FactorPortraitTransformer
 
     torch.set_num_threads(1)
@@ -44,9 +44,7 @@ def sample(frames: int, side: int) -> dict[str, Any]:
         transformer = FactorPortraitTransformer(
             num_attention_heads=1, attention_head_dim=32, ffn_dim=32, num_layers=1, text_dim=32, prompt_tokens=2
         ).eval()
-    pipeline = FactorPortraitPipeline(
-        transformer, load_vae(SHIPPED_BASE / "vae"), FlowMatchEulerDiscreteScheduler(shift=5.0), window_frames=17
-    )
+    pipeline = FactorPortraitPipeline(transformer, load_vae(SHIPPED_BASE / "vae"), make_scheduler(), window_frames=17)
     pipeline.set_progress_bar_config(disable=True)
     rng = np.random.default_rng(0)
     cameras = spin_path(frames, rng, (0.5, 0.6))

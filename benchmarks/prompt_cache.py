@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from _result import write_result
-from diffusers import FlowMatchEulerDiscreteScheduler
 from step_time import CONFIG, interval
 
 from fportrait.diffusion.codec import BlockCodec
 from fportrait.diffusion.factors import FACTORS
 from fportrait.diffusion.pipeline import FactorPortraitPipeline
+from fportrait.diffusion.schedule import make_scheduler
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 
 ROUNDS = 30
@@ -30,7 +30,7 @@ def main() -> None:
     torch.manual_seed(0)
     config: dict[str, Any] = {**CONFIG, "text_dim": 4096}
     model = FactorPortraitTransformer(**config, prompt_tokens=512, controller_init_std=0.02).eval()
-    pipeline = FactorPortraitPipeline(model, BlockCodec(), FlowMatchEulerDiscreteScheduler(shift=5.0))
+    pipeline = FactorPortraitPipeline(model, BlockCodec(), make_scheduler())
     shape = (1, 16, LATENT_FRAMES, 8, 8)
     conditions = {
         "reference": torch.randn(1, 16, 1, 8, 8),

@@ -50,9 +50,8 @@ def promote(
             "run `kedro run --pipelines=evaluate` again: this one is of an older version",
         )
     with atomic_folder(model) as folder:  # stays away when the gate refuses
-        sampling = {
-            key: scores["settings"][key] for key in ("shift", "steps", "guidance", "guidance_below")
-        }  # it samples as it was scored
+        keys = ("shift", "steps", "scheduler", "guidance", "guidance_below")
+        sampling = {key: scores["settings"][key] for key in keys if key in scores["settings"]}  # as it was scored
         bundle = assemble(trained / "transformer", base, folder / "bundle", frames=frames, **sampling)
         return promote_bundle(
             bundle,

@@ -32,6 +32,7 @@ class BundleSettings:
     frames: int = 17  # longest clip trained, 4k+1
     shift: float = 5.0  # of the noise schedule
     steps: int = 12  # sampling steps that the scores were taken with
+    scheduler: str = "euler"  # or unipc, dpm++: fportrait.diffusion.schedule
     crop_metres: float = 0.30  # width of the picture at the head
     camera_distance: float = 0.55  # metres, of the canonical front camera
     guidance: dict[str, float] = field(default_factory=dict)  # scale per factor, unless the user gives another

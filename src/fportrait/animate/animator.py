@@ -96,17 +96,17 @@ class Animator:
     def pipeline(self) -> Any:
         """The sampling pipeline, in float32; loaded when first asked for, because tracking does without it."""
         import torch
-        from diffusers import FlowMatchEulerDiscreteScheduler
 
         from fportrait.diffusion.codec import load_vae
         from fportrait.diffusion.pipeline import FactorPortraitPipeline
+        from fportrait.diffusion.schedule import make_scheduler
         from fportrait.diffusion.transformer import FactorPortraitTransformer
 
         transformer = FactorPortraitTransformer.from_pretrained(self.model / "transformer", torch_dtype=torch.float32)
         pipeline = FactorPortraitPipeline(
             transformer.eval(),
             load_vae(self.model / "vae"),
-            FlowMatchEulerDiscreteScheduler(shift=self.settings.shift),
+            make_scheduler(self.settings.scheduler, self.settings.shift),
             window_frames=self.settings.frames,
             guidance_below=self.settings.guidance_below,
         )
@@ -250,6 +250,7 @@ class Animator:
             "seed": request.seed,
             "guidance": self.guidance(request),
             "guidance_below": self.settings.guidance_below,
+            "scheduler": self.settings.scheduler,
             "frames": len(prepared),
             "scale": request.scale,
         }

@@ -1,7 +1,7 @@
 """Flow matching as Wan trains it: straight paths from data (sigma 0) to noise (sigma 1), learned as a velocity.
 
 x_sigma = (1 - sigma) x0 + sigma eps; the target is d x / d sigma = eps - x0. The shift s moves samples towards noise,
-sigma' = s sigma / (1 + (s - 1) sigma) (Esser et al. 2024, eq. 23), as `FlowMatchEulerDiscreteScheduler` does.
+sigma' = s sigma / (1 + (s - 1) sigma) (Esser et al. 2024, eq. 23); sampling takes the same levels (`schedule`).
 The reference frame never enters: the model returns the velocity of the l noisy frames only.
 """
 

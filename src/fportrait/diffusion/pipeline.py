@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
@@ -18,6 +18,7 @@ from fportrait.diffusion.codec import decode_parts, load_vae
 from fportrait.diffusion.conditions import Cameras, Conditions, Pictures, WindowConditions, as_latents, read_codes
 from fportrait.diffusion.factors import FACTORS
 from fportrait.diffusion.numerics import first_not_finite
+from fportrait.diffusion.schedule import make_scheduler, set_noise_levels
 from fportrait.diffusion.shapes import latent_frames
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.diffusion.windows import Window, plan_windows, window_weights
@@ -39,7 +40,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
     """Args:
     transformer: the denoiser.
     vae: `BlockCodec` or `AutoencoderKLWan`.
-    scheduler: a flow-matching scheduler of diffusers.
+    scheduler: a flow-matching scheduler of diffusers (`schedule.make_scheduler`); its levels are Wan's.
     window_frames: the clip length the transformer was trained on; longer videos go in overlapping windows of it.
     guidance_below: guidance acts at noise levels up to this one, from 0 to 1; 1 is every step. Steps above it cost one
         model call. What a factor asks for is settled late, where little noise is left; scaled velocities before that
@@ -53,7 +54,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
         self,
         transformer: FactorPortraitTransformer,
         vae: Any,
-        scheduler: FlowMatchEulerDiscreteScheduler,
+        scheduler: SchedulerMixin,
         window_frames: int | None = None,
         guidance_below: float = 1.0,
     ):
@@ -103,7 +104,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
         return cls(
             FactorPortraitTransformer.from_pretrained(Path(folder) / "transformer", torch_dtype=torch_dtype).eval(),
             load_vae(Path(folder) / "vae"),
-            FlowMatchEulerDiscreteScheduler(shift=settings.shift),
+            make_scheduler(settings.scheduler, settings.shift),
             window_frames=settings.frames,
             guidance_below=settings.guidance_below,
         )
@@ -208,7 +209,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
         if hasattr(self.transformer, "_hf_hook"):  # offloaded: bring it to the device before its first forward
             self.transformer._hf_hook.pre_forward(self.transformer)
         prompt_cache = self.transformer.prompt_key_values()
-        self.scheduler.set_timesteps(steps, device=device)
+        set_noise_levels(self.scheduler, steps, device)
         guided_from = self.config.guidance_below * self.scheduler.config.num_train_timesteps
         with self.progress_bar(total=steps) as progress:
             for step, timestep in enumerate(self.scheduler.timesteps):

@@ -63,6 +63,7 @@ class Protocol:
     batch: int = 4
     guidance: dict[str, float] | None = None  # scale per factor; None takes the model's own
     guidance_below: float | None = None  # highest noise level at which it acts; None takes the model's own
+    scheduler: str | None = None  # euler, unipc or dpm++; None takes the model's own
     control: bool = True  # read expression codes and landmarks back from the generated frames
     metrics: dict[str, str] = field(default_factory=lambda: {"psnr": "auto", "ssim": "auto", "sharpness": "auto"})
     network_every: int = 1  # metrics with a network look at every so many frames
@@ -161,7 +162,7 @@ def evaluate(
     protocol = replace(protocol, guidance=sampling.guidance)
     vae = load_vae(base / "vae")
     transformer = FactorPortraitTransformer.from_pretrained(transformer_folder).eval()
-    pipeline = make_pipeline(transformer, vae, sampling.shift, sampling.guidance_below)
+    pipeline = make_pipeline(transformer, vae, sampling.shift, sampling.guidance_below, sampling.scheduler)
     scorers = Scorers.of(protocol, load_encoder(base / "expression_encoder") if protocol.control else None)
     report = Report(Path(out_folder), shown=protocol.shown)
 
@@ -219,6 +220,7 @@ def evaluate(
         "seed": seed,
         "guidance": sampling.guidance,
         "guidance_below": sampling.guidance_below,
+        "scheduler": sampling.scheduler,
         "network_every": protocol.network_every,
         "shards": reader.hash,
         "same": {"frames": frames, "steps": steps},

@@ -27,6 +27,7 @@ class SamplingSettings(NamedTuple):
     shift: float
     guidance: dict[str, float]
     guidance_below: float
+    scheduler: str = "euler"
 
 
 def sampling_settings(protocol: Protocol, transformer_folder: Path, base: Path) -> SamplingSettings:
@@ -41,7 +42,8 @@ def sampling_settings(protocol: Protocol, transformer_folder: Path, base: Path) 
     shift = protocol.shift or trained.get("shift") or stated.get("shift", 5.0)
     guidance = stated.get("guidance", {}) if protocol.guidance is None else protocol.guidance
     below = stated.get("guidance_below", 1.0) if protocol.guidance_below is None else protocol.guidance_below
-    return SamplingSettings(frames, steps, shift, guidance, below)
+    scheduler = protocol.scheduler or stated.get("scheduler", "euler")
+    return SamplingSettings(frames, steps, shift, guidance, below, scheduler)
 
 
 def held_out(reader: ShardReader, dataset: str, count: int, frames: int | None) -> list[Record]:
@@ -65,14 +67,15 @@ def held_out(reader: ShardReader, dataset: str, count: int, frames: int | None) 
     return turns[:count]
 
 
-def make_pipeline(transformer: torch.nn.Module, vae: Any, shift: float, guidance_below: float = 1.0) -> Any:
-    """A `FactorPortraitPipeline` without progress bar."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
+def make_pipeline(
+    transformer: torch.nn.Module, vae: Any, shift: float, guidance_below: float = 1.0, scheduler: str = "euler"
+) -> Any:
+    """A `FactorPortraitPipeline` without progress bar; see `fportrait.diffusion.schedule`."""
     from fportrait.diffusion.pipeline import FactorPortraitPipeline
+    from fportrait.diffusion.schedule import make_scheduler
 
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
-    pipeline = FactorPortraitPipeline(transformer, vae, scheduler, guidance_below=guidance_below)  # type: ignore[arg-type]
+    steps_by = make_scheduler(scheduler, shift)
+    pipeline = FactorPortraitPipeline(transformer, vae, steps_by, guidance_below=guidance_below)  # type: ignore[arg-type]
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
