@@ -49,7 +49,7 @@ def track_people(count: int, work: Path) -> Path:
     from fportrait.capture.ingest import ingest_captures
     from fportrait.capture.world import WorldConfig, film_identity, world_units
     from fportrait.scale.map_engine import map_units
-    from fportrait.tracking.track import track_captures
+    from fportrait.tracking.captures import track_captures
 
     world = WorldConfig(
         phone_identities=0,

@@ -15,8 +15,8 @@ from _result import write_result
 
 import fportrait
 from fportrait.tracking.expression import ExpressionEncoder
-from fportrait.tracking.talking_head.embedded import probe_people
-from fportrait.tracking.talking_head.probes import probe_codes, probe_table
+from fportrait.tracking.making.talking_head.embedded import probe_people
+from fportrait.tracking.making.talking_head.probes import probe_codes, probe_table
 
 SHIPPED = Path(fportrait.__file__).parent / "assets" / "base" / "expression_encoder"
 

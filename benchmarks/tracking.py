@@ -24,18 +24,13 @@ from fportrait.bundle import SHIPPED_BASE
 from fportrait.camera.cameras import intrinsics_from_fov
 from fportrait.capture.video_io import iter_video, write_video
 from fportrait.capture.world import sample_training_clip
+from fportrait.tracking.annotate import annotate, frame_table
+from fportrait.tracking.clips import Clip, read_landmarks
+from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.expression import ExpressionEncoder
 from fportrait.tracking.fit import LandmarkModel
 from fportrait.tracking.landmarks import shared_landmarker
-from fportrait.tracking.track import (
-    Clip,
-    TrackConfig,
-    annotate,
-    frame_table,
-    read_landmarks,
-    segment_codes,
-    track_segments,
-)
+from fportrait.tracking.segments import segment_codes, track_segments
 
 FRAMES, SIZE = 40, 256
 

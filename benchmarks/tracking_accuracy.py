@@ -27,16 +27,10 @@ from fportrait.capture.video_io import iter_video
 from fportrait.capture.world import WorldConfig, write_embedded_world
 from fportrait.errors import UserError
 from fportrait.tracking.calibration import Calibration
+from fportrait.tracking.clips import Clip, ClipLandmarks, read_landmarks
+from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.fit import LandmarkModel, Observations, measured, solve_frames
-from fportrait.tracking.track import (
-    Clip,
-    ClipLandmarks,
-    TrackConfig,
-    front_camera,
-    is_familiar,
-    read_landmarks,
-    track_segments,
-)
+from fportrait.tracking.segments import front_camera, is_familiar, track_segments
 from fportrait.tracking.views import view_bias, without_bias
 
 BODY = load_body()

@@ -20,10 +20,12 @@ from fportrait.body.model import Pose, load_body, rotation_vector
 from fportrait.camera.cameras import intrinsics_from_fov, project
 from fportrait.capture import people, shading
 from fportrait.capture.world import HEAD_TARGET, orbit_camera
+from fportrait.tracking.clips import Clip, read_landmarks
+from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.fit import LandmarkModel, Observations, solve_frames, to_pose
 from fportrait.tracking.landmarks import shared_landmarker
 from fportrait.tracking.matting import matte
-from fportrait.tracking.track import Clip, TrackConfig, read_landmarks, track_segments
+from fportrait.tracking.segments import track_segments
 
 FIRST_SEED = 7_800_000_000
 YAWS = (0, 15, 30, 45, 60, 75, 90)

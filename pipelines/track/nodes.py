@@ -10,6 +10,6 @@ def track(
     manifest: Path, base: Path, tracks: Path, units: Path, *, tracking: dict[str, Any], workers: int
 ) -> dict[str, Any]:
     """Write `frames.parquet`, `identities.parquet` and `quarantine.json`."""
-    from fportrait.tracking.track import track_captures
+    from fportrait.tracking.captures import track_captures
 
     return track_captures(manifest, base, tracks, units / "tracks", tracking, workers)

@@ -8,8 +8,9 @@ import pytest
 from fportrait.body.model import Pose, load_body, rotation_matrix
 from fportrait.camera.cameras import intrinsics_from_fov, look_at, project
 from fportrait.errors import UserError
-from fportrait.tracking.calibration import Calibration, Sighting, calibrate
+from fportrait.tracking.calibration import Calibration
 from fportrait.tracking.fit import LandmarkModel
+from fportrait.tracking.making.calibration import Sighting, calibrate
 
 BODY = load_body()
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from fportrait.errors import UserError
 from fportrait.tracking.backbone import BasicBlock
 from fportrait.tracking.expression import WEIGHTS, ExpressionEncoder
-from fportrait.tracking.expression_training import augment, mirrored_actions, train_expression_encoder
+from fportrait.tracking.making.expression import augment, mirrored_actions, train_expression_encoder
 
 NAMES = ["jawOpen", "eyeBlinkLeft", "eyeBlinkRight"]
 

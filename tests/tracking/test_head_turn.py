@@ -7,9 +7,10 @@ import pytest
 
 from fportrait.body.model import load_body, rotation_matrix, rotation_vector
 from fportrait.errors import UserError
-from fportrait.tracking import head_turn
 from fportrait.tracking.fit import LandmarkModel, Observations, solve_frames
-from fportrait.tracking.head_turn import HeadTurn, normalised, samples, shipped_head_turn, sight_widely
+from fportrait.tracking.head_turn import HeadTurn, normalised, shipped_head_turn
+from fportrait.tracking.making import head_turn
+from fportrait.tracking.making.head_turn import samples, sight_widely
 
 BODY = load_body()
 STRANGERS = 7_700_000_000  # seeds that nothing was fitted on

@@ -7,10 +7,12 @@ import pytest
 
 from fportrait.body.model import load_body, rotation_matrix, rotation_vector
 from fportrait.errors import UserError
+from fportrait.tracking.clips import Clip, read_landmarks
+from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.fit import LandmarkModel
 from fportrait.tracking.head_turn import FACING
 from fportrait.tracking.mesh_estimator import MeshEstimator
-from fportrait.tracking.track import Clip, TrackConfig, front_camera, read_landmarks, track_segments
+from fportrait.tracking.segments import front_camera, track_segments
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -10,10 +10,13 @@ import torch
 from fportrait.body.model import load_body
 from fportrait.camera.cameras import intrinsics_from_fov
 from fportrait.errors import UserError
-from fportrait.tracking import refinement
+from fportrait.tracking.clips import Clip, read_landmarks
+from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.fit import LandmarkModel
-from fportrait.tracking.refinement import STRANGE, LandmarkRefiner, faces, remaining, shipped_refiner, train_refiner
-from fportrait.tracking.track import Clip, TrackConfig, read_landmarks, track_segments
+from fportrait.tracking.making import refinement
+from fportrait.tracking.making.refinement import faces, remaining, train_refiner
+from fportrait.tracking.refinement import STRANGE, LandmarkRefiner, shipped_refiner
+from fportrait.tracking.segments import track_segments
 
 BODY = load_body()
 STRANGERS = range(2_000_000, 2_000_010)  # numbers of people that nothing was trained on

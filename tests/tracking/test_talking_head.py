@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from fportrait.body.model import Pose, load_body, rotation_matrix
 from fportrait.camera.cameras import intrinsics_from_fov, look_at
 from fportrait.errors import UserError
-from fportrait.tracking.alignment import ALIGNMENT_NAMES, AlignmentEncoder, alignment_of
 from fportrait.tracking.expression import ExpressionEncoder
-from fportrait.tracking.talking_head.decoder import TalkingHeadDecoder
-from fportrait.tracking.talking_head.probes import ProbeSet, identity_top1, probe_codes, probe_table
-from fportrait.tracking.talking_head.training import (
+from fportrait.tracking.making.alignment import ALIGNMENT_NAMES, AlignmentEncoder, alignment_of
+from fportrait.tracking.making.talking_head.decoder import TalkingHeadDecoder
+from fportrait.tracking.making.talking_head.probes import ProbeSet, identity_top1, probe_codes, probe_table
+from fportrait.tracking.making.talking_head.training import (
     TalkingHeads,
     TalkingHeadTraining,
     agreement_loss,

@@ -17,7 +17,10 @@ from fportrait.capture.video_io import write_video
 from fportrait.capture.world import write_embedded_world
 from fportrait.dataset.schema import check_schema
 from fportrait.errors import UserError
-from fportrait.tracking.track import TrackConfig, crop_square, front_camera, longest_gap, track_captures
+from fportrait.tracking.captures import track_captures
+from fportrait.tracking.clips import longest_gap
+from fportrait.tracking.config import TrackConfig
+from fportrait.tracking.segments import crop_square, front_camera
 
 ROLLS = np.linspace(-12, 12, 9)
 

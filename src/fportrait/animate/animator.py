@@ -25,8 +25,9 @@ from fportrait.dataset.encode import crop_picture
 from fportrait.diffusion.factors import FACTORS
 from fportrait.errors import UserError
 from fportrait.provenance import provenance_tags
+from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.fit import LandmarkModel
-from fportrait.tracking.track import TrackConfig, segment_codes
+from fportrait.tracking.segments import segment_codes
 
 
 def quiet(what: str, done: int, total: int) -> None:

@@ -13,8 +13,10 @@ from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import intrinsics_from_fov
 from fportrait.capture.video_io import iter_video, probe, read_image
 from fportrait.dataset.encode import crop_picture, whole_pixels
+from fportrait.tracking.clips import Clip, read_landmarks
+from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.fit import LandmarkModel, bridge_gaps, to_pose
-from fportrait.tracking.track import LOOK_AT, Clip, Track, TrackConfig, crop_square, read_landmarks, track_segments
+from fportrait.tracking.segments import LOOK_AT, Track, crop_square, track_segments
 
 DEFAULT_FOV = 40.0  # degrees, horizontal, of pictures that do not say
 Report = Callable[[str, int, int], None]  # what is being done, how many are done, of how many

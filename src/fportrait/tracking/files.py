@@ -15,18 +15,13 @@ from fportrait.camera.cameras import intrinsics_from_fov
 from fportrait.capture.video_io import constant_rate, iter_video, probe, read_image, write_image, write_video
 from fportrait.dataset.annotations import write_frames
 from fportrait.errors import UserError
+from fportrait.tracking.annotate import annotate, frame_table
+from fportrait.tracking.clips import Clip, read_landmarks
+from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.fit import LandmarkModel
 from fportrait.tracking.mesh_estimator import MeshEstimator
 from fportrait.tracking.overlay import draw_landmarks, draw_mesh
-from fportrait.tracking.track import (
-    Clip,
-    TrackConfig,
-    annotate,
-    frame_table,
-    read_landmarks,
-    segment_codes,
-    track_segments,
-)
+from fportrait.tracking.segments import segment_codes, track_segments
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")

@@ -32,9 +32,9 @@ from fportrait.diffusion.codec_training import train_refiner
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.scale.map_engine import map_units
 from fportrait.tracking.expression import ExpressionEncoder
-from fportrait.tracking.expression_training import readout_correlations, train_expression_encoder
-from fportrait.tracking.talking_head.embedded import embedded_talking_heads
-from fportrait.tracking.talking_head.training import TalkingHeadTraining, train_talking_heads
+from fportrait.tracking.making.expression import readout_correlations, train_expression_encoder
+from fportrait.tracking.making.talking_head.embedded import embedded_talking_heads
+from fportrait.tracking.making.talking_head.training import TalkingHeadTraining, train_talking_heads
 from fportrait.training.base import CLIPS, PICTURES, BaseTraining, ClipBatches, train_base
 from fportrait.training.base_clips import ClipRecipe, load_clips, render_chunk
 from fportrait.training.widen import adopt_codes, widen_codec, widen_transformer

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fportrait.tracking.alignment import ALIGNMENT_NAMES
 from fportrait.tracking.expression import CODE_DIM
+from fportrait.tracking.making.alignment import ALIGNMENT_NAMES
 
 
 class Modulated(nn.Module):

@@ -22,11 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fportrait.errors import UserError
-from fportrait.tracking.alignment import AlignmentEncoder
 from fportrait.tracking.backbone import to_network
 from fportrait.tracking.expression import CODE_DIM, ExpressionEncoder
-from fportrait.tracking.expression_training import augment
-from fportrait.tracking.talking_head.decoder import TalkingHeadDecoder
+from fportrait.tracking.making.alignment import AlignmentEncoder
+from fportrait.tracking.making.expression import augment
+from fportrait.tracking.making.talking_head.decoder import TalkingHeadDecoder
 
 Log = Callable[[dict[str, float], int], None]
 

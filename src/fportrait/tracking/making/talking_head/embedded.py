@@ -11,10 +11,10 @@ from fportrait.camera.cameras import intrinsics_from_fov, project
 from fportrait.capture import people
 from fportrait.capture.motion import HEAD_LIMITS_DEGREES, rotation_from_degrees, sample_motion
 from fportrait.capture.world import orbit_camera
-from fportrait.tracking.alignment import alignment_of
 from fportrait.tracking.crops import face_crop
-from fportrait.tracking.talking_head.probes import ProbeSet
-from fportrait.tracking.talking_head.training import TalkingHeads
+from fportrait.tracking.making.alignment import alignment_of
+from fportrait.tracking.making.talking_head.probes import ProbeSet
+from fportrait.tracking.making.talking_head.training import TalkingHeads
 
 FIRST_TWIN_SEED = 3_000_000_000  # far from the seeds of captures
 FIRST_PROBE_SEED = 4_000_000_000
