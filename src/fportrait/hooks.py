@@ -14,6 +14,7 @@ from kedro.framework.project import pipelines
 
 from fportrait.errors import UserError
 from fportrait.ops.parameters import check_nested_keys, check_parameters, known_parameters
+from fportrait.ops.store import store_error
 
 
 class ParameterHooks:
@@ -94,10 +95,14 @@ def _stage_of(node: Any) -> str:
 
 
 def user_error(error: BaseException | None) -> UserError | None:
-    """The `UserError` at the bottom of a chain of causes, if there is one."""
+    """The `UserError` at the bottom of a chain of causes, if there is one, or what an MLflow store raised, in words."""
     while error is not None:
         if isinstance(error, UserError):
             return error
+        if type(error).__module__.split(".")[0] in ("mlflow", "sqlalchemy"):
+            known = store_error(error)
+            if known is not None:
+                return known
         error = error.__cause__ or error.__context__
     return None
 

@@ -3,12 +3,11 @@
 import logging
 import os
 import warnings
-from pathlib import Path
 
 from kedro.config import OmegaConfigLoader
-from kedro.utils import find_kedro_project
 
 from fportrait.hooks import ParameterHooks, RunHooks
+from fportrait.ops.store import home, tracking_uri
 
 # Nothing that a user runs here may call home; set before any of these libraries is imported.
 for name, value in {
@@ -41,12 +40,7 @@ import_kedro_mlflow()
 
 def in_project(path: str) -> str:
     """An absolute path, because MLflow remembers where relative ones led when they were first used."""
-    return str((find_kedro_project(Path.cwd()) or Path.cwd()) / path)
-
-
-def tracking_uri() -> str:
-    """The server that `MLFLOW_TRACKING_URI` names, else the project's own database."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{in_project('mlruns/mlflow.db')}"
+    return str(home() / path)
 
 
 HOOKS = (ParameterHooks(), RunHooks())

@@ -43,7 +43,7 @@ def _checks(section: dict[str, Any]) -> list[Any]:
     import json
 
     from fportrait.errors import UserError
-    from fportrait.ops import registry, runs
+    from fportrait.ops import registry, runs, store
     from fportrait.ops.gate import GateSettings
     from fportrait.pipeline_registry import CHAIN
 
@@ -56,8 +56,8 @@ def _checks(section: dict[str, Any]) -> list[Any]:
     values |= {key: runs.flatten(values[key]) for key in ("floors", "limits")}
     settings = GateSettings.from_dict(values)
     champion = None
-    if registry.use_store():
-        with registry.store_errors():
+    if store.open_store():
+        with store.store_errors():
             server = runs.client()
             champion = registry.champion_scores(server, registry.champion_version(server), own, settings, None)
     flat = {name: value for name, value in runs.flatten(metrics).items() if isinstance(value, int | float)}
@@ -90,7 +90,7 @@ def rollback(version: str | None, reason: str, as_json: bool) -> None:
     """
     from fportrait.ops import registry
 
-    _store(registry)
+    _store(write=True)
     result = registry.rollback(reason, version)
     if as_json:
         print_json(result)
@@ -113,11 +113,11 @@ def lineage(model: str, as_json: bool) -> None:
     """
     from fportrait.dataset.schema import DATASETS
     from fportrait.errors import UserError
-    from fportrait.ops import registry, runs
+    from fportrait.ops import registry, runs, store
     from fportrait.ops.lineage import registered_metrics, story_lines
 
-    _store(registry)
-    with registry.store_errors():
+    _store()
+    with store.store_errors():
         server = runs.client()
         version = model if model.isdigit() else registry.alias_version(server, model)
         known = {str(one.version): one for one in registry.versions(server)}
@@ -152,10 +152,13 @@ def lineage(model: str, as_json: bool) -> None:
         click.echo(line)
 
 
-def _store(registry: Any) -> None:
+def _store(write: bool = False) -> None:
     from fportrait.errors import UserError
+    from fportrait.ops import store
 
-    if not registry.use_store():
+    if not store.open_store(write):
         raise UserError(
-            f"no {registry.DATABASE}", "a registry of models", "run `kedro run`, or set MLFLOW_TRACKING_URI"
+            f"no {store.DATABASE} in {store.home()}",
+            "a registry of models",
+            "bring one with `fportrait registry import FILE`, make one with `kedro run`, or set MLFLOW_TRACKING_URI",
         )

@@ -158,7 +158,8 @@ def dvc_store() -> Check:
 
 
 def mlflow_store() -> Check:
-    from fportrait.ops.registry import DATABASE
+    from fportrait.errors import UserError
+    from fportrait.ops.store import DATABASE, check_schema
 
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if uri and uri.startswith("http"):
@@ -176,6 +177,10 @@ def mlflow_store() -> Check:
         return Check("mlflow", OK, "no runs yet (mlruns/mlflow.db is made by the first)")
     if not os.access(DATABASE, os.W_OK):
         return Check("mlflow", FAIL, f"{DATABASE} is read-only", f"run chmod u+w {DATABASE}")
+    try:
+        check_schema(DATABASE)
+    except UserError as error:
+        return Check("mlflow", FAIL, error.found, error.fix)
     return Check("mlflow", OK, f"{DATABASE}, {DATABASE.stat().st_size / 2**20:.1f} MiB")
 
 

@@ -10,55 +10,28 @@ others are told. This needs no lock, works on every MLflow store, and a promoter
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import json
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fportrait.bundle import SHIPPED_BASE, bundle_hashes
 from fportrait.errors import UserError
 from fportrait.ops import gate, lineage, runs
+from fportrait.ops.store import open_store, store_errors
 
 MODEL = "fportrait"
 CHAMPION, PREVIOUS = "champion", "previous"
-DATABASE = Path("mlruns/mlflow.db")
 BASE_TAG, STATE_TAG, REASON_TAG = "gate.base", "gate.state", "gate.reason"
 CLAIMED, WON, LOST, FAILED, ROLLED_BACK = "claimed", "won", "lost", "failed", "rolled back"
 CLAIM_SECONDS = 1800
-GONE = ("unable to open", "not a database", "no such table", "readonly", "connection", "max retries")
 PACKAGE = Path(__file__).resolve().parents[1]
 REQUIREMENTS = (
     *("torch", "diffusers", "safetensors", "numpy", "scipy", "numba", "pandas", "pyarrow", "av", "opencv-python"),
     *("ai-edge-litert", "click", "mlflow", "pydantic"),
 )
-
-
-@contextlib.contextmanager
-def store_errors() -> Iterator[None]:
-    """What MLflow's store says when it is locked, gone or unreachable, as a `UserError`."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except UserError:
-        raise
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        reason = str(error).splitlines()[0][:300]
-        words = str(error).lower()
-        if "locked" in words:
-            fix = "wait until the other process has finished, and run again"
-        elif any(word in words for word in GONE):
-            fix = "check MLFLOW_TRACKING_URI, or restore mlruns/ (`kedro run` makes a new one)"
-        elif isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-            fix = "check the disk and the permissions of mlruns/"
-        else:
-            raise
-        raise UserError(f"an MLflow store that does not answer: {reason}", "a reachable, writable store", fix) from None
 
 
 def promote(
@@ -348,21 +321,9 @@ def bundle_of(version: str) -> Path:
     return bundles[0]
 
 
-def use_store() -> bool:
-    """Point MLflow at this project's store; False when there is none yet."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if not uri and not DATABASE.is_file():
-        return False
-    import mlflow
-
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    mlflow.set_tracking_uri(uri or f"sqlite:///{DATABASE.resolve()}")
-    return True
-
-
 def default_model() -> Path:
     """The bundle of the champion in this project's registry, or the shipped base when none was promoted yet."""
-    if not use_store():
+    if not open_store():
         return SHIPPED_BASE
     with store_errors():
         version = champion_version(runs.client())

@@ -90,11 +90,11 @@ def quarantine() -> list[dict[str, Any]]:
 
 def models() -> dict[str, Any] | None:
     """Versions behind the aliases, with when they were made; None without a registry."""
-    from fportrait.ops import registry, runs
+    from fportrait.ops import registry, runs, store
 
-    if not registry.use_store():
+    if not store.open_store():
         return None
-    with registry.store_errors():
+    with store.store_errors():
         server = runs.client()
         found: dict[str, Any] = {}
         for alias in (registry.CHAMPION, registry.PREVIOUS):
@@ -111,14 +111,22 @@ def models() -> dict[str, Any] | None:
 
 
 def last_study(storage: Path = Path("mlruns/optuna.db")) -> dict[str, Any] | None:
-    """The study that was touched last: trials by state, best value and settings; None without one."""
+    """The study that was touched last: trials by state, best value and settings; None without one.
+
+    Raises:
+        UserError: a storage of another Optuna, or no database.
+    """
+    from fportrait.ops import store
+
+    storage = store.home() / storage
     if not storage.is_file():
         return None
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    where = f"sqlite:///{storage}"
-    studies = optuna.get_all_study_summaries(where)
+    where = store.sqlite_uri(store.for_reading(storage))
+    with store.study_errors(storage.relative_to(store.home()).as_posix()):
+        studies = optuna.get_all_study_summaries(where)
     if not studies:
         return None
     newest = max(studies, key=lambda study: study.datetime_start.timestamp() if study.datetime_start else 0.0)

@@ -19,6 +19,7 @@ from fportrait.atomic_io import file_hash, value_hash, write_text
 from fportrait.dataset.shards import ShardReader
 from fportrait.errors import UserError, refuse_unknown_keys
 from fportrait.ops import runs
+from fportrait.ops.store import study_errors
 
 STORAGE = "sqlite:///mlruns/optuna.db"
 RANGE_KEYS = ("low", "high", "log", "choices")
@@ -109,12 +110,13 @@ def open_storage(search: Search) -> Any:
     if search.storage.startswith("sqlite:///"):
         Path(search.storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     try:
-        return optuna.storages.RDBStorage(
-            search.storage,
-            heartbeat_interval=search.heartbeat,
-            grace_period=3 * search.heartbeat,
-            failed_trial_callback=lost,
-        )
+        with study_errors(search.storage.rpartition("@")[2].removeprefix("sqlite:///")):
+            return optuna.storages.RDBStorage(
+                search.storage,
+                heartbeat_interval=search.heartbeat,
+                grace_period=3 * search.heartbeat,
+                failed_trial_callback=lost,
+            )
     except (SQLAlchemyError, ImportError) as error:
         first_line = str(error).partition("\n")[0]
         raise UserError(
