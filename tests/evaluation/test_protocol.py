@@ -145,16 +145,35 @@ def test_a_sample_does_not_depend_on_the_others_in_its_batch(house):
 
 
 def test_settings_come_from_the_protocol_then_the_stage_then_the_base(house, tmp_path):
-    asked = Protocol(frames=5, steps=3, shift=1.0, guidance={"view": 3.0}, guidance_below=0.5)
-    given = (5, 3, 1.0, {"view": 3.0}, 0.5)
+    asked = Protocol(frames=5, steps=3, shift=1.0, guidance={"view": 3.0}, guidance_below=0.5, scheduler="dpm++")
+    given = (5, 3, 1.0, {"view": 3.0}, 0.5, "dpm++")
     assert sampling_settings(asked, house / "model/transformer", house / "base") == given
     (tmp_path / "transformer").mkdir()
     (tmp_path / "training.json").write_text(json.dumps({"stage": {"frames": 13, "shift": 3.0}}))
     (tmp_path / "bundle.json").write_text(
-        json.dumps({"frames": 17, "steps": 12, "shift": 2.0, "guidance": {"pose": 2.0}, "guidance_below": 0.8})
+        json.dumps(
+            {
+                **{"frames": 17, "steps": 12, "shift": 2.0, "guidance": {"pose": 2.0}, "guidance_below": 0.8},
+                "scheduler": "unipc",
+            }
+        )
     )
-    assert sampling_settings(Protocol(), tmp_path / "transformer", tmp_path) == (13, 12, 3.0, {"pose": 2.0}, 0.8)
-    assert sampling_settings(Protocol(), house / "model/transformer", tmp_path) == (17, 12, 2.0, {"pose": 2.0}, 0.8)
+    assert sampling_settings(Protocol(), tmp_path / "transformer", tmp_path) == (
+        13,
+        12,
+        3.0,
+        {"pose": 2.0},
+        0.8,
+        "unipc",
+    )
+    assert sampling_settings(Protocol(), house / "model/transformer", tmp_path) == (
+        17,
+        12,
+        2.0,
+        {"pose": 2.0},
+        0.8,
+        "unipc",
+    )
 
 
 def test_clips_too_short_another_vae_and_misspelt_settings_are_refused(house, tmp_path):
