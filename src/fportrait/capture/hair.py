@@ -17,7 +17,8 @@ from fportrait.body.model import BodyModel
 from fportrait.capture.paint import COLUMNS, ROWS, Chart
 
 AZIMUTHS, ELEVATIONS, SHELL_ROWS, TAIL_ROWS = 96, 48, 20, 10
-LOWEST_DEGREES = -60.0
+SHELL_VERTICES = AZIMUTHS * (SHELL_ROWS + TAIL_ROWS)
+CROWN_DEGREES, LOWEST_DEGREES = 89.0, -60.0  # of elevation, where meridians begin and end
 STYLES = {  # how often
     "bald": 0.04,
     "buzz": 0.10,
@@ -74,7 +75,7 @@ def azimuth_grid() -> np.ndarray:
 
 def elevation_grid() -> np.ndarray:
     """Degrees, from the crown downwards."""
-    return np.linspace(89.0, LOWEST_DEGREES, ELEVATIONS)
+    return np.linspace(CROWN_DEGREES, LOWEST_DEGREES, ELEVATIONS)
 
 
 def directions(azimuth: np.ndarray, elevation_degrees: np.ndarray) -> np.ndarray:
@@ -205,7 +206,7 @@ def sample_hair(skull: Skull, chart: Chart, rng: np.random.Generator, beardy: bo
     strands = cv2.resize(rng.standard_normal(cells).astype(np.float32), (512, 64), interpolation=cv2.INTER_LINEAR)
     locks = cv2.resize(rng.standard_normal((4, 48)).astype(np.float32), (512, 64), interpolation=cv2.INTER_CUBIC)
     strands = np.clip(1 + 0.28 * strands + 0.15 * locks, 0.25, 1.9).astype(np.float32)
-    scalp = _scalp(skull, line, rng) * (0.0 if style == "bald" else 0.85 if style == "buzz" else 1.0)
+    scalp = painted_scalp(skull, line, rng) * (0.0 if style == "bald" else 0.85 if style == "buzz" else 1.0)
     return Hair(style, row, place - row, shape.reshape(-1, 3), strands, scalp.astype(np.float32))
 
 
@@ -214,7 +215,7 @@ def _ring_noise(rng: np.random.Generator, cells: int) -> np.ndarray:
     return np.interp(np.arange(AZIMUTHS) / AZIMUTHS * cells, np.arange(cells + 1), np.append(knots, knots[0]))
 
 
-def _scalp(skull: Skull, line: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def painted_scalp(skull: Skull, line: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The painted hairline: soft, with single strands reaching over it."""
     at = np.arange(COLUMNS) * AZIMUTHS / COLUMNS
     edge = np.interp(at, np.arange(AZIMUTHS + 1), np.append(line, line[0])) + 0.9 * rng.standard_normal(COLUMNS)

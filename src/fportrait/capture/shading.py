@@ -10,13 +10,14 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-SKIN, HAIR, TORSO, EYE, TEETH, TONGUE, CAVITY = range(7)
+SKIN, HAIR, TORSO, EYE, TEETH, TONGUE, CAVITY, WEAR = range(8)
 
 # One row of numbers per person, read by name here and in `people.py`.
 _LOOK_NAMES = (
     *("hair", "iris", "teeth", "key_direction", "key_colour", "fill_direction", "fill_colour", "sky", "ground"),
     *("cloth", "cloth_second", "collar", "background_top", "background_bottom", "background_spot"),
     *("left_eye", "right_eye", "eye_radii", "neckline", "pattern", "shine", "mouth"),
+    *("sclera", "sheen", "shadow"),
 )
 LOOK = {name: slice(3 * i, 3 * i + 3) for i, name in enumerate(_LOOK_NAMES)}
 LOOK_SIZE = 3 * len(LOOK)
@@ -38,6 +39,11 @@ def shade(
     look: np.ndarray,
     rays: np.ndarray,
     factor: int,
+    lamp: np.ndarray,
+    tint: np.ndarray,
+    cloth: np.ndarray,
+    atlas: np.ndarray,
+    backdrop: np.ndarray,
 ) -> np.ndarray:
     """Picture (H / factor, W / factor, 3) uint8.
 
@@ -47,6 +53,9 @@ def shade(
         tangents: (V - first_hair, 3) strand directions, world; look: the numbers of `LOOK`.
         rays: (3, 3) pixel (x, y, 1) of the large picture to world direction.
         factor: side of the square of samples averaged into one pixel.
+        lamp: (V,) share of the key light that reaches a vertex. tint: (H, W, 3) factors on the hair's colour. cloth:
+            (H, W, 3) linear light in place of the garment's stripes. atlas: (H, W, 4) of what is worn, linear light and
+            gloss. backdrop: (H, W, 3) in display space in place of the gradient. Any of them may be empty.
     """
     height, width = triangle_ids.shape[0] // factor, triangle_ids.shape[1] // factor
     out = np.empty((height, width, 3), np.uint8)
@@ -58,7 +67,9 @@ def shade(
             for sy in range(y * factor, y * factor + factor):
                 for sx in range(x * factor, x * factor + factor):
                     t = triangle_ids[sy, sx]
-                    if t < 0:
+                    if t < 0 and backdrop.shape[0] > 0:
+                        _clamped(backdrop, (sx + 0.5) / (width * factor), (sy + 0.5) / (height * factor), rgb)
+                    elif t < 0:
                         _background(look, (x + 0.5) / width, (y + 0.5) / height, rgb)
                     else:
                         _surface(
@@ -78,6 +89,10 @@ def shade(
                             sx + 0.5,
                             sy + 0.5,
                             rgb,
+                            lamp,
+                            tint,
+                            cloth,
+                            atlas,
                         )
                     r += rgb[0]
                     g += rgb[1]
@@ -121,6 +136,24 @@ def _bilinear(image, x, y, rgb):
 
 
 @numba.njit(cache=True)
+def _clamped(image, x, y, rgb):
+    """`rgb` of a picture at (x, y) in [0, 1], its border repeated outside; returns the last channel."""
+    rows, columns = image.shape[0], image.shape[1]
+    x = min(max(x * columns - 0.5, 0.0), columns - 1.001)
+    y = min(max(y * rows - 0.5, 0.0), rows - 1.001)
+    ix, iy = int(x), int(y)
+    ax, ay = x - ix, y - iy
+    value = 0.0
+    for k in range(image.shape[2]):
+        top = image[iy, ix, k] * (1 - ax) + image[iy, ix + 1, k] * ax
+        low = image[iy + 1, ix, k] * (1 - ax) + image[iy + 1, ix + 1, k] * ax
+        value = top * (1 - ay) + low * ay
+        if k < 3:
+            rgb[k] = value
+    return value
+
+
+@numba.njit(cache=True)
 def _strand(image, x, y):
     rows, columns = image.shape
     x = x * columns - 0.5
@@ -135,7 +168,26 @@ def _strand(image, x, y):
 
 @numba.njit(cache=True)
 def _surface(
-    t, w, faces, materials, normals, places, uv, tangents, first_hair, texture, strands, look, rays, px, py, rgb
+    t,
+    w,
+    faces,
+    materials,
+    normals,
+    places,
+    uv,
+    tangents,
+    first_hair,
+    texture,
+    strands,
+    look,
+    rays,
+    px,
+    py,
+    rgb,
+    lamp,
+    tint,
+    cloth,
+    atlas,
 ):
     i, j, k = faces[t, 0], faces[t, 1], faces[t, 2]
     w0, w1, w2 = w[0], w[1], w[2]
@@ -168,8 +220,11 @@ def _surface(
             if look[57] > 0.5:  # stripes: kind (1 across, 2 upright), period, share
                 along = y if look[57] < 1.5 else x
                 wave = 1.0 if (along / look[58]) % 1.0 < look[59] else 0.0
+            if cloth.shape[0] > 0:
+                _clamped(cloth, 0.5 + x / 0.44, (0.02 - y) / 0.31, rgb)
             for c in range(3):
-                rgb[c] = look[27 + c] + (look[30 + c] - look[27 + c]) * wave
+                if cloth.shape[0] == 0:
+                    rgb[c] = look[27 + c] + (look[30 + c] - look[27 + c]) * wave
                 if depth < 0.012:
                     rgb[c] = look[33 + c]
             occlusion = 0.75 + 0.25 * _step(0.0, 0.004, depth)
@@ -183,7 +238,15 @@ def _surface(
             u1 += 1.0 if u1 < 0.5 else 0.0
             u2 += 1.0 if u2 < 0.5 else 0.0
         _bilinear(texture, w0 * u0 + w1 * u1 + w2 * u2, w0 * uv[i, 1] + w1 * uv[j, 1] + w2 * uv[k, 1], rgb)
-        gloss = look[60]
+        gloss, sharp = look[60], look[69]
+    elif material == WEAR:
+        gloss = _clamped(
+            atlas,
+            w0 * uv[i, 0] + w1 * uv[j, 0] + w2 * uv[k, 0],
+            w0 * uv[i, 1] + w1 * uv[j, 1] + w2 * uv[k, 1],
+            rgb,
+        )
+        sharp = 40.0
     elif material == EYE:
         base = 45 if x > 0 else 48
         dx, dy, dz = x - look[base], y - look[base + 1], z - look[base + 2]
@@ -197,7 +260,7 @@ def _surface(
         if dz < 0:
             blend_iris = blend_pupil = 0.0
         for c in range(3):
-            value = white * (1.0 if c == 0 else 0.93)
+            value = white * look[66 + c]
             colour = look[3 + c] * fibre * (1 - 0.75 * ring)
             value += (colour - value) * blend_iris
             rgb[c] = value * (1 - blend_pupil) + 0.004 * blend_pupil
@@ -219,6 +282,9 @@ def _surface(
         rgb[0], rgb[1], rgb[2] = 0.05, 0.012, 0.012
         occlusion, gloss = 0.5, 0.0
 
+    arrives = 1.0  # share of the key light
+    if lamp.shape[0] > 0:
+        arrives = w0 * lamp[i] + w1 * lamp[j] + w2 * lamp[k]
     kx, ky, kz = look[9], look[10], look[11]
     fx, fy, fz = look[15], look[16], look[17]
     if material == HAIR:
@@ -227,7 +293,13 @@ def _surface(
             u0 += 1.0 if u0 < 0.5 else 0.0
             u1 += 1.0 if u1 < 0.5 else 0.0
             u2 += 1.0 if u2 < 0.5 else 0.0
-        bright = _strand(strands, w0 * u0 + w1 * u1 + w2 * u2, y)
+        u0 = w0 * u0 + w1 * u1 + w2 * u2
+        bright = _strand(strands, u0, y)
+        rgb[0], rgb[1], rgb[2] = look[0], look[1], look[2]
+        if tint.shape[0] > 0:
+            _clamped(tint, u0 % 1.0, y, rgb)
+            for c in range(3):
+                rgb[c] *= look[c]
         i, j, k = i - first_hair, j - first_hair, k - first_hair
         tx = w0 * tangents[i, 0] + w1 * tangents[j, 0] + w2 * tangents[k, 0]
         ty = w0 * tangents[i, 1] + w1 * tangents[j, 1] + w2 * tangents[k, 1]
@@ -239,26 +311,28 @@ def _surface(
         # Kajiya and Kay 1989: the highlight lies where the half vector is square to the strand
         shine = max(1.0 - along * along, 0.0) ** 28.0 * look[61]
         facing = max(nx * kx + ny * ky + nz * kz, 0.0)
-        lit = 0.35 + 0.65 * max((nx * kx + ny * ky + nz * kz + 0.4) / 1.4, 0.0)
+        facing *= arrives
+        lit = (0.35 + 0.65 * max((nx * kx + ny * ky + nz * kz + 0.4) / 1.4, 0.0)) * arrives
         lit2 = max((nx * fx + ny * fy + nz * fz + 0.4) / 1.4, 0.0)
         up = 0.5 + 0.5 * ny
         depth = 0.55 + 0.45 * _step(0.0, 0.12, y)  # the crown's whorl is a little darker
         for c in range(3):
             light = look[12 + c] * lit + look[18 + c] * lit2 + look[24 + c] + (look[21 + c] - look[24 + c]) * up
             value = (
-                look[c] * bright * bright * depth * light
-                + shine * facing * bright * (0.4 * look[c] + 0.05) * look[12 + c]
+                rgb[c] * bright * bright * depth * light
+                + shine * facing * bright * (0.4 * rgb[c] + 0.05) * look[12 + c]
             )
             rgb[c] = min(max(value, 0.0), 1.0) ** 0.4545454545
         return
 
     facing = nx * kx + ny * ky + nz * kz
-    lit = max((facing + wrap) / (1 + wrap), 0.0)
+    lit = max((facing + wrap) / (1 + wrap), 0.0) * arrives
     lit2 = max((nx * fx + ny * fy + nz * fz + wrap) / (1 + wrap), 0.0)
     up = 0.5 + 0.5 * ny
     hx, hy, hz = kx + vx, ky + vy, kz + vz
     half = 1.0 / max(np.sqrt(hx * hx + hy * hy + hz * hz), 1e-9)
     shine = gloss * max((nx * hx + ny * hy + nz * hz) * half, 0.0) ** sharp if facing > 0 else 0.0
+    shine *= arrives
     # skin seen at a grazing angle scatters a little red light
     rim = (1 - abs(nx * vx + ny * vy + nz * vz)) ** 3 * 0.10 if material == SKIN else 0.0
     for c in range(3):

@@ -50,6 +50,7 @@ class WorldConfig:
     studio_yaw_degrees: float = 75.0
     supersample: int = 2
     crf: float = 14.0
+    variety: float = 0.0  # of the people: 0 plain, 1 wild (`fportrait.capture.variety`)
 
     def __post_init__(self) -> None:
         for name in (
@@ -68,6 +69,8 @@ class WorldConfig:
             or self.phone_identities + self.studio_identities == 0
         ):
             raise UserError("no identities to film", "at least one", "raise phone_identities or studio_identities")
+        if not 0 <= self.variety <= 1:
+            raise UserError(f"variety = {self.variety:g}", "0 (plain) to 1 (wild)", "choose one between")
         if self.size < 16:
             raise UserError(f"size = {self.size}", "at least 16 pixels", "raise size")
 
@@ -138,7 +141,7 @@ def world_units(
 def film_identity(unit: IdentityUnit) -> str:
     """Film one identity; its folder appears as a whole or not at all."""
     body = load_body()
-    person = sample_person(unit.person_seed, body)
+    person = sample_person(unit.person_seed, body, unit.config.variety)
     rng = np.random.default_rng([unit.person_seed, 1])
     if unit.dataset == "PhoneCapture":
         _film_phone(unit, body, person, rng)
@@ -156,8 +159,9 @@ def sample_training_clip(
     person: Person | None = None,
     fps: float = 25.0,
     supersample: int | None = None,
+    variety: float = 0.0,
 ) -> dict[str, Any]:
-    """One clip as the model sees it, with everything known; a fresh person unless one is given.
+    """One clip as the model sees it, with everything known; a fresh person of `variety` unless one is given.
 
     Args:
         kind: "phone" (static front), "studio" (static, within 55 degrees of yaw and 18 of elevation), "view_sweep" (the
@@ -166,7 +170,7 @@ def sample_training_clip(
         supersample: samples per pixel and side; by default 2 up to 128 pixels and 1 above.
 
     Returns:
-        `person_seed`, `video` (T, size, size, 3) uint8, `actions` (T, 52), `poses` (T `Pose`s), `shape` (K,),
+        `person`, `person_seed`, `video` (T, size, size, 3) uint8, `actions` (T, 52), `poses` (T `Pose`s), `shape` (K,),
         `world_to_camera` (T, 4, 4), `intrinsics` (3, 3).
 
     Raises:
@@ -176,7 +180,7 @@ def sample_training_clip(
         near = nearest_name(kind, TRAINING_KINDS) or TRAINING_KINDS[0]
         raise UserError(f"the clip kind '{kind}'", f"one of {', '.join(TRAINING_KINDS)}", f"use '{near}'")
     if person is None:
-        person = sample_person(int(rng.integers(FIRST_TRAINING_SEED, 2**53)), body)
+        person = sample_person(int(rng.integers(FIRST_TRAINING_SEED, 2**53)), body, variety)
     if kind == "view_sweep":
         motion = sample_motion("still", frames, rng, fps)
     elif kind == "faces":
@@ -202,6 +206,7 @@ def sample_training_clip(
         ]
     )
     return {
+        "person": person,
         "person_seed": person.seed,
         "video": video,
         "actions": motion.actions,

@@ -17,7 +17,9 @@ from fportrait.body.model import BodyModel, load_body
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import project, scale_intrinsics
 from fportrait.capture import people, world
+from fportrait.capture.variety.marks import sample_marks
 from fportrait.tracking.crops import face_crop
+from fportrait.training.disturbance import sample_disturbance
 
 MOUTH = (13, 14, 61, 291)
 LEFT_EYE = (362, 263)
@@ -26,7 +28,11 @@ RIGHT_EYE = (33, 133)
 
 @dataclass(frozen=True)
 class ClipRecipe:
-    """What is rendered. Equal recipes give equal bytes."""
+    """What is rendered. Equal recipes give equal bytes.
+
+    `variety` of people and camera's marks, and `disturbance` of the conditions, hold for all clips but a share `plain`;
+    at 0 everything is the plain world with exact conditions.
+    """
 
     clips: int = 6000
     frames: int = 17
@@ -37,6 +43,9 @@ class ClipRecipe:
     held_out: int = 100  # the last clips; never trained on
     chunk: int = 50
     seed: int = 20_000_000  # far from the seeds of any capture
+    variety: float = 0.0
+    disturbance: float = 0.0
+    plain: float = 0.2
     kinds: dict[str, float] = field(
         default_factory=lambda: {"phone": 0.3, "studio": 0.15, "view_sweep": 0.15, "dynamic_sweep": 0.4}
     )
@@ -60,35 +69,49 @@ def render_clip(index: int, recipe: ClipRecipe, body: BodyModel) -> dict[str, np
     weights = np.array([recipe.kinds[name] for name in names])
     kind = names[rng.choice(len(names), p=weights / weights.sum())]
     large = recipe.size * recipe.render_scale
-    clip = world.sample_training_clip(rng, body, kind, recipe.frames, large)
-    person = people.sample_person(int(clip["person_seed"]), body)
-    small_intrinsics = scale_intrinsics(clip["intrinsics"], 1 / recipe.render_scale)
+    wild = np.random.default_rng([recipe.seed, index, 1])
+    wide = wild.random() >= recipe.plain
+    variety, disturbance = (recipe.variety, recipe.disturbance) if wide else (0.0, 0.0)
+    clip = world.sample_training_clip(rng, body, kind, recipe.frames, large, variety=variety)
+    person = clip["person"]
+    marks = sample_marks(wild, variety, clip["video"][0]) if variety else None
+    if marks is not None:
+        clip["video"] = np.stack([marks(frame, wild) for frame in clip["video"]])
+    errors = sample_disturbance(body, wild, disturbance)
+    small_intrinsics = errors.intrinsics(scale_intrinsics(clip["intrinsics"], 1 / recipe.render_scale))
+    cameras = np.stack([errors.camera(camera) for camera in clip["world_to_camera"]])
 
     normals, crops, focus = [], [], []
     for t in range(recipe.frames):
         pose, actions, w2c = clip["poses"][t], clip["actions"][t], clip["world_to_camera"][t]
-        vertices = body.vertices(clip["shape"], actions, pose)
+        vertices = people.person_vertices(person, actions, pose, body)
         pixels, _ = project(body.landmarks(vertices), w2c, clip["intrinsics"])
         crops.append(face_crop(clip["video"][t], pixels.astype(np.float32), recipe.crop_size))
         centres = np.stack([pixels[list(group)].mean(0) for group in (LEFT_EYE, RIGHT_EYE, MOUTH)])
         focus.append(centres / recipe.render_scale)
-        neutral = body.vertices(clip["shape"], None, pose)
-        normals.append(normal_map(neutral, body.faces, w2c, small_intrinsics, recipe.size, recipe.size, 2, body.weld))
+        shape = clip["shape"]
+        if disturbance:
+            shape, pose = errors.body(body, shape, pose, wild)
+        neutral = body.vertices(shape, None, pose)
+        normals.append(
+            normal_map(neutral, body.faces, cameras[t], small_intrinsics, recipe.size, recipe.size, 2, body.weld)
+        )
 
     references, reference_cameras = [], []
     for _ in range(recipe.references):
         view = world.sample_training_clip(
             rng, body, "studio" if rng.random() < 0.5 else "phone", 1, large, person=person
         )
-        references.append(shrink(view["video"][0], recipe.size))
-        reference_cameras.append(view["world_to_camera"][0])
+        picture = view["video"][0] if marks is None else marks(view["video"][0], wild)
+        references.append(shrink(picture, recipe.size))
+        reference_cameras.append(sample_disturbance(body, wild, disturbance).camera(view["world_to_camera"][0]))
 
     return {
         "video": np.stack([shrink(frame, recipe.size) for frame in clip["video"]]),
         "normals": np.stack(normals),
         "crops": np.stack(crops),
         "references": np.stack(references),
-        "world_to_camera": np.asarray(clip["world_to_camera"], np.float32),
+        "world_to_camera": np.asarray(cameras, np.float32),
         "reference_world_to_camera": np.asarray(reference_cameras, np.float32),
         "intrinsics": np.asarray(small_intrinsics, np.float32),
         "actions": np.asarray(clip["actions"], np.float32),
