@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from fportrait.atomic_io import atomic_folder, file_hash, write_json
+from fportrait.atomic_io import atomic_folder, code_hash, file_hash, write_json
 from fportrait.errors import UserError
 
 
@@ -28,14 +28,17 @@ def fit_avatars(
     """
     import pandas as pd
 
-    from fportrait.ops.lineage import code_hash
+    from fportrait.avatar.prior import WEIGHTS
     from fportrait.ops.runs import log_artifact
     from fportrait.scale.map_engine import map_units
 
     identities = pd.read_parquet(validated / "identities.parquet")
     studio = identities[identities.dataset == "StudioCapture"].sort_values("identity")
     names = list(studio.identity)
-    code = [code_hash("avatar", "body", "camera"), file_hash(validated / "frames.parquet")]
+    code = [
+        code_hash("avatar", "body", "camera", "assets/body.npz"),
+        *(file_hash(validated / f"{table}.parquet") for table in ("frames", "identities")),
+    ]
     folder_of_prior = None
     if prior == "captures":
         known = list(studio[studio.split == "train"].identity)
@@ -44,8 +47,8 @@ def fit_avatars(
         from fportrait.avatar.prior import SHIPPED
 
         folder_of_prior = SHIPPED if prior == "shipped" else Path(prior)
-    weights = sorted(folder_of_prior.glob("*.safetensors")) if folder_of_prior else []
-    version = [code, fit, seed, [file_hash(path) for path in weights]]
+    from_prior = [folder_of_prior / name for name in ("config.json", WEIGHTS)] if folder_of_prior else []
+    version = [code, fit, seed, [file_hash(path) for path in from_prior if path.is_file()]]
     report = map_units(
         functools.partial(fit_one, validated=validated, fit=fit, seed=seed, prior=folder_of_prior),
         names,

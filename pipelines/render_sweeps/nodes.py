@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from fportrait.atomic_io import atomic_folder, file_hash, write_parquet
+from fportrait.atomic_io import atomic_folder, code_hash, file_hash, write_parquet
 from fportrait.errors import UserError
 
 
@@ -27,19 +27,24 @@ def render_sweeps(
 
     from fportrait.dataset.annotations import write_frames
     from fportrait.dataset.validation import ValidationConfig, validate_tables
-    from fportrait.ops.lineage import code_hash
     from fportrait.scale.map_engine import map_units
 
     names = sorted(path.parent.name for path in avatars.glob("*/avatar.safetensors"))
-    version = [code_hash("avatar", "body", "camera"), file_hash(validated / "frames.parquet"), sweep, seed]
+    published = f"{sweeps}/clips"  # the paths that the tables of a unit name
+    code = code_hash("avatar", "body", "camera", "assets/body.npz")
+    version = [code, file_hash(validated / "frames.parquet"), published, sweep, seed]
     report = map_units(
         functools.partial(
-            render_one, validated=validated, avatars=avatars, published=f"{sweeps}/clips", sweep=sweep, seed=seed
+            render_one, validated=validated, avatars=avatars, published=published, sweep=sweep, seed=seed
         ),
         names,
         workers=workers,
         cache_folder=units / "sweeps",
-        key=lambda name: [name, file_hash(avatars / name / "avatar.safetensors"), version],
+        key=lambda name: [
+            name,
+            *(file_hash(avatars / name / file) for file in ("config.json", "avatar.safetensors")),
+            version,
+        ],
         progress="sweeps",
     )
     if not report.results:

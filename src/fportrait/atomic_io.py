@@ -117,3 +117,17 @@ def value_hash(value: Any) -> str:
     """Sixteen hexadecimal digits that name a JSON-like value (parameters, an input's description)."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def code_hash(*parts: str) -> str:
+    """Sixteen hexadecimal digits over parts of this package, which name the code version in the names of results.
+
+    Args:
+        parts: a subpackage, of which all Python files count ("avatar"), or a single file ("assets/body.npz").
+    """
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for part in parts:
+        for file in [root / part] if (root / part).is_file() else sorted((root / part).rglob("*.py")):
+            digest.update(f"{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:16]

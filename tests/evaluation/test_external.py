@@ -45,7 +45,12 @@ def test_a_methods_command_is_run_per_clip_and_failures_are_told(exported, tmp_p
     copy = f'{sys.executable} -c "{COPY}" {{driving}} {{output}}'
     done = run_method("mine", tmp_path, folder, tmp_path / "theirs", copy)
     assert done == {"done": 5, "failed": {}}
-    assert run_method("mine", tmp_path, folder, tmp_path / "theirs", "false")["done"] == 5  # what is there is kept
+    videos = sorted((tmp_path / "theirs").rglob("*.mp4"))
+    before = [path.stat().st_mtime_ns for path in videos]
+    assert run_method("mine", tmp_path, folder, tmp_path / "theirs", copy) == done
+    assert [path.stat().st_mtime_ns for path in videos] == before  # what is there is kept
+    assert run_method("mine", tmp_path, folder, tmp_path / "theirs", "false")["done"] == 0  # unless others made it
+    assert not any(path.exists() for path in videos)
     failed = run_method(
         "mine", tmp_path, folder, tmp_path / "no", f"{sys.executable} -c \"raise SystemExit('no GPU')\""
     )

@@ -14,7 +14,7 @@ from fportrait.bundle import SHIPPED_BASE, bundle_hashes, read_settings
 from fportrait.errors import UserError
 from fportrait.training.base import CLIPS, PICTURES, ClipBatches, focus_weights, rate_factor
 from fportrait.training.base_clips import ClipRecipe, load_clips, render_chunk
-from fportrait.training.base_recipe import build_base
+from fportrait.training.base_recipe import build_base, parts_key
 
 RECIPE = ClipRecipe(clips=12, frames=9, held_out=4, chunk=6, seed=77)
 SMALL = {
@@ -49,6 +49,19 @@ def test_the_recipe_writes_a_bundle_whose_provenance_names_every_file_and_score(
     assert read_settings(bundle).frames == 9
 
 
+def test_parts_of_other_settings_are_never_taken_up_again(tmp_path):
+    parent = tmp_path / "parent"
+    (parent / "vae").mkdir(parents=True)
+    (parent / "vae/config.json").write_text("{}")
+    given = (RECIPE, 6, 2, 2, 0.5, SMALL, None)
+    changed = {
+        parts_key(*given[:place], value, *given[place + 1 :])
+        for place, value in enumerate((replace(RECIPE, seed=1), 7, 3, 4, 0.6, {**SMALL, "latent_channels": 32}, parent))
+    }
+    assert len(changed | {parts_key(*given)}) == 8
+    assert parts_key(*given[:5], {**SMALL, "num_layers": 9}, None) == parts_key(*given)  # no part depends on it
+
+
 def test_a_stopped_recipe_keeps_the_clips_and_parts_it_had_made(built):
     work, _, _ = built
     files = sorted((work / RECIPE.name).glob("clips-*.npz"))
@@ -63,7 +76,7 @@ def test_a_batch_is_a_function_of_its_index_and_holds_one_camera_and_code_per_fr
 
     work, bundle, _ = built
     clips = load_clips(sorted((work / RECIPE.name).glob("clips-*.npz")))
-    codes = np.load(work / "codes-18.npy")[6:]  # those of the faces come first
+    codes = np.load(next(work.glob("parts-*/codes-18.npy")))[6:]  # those of the faces come first
     batches = ClipBatches(clips, codes, load_vae(bundle / "vae"), replace(CLIPS, tokens=512, lengths={9: 1.0}))
     first, again, other = batches(3), batches(3), batches(4)
     assert all(torch.equal(first[key], again[key]) for key in first)

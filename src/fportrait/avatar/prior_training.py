@@ -362,10 +362,13 @@ def film_people(
     count: int, work: Path, studio: Studio, training: PriorTraining, workers: int = 1, first: int = 0
 ) -> list[Path]:
     """Film `count` people, each a unit that survives a crash; returns their files."""
+    from fportrait.atomic_io import code_hash
     from fportrait.scale.map_engine import map_units
 
     def key(seed: int) -> list[Any]:
-        return [seed, asdict(studio), asdict(training.prior), _body_hash()]
+        filmed = {name: getattr(training, name) for name in ("size", "max_moments", "margin", "camera_share")}
+        code = code_hash("avatar", "body", "camera", "capture", "assets/body.npz")
+        return [seed, asdict(studio), asdict(training.prior), filmed, code]
 
     work_of = functools.partial(film_person, studio=studio, training=training)
     people = range(first, first + count)

@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from fportrait.atomic_io import write_json
+from fportrait.atomic_io import file_hash, value_hash, write_json
 from fportrait.dataset.shards import Record, ShardReader
 from fportrait.errors import UserError, nearest_name, refuse_unknown_keys
 
 FPS = 25.0
+MADE_BY = "made_by.json"
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ def export_inputs(reader: ShardReader, chosen: Sequence[tuple[Record, int]], fol
 def run_method(
     name: str, repository: str | Path, inputs: str | Path, output: str | Path, command: str = ""
 ) -> dict[str, Any]:
-    """Call a method for every exported clip; `{"done", "failed": {clip: reason}}`. Clips that are there are kept.
+    """Call a method for every exported clip; `{"done", "failed": {clip: reason}}`.
+
+    Videos that are there are kept, unless another command or other inputs made them (`made_by.json` beside them).
 
     Raises:
         UserError: an unknown method without a command, no repository, or nothing exported.
@@ -107,9 +110,12 @@ def run_method(
     if not (inputs / "clips.json").is_file():
         raise UserError(f"no clips.json in {inputs}", "an export", "run `fportrait evaluate --export DIR` first")
     done, failed = 0, {}
+    made_by: dict[str, str] = json.loads(record.read_text()) if (record := output / MADE_BY).is_file() else {}
     for clip in json.loads((inputs / "clips.json").read_text()):
         source, target = inputs / _plain(clip), output / f"{_plain(clip)}.mp4"
-        if not target.is_file():
+        made_from = value_hash([template, {path.name: file_hash(path) for path in sorted(source.glob("*.*"))}])
+        if not target.is_file() or made_by.get(clip, made_from) != made_from:
+            target.unlink(missing_ok=True)
             target.parent.mkdir(parents=True, exist_ok=True)
             words = {
                 "portrait": source / "portrait.png",
@@ -128,6 +134,8 @@ def run_method(
             if run.returncode or not target.is_file():
                 failed[clip] = (run.stderr.strip().splitlines() or ["it wrote no video"])[-1][:300]
                 continue
+            made_by[clip] = made_from
+            write_json(record, made_by)
         done += 1
     write_json(
         output / "method.json",

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fportrait.atomic_io import atomic_folder, file_hash, value_hash, write_json
+from fportrait.atomic_io import atomic_folder, code_hash, file_hash, value_hash, write_json
 from fportrait.errors import UserError, refuse_unknown_keys
 from fportrait.scale.units import read_result
 from fportrait.training.config import StageConfig
@@ -257,7 +257,6 @@ def run_ablation(
         UserError: see `plan_runs`; or no run of the full model came to its end.
     """
     from fportrait.dataset.shards import ShardReader
-    from fportrait.ops.lineage import code_hash
     from fportrait.scale.map_engine import map_units
     from fportrait.training.loop import LOOP_VERSION
 

@@ -35,15 +35,6 @@ def describe(path: str | Path) -> dict[str, Any]:
     return {"hash": digest.hexdigest()[:16], "bytes": size, "files": len(files)}
 
 
-def code_hash(*packages: str) -> str:
-    """Sixteen hexadecimal digits over the Python files of `fportrait`'s subpackages: the code version in unit names."""
-    digest = hashlib.sha256()
-    for package in packages:
-        for file in sorted((Path(__file__).parents[1] / package).rglob("*.py")):
-            digest.update(f"{package}/{file.name}\0".encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def git_commit() -> str:
     """The commit checked out here, with `+` after it when tracked files differ; empty outside a repository."""
     try:

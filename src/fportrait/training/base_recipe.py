@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from diffusers.models.attention_dispatch import attention_backend
 
-from fportrait.atomic_io import write_json, write_safetensors
+from fportrait.atomic_io import value_hash, write_json, write_safetensors
 from fportrait.body.model import load_body
 from fportrait.bundle import BundleSettings, bundle_hashes
 from fportrait.dataset.encode import to_model_range
@@ -263,9 +263,12 @@ def build_base(
     With a `parent` bundle its codec and transformer are widened and trained on, instead of new ones. The transformer
     learns from `faces` further clips of kind "faces", which are no videos and teach nothing to codec and encoder.
     """
-    started, log = time.time(), Log(work)
+    films, started = work, time.time()
+    work = films / f"parts-{parts_key(recipe, faces, encoder_steps, codec_steps, whitening, transformer, parent)}"
+    work.mkdir(parents=True, exist_ok=True)
+    log = Log(work)
     settings = BundleSettings(recipe.size, recipe.frames, phases[-1].shift, **SAMPLING)
-    files = render_all(recipe, work, workers)
+    files = render_all(recipe, films, workers)
     videos = load_clips(files)
     encoder, expression_scores = make_encoder(videos, work, encoder_steps, recipe.held_out, log)
     vae, scores = make_codec(
@@ -273,7 +276,7 @@ def build_base(
     )
     if faces:  # in front, so that the held-out clips stay the last
         still = replace(recipe, clips=faces, kinds={"faces": 1.0}, seed=recipe.seed + 20_000_000)
-        files = render_all(still, work, workers) + files
+        files = render_all(still, films, workers) + files
     clips = load_clips(files)
     codes = make_codes(encoder, clips, work)
     kept = len(codes) - recipe.held_out
@@ -298,6 +301,21 @@ def build_base(
         time.time() - started,
     )
     return scores
+
+
+def parts_key(
+    recipe: ClipRecipe,
+    faces: int,
+    encoder_steps: int,
+    codec_steps: int,
+    whitening: float,
+    transformer: Mapping[str, Any],
+    parent: Path | None,
+) -> str:
+    """Names the settings that encoder, codec and codes are made by: parts of others are never taken up again."""
+    of_parent = bundle_hashes(parent) if parent else None
+    channels = transformer["latent_channels"]
+    return value_hash([recipe.name, faces, encoder_steps, codec_steps, whitening, channels, of_parent])
 
 
 def render_all(recipe: ClipRecipe, work: Path, workers: int) -> list[Path]:
