@@ -1,4 +1,8 @@
-"""Reading and writing pictures and videos; the only place that talks to PyAV.
+"""Reading and writing videos: what is read is what a player shows, frame by frame.
+
+Shown, not stored: of several streams the one that is meant, without the frames that an edit list cuts away, upright,
+with square pixels, deinterlaced, transparency over white, and colours as on a BT.709 screen (HDR is tone-mapped). What
+was done beyond the usual stands in `VideoInfo.notes`. The parts: `display` (geometry), `colour`, `clock` (times).
 
 Videos on disk are H.264, yuv420p, BT.709, one encoder thread and no macroblock tree: the same frames give the same
 bytes with the same x264. Yuv420p needs even sizes, so an odd frame is padded by repeating its last row or column and
@@ -11,25 +15,44 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fportrait.atomic_io import atomic_path
+from fportrait.capture import clock
+from fportrait.capture.display import SIZE_TAG, Screen, choose_stream, deinterlaced
+from fportrait.capture.image_io import check_frame, check_present, decode_image, read_image, write_image
 from fportrait.errors import UserError
 
-if TYPE_CHECKING:
-    import av.container
-
-SIZE_TAG = "fportrait_size"
+__all__ = [
+    "VIDEO_SUFFIXES",
+    "WRITE_SUFFIXES",
+    "VideoInfo",
+    "constant_frames",
+    "constant_rate",
+    "decode_image",
+    "iter_video",
+    "probe",
+    "read_image",
+    "read_video",
+    "write_image",
+    "write_video",
+]
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 WRITE_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
+# Codecs and containers in which every packet is one shown frame; of others the frames are counted by decoding them.
+FRAME_PER_PACKET = ("h264", "hevc", "vp9", "av1", "libdav1d", "mjpeg", "prores", "png", "ffv1", "dnxhd")
+INDEXED = ("mov,mp4", "matroska")
 _FIX_VIDEO = "record or copy the file again, or re-encode it, for example with ffmpeg -i IN -c:v libx264 OUT.mp4"
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What `probe` found: `frames` counted (not promised by the header), `fps` their mean rate, sizes as displayed."""
+    """What `probe` found: `frames` counted (not promised by the header), `fps` their mean rate, sizes as displayed.
+
+    `notes` are sentences about what was done to show the file; `start` is the first frame's time in seconds.
+    """
 
     frames: int
     fps: float
@@ -38,6 +61,9 @@ class VideoInfo:
     codec: str
     variable_rate: bool
     metadata: dict[str, str]
+    notes: tuple[str, ...] = ()
+    start: float = 0.0
+    sound: bool = False
 
 
 def write_video(
@@ -70,7 +96,7 @@ def write_video(
     first = next(source, None)
     if first is None:
         raise UserError(f"no frames to write to {path.name}", "at least one frame", "check what made the frames")
-    height, width = _check_frame(first, path).shape[:2]
+    height, width = check_frame(first, path).shape[:2]
     even_height, even_width = height + height % 2, width + width % 2
     tags = {str(key): str(value) for key, value in (metadata or {}).items()}
     if (even_height, even_width) != (height, width):
@@ -96,7 +122,7 @@ def write_video(
         context.color_range = 1  # studio swing
         image, converter = first, VideoReformatter()
         while image is not None:
-            image = _check_frame(image, path)
+            image = check_frame(image, path)
             if image.shape[:2] != (height, width):
                 raise UserError(
                     f"a frame of {image.shape[1]}x{image.shape[0]} after frames of {width}x{height}",
@@ -115,27 +141,24 @@ def write_video(
 
 
 def iter_video(path: str | Path, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-    """Yield frames `start` to `stop` (H, W, 3) RGB uint8 in presentation order, upright, one per stored frame.
+    """Yield frames `start` to `stop` (H, W, 3) RGB uint8 in presentation order, as shown, one per stored frame.
 
     A variable frame rate is left as it is: every stored frame comes once, so frame numbers agree with `probe`.
 
     Raises:
         UserError: not a readable video.
     """
-    from av.video.reformatter import VideoReformatter
-
     if start < 0 or (stop is not None and stop < start):
         raise UserError(f"frames {start} to {stop}", "0 <= start <= stop", "swap or correct the frame numbers")
     if stop is not None and stop == start:
         return
-    with _open(path) as container:
-        true_size, converter = _true_size(container), VideoReformatter()
+    with _Opened(path) as video:
         index = -1
-        for index, frame in enumerate(_decode(container, path)):
+        for index, frame in enumerate(deinterlaced(video.frames())):
             if stop is not None and index >= stop:
                 return
             if index >= start:
-                yield _upright(frame, true_size, converter)
+                yield video.screen(frame)
         if index < 0:
             raise UserError(f"{path} without a frame", "a video with at least one frame", _FIX_VIDEO)
 
@@ -158,218 +181,180 @@ def read_video(path: str | Path, start: int = 0, stop: int | None = None) -> np.
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Count a video's frames, measure its rate and decode its first frame, without decoding the rest.
+    """Count a video's shown frames, measure its rate and decode its first frame; the rest only where that is needed.
 
     Raises:
         UserError: missing, empty, truncated, without pictures, or not a video at all.
     """
-    from av.video.reformatter import VideoReformatter
-
-    times, promised, nominal, codec, metadata = _frame_times(path)
-    if promised and len(times) < promised:
-        raise UserError(f"{len(times)} of {promised} frames in {path}: it is truncated", "a whole video", _FIX_VIDEO)
-    if not times:
-        raise UserError(f"{path} without a frame", "a video with at least one frame", _FIX_VIDEO)
-    with _open(path) as container:
-        true_size = _true_size(container)
-        first = next(_decode(container, path), None)
+    times, notes = _frame_times(path)
+    with _Opened(path) as video:
+        first = next(video.frames(), None)
         if first is None:
             raise UserError(f"{path} whose first frame cannot be decoded", "a whole video", _FIX_VIDEO)
-        height, width = _upright(first, true_size, VideoReformatter()).shape[:2]
-    gaps = np.diff(np.sort(times))
-    fps = float(1.0 / gaps.mean()) if len(gaps) and gaps.mean() > 0 else nominal
-    variable = bool(len(gaps) > 1 and gaps.max() > 1.5 * np.median(gaps))
-    return VideoInfo(len(times), fps if fps > 0 else 25.0, width, height, codec, variable, metadata)
-
-
-def _frame_times(path: str | Path) -> tuple[list[float], int, float, str, dict[str, str]]:
-    """Seconds of every stored frame in the order of the file; frames and rate as the header has them; codec; tags."""
-    import av
-
-    with _open(path) as container:
-        stream = container.streams.video[0]
-        promised, codec, metadata = stream.frames, stream.codec_context.name, dict(container.metadata)
-        nominal = float(stream.average_rate or stream.guessed_rate or 0)
-        times: list[float] = []
-        try:
-            for packet in container.demux(stream):
-                if packet.size and packet.pts is not None and not packet.is_discard:
-                    if packet.is_corrupt:
-                        raise UserError(f"{path} damaged at frame {len(times)}", "a whole video", _FIX_VIDEO)
-                    times.append(float(packet.pts * packet.time_base))
-        except av.error.FFmpegError as error:
-            raise UserError(
-                f"{path} damaged at frame {len(times)} ({error.strerror})", "a whole video", _FIX_VIDEO
-            ) from None
-    return times, promised, nominal, codec, metadata
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """A picture of any mode as (H, W, 3) RGB uint8, turned upright; transparency is laid over white.
-
-    Raises:
-        UserError: missing, empty, truncated or not a picture.
-    """
-    _check_present(path, "a picture (PNG, JPEG, WebP ...)")
-    return decode_image(Path(path), str(path))
-
-
-def decode_image(source: Path | IO[bytes], where: str) -> np.ndarray:
-    """`read_image` for a file or bytes in memory, called `where` in messages."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(source) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith(("I", "F")):  # 16-bit or float: PIL's own conversion would clip, not scale
-                values = np.asarray(image, dtype=np.float64)
-                top = 65535.0 if image.mode.startswith("I") and values.max() > 255 else 255.0
-                if image.mode == "F" and values.max() <= 1.0:
-                    top = 1.0
-                grey = np.clip(np.nan_to_num(values) / top * 255.0 + 0.5, 0, 255).astype(np.uint8)
-                return np.repeat(grey[..., None], 3, axis=2)
-            if "A" in image.getbands() or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return np.ascontiguousarray(np.asarray(image.convert("RGB"), dtype=np.uint8))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{where}, which cannot be read as a picture ({error})",
-            "a whole PNG, JPEG or WebP picture",
-            "open it in a picture viewer and save it again as PNG",
-        ) from None
+        width, height = video.screen.size(first)
+        stream = video.stream
+        fps = clock.mean_rate(times, float(stream.average_rate or stream.guessed_rate or 0) or 25.0)
+        return VideoInfo(
+            len(times),
+            fps,
+            width,
+            height,
+            stream.codec_context.name,
+            clock.is_variable(times),
+            dict(video.container.metadata),
+            tuple(n for n in (video.note, *notes, *video.screen.notes(first)) if n),
+            float(times[0]),
+            bool(video.container.streams.audio),
+        )
 
 
 def constant_rate(path: str | Path) -> tuple[float, Iterator[np.ndarray]]:
     """A video of variable rate as frames at equal distances in time: for each, the stored frame shown at that time.
 
-    The rate is one over the median distance of stored frames; a gap repeats the frame before it, a burst loses frames.
+    The rate is that of the usual distance of stored frames; a gap repeats the frame before it, a burst loses frames.
 
     Returns:
-        Frames per second, and the frames (H, W, 3) RGB uint8, upright.
+        Frames per second, and the frames (H, W, 3) RGB uint8, as shown.
 
     Raises:
         UserError: not a readable video, or one without times.
     """
-    times = np.array(sorted(_frame_times(path)[0]))
-    gaps = np.diff(times)
-    if len(gaps) == 0 or not (gaps > 0).any():
-        raise UserError(f"{path} whose frames have no times", "a video with a clock", _FIX_VIDEO)
-    fps = round(float(1.0 / np.median(gaps[gaps > 0])), 3)
-    frame_times = times[0] + np.arange(round((times[-1] - times[0]) * fps) + 1) / fps
-    # the newest stored frame by the middle of the time that a frame is shown
-    shown = np.searchsorted(times, frame_times + 0.5 / fps, side="right") - 1
-
-    def frames() -> Iterator[np.ndarray]:
-        wanted = iter(shown.tolist())
-        target = next(wanted, None)
-        for index, frame in enumerate(iter_video(path)):
-            while target == index:
-                yield frame
-                target = next(wanted, None)
-
-    return fps, frames()
+    fps, shown = constant_frames(path)
+    return fps, clock.picked(iter_video(path), shown.tolist())
 
 
-def write_image(path: str | Path, image: np.ndarray) -> Path:
-    """Write (H, W, 3) RGB uint8 as PNG or JPEG by suffix; atomically.
+def constant_frames(path: str | Path) -> tuple[float, np.ndarray]:
+    """The rate of `constant_rate`, and for each of its frames the number of the stored one.
 
     Raises:
-        UserError: another shape, type or suffix; a full disk.
+        UserError: not a readable video, or one without times.
     """
-    from PIL import Image
-
-    path = Path(path)
-    if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise UserError(f"the picture name {path.name}", "a name ending in .png or .jpg", "rename it to end in .png")
-    image = _check_frame(image, path)
-    with atomic_path(path) as temporary:
-        if path.suffix.lower() == ".png":
-            Image.fromarray(image).save(temporary)
-        else:
-            Image.fromarray(image).save(temporary, quality=95)
-    return path
+    times, _ = _frame_times(path)
+    if not times[-1] > times[0]:
+        raise UserError(f"{path} whose frames have no times", "a video with a clock", _FIX_VIDEO)
+    fps = clock.usual_rate(times)
+    return fps, clock.shown_at(times, fps)
 
 
-def _check_frame(image: np.ndarray, path: str | Path) -> np.ndarray:
-    image = np.asarray(image)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-        raise UserError(
-            f"a frame of shape {image.shape} and type {image.dtype} for {Path(path).name}",
-            "height x width x 3, uint8 RGB",
-            "scale the values to 0..255, convert to uint8 and pass three channels",
-        )
-    return image
+def _frame_times(path: str | Path) -> tuple[np.ndarray, list[str]]:
+    """Seconds of every shown frame in rising order, and notes about them.
+
+    Raises:
+        UserError: truncated, damaged, or without a frame.
+    """
+    with _Opened(path) as video:
+        times, discarded, whole = _packet_times(video)
+    notes = []
+    if discarded:
+        notes.append(f"{discarded} of its stored frames lie outside its cut and are not shown")
+    if not whole:
+        times, missing = _decoded_times(path)
+        if missing:
+            notes.append(f"{missing} of its frames have no times, and were taken to be evenly spaced")
+    if not times:
+        raise UserError(f"{path} without a frame", "a video with at least one frame", _FIX_VIDEO)
+    return np.sort(np.array(times)), notes
 
 
-def _check_present(path: str | Path, what: str) -> None:
-    path = Path(path)
-    try:
-        there = path.exists()
-    except OSError as error:  # a loop of links, a name too long, no permission on the way
-        raise UserError(f"{path} unreadable ({error.strerror})", what, "check the path and its permissions") from None
-    if not there:
-        kind = "a link that leads nowhere" if path.is_symlink() else "no file"
-        raise UserError(f"{kind} at {path}", what, "check the path")
-    if path.is_dir():
-        raise UserError(f"a folder at {path}", what, "name the file inside it")
-    if not path.is_file():  # reading a pipe would never end
-        raise UserError(f"a pipe or device at {path}", what, "name a file")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path} with zero bytes", what, "copy or download the file again")
-
-
-def _open(path: str | Path) -> av.container.InputContainer:
+def _packet_times(video: _Opened) -> tuple[list[float], int, bool]:
+    """Seconds of the stored frames, how many are discarded, and whether these are all the shown frames for certain."""
     import av
 
-    _check_present(path, "a video file")
+    stream, path = video.stream, video.path
+    size = Path(path).stat().st_size
+    times: list[float] = []
+    stored = discarded = 0
+    certain = stream.codec_context.name in FRAME_PER_PACKET and video.container.format.name.startswith(INDEXED)
     try:
-        container = av.open(str(path), "r")
+        for packet in video.container.demux(stream):
+            if packet.pts is None and packet.dts is None and not packet.size:
+                continue  # the end
+            if packet.is_corrupt:
+                raise UserError(f"{path} damaged at frame {stored}", "a whole video", _FIX_VIDEO)
+            certain &= packet.pts is not None and (stored > 0 or packet.is_keyframe) and packet.size > 0
+            stored += 1
+            discarded += packet.is_discard
+            if packet.pts is not None:
+                times.append(float(packet.pts * packet.time_base))
     except av.error.FFmpegError as error:
-        raise UserError(
-            f"{path}, which is not a readable video ({error.strerror}): truncated, or another kind of file",
-            "a whole video file such as MP4 with H.264",
-            _FIX_VIDEO,
-        ) from None
-    if not container.streams.video:
-        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-        container.close()
-        raise UserError(f"{path} with {kinds} but no pictures", "a file with a video stream", "choose the video file")
-    if container.streams.video[0].codec_context is None:
-        container.close()
-        raise UserError(
-            f"{path} without a codec that can be decoded: truncated in its header, or a rare codec",
-            "a whole video file such as MP4 with H.264",
-            _FIX_VIDEO,
+        raise UserError(f"{path} damaged at frame {stored} ({error.strerror})", "a whole video", _FIX_VIDEO) from None
+    # An index lists what edit lists leave; other headers count everything stored.
+    index = stream.index_entries if video.container.format.name.startswith("mov,mp4") else ()
+    promised = len(index) or stream.frames
+    if stored < promised or any(entry.pos + entry.size > size for entry in index):
+        raise UserError(f"{stored} of {promised} frames in {path}: it is truncated", "a whole video", _FIX_VIDEO)
+    certain &= len(set(times)) == stored and (not times or times[0] == min(times))
+    return times, discarded, certain and not discarded
+
+
+def _decoded_times(path: str | Path) -> tuple[list[float], int]:
+    """Seconds of every frame that decoding gives, and for how many they had to be made up."""
+    with _Opened(path) as video:
+        rate = float(video.stream.average_rate or video.stream.guessed_rate or 25)
+        stamps = [frame.time for frame in video.frames()]
+    return clock.filled(stamps, rate)
+
+
+class _Opened:
+    """An open video file: its container, the stream that is meant, and its screen."""
+
+    def __init__(self, path: str | Path):
+        import av
+
+        check_present(path, "a video file")
+        self.path = path
+        try:
+            self.container = av.open(str(path), "r")
+        except av.error.FFmpegError as error:
+            raise UserError(
+                f"{path}, which is not a readable video ({error.strerror}): truncated, or another kind of file",
+                "a whole video file such as MP4 with H.264",
+                _FIX_VIDEO,
+            ) from None
+        try:
+            self.stream, self.note = choose_stream(self.container, path)
+            self.stream.thread_type = "AUTO"
+            self.screen = Screen(self.container, self.stream, path)
+        except BaseException:
+            self.container.close()
+            raise
+
+    def __enter__(self) -> _Opened:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.container.close()
+
+    def frames(self) -> Iterator[Any]:
+        """Decoded frames (PyAV) in presentation order.
+
+        Raises:
+            UserError: damage on the way.
+        """
+        import av
+
+        index = 0
+        try:
+            for frame in self._clear() if self._has_clear_layer() else self.container.decode(self.stream):
+                yield frame
+                index += 1
+        except av.error.FFmpegError as error:
+            raise UserError(
+                f"{self.path} damaged at frame {index} ({error.strerror})", "a whole video", _FIX_VIDEO
+            ) from None
+
+    def _has_clear_layer(self) -> bool:
+        """WebM keeps transparency beside the picture; FFmpeg's own decoder leaves it out, libvpx's reads it."""
+        tags = {key.lower(): value for key, value in self.stream.metadata.items()}
+        return tags.get("alpha_mode") == "1" and self.stream.codec_context.name in ("vp8", "vp9")
+
+    def _clear(self) -> Iterator[Any]:
+        import av
+
+        decoder: Any = av.CodecContext.create(
+            {"vp8": "libvpx", "vp9": "libvpx-vp9"}[self.stream.codec_context.name], "r"
         )
-    container.streams.video[0].thread_type = "AUTO"
-    return container
-
-
-def _decode(container: av.container.InputContainer, path: str | Path) -> Iterator[Any]:
-    import av
-
-    index = 0
-    try:
-        for frame in container.decode(video=0):
-            yield frame
-            index += 1
-    except av.error.FFmpegError as error:
-        raise UserError(f"{path} damaged at frame {index} ({error.strerror})", "a whole video", _FIX_VIDEO) from None
-
-
-def _true_size(container: av.container.InputContainer) -> tuple[int, int] | None:
-    tags = {key.lower(): value for key, value in container.metadata.items()}
-    parts = tags.get(SIZE_TAG, "").split("x")
-    if len(parts) == 2 and all(part.isdigit() for part in parts):
-        return int(parts[0]), int(parts[1])
-    return None
-
-
-def _upright(frame: Any, true_size: tuple[int, int] | None, converter: Any) -> np.ndarray:
-    # A frame's own converter would be set up anew each time, with threads: several times the conversion itself.
-    image = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-    if true_size:
-        image = image[: true_size[1], : true_size[0]]
-    quarter_turns = round(frame.rotation / 90) % 4  # the display matrix, counter-clockwise
-    return np.ascontiguousarray(np.rot90(image, quarter_turns))
+        for packet in self.container.demux(self.stream):
+            if packet.size:
+                yield from decoder.decode(packet)
+        yield from decoder.decode(None)
