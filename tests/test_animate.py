@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from fportrait.animate import animate, camera_path
+from fportrait.animate.animator import Animator
+from fportrait.atomic_io import write_json
 from fportrait.body.model import load_body
 from fportrait.bundle import SHIPPED_BASE, BundleSettings, read_settings
 from fportrait.camera.paths import front_path, save_camera_path
@@ -60,7 +63,8 @@ def test_the_same_seed_gives_the_same_bytes_and_another_camera_another_video(fil
 
 
 def test_the_models_own_guidance_is_used_unless_another_is_asked_for(files):
-    own, off = run(files, "own")["video"], run(files, "off", guidance={"expression": 1.0})["video"]
+    own = run(files, "own", steps=4)["video"]  # enough for one below the level where guidance begins
+    off = run(files, "off", steps=4, guidance={"expression": 1.0})["video"]
     shipped = read_settings(SHIPPED_BASE).guidance
     assert shipped["expression"] > 1
     assert read_provenance(own)["settings"]["guidance"] == shipped
@@ -70,6 +74,19 @@ def test_the_models_own_guidance_is_used_unless_another_is_asked_for(files):
 
 def test_a_still_drives_a_video_of_one_frame(files):
     assert probe(run(files, "still", driving=files["portrait"])["video"]).frames == 1
+
+
+def test_another_size_is_drawn_where_the_model_was_trained_at_it_and_refused_where_not(files, tmp_path):
+    two = shutil.copytree(SHIPPED_BASE, tmp_path / "two")
+    stated = json.loads((two / "bundle.json").read_text())
+    write_json(two / "bundle.json", stated | {"size": 64, "sizes": [128]})
+    output = files["folder"] / "large.mp4"
+    written = animate(files["portrait"], files["portrait"], "front", output, two, size=128, steps=1, scale=1)
+    assert probe(written["video"]).width == 128
+    assert read_provenance(output)["settings"]["size"] == 128
+    with pytest.raises(UserError, match=r"trained at: 64, 128"):
+        animate(files["portrait"], files["portrait"], "front", output, two, size=96, steps=1)
+    assert Animator(two).settings.size == 64
 
 
 def test_a_file_of_the_front_cameras_gives_the_front_video(files):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class BundleSettings:
     """What sampling must know about how the model was trained."""
 
     size: int = 64  # pixels, square
+    sizes: list[int] = field(default_factory=list)  # others that it was trained at too
     frames: int = 17  # longest clip trained, 4k+1
     shift: float = 5.0  # of the noise schedule
     steps: int = 12  # sampling steps that the scores were taken with
@@ -56,6 +57,24 @@ def read_settings(bundle: str | Path) -> BundleSettings:
     values = json.loads((bundle / "bundle.json").read_text())
     refuse_unknown_keys(values, [field.name for field in fields(BundleSettings)], str(bundle / "bundle.json"))
     return BundleSettings(**values)
+
+
+def at_size(settings: BundleSettings, size: int | None) -> BundleSettings:
+    """The settings for pictures of `size` pixels; None keeps the model's own.
+
+    Raises:
+        UserError: a size that the model was not trained at.
+    """
+    trained = sorted({settings.size, *settings.sizes})
+    if size is None or size == settings.size:
+        return settings
+    if size not in trained:
+        raise UserError(
+            f"a picture of {size} pixels",
+            f"a size that this model was trained at: {', '.join(map(str, trained))}",
+            "leave --size out, or name a model whose bundle.json lists it; --scale enlarges the video for viewing",
+        )
+    return replace(settings, size=size)
 
 
 def assemble(transformer: str | Path, base: str | Path, target: str | Path, **changes: Any) -> Path:

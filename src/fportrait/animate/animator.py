@@ -17,7 +17,7 @@ from fportrait.animate.tracked import Report, Tracked, draw_normals, track_pictu
 from fportrait.animate.viewpoint import Viewpoint, training_fit, viewpoint
 from fportrait.atomic_io import atomic_path, file_hash, write_json
 from fportrait.body.model import load_body
-from fportrait.bundle import BundleSettings, read_settings
+from fportrait.bundle import BundleSettings, at_size, read_settings
 from fportrait.camera.paths import save_camera_path
 from fportrait.camera.rays import fold_rays, plucker_rays
 from fportrait.capture.video_io import write_video
@@ -77,17 +77,18 @@ class Prepared:
 class Animator:
     """Args:
     model: a bundle folder. remember: how many tracked files to keep, so that a second video of them starts at once.
+    size: pixels of the picture, one of those the model was trained at; None takes its own.
 
     Raises:
-        UserError: the folder is no bundle.
+        UserError: the folder is no bundle, or its model was not trained at the size.
     """
 
-    def __init__(self, model: str | Path, remember: int = 0):
+    def __init__(self, model: str | Path, remember: int = 0, size: int | None = None):
         from fportrait.tracking.expression import ExpressionEncoder
 
         self.model, self.remember = Path(model), remember
         self._kept: OrderedDict[Any, Any] = OrderedDict()
-        self.settings: BundleSettings = read_settings(self.model)
+        self.settings: BundleSettings = at_size(read_settings(self.model), size)
         self.encoder = ExpressionEncoder.from_pretrained(self.model / "expression_encoder")
         self.body = load_body()
         self.landmarks = LandmarkModel(self.body)
@@ -253,6 +254,7 @@ class Animator:
             "guidance_below": self.settings.guidance_below,
             "scheduler": self.settings.scheduler,
             "frames": len(prepared),
+            "size": self.settings.size,
             "scale": request.scale,
         }
         return provenance_tags(self.model, inputs, settings)
@@ -346,13 +348,14 @@ def animate(
     model: Path,
     report: Report = quiet,
     conditions: Path | None = None,
+    size: int | None = None,
     **settings: Any,
 ) -> dict[str, Path]:
     """Animate `portrait` with the expressions and head pose of `driving`, seen along `camera`.
 
     Args:
         output: the video (.mp4). model: a bundle folder. conditions: a folder for what the model was given.
-        settings: the other fields of `Request`.
+        size: pixels of the model's picture; None takes the model's own. settings: the other fields of `Request`.
 
     Returns:
         `video` and `picture`: the files written; `conditions` when asked for.
@@ -364,7 +367,7 @@ def animate(
     output = Path(output)
     request = Request(Path(portrait), Path(driving), camera, **settings)
     check_output(output, [request.portrait, request.driving, request.expression], conditions)
-    animator = Animator(model)
+    animator = Animator(model, size=size)
     prepared = animator.prepare(request, report)
     for note in prepared.notes:
         report(f"note: {note}", 0, 0)

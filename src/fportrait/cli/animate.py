@@ -48,6 +48,11 @@ def parse_guidance(entries: tuple[str, ...]) -> dict[str, float]:
 @click.option("--steps", type=click.IntRange(1, 1000), help="Sampling steps. Default: the model's own.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="The same seed gives the same video.")
 @click.option(
+    "--size",
+    type=click.IntRange(16),
+    help="Pixels of the model's picture, one of those it was trained at (bundle.json). Default: its own.",
+)
+@click.option(
     "--scale",
     default=4,
     show_default=True,
@@ -69,6 +74,7 @@ def animate(
     guidance: tuple[str, ...],
     steps: int | None,
     seed: int,
+    size: int | None,
     scale: int,
     max_frames: int,
     conditions: Path | None,
@@ -100,6 +106,7 @@ def animate(
             promoted_or_shipped(model),
             bars,
             conditions,
+            size=size,
             expression=expression,
             guidance=scales,
             steps=steps,
