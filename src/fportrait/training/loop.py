@@ -1,4 +1,4 @@
-"""The training loop, on one screen: exact order of samples, exact resumption, nothing learned from a broken number.
+"""The training loop: exact order of samples, exact resumption, nothing learned from a broken number.
 
 Every random choice of global sample n (record, portrait, noise level, noise, dropped conditions) comes from counters
 keyed by (seed, n). The state of a run is its weights, the optimiser's moments and one integer; the same global batch
@@ -68,122 +68,169 @@ def train(
             or a loss or gradient is not finite.
         SystemExit: (code 143) SIGTERM arrived; a checkpoint was written.
     """
-    parallel = make_parallel(stage)
-    share = stage.micro_batch(parallel.processes)
-    check_stage(stage, reader)
-    batches = batches_of(stage, transformer, reader)
-    root, name = Path(checkpoint_folder or Path(out_folder) / "checkpoints"), run_name(stage, transformer, reader)
-    checkpoints = run_folder(root, name, stage)
+    trainer = Trainer(
+        stage, transformer, reader, Path(checkpoint_folder or Path(out_folder) / "checkpoints"), log, sample
+    )
+    if resume:
+        trainer.resume()
+    trainer.run()
+    return trainer.finish(Path(out_folder))
 
-    names = [name for name, value in transformer.named_parameters() if value.requires_grad]
 
-    torch.manual_seed(stage.seed)
-    transformer.train()
-    if stage.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()  # type: ignore[operator]
-    meter = start_meter(stage, transformer, batches, parallel, log)
-    forward = parallel.prepare(transformer)
-    if stage.compile:
-        forward = torch.compile(forward)
-    average = parallel.make_average(transformer)
-    held_out = HeldOut(batches, stage, stage.held_out, parallel.process, parallel.processes)
-    step, logged = load_last(root, name, parallel, average, meter, stage) if resume else (0, [])
-    first_step, scored_from = step, step
-    if parallel.is_main:  # what a stopped run had told, so that the record of the one that goes on is whole
-        for values, at in logged:
-            log(values, at)
+class Trainer:
+    """One stage's run: `resume` where it stopped, `run` to the end or to a SIGTERM, `finish` with the averaged weights.
 
-    def tell(values: dict[str, float], at: int) -> None:
-        log(values, at)
-        logged.append((values, at))
+    `step` is the number of finished steps, and all of the run's state beside weights, average and optimiser.
+    """
 
-    def local_batch(number: int) -> list[dict[str, Any]]:
+    def __init__(
+        self,
+        stage: StageConfig,
+        transformer: torch.nn.Module,
+        reader: ShardReader,
+        checkpoints: Path,
+        log: Log,
+        sample: Callable[[int], None] | None = None,
+    ):
+        self.stage, self.transformer, self.reader, self.log, self.sample = stage, transformer, reader, log, sample
+        self.parallel = parallel = make_parallel(stage)
+        self.share = stage.micro_batch(parallel.processes)
+        check_stage(stage, reader)
+        self.batches = batches_of(stage, transformer, reader)
+        self.root, self.name = checkpoints, run_name(stage, transformer, reader)
+        self.trained = [name for name, value in transformer.named_parameters() if value.requires_grad]
+
+        torch.manual_seed(stage.seed)
+        transformer.train()
+        if stage.gradient_checkpointing:
+            transformer.enable_gradient_checkpointing()  # type: ignore[operator]
+        self.meter = start_meter(stage, transformer, self.batches, parallel, log)
+        self.forward = parallel.prepare(transformer)
+        if stage.compile:
+            self.forward = torch.compile(self.forward)
+        self.average = parallel.make_average(transformer)
+        self.held_out = HeldOut(self.batches, stage, stage.held_out, parallel.process, parallel.processes)
+        self.step = self.first_step = self.scored_from = 0
+        self.logged: list[tuple[dict[str, float], int]] = []
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint of this run, if there is one."""
+        args = (self.root, self.name, self.parallel, self.average, self.meter, self.stage)
+        self.step, self.logged = load_last(*args)
+        self.first_step = self.scored_from = self.step
+        if self.parallel.is_main:  # what a stopped run had told, so that the record of the one that goes on is whole
+            for values, at in self.logged:
+                self.log(values, at)
+
+    def run(self) -> None:
+        """All steps that are left; the next batch is read while one is learned from."""
+        last = self.stage.iterations - 1
+        with ThreadPoolExecutor(1) as ahead, terminate_flag() as terminated:
+            following = ahead.submit(self.local_batch, self.step)
+            while self.step <= last:
+                waited = time.perf_counter()
+                micro_batches = following.result()
+                waited = time.perf_counter() - waited
+                following = ahead.submit(self.local_batch, min(self.step + 1, last))
+                told = self.learn(micro_batches, waited, terminated)
+                self.after_step(told, terminated)
+
+    def local_batch(self, number: int) -> list[dict[str, Any]]:
         """This process's part of the global batch `number`, in micro-batches."""
-        start = number * stage.batch_size + parallel.process * share * stage.accumulation
+        stage, share = self.stage, self.share
+        start = number * stage.batch_size + self.parallel.process * share * stage.accumulation
         parts = [range(start + part * share, start + (part + 1) * share) for part in range(stage.accumulation)]
-        return [prepare(batches(part), part, stage) for part in parts]
+        return [prepare(self.batches(part), part, stage) for part in parts]
 
-    def save() -> None:
-        nonlocal scored_from
+    def learn(self, micro_batches: list[dict[str, Any]], waited: float, terminated: Callable[[], bool]) -> bool:
+        """One step of the optimiser and the average; whether any process was told to stop meanwhile."""
+        stage, parallel, step = self.stage, self.parallel, self.step
+        losses = [self.backward(batch, number) for number, batch in enumerate(micro_batches)]
+        norm = parallel.clip(stage.gradient_clip)
+        sigmas = torch.cat([batch["sigmas"] for batch in micro_batches]).to(losses[0])
+        stop = torch.full_like(sigmas, terminated())  # told to one process, obeyed by all after the same step
+        numbers = parallel.gather(torch.stack([torch.cat(losses), sigmas, stop], 1))
+        refuse_not_finite(numbers[:, 0].tolist(), norm, step, stage, self.batches)
+        parallel.step(stage.rate(step))
+        self.average.update(decay_at(step, stage.ema))
+        rows = range(step * stage.batch_size, (step + 1) * stage.batch_size)
+        datasets = [self.batches.record(row).dataset for row in rows]
+        self.meter.add(numbers[:, 0].tolist(), numbers[:, 1].tolist(), datasets, norm, waited)
+        self.step += 1
+        return bool(numbers[:, 2].any())
+
+    def backward(self, batch: dict[str, Any], number: int) -> Tensor:
+        """Gradients of micro-batch `number`; the losses of its samples."""
+        batch = to_device(batch, self.parallel.device)
+        with self.parallel.part_of_batch(last=number == self.stage.accumulation - 1):
+            each = sample_losses(self.forward, batch, self.stage.precision, self.stage.contrast)
+            self.parallel.backward(each.mean() / self.stage.accumulation)
+        return each.detach()
+
+    def after_step(self, told: bool, terminated: Callable[[], bool]) -> None:
+        """What is due now: a log line, a checkpoint, samples; `SystemExit` (143) when the run was told to stop."""
+        stage, step = self.stage, self.step
+        done = step == stage.iterations
+        if self.parallel.is_main and (step % stage.log_every == 0 or done):
+            self.tell(self.meter.read(step))
+        stopping = told or (self.parallel.processes == 1 and terminated())
+        if stopping or done or step % stage.checkpoint_every == 0:
+            self.save()
+        if stopping:
+            logger.warning("%s stopped by SIGTERM after step %d; run it again to go on", stage.name, step)
+            raise SystemExit(143)
+        if self.sample is not None and stage.sample_every and step % stage.sample_every == 0 and not done:
+            started = time.perf_counter()
+            with self.parallel.whole_model():
+                self.sample(step)
+            self.meter.leave_out(time.perf_counter() - started)
+
+    def tell(self, values: dict[str, float]) -> None:
+        """Log now, and again when a later process goes on from here."""
+        self.log(values, self.step)
+        self.logged.append((values, self.step))
+
+    def save(self) -> None:
+        """A checkpoint with its score: the held-out loss, or without one the mean loss since the last checkpoint."""
         started = time.perf_counter()
-        if len(held_out):
-            score = float(parallel.gather(held_out.losses(transformer, forward)).mean())
-            if parallel.is_main:
-                tell({"held_out_loss": score}, step)
+        if len(self.held_out):
+            losses = self.held_out.losses(self.transformer, self.forward)
+            score = float(self.parallel.gather(losses).mean())
+            if self.parallel.is_main:
+                self.tell({"held_out_loss": score})
         else:
-            recent, scored_from = meter.history[scored_from:], len(meter.history)
+            recent, self.scored_from = self.meter.history[self.scored_from :], len(self.meter.history)
             score = sum(recent) / len(recent)
-        full = parallel.full_state(average)
+        full = self.parallel.full_state(self.average)
         if full is not None:
-            state = {"stage": stage.name, "schedule": stage.schedule, "next_index": step * stage.batch_size}
-            state |= {"score": score, "logged": logged, "meter": meter.state()}
-            save_checkpoint(checkpoints, step, *full, state, stage.keep_checkpoints)
-        meter.leave_out(time.perf_counter() - started)
+            stage, index = self.stage, self.step * self.stage.batch_size
+            state = {"stage": stage.name, "schedule": stage.schedule, "next_index": index}
+            state |= {"score": score, "logged": self.logged, "meter": self.meter.state()}
+            folder = run_folder(self.root, self.name, stage)
+            save_checkpoint(folder, self.step, *full, state, stage.keep_checkpoints)
+        self.meter.leave_out(time.perf_counter() - started)
 
-    with ThreadPoolExecutor(1) as ahead, terminate_flag() as terminated:
-        following = ahead.submit(local_batch, step)
-        while step < stage.iterations:
-            waited = time.perf_counter()
-            micro_batches = following.result()
-            waited = time.perf_counter() - waited
-            following = ahead.submit(local_batch, min(step + 1, stage.iterations - 1))
-            losses = []
-            for number, batch in enumerate(micro_batches):
-                batch = to_device(batch, parallel.device)
-                with parallel.part_of_batch(last=number == stage.accumulation - 1):
-                    each = sample_losses(forward, batch, stage.precision, stage.contrast)
-                    parallel.backward(each.mean() / stage.accumulation)
-                losses.append(each.detach())
-            norm = parallel.clip(stage.gradient_clip)
-            sigmas = torch.cat([batch["sigmas"] for batch in micro_batches]).to(losses[0])
-            stop = torch.full_like(sigmas, terminated())  # told to one process, obeyed by all after the same step
-            numbers = parallel.gather(torch.stack([torch.cat(losses), sigmas, stop], 1))
-            refuse_not_finite(numbers[:, 0].tolist(), norm, step, stage, batches)
-            parallel.step(stage.rate(step))
-            average.update(decay_at(step, stage.ema))
-            datasets = [batches.record(step * stage.batch_size + row).dataset for row in range(stage.batch_size)]
-            meter.add(numbers[:, 0].tolist(), numbers[:, 1].tolist(), datasets, norm, waited)
-            step += 1
-            done = step == stage.iterations
-            if parallel.is_main and (step % stage.log_every == 0 or done):
-                tell(meter.read(step), step)
-            stopping = bool(numbers[:, 2].any()) or (parallel.processes == 1 and terminated())
-            if stopping or done or step % stage.checkpoint_every == 0:
-                save()
-            if stopping:
-                logger.warning("%s stopped by SIGTERM after step %d; run it again to go on", stage.name, step)
-                raise SystemExit(143)
-            if sample is not None and stage.sample_every and step % stage.sample_every == 0 and not done:
-                started = time.perf_counter()
-                with parallel.whole_model():
-                    sample(step)
-                meter.leave_out(time.perf_counter() - started)
-
-    averaged = parallel.whole_average(average)
-    if stage.sharding != "zero3" or parallel.processes == 1:  # ZeRO-3's parts belong to its engine
-        transformer.load_state_dict(average.values)
-    transformer.eval()
-    summary = {
-        "steps": step,
-        "parameters": sum(averaged[name].numel() for name in names),
-        "final_loss": meter.tail_mean(),
-        "resumed_from": first_step,
-        **meter.spent(),
-    }
-    if parallel.is_main:
-        save_transformer(transformer, averaged, Path(out_folder) / "transformer")
-        write_json(
-            Path(out_folder) / "training.json",
-            {
-                "stage": stage.learned_from(),
-                "shards": reader.hash,
-                "vae_hash": reader.vae_hash,
-                "parameters": summary["parameters"],
-                "steps": step,
-            },
-        )
-    parallel.wait()
-    return summary
+    def finish(self, out: Path) -> dict[str, Any]:
+        """The averaged weights into the model and `out`; returns the summary of `train`."""
+        stage, parallel = self.stage, self.parallel
+        averaged = parallel.whole_average(self.average)
+        if stage.sharding != "zero3" or parallel.processes == 1:  # ZeRO-3's parts belong to its engine
+            self.transformer.load_state_dict(self.average.values)
+        self.transformer.eval()
+        parameters = sum(averaged[name].numel() for name in self.trained)
+        summary = {
+            "steps": self.step,
+            "parameters": parameters,
+            "final_loss": self.meter.tail_mean(),
+            "resumed_from": self.first_step,
+            **self.meter.spent(),
+        }
+        if parallel.is_main:
+            save_transformer(self.transformer, averaged, out / "transformer")
+            record = {"stage": stage.learned_from(), "shards": self.reader.hash, "vae_hash": self.reader.vae_hash}
+            write_json(out / "training.json", {**record, "parameters": parameters, "steps": self.step})
+        parallel.wait()
+        return summary
 
 
 def start_meter(
