@@ -30,8 +30,8 @@ def sample(frames: int, side: int) -> dict[str, Any]:
     from fportrait.bundle import SHIPPED_BASE
     from fportrait.camera.paths import spin_path
     from fportrait.capture.video_io import probe, write_video
+    from fportrait.diffusion.cameras import Cameras
     from fportrait.diffusion.codec import load_vae
-    from fportrait.diffusion.conditions import Cameras
     from fportrait.diffusion.pipeline import FactorPortraitPipeline
     from fportrait.diffusion.schedule import make_scheduler
     from fportrait.diffusion.transformer import FactorPortraitTransformer

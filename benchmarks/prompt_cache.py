@@ -16,6 +16,7 @@ from _result import write_result
 from step_time import CONFIG, interval
 
 from fportrait.diffusion.codec import BlockCodec
+from fportrait.diffusion.conditions import Conditions
 from fportrait.diffusion.factors import FACTORS
 from fportrait.diffusion.pipeline import FactorPortraitPipeline
 from fportrait.diffusion.schedule import make_scheduler
@@ -32,13 +33,12 @@ def main() -> None:
     model = FactorPortraitTransformer(**config, prompt_tokens=512, controller_init_std=0.02).eval()
     pipeline = FactorPortraitPipeline(model, BlockCodec(), make_scheduler())
     shape = (1, 16, LATENT_FRAMES, 8, 8)
-    conditions = {
-        "reference": torch.randn(1, 16, 1, 8, 8),
-        "rays": torch.randn(1, 24, *shape[2:]),
-        "normals": torch.randn(shape),
-        "codes": torch.randn(1, 4 * LATENT_FRAMES - 3, 128),
-        "reference_rays": None,
-    }
+    conditions = Conditions(
+        reference=torch.randn(1, 16, 1, 8, 8),
+        rays=torch.randn(1, 24, *shape[2:]),
+        normals=torch.randn(shape),
+        codes=torch.randn(1, 4 * LATENT_FRAMES - 3, 128),
+    )
     latents, timestep = torch.randn(shape), torch.tensor(500.0)
     with torch.no_grad():
         cache = model.prompt_key_values()
@@ -55,7 +55,7 @@ def main() -> None:
             with torch.no_grad():
                 pipeline._velocity(latents, timestep, conditions, guidance, given_cache)
             times[name].append(time.process_time() - started)
-    inputs = {name: conditions[name] for name in ("reference", "rays", "normals", "codes")}
+    inputs = conditions.inputs()
     pipeline.set_progress_bar_config(disable=True)
     sampled: dict[float, list[float]] = {1.0: [], 0.8: []}
     for turn in range(ROUNDS // 3 + 1):

@@ -131,7 +131,7 @@ class Bench:
         import torch
 
         from fportrait.diffusion.conditions import as_latents
-        from fportrait.evaluation.sampling import decode
+        from fportrait.dataset.sampling import decode
 
         vae = self.animator.pipeline.vae
         with torch.no_grad():

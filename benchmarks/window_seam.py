@@ -18,6 +18,7 @@ from _result import write_result
 from fportrait.bundle import SHIPPED_BASE, read_settings
 from fportrait.capture.people import sample_person
 from fportrait.capture.video_io import write_image
+from fportrait.diffusion.cameras import Cameras
 from fportrait.diffusion.pipeline import FactorPortraitPipeline
 from fportrait.diffusion.windows import plan_windows
 from fportrait.evaluation.embedded import Scene, Shot, Studio
@@ -49,13 +50,9 @@ def sample(
     pipeline: FactorPortraitPipeline, scene: Scene, steps: int, part: slice, seed: int, overlap: int | None = None
 ) -> np.ndarray:
     """Frames `t S S 3` of a part of the scene."""
-    latents = slice(part.start // 4, (part.stop - 1) // 4 + 1)
-    rays = torch.from_numpy(scene.rays)[None, :, latents].clone()
-    if part.start:
-        rays[:, :, 0] = rays[:, -6:, 0].repeat(1, 4, 1, 1)  # a clip's first latent is one frame, four times
     return pipeline(
         scene.reference,
-        rays,
+        Cameras(scene.cameras[part], scene.intrinsics, scene.reference_camera),
         scene.normals[part],
         torch.from_numpy(scene.codes[part])[None],
         num_inference_steps=steps,

@@ -17,6 +17,7 @@ import numpy as np
 from fportrait.bundle import SHIPPED_BASE, read_settings
 from fportrait.capture.people import sample_person
 from fportrait.capture.video_io import write_image
+from fportrait.dataset.sampling import Sampler
 from fportrait.diffusion.pipeline import FactorPortraitPipeline
 from fportrait.evaluation.embedded import Scene, Shot, Studio, generate, ramp_and_hold
 from fportrait.evaluation.metrics.psnr import psnr
@@ -56,9 +57,7 @@ def main() -> None:
     pipeline = FactorPortraitPipeline.from_bundle(arguments.model)
     pipeline.set_progress_bar_config(disable=True)
     encoder = ExpressionEncoder.from_pretrained(arguments.model / "expression_encoder")
-    studio = Studio(
-        encoder, settings.size, pipeline.transformer.config.ray_channels, settings.camera_distance, settings.crop_metres
-    )
+    studio = Studio(encoder, settings.size, settings.camera_distance, settings.crop_metres)
     person = sample_person(arguments.person)
     scenes: dict[str, Scene] = {
         name: studio.scene(person, ramp_and_hold(shot, settings.frames)) for name, shot in STRIPS.items()
@@ -68,7 +67,8 @@ def main() -> None:
         # The driver is the first person: only the portrait, and the body's own shape, are another's.
         shots = ramp_and_hold(STRIPS["all three"], settings.frames)
         scenes[f"identity {number}"] = studio.scene(other, shots, driver=person)
-    videos = generate(pipeline, list(scenes.values()), arguments.steps or settings.steps, 0, settings.guidance)
+    sampler = Sampler(pipeline, arguments.steps or settings.steps, 0, settings.guidance)
+    videos = generate(sampler, list(scenes.values()))
 
     white = np.full((CELL // 8, LABEL + CELL + 8 + CELL * COLUMNS, 3), 255, np.uint8)
     rows = []

@@ -27,23 +27,24 @@ import torch
 from fportrait.atomic_io import write_json
 from fportrait.bundle import SHIPPED_BASE, read_settings
 from fportrait.capture.people import sample_person
+from fportrait.dataset.sampling import Sampler, make_pipeline
 from fportrait.diffusion.codec import load_vae
+from fportrait.diffusion.conditions import Conditions
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.diffusion.variants import VARIANTS
 from fportrait.evaluation.control import face_errors
-from fportrait.evaluation.embedded import Scene, Shot, Studio, generate
+from fportrait.evaluation.embedded import Scene, Shot, Studio, generate, scene_batch
 from fportrait.evaluation.probes import EXPRESSIONS, PROBES, ProbeSettings, measure, probe_person, summarise
-from fportrait.evaluation.sampling import make_pipeline
 from fportrait.ops.ablation import WITHOUT_DYNAMIC
 from fportrait.scale.map_engine import map_units
 from fportrait.tracking.crops import face_crop
 from fportrait.tracking.expression import ExpressionEncoder
-from fportrait.training.base import BaseTraining, scene_samples, train_base
+from fportrait.training.base import BaseTraining, train_base
 
 FIRST_PERSON, STRANGER, FRAMES, STEPS_SAMPLED, SHIFT = 190_000_000, 1000, 5, 12, 5.0
 MIXTURE = {"PhoneCapture": 20, "StudioCapture": 20, "ViewSweep": 30, "DynamicSweep": 30}  # percent, Table 1, stage 4
 ARMS = {"full": ("full", MIXTURE), "c1": ("full", WITHOUT_DYNAMIC), "c2": ("c2", MIXTURE), "c3": ("c3", MIXTURE)}
-PER_FRAME = ("video", "normals", "codes", "landmarks", "driver_landmarks")
+PER_FRAME = ("video", "normals", "codes", "cameras", "landmarks", "driver_landmarks")
 CLOSE = ("full", "c1", "c3")  # they differ little, so every seed is run; c2 is told apart by the first alone
 METRICS = ("psnr", "expression", "head")
 DRIVERS = {"self": "clips.npz", "stranger": "driven.npz"}  # who makes the faces of a held clip, and its file
@@ -114,10 +115,9 @@ def read_scenes(folder: Path, driver: str = "self") -> list[Scene]:
 
 
 def still(scene: Scene, end: str) -> Scene:
-    """The first or last frame of a scene. A latent holds the rays of four frames, a picture its own four times."""
-    rays = scene.rays[:, :1] if end == "first" else np.tile(scene.rays[-6:, -1:], (4, 1, 1, 1))
+    """The first or last frame of a scene."""
     part = slice(0, 1) if end == "first" else slice(-1, None)
-    return replace(scene, **{name: getattr(scene, name)[part] for name in PER_FRAME}, rays=rays)
+    return replace(scene, **{name: getattr(scene, name)[part] for name in PER_FRAME})
 
 
 def fresh(variant: str, width: int, layers: int, seed: int) -> FactorPortraitTransformer:
@@ -144,15 +144,15 @@ def run_arm(
     variant, mixture = ARMS[arm]
     torch.set_num_threads(1)
     vae, model = load_vae(SHIPPED_BASE / "vae"), fresh(variant, sizes["width"], sizes["layers"], seed)
-    clips: dict[str, dict[str, torch.Tensor]] = {}
+    clips: dict[str, dict[str, Any]] = {}
     for dataset in MOVES:
         scenes = [scene for path in trained if f"/{dataset}/" in path for scene in read_scenes(Path(path))]
-        clips[dataset] = scene_samples(vae, scenes, model.config, 8.0)
+        clips[dataset] = scene_batch(vae, scenes, model.reads, 8.0)
         for end in ("first", "last"):
-            clips[f"{dataset} {end}"] = scene_samples(vae, [still(scene, end) for scene in scenes], model.config, 8.0)
+            clips[f"{dataset} {end}"] = scene_batch(vae, [still(scene, end) for scene in scenes], model.reads, 8.0)
     shares = np.array([mixture[name] for name in MOVES]) / 100
 
-    def batches(step: int) -> dict[str, torch.Tensor]:
+    def batches(step: int) -> dict[str, Any]:
         """Eight clips, and in every second step the first and last pictures of eight: pairs teach expression."""
         rng = np.random.default_rng([seed, step])
         names, places = rng.choice(list(MOVES), 8, p=shares), rng.random(8)
@@ -161,8 +161,11 @@ def run_arm(
             places = np.tile(places, 2)
         chosen = [clips[name] for name in names]
         picks = [int(place * len(of["latents"])) for place, of in zip(places, chosen, strict=True)]
+        rows = [(of, slice(pick, pick + 1)) for of, pick in zip(chosen, picks, strict=True)]
         return {
-            name: torch.stack([of[name][pick] for of, pick in zip(chosen, picks, strict=True)]) for name in chosen[0]
+            "latents": torch.cat([of["latents"][row] for of, row in rows]),
+            "conditions": Conditions.cat(of["conditions"][row] for of, row in rows),
+            "weights": torch.cat([of["weights"][row] for of, row in rows]),
         }
 
     settings = BaseTraining(
@@ -177,18 +180,18 @@ def run_arm(
     losses: list[float] = []
     every = min(100, sizes["steps"])
     model = train_base(model, batches, settings, lambda values, step: losses.append(values["loss"]), every)
-    pipeline, studio = make_pipeline(model.eval(), vae, SHIFT), studio_of()
+    sampler, studio = Sampler(make_pipeline(model.eval(), vae, SHIFT), STEPS_SAMPLED, seed), studio_of()
     scores: dict[str, dict[str, list[float]]] = {driver: {name: [] for name in METRICS} for driver in DRIVERS}
     for path, driver in itertools.product(held, DRIVERS):
         scenes = read_scenes(Path(path), driver)
-        for scene, video in zip(scenes, generate(pipeline, scenes, STEPS_SAMPLED, seed), strict=True):
+        for scene, video in zip(scenes, generate(sampler, scenes), strict=True):
             for name, value in score(scene, video, studio).items():
                 scores[driver][name].append(value)
     settings_of_probes = ProbeSettings(frames=FRAMES, factors=(*EXPRESSIONS, "pose", "view"), tracker=False)
     measured = []
     for number in range(sizes["people"]):
         person = sample_person(FIRST_PERSON + number, studio.body)
-        probed = probe_person(pipeline, studio, person, person, STEPS_SAMPLED, seed, settings_of_probes)
+        probed = probe_person(sampler, studio, person, person, settings_of_probes)
         measured.append(measure(probed, "ours"))
     gains = {name: entry["gain"]["mean"] for name, entry in summarise(measured, seed)["gains"].items()}
     return {"scores": scores, "gains": gains, "loss": losses[-1]}

@@ -26,6 +26,7 @@ from fportrait.body.model import load_body
 from fportrait.bundle import SHIPPED_BASE, read_settings
 from fportrait.camera.cameras import project
 from fportrait.dataset.encode import encode_tables
+from fportrait.dataset.sampling import Sampler
 from fportrait.dataset.shards import ShardReader
 from fportrait.diffusion.pipeline import FactorPortraitPipeline
 from fportrait.diffusion.transformer import FactorPortraitTransformer
@@ -132,7 +133,7 @@ def main() -> None:
     probes = ProbeSettings(people=arguments.people, frames=9, batch=10, tracker=False, guidance=bundle.guidance)
 
     def gains() -> dict[str, float]:
-        found = run_probes(pipeline, studio, bundle.steps, 0, probes)["methods"]["ours"]["gains"]
+        found = run_probes(Sampler(pipeline, bundle.steps), studio, probes)["methods"]["ours"]["gains"]
         return {name: round(values["gain"]["mean"], 2) for name, values in found.items()}
 
     results: dict[str, Any] = {"base": {"gains": gains()}}

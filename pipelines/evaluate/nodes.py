@@ -22,7 +22,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Write the generated videos and the report; return the scores."""
     from fportrait.atomic_io import atomic_folder
-    from fportrait.evaluation.protocol import evaluate as score
+    from fportrait.evaluation.run import evaluate as score
     from fportrait.ops.runs import log_artifact
 
     with atomic_folder(evaluation) as folder:

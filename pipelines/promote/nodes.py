@@ -69,7 +69,7 @@ def score_bundle(champion: Path, shards: Path, protocol: dict[str, Any], scores:
     """The champion's per-clip scores on today's holdout, with the settings that the candidate was scored with."""
     import tempfile
 
-    from fportrait.evaluation.protocol import evaluate
+    from fportrait.evaluation.run import evaluate
 
     with tempfile.TemporaryDirectory() as folder:
         evaluate(

@@ -13,11 +13,13 @@ from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import crop_intrinsics
 from fportrait.capture.video_io import read_video, write_video
 from fportrait.dataset.batches import Batches
-from fportrait.dataset.encode import EncodeConfig, crop_picture, encode_tables, to_model_range, window_starts
+from fportrait.dataset.encode import EncodeConfig, crop_picture, encode_tables, window_starts
 from fportrait.dataset.shards import ShardReader
 from fportrait.diffusion.codec import BlockCodec, encode_video
-from fportrait.diffusion.landmarks import landmark_codes
+from fportrait.diffusion.conditions import Reads
 from fportrait.errors import UserError
+from fportrait.pixels import to_model_range
+from fportrait.tracking.points import landmark_codes
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tables import clip_rows, identity_row, small_codec, write_tables
@@ -116,23 +118,30 @@ def test_a_batch_has_the_contract_s_shapes_and_depends_only_on_its_indices(world
     reader = ShardReader(root / "shards")
     batches = Batches(reader, {"PhoneCapture": 100}, frames=5, seed=3)
     batch = batches(range(4))
-    shapes = {key: tuple(value.shape) for key, value in batch.items() if isinstance(value, torch.Tensor)}
-    assert shapes == {"latents": (4, 16, 2, 4, 4), "normals": (4, 16, 2, 4, 4), "rays": (4, 24, 2, 4, 4),
-                      "codes": (4, 5, 128), "reference": (4, 16, 1, 4, 4)}  # fmt: skip
+    assert batch["latents"].shape == (4, 16, 2, 4, 4) and set(batch) == {"latents", "conditions", "ids", "datasets"}
+    conditions = batch["conditions"]
+    assert {name: tuple(value.shape) for name, value in conditions.inputs().items()} == {
+        "reference": (4, 16, 1, 4, 4),
+        "rays": (4, 24, 2, 4, 4),
+        "normals": (4, 16, 2, 4, 4),
+        "codes": (4, 5, 128),
+    }
     assert sorted(batch["ids"]) == sorted(record.id for record in reader.records()["PhoneCapture"])
-    points = Batches(reader, {"PhoneCapture": 100}, frames=5, seed=3, expression="landmarks")
-    assert points(range(4))["codes"].shape == (4, 5, 476)  # of training records too
-    assert points.like("train", {"PhoneCapture": 100}, 3)([1])["codes"].shape == (1, 5, 476)
+    points = Batches(reader, {"PhoneCapture": 100}, frames=5, seed=3, reads=Reads(expression="landmarks"))
+    assert points(range(4))["conditions"].codes.shape == (4, 5, 476)  # of training records too
+    assert points.like("train", {"PhoneCapture": 100}, 3)([1])["conditions"].codes.shape == (1, 5, 476)
     again = Batches(reader, {"PhoneCapture": 100}, frames=5, seed=3)([2, 3])
     assert again["ids"] == batch["ids"][2:]
-    assert torch.equal(again["rays"], batch["rays"][2:])
-    assert torch.equal(again["reference"], batch["reference"][2:])
+    assert torch.equal(again["conditions"].rays, conditions.rays[2:])
+    assert torch.equal(again["conditions"].reference, conditions[2:].reference)
 
 
 def test_the_rays_of_the_portrait_s_own_camera_start_at_its_centre(world):
     root, _, _ = world
-    batches = Batches(ShardReader(root / "shards"), {"DynamicSweep": 100}, 5, 0, split="test", identity_rays=True)
-    own = batches([0])["reference_rays"][0, :6, 0]
+    batches = Batches(
+        ShardReader(root / "shards"), {"DynamicSweep": 100}, 5, 0, split="test", reads=Reads(reference_rays="identity")
+    )
+    own = batches([0])["conditions"].reference_rays[0, :6, 0]
     assert torch.allclose(own[:3], torch.zeros(3, 4, 4), atol=1e-6)  # o × d = 0 at the origin
     assert torch.allclose(own[3:].norm(dim=0), torch.ones(4, 4), atol=1e-5)
 

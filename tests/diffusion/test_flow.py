@@ -74,22 +74,3 @@ def test_contrast_counts_the_error_in_what_differs_between_frames(second, factor
     weights = torch.rand(2, 1, 2, 1, 1).expand(2, 1, 2, 4, 4) + 0.5
     for given in (None, weights):
         torch.testing.assert_close(flow.flow_loss(wrong, latents, noise, given, contrast=5.0), torch.tensor(factor))
-
-
-def test_conditions_drop_independently_by_value_at_the_asked_rate():
-    conditions = {"codes": torch.ones(20_000, 2, 3), "rays": torch.ones(20_000, 1)}
-    dropped = flow.drop_conditions(conditions, 0.1, torch.Generator().manual_seed(0))
-    codes, rays = dropped["codes"].flatten(1), dropped["rays"].flatten(1)
-    assert ((codes == codes[:, :1]).all(1)).all(), "a sample is dropped as a whole"
-    gone_codes, gone_rays = codes[:, 0] == 0, rays[:, 0] == 0
-    assert gone_codes.float().mean().item() == pytest.approx(0.1, abs=0.01)
-    assert (gone_codes & gone_rays).float().mean().item() == pytest.approx(0.01, abs=0.004)
-    assert conditions["codes"].min() == 1, "the input is untouched"
-
-
-def test_each_condition_may_have_its_own_rate():
-    conditions = {"codes": torch.ones(8, 2), "rays": torch.ones(8, 2)}
-    dropped = flow.drop_conditions(conditions, {"expression": 1.0})
-    assert not dropped["codes"].any() and dropped["rays"].all()
-    with pytest.raises(UserError, match="codes"):
-        flow.drop_conditions(conditions, {"codes": 0.5})

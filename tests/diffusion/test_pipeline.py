@@ -6,8 +6,8 @@ import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from safetensors.torch import save_file
 
+from fportrait.diffusion.cameras import Cameras
 from fportrait.diffusion.codec import BlockCodec, encode_video
-from fportrait.diffusion.conditions import Cameras
 from fportrait.diffusion.pipeline import FactorPortraitPipeline
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.errors import UserError
@@ -316,13 +316,13 @@ def test_a_lens_may_zoom_frame_by_frame():
     cameras = np.tile(np.eye(4), (5, 1, 1))
     cameras[:, 0, 3] = np.arange(5) / 10
     lenses = np.stack([np.array([[f, 0, 16], [0, f, 16], [0, 0, 1.0]]) for f in (20, 25, 30, 35, 40)])
-    rays = Cameras(cameras, lenses, cameras[0]).rays(slice(0, 5), 6, 32, 32)
+    rays = Cameras(cameras, lenses, cameras[0]).rays(6, 32, 32)
     for latent, frame in ((0, 0), (1, 4)):
         own = plucker_rays(cameras[[frame]], lenses[frame], cameras[0], 32, 32)[0]
         assert np.array_equal(rays[0, :, latent].numpy(), own)
     assert torch.equal(
-        Cameras(cameras, lenses[[2] * 5], cameras[0]).rays(slice(0, 5), 24, 32, 32),
-        Cameras(cameras, lenses[2], cameras[0]).rays(slice(0, 5), 24, 32, 32),
+        Cameras(cameras, lenses[[2] * 5], cameras[0]).rays(24, 32, 32),
+        Cameras(cameras, lenses[2], cameras[0]).rays(24, 32, 32),
     )
 
 

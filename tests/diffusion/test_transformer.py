@@ -7,11 +7,11 @@ from diffusers import WanTransformer3DModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fportrait.diffusion.checkpoint import empty_model
+from fportrait.diffusion.conditions import Conditions
 from fportrait.diffusion.controller import group_frames
-from fportrait.diffusion.landmarks import landmark_codes
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.errors import UserError
-from fportrait.tracking.points import SUBSET_238
+from fportrait.tracking.points import SUBSET_238, landmark_codes
 
 TINY_WAN = {
     "num_attention_heads": 2,
@@ -123,7 +123,9 @@ def test_groups_repeat_the_first_frame_and_keep_frame_order():
 def test_channel_groups_lie_in_the_published_order():
     model = tiny()
     given = inputs(9)
-    fused = model.fuse_conditions(given["latents"], given["reference"], given["rays"], given["normals"])
+    fused = model.fuse_conditions(
+        given["latents"], Conditions(*(given[name] for name in ("reference", "rays", "normals", "codes")))
+    )
     zero = torch.zeros_like(fused[:, :, :1])
     expected = torch.cat(
         [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fportrait.diffusion.windows import Window, plan_windows, window_rays, window_weights
+from fportrait.diffusion.windows import Window, plan_windows, window_weights
 from fportrait.errors import UserError
 
 
@@ -37,17 +37,6 @@ def test_a_windows_video_frames_start_at_its_anchor():
 def test_an_overlap_that_leaves_no_step_is_refused():
     with pytest.raises(UserError, match="overlap"):
         plan_windows(33, 9, 8)
-
-
-def test_window_rays_equal_folding_the_windows_own_frames():
-    from fportrait.camera.rays import fold_rays
-
-    rays = np.random.default_rng(0).normal(size=(17, 6, 2, 2)).astype(np.float32)
-    window = plan_windows(17, 13, 4)[1]
-    for channels in (24, 6):
-        whole = torch.from_numpy(fold_rays(rays, channels))[None]
-        own = torch.from_numpy(fold_rays(rays[window.frames], channels))[None]
-        assert torch.equal(window_rays(whole, window), own)
 
 
 def test_weights_are_positive_everywhere_and_a_join_is_a_ramp():

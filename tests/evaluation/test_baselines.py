@@ -76,8 +76,8 @@ def test_every_baseline_is_scored_on_the_records_a_model_is_scored_on(house, ann
 
 
 def test_the_mean_frame_is_of_training_people_alone(house):  # noqa: F811
+    from fportrait.dataset.sampling import decode
     from fportrait.diffusion.codec import load_vae
-    from fportrait.evaluation.sampling import decode
 
     reader, vae = ShardReader(house / "shards"), load_vae(house / "base/vae")
     records = reader.records("train")["PhoneCapture"]

@@ -11,11 +11,12 @@ from fportrait.body.model import load_body
 from fportrait.camera.cameras import camera_centre
 from fportrait.capture.motion import rotation_from_degrees
 from fportrait.capture.world import HEAD_TARGET, orbit_camera
+from fportrait.dataset.sampling import Sampler, make_pipeline
 from fportrait.dataset.shards import ShardReader
 from fportrait.errors import UserError
 from fportrait.evaluation.cross import Annotations, driven, pairs, run_cross
-from fportrait.evaluation.protocol import Protocol, Scorers, make_pipeline
 from fportrait.evaluation.report import Report
+from fportrait.evaluation.types import Evaluation, Protocol, Scorers
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_protocol import BlockCodec, house, transformer  # noqa: F401  (a fixture)
@@ -97,7 +98,8 @@ def test_pairs_are_sampled_scored_and_shown(house, annotations, tmp_path):  # no
     # only the phone's people are annotated here
     reader = ShardReader(house / "shards")
     reader._records["test"].pop("ViewSweep")
-    found = run_cross(pipeline, reader, [annotations], 9, 1, 0, protocol, scorers, report, 2)
+    evaluation = Evaluation(Sampler(pipeline, 1), reader, protocol, scorers, report)
+    found = run_cross(evaluation, [annotations], 9, 2)
     assert set(found) == {"PhoneCapture"} and found["PhoneCapture"]["clips"] == 2
     assert 0 <= found["PhoneCapture"]["ours"]["iqa"]["mean"] <= 100
     assert len(list((tmp_path / "out/strips").rglob("*.png"))) == 2

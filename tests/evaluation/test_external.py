@@ -13,10 +13,11 @@ from test_protocol import PROTOCOL, house, moving_picture  # noqa: F401  (a fixt
 
 from fportrait.capture.video_io import read_video, write_video
 from fportrait.cli.evaluation import evaluate as command
+from fportrait.dataset.sampling import held_out
 from fportrait.dataset.shards import ShardReader
 from fportrait.errors import UserError
 from fportrait.evaluation.external import clip_path, export_inputs, run_method
-from fportrait.evaluation.protocol import evaluate, held_out
+from fportrait.evaluation.run import evaluate
 from fportrait.evaluation.tables import rows_of, to_csv, to_latex, to_markdown
 
 COPY = "import shutil, sys; shutil.copy(sys.argv[1], sys.argv[2])"

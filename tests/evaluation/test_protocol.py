@@ -10,21 +10,15 @@ import pytest
 import torch
 
 from fportrait.capture.video_io import probe
-from fportrait.dataset.encode import to_model_range, vae_hash
+from fportrait.dataset.encode import vae_hash
+from fportrait.dataset.sampling import Sampler, held_out, make_pipeline, sample_records
 from fportrait.dataset.shards import ShardReader, ShardWriter, write_shard
 from fportrait.diffusion.codec import BlockCodec, encode_video
 from fportrait.errors import UserError
-from fportrait.evaluation.protocol import (
-    Protocol,
-    Request,
-    control_scores,
-    evaluate,
-    held_out,
-    load_encoder,
-    make_pipeline,
-    sample_records,
-    sampling_settings,
-)
+from fportrait.evaluation.clips import control_scores
+from fportrait.evaluation.run import evaluate
+from fportrait.evaluation.types import Protocol, Request, load_encoder, sampling_settings
+from fportrait.pixels import to_model_range
 from fportrait.tracking.expression import ExpressionEncoder
 from fportrait.training.stages import check_stage, check_start
 
@@ -139,8 +133,8 @@ def test_a_sample_does_not_depend_on_the_others_in_its_batch(house):
     records = held_out(reader, "PhoneCapture", 3, 9)
     assert [record.identity for record in records] == ["p0", "p1", "p0"]
     pipeline = make_pipeline(transformer(1).eval(), BlockCodec.from_pretrained(house / "base/vae").eval(), 2.0)
-    together = sample_records(pipeline, reader, records, 9, 2, seed=0)
-    alone = sample_records(pipeline, reader, records[1:2], 9, 2, seed=0)
+    together = sample_records(Sampler(pipeline, 2), reader, records, 9)
+    alone = sample_records(Sampler(pipeline, 2), reader, records[1:2], 9)
     assert np.abs(together[1].astype(int) - alone[0]).max() <= 1
 
 

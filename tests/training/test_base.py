@@ -82,20 +82,20 @@ def batches(clips: dict[str, np.ndarray], lengths: dict[int, float]) -> ClipBatc
 
 def test_pictures_come_in_pairs_of_one_person_with_one_portrait(clips):
     batch = batches(clips, {1: 1.0})(3)
-    first, second = batch["codes"].chunk(2)
-    assert len(batch["codes"]) == 8 and (first != second).all()
+    first, second = batch["conditions"].codes.chunk(2)
+    assert len(batch["conditions"]) == 8 and (first != second).all()
     assert torch.equal(first // FRAMES, second // FRAMES)
-    assert torch.equal(*batch["reference"].chunk(2)) and not torch.equal(*batch["latents"].chunk(2))
+    assert torch.equal(*batch["conditions"].reference.chunk(2)) and not torch.equal(*batch["latents"].chunk(2))
 
 
 def test_half_of_the_pairs_show_a_face_that_moves_alone_and_no_video_does(clips):
     assert set(batches(clips, {1: 1.0}).faces) == set(range(6, 12))
-    people = (batches(clips, {1: 1.0})(0)["codes"][:4, 0, 0] // FRAMES).tolist()
+    people = (batches(clips, {1: 1.0})(0)["conditions"].codes[:4, 0, 0] // FRAMES).tolist()
     assert sum(person >= 6 for person in people) == 2
-    assert (batches(clips, {5: 1.0})(0)["codes"] // FRAMES < 6).all()
+    assert (batches(clips, {5: 1.0})(0)["conditions"].codes // FRAMES < 6).all()
 
 
 def test_batch_i_is_the_same_whenever_it_is_asked_for(clips):
     one, again, other = (batches(clips, {1: 0.5, 5: 0.5})(step) for step in (4, 4, 5))
     assert all(torch.equal(one[key], again[key]) for key in one)
-    assert not torch.equal(one["codes"], other["codes"])
+    assert not torch.equal(one["conditions"].codes, other["conditions"].codes)

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from fportrait.bundle import SHIPPED_BASE, bundle_hashes, read_settings
+from fportrait.dataset.focus import focus_weights
 from fportrait.errors import UserError
-from fportrait.training.base import CLIPS, PICTURES, ClipBatches, focus_weights, rate_factor
+from fportrait.training.base import CLIPS, PICTURES, ClipBatches, rate_factor
 from fportrait.training.base_clips import ClipRecipe, load_clips, render_chunk
 from fportrait.training.base_recipe import build_base, parts_key
 
@@ -79,10 +80,12 @@ def test_a_batch_is_a_function_of_its_index_and_holds_one_camera_and_code_per_fr
     codes = np.load(next(work.glob("parts-*/codes-18.npy")))[6:]  # those of the faces come first
     batches = ClipBatches(clips, codes, load_vae(bundle / "vae"), replace(CLIPS, tokens=512, lengths={9: 1.0}))
     first, again, other = batches(3), batches(3), batches(4)
-    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert torch.equal(first["latents"], again["latents"])
+    one, two = first["conditions"].inputs(), again["conditions"].inputs()
+    assert all(torch.equal(one[name], two[name]) for name in one)
     assert not torch.equal(first["latents"], other["latents"])
-    assert first["latents"].shape[1:] == (16, 3, 8, 8) and first["rays"].shape[1:] == (24, 3, 8, 8)
-    assert first["codes"].shape[1:] == (9, 128)
+    assert first["latents"].shape[1:] == (16, 3, 8, 8) and one["rays"].shape[1:] == (24, 3, 8, 8)
+    assert one["codes"].shape[1:] == (9, 128)
 
 
 def test_the_recipe_goes_on_from_a_bundle_with_more_latent_channels(built, tmp_path):

@@ -12,13 +12,13 @@ import torch
 
 from fportrait.bundle import SHIPPED_BASE, read_settings
 from fportrait.capture.people import sample_person
+from fportrait.dataset.sampling import Sampler, make_pipeline
 from fportrait.diffusion.codec import load_vae
 from fportrait.diffusion.transformer import FactorPortraitTransformer
-from fportrait.evaluation.embedded import Scene, Shot, Studio, codec_limit, generate, ramp_and_hold
+from fportrait.evaluation.embedded import Scene, Shot, Studio, codec_limit, generate, ramp_and_hold, scene_batch
 from fportrait.evaluation.probes import PROBES, Probed, measure
-from fportrait.evaluation.sampling import make_pipeline
 from fportrait.tracking.expression import ExpressionEncoder
-from fportrait.training.base import BaseTraining, scene_samples, train_base
+from fportrait.training.base import BaseTraining, train_base
 
 FRAMES = 5
 ACTIONS = ("jaw", "smile", "pucker", "blink")
@@ -41,7 +41,7 @@ def overfit(model: FactorPortraitTransformer, people: int, steps: int, rate: flo
     """Gain and correlation of every action on the very clips that were trained on: ours and the codec's limit."""
     vae = load_vae(SHIPPED_BASE / "vae")
     clips = still_clips(people)
-    everything = scene_samples(vae, [scene for scenes in clips for scene in scenes.values()], model.config, 8.0)
+    everything = scene_batch(vae, [scene for scenes in clips for scene in scenes.values()], model.reads, 8.0)
     count = len(everything["latents"])
 
     def batches(step: int) -> dict[str, torch.Tensor]:
@@ -60,11 +60,11 @@ def overfit(model: FactorPortraitTransformer, people: int, steps: int, rate: flo
         dropout=0.0,
     )
     train_base(model, batches, settings, lambda values, step: None)
-    pipeline = make_pipeline(model.eval(), vae, 5.0)
+    sampler = Sampler(make_pipeline(model.eval(), vae, 5.0), 12)
     found: dict = {"ours": [], "codec_limit": []}
     for scenes in clips:
-        ours = dict(zip(scenes, generate(pipeline, list(scenes.values()), 12, 0), strict=True))
-        limit = {name: codec_limit(pipeline, scene.video) for name, scene in scenes.items()}
+        ours = dict(zip(scenes, generate(sampler, list(scenes.values())), strict=True))
+        limit = {name: codec_limit(vae, scene.video) for name, scene in scenes.items()}
         probed = Probed(scenes, {"ours": ours, "codec_limit": limit})
         for method in found:
             found[method].append(measure(probed, method)["gains"])

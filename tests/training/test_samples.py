@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from fportrait.capture.video_io import probe
-from fportrait.dataset.encode import to_model_range
+from fportrait.dataset.sampling import Sampler, held_out, make_pipeline, sample_records
 from fportrait.dataset.shards import ShardReader, ShardWriter, write_shard
 from fportrait.diffusion.codec import BlockCodec, decode_latents, encode_video
 from fportrait.diffusion.variants import variant_of
 from fportrait.errors import UserError
-from fportrait.evaluation.sampling import held_out, make_pipeline, sample_records
+from fportrait.pixels import to_model_range
 from fportrait.training.loop import train
 from fportrait.training.samples import factor_video, sample_videos, still_normals
 
@@ -137,7 +137,7 @@ def test_a_variant_trains_from_the_same_shards_and_its_expression_moves_the_pict
     motion = factor_video(settings, again, codec, reader, None, steps=2)
     assert motion["sample_response_expression"] > 0
     records = held_out(reader, "DynamicSweep", 1, 9)
-    shown = sample_records(make_pipeline(again.eval(), codec, 5.0), reader, records, 9, 2, seed=0)
+    shown = sample_records(Sampler(make_pipeline(again.eval(), codec, 5.0), 2), reader, records, 9)
     assert shown[0].shape == (9, 32, 32, 3)
 
 

@@ -18,15 +18,18 @@ from fportrait.animate.viewpoint import Viewpoint, training_fit, viewpoint
 from fportrait.atomic_io import atomic_path, file_hash, write_json
 from fportrait.body.model import load_body
 from fportrait.bundle import BundleSettings, at_size, read_settings
+from fportrait.camera.cameras import crop_intrinsics
 from fportrait.camera.paths import save_camera_path
-from fportrait.camera.rays import fold_rays, plucker_rays
 from fportrait.capture.video_io import write_video
 from fportrait.dataset.encode import crop_picture
+from fportrait.diffusion.cameras import Cameras
+from fportrait.diffusion.conditions import padded
 from fportrait.diffusion.factors import FACTORS
 from fportrait.errors import UserError
 from fportrait.provenance import provenance_tags
 from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.fit import LandmarkModel
+from fportrait.tracking.points import landmark_codes
 from fportrait.tracking.segments import segment_codes
 
 
@@ -99,19 +102,9 @@ class Animator:
         """The sampling pipeline, in float32; loaded when first asked for, because tracking does without it."""
         import torch
 
-        from fportrait.diffusion.codec import load_vae
         from fportrait.diffusion.pipeline import FactorPortraitPipeline
-        from fportrait.diffusion.schedule import make_scheduler
-        from fportrait.diffusion.transformer import FactorPortraitTransformer
 
-        transformer = FactorPortraitTransformer.from_pretrained(self.model / "transformer", torch_dtype=torch.float32)
-        pipeline = FactorPortraitPipeline(
-            transformer.eval(),
-            load_vae(self.model / "vae"),
-            make_scheduler(self.settings.scheduler, self.settings.shift),
-            window_frames=self.settings.frames,
-            guidance_below=self.settings.guidance_below,
-        )
+        pipeline = FactorPortraitPipeline.from_bundle(self.model, torch.float32)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -182,23 +175,14 @@ class Animator:
     def expression(self, prepared: Prepared) -> np.ndarray:
         """What the model reads of the expression: codes `T 128`, or for the ablation C3 landmarks `T 476`."""
         if self.pipeline.transformer.config.expression == "landmarks":
-            from fportrait.diffusion.landmarks import landmark_codes
-
             return landmark_codes(prepared.express.landmarks(self.settings.size), self.settings.size)
         return segment_codes(prepared.express.track, self.encoder)
 
-    def rays(self, prepared: Prepared, frames: int) -> Any:
-        """Folded rays `1 24 l h w` of the path, its last camera repeated until there are `frames`."""
-        import torch
-
-        view, size = prepared.view.padded(frames), self.settings.size
-        reference = prepared.person.reference_camera
-        matrices, which = np.unique(view.intrinsics, axis=0, return_inverse=True)
-        rays = np.empty((frames, 6, size // 8, size // 8), np.float32)
-        for index, intrinsics in enumerate(matrices):  # one, unless the camera zooms
-            rows = which.ravel() == index
-            rays[rows] = plucker_rays(view.world_to_camera[rows], intrinsics, reference, size, size)
-        return torch.from_numpy(fold_rays(rays, self.pipeline.transformer.config.ray_channels))[None]
+    def cameras(self, prepared: Prepared) -> Cameras:
+        """The path's cameras, and the portrait's own."""
+        view, person = prepared.view, prepared.person
+        own = crop_intrinsics(person.intrinsics, person.crop, self.settings.size)
+        return Cameras(view.world_to_camera, view.intrinsics, person.reference_camera, own)
 
     def sample(self, prepared: Prepared, report: Report = quiet) -> Iterator[np.ndarray]:
         """Frames `S S 3` uint8, decoded as they are read; an exception raised by `report` ends the work.
@@ -210,9 +194,7 @@ class Animator:
 
         request, count = prepared.request, len(prepared)
         steps = request.steps or self.settings.steps
-        # One frame repeated at the end makes up 4k+1; the surplus is cut off again.
-        padded = np.minimum(np.arange(-(-(count - 1) // 4) * 4 + 1), count - 1)
-        codes = self.expression(prepared)[padded]
+        rows = padded(count)
 
         def tell(pipeline: Any, step: int, timestep: Any, state: dict[str, Any]) -> dict[str, Any]:
             report("sample", step + 1, steps)
@@ -221,9 +203,9 @@ class Animator:
         report("sample", 0, steps)
         result = self.pipeline(
             crop_picture(prepared.image, prepared.person.crop, self.settings.size),
-            self.rays(prepared, len(padded)),
-            self.normals(prepared, padded.tolist()),
-            torch.from_numpy(codes)[None],
+            self.cameras(prepared).take(rows),
+            self.normals(prepared, rows.tolist()),
+            torch.from_numpy(self.expression(prepared)[rows])[None],
             num_inference_steps=steps,
             guidance=self.guidance(request),
             generator=torch.Generator().manual_seed(request.seed),

@@ -24,12 +24,14 @@ Report = Callable[[str, int, int], None]  # what is being done, how many are don
 
 @dataclass
 class Tracked:
-    """`shape` `K`, `track` with `T` frames, `crop` `x0, y0, size` in pixels; `fps` of the file."""
+    """`shape` `K`, `track` with `T` frames, `crop` `x0, y0, size` in pixels; `intrinsics` `3 3` (assumed) and `fps` of
+    the file."""
 
     path: Path
     shape: np.ndarray
     track: Track
     crop: tuple[int, int, int]
+    intrinsics: np.ndarray
     fps: float
     frames_in_file: int
 
@@ -118,7 +120,7 @@ def _track(
     shape, tracks = track_segments([[(clip, seen)]], model, config)
     track = tracks[0]
     crop = crop_square(track.translations, track.rotations, track.cameras[0], k, config.crop_metres)
-    return Tracked(path, shape, track, whole_pixels(crop.tolist()), fps, in_file)
+    return Tracked(path, shape, track, whole_pixels(crop.tolist()), k, fps, in_file)
 
 
 def draw_normals(

@@ -40,6 +40,34 @@ def plucker_rays(
     return np.concatenate([moment, direction], -1).transpose(0, 3, 1, 2).astype(np.float32)
 
 
+def folded_rays(
+    world_to_camera: np.ndarray,
+    intrinsics: np.ndarray,
+    reference_world_to_camera: np.ndarray,
+    height: int,
+    width: int,
+    channels: int = 24,
+) -> np.ndarray:
+    """What the model reads of cameras: `plucker_rays` of `T 4 4`, folded (`fold_rays`) to `24|6 l h w` float32.
+
+    Args:
+        intrinsics: `3 3`, or `T 3 3` for a lens that zooms.
+
+    Raises:
+        UserError: T is not 4k+1, or `channels` is neither 24 nor 6.
+    """
+    intrinsics = np.asarray(intrinsics, np.float64)
+    if intrinsics.ndim == 2:
+        rays = plucker_rays(world_to_camera, intrinsics, reference_world_to_camera, height, width)
+    else:
+        lenses, which = np.unique(intrinsics, axis=0, return_inverse=True)
+        rays = np.empty((len(world_to_camera), 6, height // 8, width // 8), np.float32)
+        for index, lens in enumerate(lenses):  # one, unless the lens zooms
+            rows = which.ravel() == index
+            rays[rows] = plucker_rays(world_to_camera[rows], lens, reference_world_to_camera, height, width)
+    return np.ascontiguousarray(fold_rays(rays, channels))
+
+
 def fold_rays(rays: np.ndarray, channels: int = 24) -> np.ndarray:
     """Rays `T 6 h w` to `24 l h w` (the first frame four times, then groups of four) or `6 l h w` (every fourth frame).
 

@@ -115,7 +115,7 @@ def evaluate(
         return
     transformer, base = _parts(model)
     from fportrait.evaluation.metrics import METRICS
-    from fportrait.evaluation.protocol import evaluate as score
+    from fportrait.evaluation.run import evaluate as score
     from fportrait.evaluation.tables import rows_of, to_markdown
 
     chosen = dict(part.partition("=")[::2] for part in metrics) or dict.fromkeys(METRICS, "auto")
@@ -170,10 +170,10 @@ def _parts(model: Path | None) -> tuple[Path, Path]:
 
 
 def _export(shards: Path, folder: Path, records: int) -> int:
+    from fportrait.dataset.sampling import held_out
     from fportrait.dataset.schema import DATASETS
     from fportrait.dataset.shards import ShardReader
     from fportrait.evaluation.external import export_inputs
-    from fportrait.evaluation.sampling import held_out
 
     reader = ShardReader(shards)
     chosen: list[tuple[Any, int]] = [

@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fportrait.camera.rays import fold_rays, plucker_rays
+from fportrait.dataset.focus import focus_weights
 from fportrait.dataset.mixing import draw_integer, sample_at
 from fportrait.dataset.shards import Record, ShardReader
-from fportrait.diffusion.landmarks import expression_of
-
-PIXELS_PER_LATENT = 8
+from fportrait.diffusion.cameras import Cameras
+from fportrait.diffusion.conditions import Conditions, Reads
+from fportrait.diffusion.shapes import SPATIAL_STRIDE
+from fportrait.errors import UserError
 
 
 class Batches:
@@ -28,9 +28,7 @@ class Batches:
     Args:
         mixture: integer share of each dataset.
         frames: T = 4k+1 video frames, at most the shards' window.
-        ray_channels: 24 folds four frames, 6 takes every fourth.
-        identity_rays: add `reference_rays` `B 24|6 1 h w`, the portrait camera's own rays.
-        expression: `codes`, or `landmarks`: `codes` then holds the points `B T 476` that the ablation C3 reads.
+        reads: what the model reads of the conditions; None: what one of the default configuration does.
         focus_gain: add `weights` `B 1 l h w`, one plus this much on eyes and mouth; 0 for none.
     """
 
@@ -41,30 +39,17 @@ class Batches:
         frames: int,
         seed: int,
         split: str = "train",
-        ray_channels: int = 24,
-        identity_rays: bool = False,
+        reads: Reads | None = None,
         focus_gain: float = 0.0,
-        expression: str = "codes",
     ):
         self.reader, self.mixture, self.frames, self.seed = reader, dict(mixture), frames, seed
-        self.ray_channels, self.identity_rays, self.focus_gain = ray_channels, identity_rays, focus_gain
-        self.expression = expression
+        self.reads, self.focus_gain = reads or Reads(), focus_gain
         self.records = reader.records(split)
         self.sizes = reader.sizes(split)
 
     def like(self, split: str, mixture: Mapping[str, int], seed: int) -> Batches:
         """Batches of the same shape from another split, mixture and seed."""
-        return Batches(
-            self.reader,
-            mixture,
-            self.frames,
-            seed,
-            split,
-            self.ray_channels,
-            self.identity_rays,
-            self.focus_gain,
-            self.expression,
-        )
+        return Batches(self.reader, mixture, self.frames, seed, split, self.reads, self.focus_gain)
 
     def record(self, index: int) -> Record:
         """The record of a global index."""
@@ -74,10 +59,13 @@ class Batches:
     def __call__(self, indices: Sequence[int]) -> dict[str, Any]:
         samples = [self._sample(index) for index in indices]
         batch: dict[str, Any] = {
-            key: torch.stack([sample[key] for sample in samples]) for key in samples[0] if key not in ("id", "dataset")
+            "latents": torch.stack([sample["latents"] for sample in samples]),
+            "conditions": Conditions.cat(sample["conditions"] for sample in samples),
+            "ids": [sample["id"] for sample in samples],
+            "datasets": [sample["dataset"] for sample in samples],
         }
-        batch["ids"] = [sample["id"] for sample in samples]
-        batch["datasets"] = [sample["dataset"] for sample in samples]
+        if "weights" in samples[0]:
+            batch["weights"] = torch.stack([sample["weights"] for sample in samples])
         return batch
 
     def _sample(self, index: int) -> dict[str, Any]:
@@ -88,31 +76,47 @@ class Batches:
             "id": record.id,
             "dataset": record.dataset,
             "latents": window["latents"].float(),
-            "normals": window["normals"].float(),
-            "codes": expression_of(window, {"expression": self.expression}),
-            "reference": portraits["latents"][which].float(),
-            "rays": folded_rays(window, portraits["world_to_camera"][which], self.ray_channels),
+            "conditions": record_conditions(window, portraits, self.reads, which),
         }
-        if self.identity_rays:
-            camera = portraits["world_to_camera"][which]
-            own = {"latents": window["latents"], "intrinsics": portraits["intrinsics"][which]}
-            sample["reference_rays"] = folded_rays({**own, "world_to_camera": camera[None]}, camera, self.ray_channels)
         if self.focus_gain and "focus" in window:
-            from fportrait.training.base import focus_weights
-
-            size = window["latents"].shape[-1] * PIXELS_PER_LATENT
+            size = window["latents"].shape[-1] * SPATIAL_STRIDE
             sample["weights"] = focus_weights(window["focus"].numpy()[None], size, self.focus_gain)[0]
         return sample
 
 
-def folded_rays(window: Mapping[str, Tensor], reference_world_to_camera: Tensor, channels: int = 24) -> Tensor:
-    """Rays `24|6 l h w` of a window's cameras, in the frame of the portrait's camera."""
-    height, width = (side * PIXELS_PER_LATENT for side in window["latents"].shape[-2:])
-    rays = plucker_rays(
+def record_conditions(
+    window: Mapping[str, Tensor], portraits: Mapping[str, Tensor], reads: Reads, which: int = 0
+) -> Conditions:
+    """What a record asks of a model (`B` = 1): its window's views, normal maps and expression, and one portrait.
+
+    Args:
+        window: of `ShardReader.read`. portraits: of `ShardReader.references`. which: number of the portrait.
+
+    Raises:
+        UserError: see `expression_of`.
+    """
+    cameras = Cameras(
         window["world_to_camera"].double().numpy(),
         window["intrinsics"].double().numpy(),
-        reference_world_to_camera.double().numpy(),
-        height,
-        width,
+        portraits["world_to_camera"][which].double().numpy(),
+        portraits["intrinsics"][which].double().numpy(),
     )
-    return torch.from_numpy(np.ascontiguousarray(fold_rays(rays, channels), dtype=np.float32))
+    return Conditions.of_clip(
+        reads, portraits["latents"][which], cameras, window["normals"], expression_of(window, reads)
+    )
+
+
+def expression_of(window: Mapping[str, Tensor], reads: Reads) -> Tensor:
+    """What a record's window tells a model about the expression: codes `T 128`, or points `T 476`.
+
+    Raises:
+        UserError: the shards were encoded before they held landmarks.
+    """
+    name = "landmark_codes" if reads.expression == "landmarks" else "codes"
+    if name not in window:
+        raise UserError(
+            "shards without landmarks, and a model that reads them",
+            "shards with landmark_codes in every record",
+            "run `kedro run --pipelines=encode` again",
+        )
+    return window[name].float()

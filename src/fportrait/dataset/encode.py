@@ -21,12 +21,14 @@ from fportrait.body.model import BodyModel, Pose, load_body
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import crop_intrinsics
 from fportrait.capture.video_io import iter_video
+from fportrait.dataset.focus import FOCUS_LANDMARKS
 from fportrait.dataset.mixing import draw_integer
 from fportrait.dataset.schema import check_schema
 from fportrait.dataset.shards import ShardWriter, write_shard
 from fportrait.diffusion.shapes import check_picture_size, latent_frames
 from fportrait.errors import UserError
 from fportrait.parameters import settings_from
+from fportrait.pixels import to_model_range
 from fportrait.scale.map_engine import map_units
 
 if TYPE_CHECKING:
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     import torch
 
 CODE_VERSION = "3"  # raise when the same inputs would give other tensors
-FOCUS_LANDMARKS = ((362, 263), (33, 133), (13, 14, 61, 291))  # corners of left eye, right eye, mouth
 SHARD = "shard.safetensors"
 LIST_SHAPES = {"world_to_camera": (4, 4), "intrinsics": (3, 3), "body_rotation": (3, 3), "head_rotation": (3, 3)}
 
@@ -177,7 +178,7 @@ def encode_identity(unit: IdentityUnit, folder: Path, vae_folder: str, config: E
     import pandas as pd
     import torch
 
-    from fportrait.diffusion.landmarks import landmark_codes
+    from fportrait.tracking.points import landmark_codes
 
     where = [("dataset", "==", unit.dataset), ("identity", "==", unit.identity)]
     frames = pd.read_parquet(Path(unit.folder) / "frames.parquet", filters=where)
@@ -359,10 +360,3 @@ def encode_references(vae: Any, portraits: list[dict[str, np.ndarray]]) -> dict[
         "world_to_camera": torch.from_numpy(stacked["world_to_camera"]).float(),
         "intrinsics": torch.from_numpy(stacked["intrinsics"]).float(),
     }
-
-
-def to_model_range(video: np.ndarray) -> torch.Tensor:
-    """`B T H W 3` uint8 to `B 3 T H W` in [−1, 1]."""
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(video)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1

@@ -1,276 +1,268 @@
-"""What controls a sample, from files, arrays or tensors, cut into the windows of a long video as they are needed.
+"""The conditions of a clip: what they are, and the one place where they are built, checked, dropped, padded and cut.
 
-Each condition stands alone, so one can come from one video and another from elsewhere: expression from a driver, pose
-drawn with the portrait's own body, the view from a camera file. All they share is the number of frames.
+`CONDITIONS` declares them. Everything that holds for all conditions reads that table: shapes and their check, the
+channels in which the transformer takes them in, dropout in training, guidance in sampling, windows of a long video,
+batches. A new condition is a row there and a field of `Conditions` (docs/model.md tells the rest).
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from fportrait.diffusion.codec import encode_video
-from fportrait.diffusion.shapes import latent_frames
-from fportrait.diffusion.windows import Window, window_rays
-from fportrait.errors import UserError
+from fportrait.diffusion.cameras import Cameras
+from fportrait.diffusion.factors import FACTORS
+from fportrait.diffusion.shapes import SPATIAL_STRIDE, TEMPORAL_STRIDE, video_frames
+from fportrait.errors import UserError, refuse_unknown_keys
 
-Pictures = torch.Tensor | np.ndarray | str | Path
-Conditions = dict[str, torch.Tensor | None]
+if TYPE_CHECKING:
+    from fportrait.diffusion.windows import Window
 
 
 @dataclass(frozen=True)
-class Cameras:
-    """Where a video is seen from; its rays are computed when a window needs them.
+class Reads:
+    """What a transformer reads of the conditions; its own configuration's keys, and their defaults."""
 
-    `world_to_camera` `T 4 4`; `intrinsics` `3 3` in pixels of the model's picture, or `T 3 3` for a lens that zooms;
-    `reference_world_to_camera` `4 4` of the portrait; `reference_intrinsics` `3 3` of it, where they differ.
-    """
-
-    world_to_camera: np.ndarray
-    intrinsics: np.ndarray
-    reference_world_to_camera: np.ndarray
-    reference_intrinsics: np.ndarray | None = None
+    latent_channels: int = 16
+    ray_channels: int = 24
+    use_normals: bool = True
+    reference_rays: str = "zeros"
+    expression: str = "codes"
+    code_dim: int = 128
+    landmarks: int = 238
 
     @classmethod
-    def from_file(
-        cls,
-        path: str | Path,
-        frames: int,
-        reference_world_to_camera: np.ndarray,
-        intrinsics: np.ndarray | None = None,
-    ) -> Cameras:
-        """The first `frames` cameras of a camera file (`camera.paths`), with its intrinsics unless others are given.
+    def of(cls, config: Mapping[str, Any]) -> Reads:
+        """Of a transformer's configuration, whose other keys are left out."""
+        return cls(**{field.name: config[field.name] for field in fields(cls) if field.name in config})
+
+    @property
+    def expression_width(self) -> int:
+        """Numbers per driving frame that the model calls its codes: 128, or 2 per landmark."""
+        return 2 * self.landmarks if self.expression == "landmarks" else self.code_dim
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition, declared.
+
+    Attributes:
+        name: the field of `Conditions`, and the transformer's argument.
+        factor: the factor of control that it carries: by this name it is dropped in training and guided in sampling.
+            None for what belongs to every sample: never dropped, never guided.
+        frames: what it follows in time: `one` frame beside the video (the portrait's), the video's `latent` frames, or
+            its `video` frames. This says its shape, how windows cut it and how a batch stacks it.
+        width: its channels (or numbers per frame) for a model.
+        group: the channels of the fused input that it fills, in the reference's frame if it follows `one`, else in the
+            video's; conditions of one group share channels. None for what enters as tokens: the model says where.
+        read: does a model read it?
+    """
+
+    name: str
+    factor: str | None
+    frames: Literal["one", "latent", "video"]
+    width: Callable[[Reads], int]
+    group: str | None
+    read: Callable[[Reads], bool] = lambda _: True
+
+    def shape(self, reads: Reads, batch: int, frames: int, height: int, width: int) -> tuple[int, ...]:
+        """The shape that it has beside latents `batch C frames height width`."""
+        if self.frames == "video":
+            return batch, video_frames(frames), self.width(reads)
+        return batch, self.width(reads), 1 if self.frames == "one" else frames, height, width
+
+
+CONDITIONS = (
+    Condition("reference", "identity", "one", lambda reads: reads.latent_channels, "reference"),
+    Condition("rays", "view", "latent", lambda reads: reads.ray_channels, "rays"),
+    Condition(
+        "normals", "pose", "latent", lambda reads: reads.latent_channels, "normals", lambda reads: reads.use_normals
+    ),
+    Condition("codes", "expression", "video", lambda reads: reads.expression_width, None),
+    Condition(
+        "reference_rays",
+        None,
+        "one",
+        lambda reads: reads.ray_channels,
+        "rays",
+        lambda reads: reads.reference_rays == "identity",
+    ),
+)
+BY_NAME = {one.name: one for one in CONDITIONS}
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """What controls `B` clips of `T` video frames, `l` latent frames, `h` x `w` latents, `C` latent channels.
+
+    Attributes:
+        reference: `B C 1 h w`, latents of the portrait: identity.
+        rays: `B 24|6 l h w`, rays of the cameras (`camera.rays.folded_rays`): view.
+        normals: `B C l h w`, latents of the body's normal maps: pose; None for a model without.
+        codes: `B T 128`, standardised expression codes, or `B T 476`, landmarks (the ablation C3): expression.
+        reference_rays: `B 24|6 1 h w`, rays of the portrait's own camera, for `reference_rays="identity"`; else None.
+    """
+
+    reference: Tensor
+    rays: Tensor
+    normals: Tensor | None
+    codes: Tensor
+    reference_rays: Tensor | None = None
+
+    @classmethod
+    def of_clip(cls, reads: Reads, reference: Tensor, cameras: Cameras, normals: Tensor, codes: Tensor) -> Conditions:
+        """Of one clip (`B` = 1), for a model: `reference` `C 1 h w`, `normals` `C l h w`, `codes` `T 128|476`.
 
         Raises:
-            UserError: the file is no camera file or too short, or nobody gives intrinsics.
+            UserError: the number of cameras is not 4k+1.
         """
-        from fportrait.camera.paths import read_camera_file
+        size = (reads.ray_channels, *(SPATIAL_STRIDE * side for side in reference.shape[-2:]))
+        return cls(
+            reference=reference[None].float(),
+            rays=cameras.rays(*size),
+            normals=normals[None].float(),
+            codes=codes[None].float(),
+            reference_rays=cameras.reference_rays(*size) if reads.reference_rays == "identity" else None,
+        )
 
-        content = read_camera_file(path, frames)
-        if intrinsics is None:
-            if content.intrinsics is None:
-                raise UserError(f"no intrinsics in {path}", "intrinsics in the file or as an argument", "add them")
-            intrinsics = content.intrinsics
-        return cls(content.world_to_camera, np.asarray(intrinsics), np.asarray(reference_world_to_camera))
+    @classmethod
+    def zeros(cls, reads: Reads, batch: int, frames: int, height: int, width: int) -> Conditions:
+        """All dropped, beside latents `batch C frames height width`."""
+        shapes = {one.name: one.shape(reads, batch, frames, height, width) for one in CONDITIONS if one.read(reads)}
+        return cls(**{"normals": None, **{name: torch.zeros(shape) for name, shape in shapes.items()}})  # type: ignore[arg-type]
 
-    def rays(self, frames: slice, channels: int, height: int, width: int) -> torch.Tensor:
-        """Folded rays `1 24|6 l h w` of a window's frames for pictures of `height` x `width` pixels."""
-        from fportrait.camera.rays import fold_rays, plucker_rays
+    @classmethod
+    def cat(cls, parts: Iterable[Conditions]) -> Conditions:
+        """One batch of several."""
+        values: dict[str, list[Tensor]] = {}
+        for part in parts:
+            for name, value in part._given().items():
+                values.setdefault(name, []).append(value)
+        return cls(**{"normals": None, **{name: torch.cat(some) for name, some in values.items()}})  # type: ignore[arg-type]
 
-        cameras, reference = self.world_to_camera[frames], self.reference_world_to_camera
-        if self.intrinsics.ndim == 2:
-            rays = plucker_rays(cameras, self.intrinsics, reference, height, width)
-        else:
-            pairs = zip(cameras[:, None], self.intrinsics[frames], strict=True)
-            rays = np.concatenate([plucker_rays(one, k, reference, height, width) for one, k in pairs])
-        return torch.from_numpy(np.ascontiguousarray(fold_rays(rays, channels)))[None]
+    def __len__(self) -> int:
+        return len(self.reference)
 
-    def reference_rays(self, channels: int, height: int, width: int) -> torch.Tensor:
-        """The portrait camera's own rays `1 24|6 1 h w`, for models with `reference_rays="identity"`."""
-        own = self.reference_intrinsics
-        if own is None:
-            own = self.intrinsics if self.intrinsics.ndim == 2 else self.intrinsics[0]
-        camera = self.reference_world_to_camera
-        return Cameras(camera[None], own, camera).rays(slice(0, 1), channels, height, width)
+    def __getitem__(self, rows: slice | Tensor | np.ndarray) -> Conditions:
+        """Some of the clips, by a slice or by row numbers."""
+        return self._with(lambda _, value: value[rows])
 
+    def __iter__(self) -> Any:
+        raise TypeError("conditions are taken by rows or by name")  # else indexing makes them endless
 
-class FrameStream:
-    """Frames `H W 3` uint8 that come one by one; slices are served in order and only their overlap is kept."""
+    def to(self, device: torch.device | str) -> Conditions:
+        return self._with(lambda _, value: value.to(device))
 
-    def __init__(self, frames: Iterable[np.ndarray], name: str):
-        self.frames, self.name = iter(frames), name
-        self.kept: deque[np.ndarray] = deque()
-        self.first = 0  # number of the oldest frame kept
-
-    def take(self, window: slice) -> np.ndarray:
-        """Frames `T H W 3` of a window that starts no earlier than the one before.
-
-        Raises:
-            UserError: the stream ends within the window.
-        """
-        assert window.start >= self.first, "windows come in order"
-        while self.kept and self.first < window.start:
-            self.kept.popleft()
-            self.first += 1
-        self.kept.extend(islice(self.frames, window.stop - self.first - len(self.kept)))
-        if len(self.kept) < window.stop - self.first:
-            raise UserError(
-                f"{self.first + len(self.kept)} {self.name} for {window.stop} frames or more",
-                "one per driving frame",
-                "extend them, or cut the driving video",
-            )
-        return np.stack(list(self.kept))
-
-    def check_end(self, frames: int) -> None:
-        """Raise `UserError` when more than `frames` frames come: the conditions would not belong together."""
-        if next(self.frames, None) is not None:
-            raise UserError(
-                f"more than {frames} {self.name} for {frames} driving frames", "one per frame", "cut the longer one"
-            )
-
-
-def read_codes(path: str | Path) -> torch.Tensor:
-    """Expression codes `1 T 128` of a `.npy` file, or the tensor `codes` of a `.npz` or `.safetensors` file.
-
-    Raises:
-        UserError: no such file, another format, no `codes` in it, or another shape.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no file {path}", "expression codes as .npy, .npz or .safetensors", "check the path")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            codes = load_file(path)["codes"]
-        elif path.suffix in (".npy", ".npz"):
-            values = np.load(path, allow_pickle=False)
-            codes = torch.from_numpy(values if path.suffix == ".npy" else values["codes"])
-        else:
-            raise UserError(f"the codes {path}", "a .npy, .npz or .safetensors file", "convert it")
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"no codes in {path} ({error})", "numbers `T 128`, named 'codes'", "write them again") from None
-    if codes.ndim == 2:
-        codes = codes[None]
-    if codes.ndim != 3 or not codes.is_floating_point():
-        raise UserError(f"codes of {codes.dtype} {tuple(codes.shape)} in {path}", "floats T 128", "convert them")
-    return codes.float()
-
-
-def as_video(value: Pictures, name: str) -> torch.Tensor:
-    """A picture file or uint8 pictures `T H W 3` as `1 3 T H W` in [-1, 1]; tensors of five axes as they are.
-
-    Raises:
-        UserError: another type or shape.
-    """
-    if isinstance(value, str | Path):
-        from fportrait.capture.video_io import read_image
-
-        value = read_image(value)
-    if isinstance(value, np.ndarray):
-        pictures = value[None] if value.ndim == 3 else value
-        if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3:
-            raise UserError(f"{name} of {value.dtype} {value.shape}", "uint8 T H W 3", "convert it to RGB pictures")
-        return torch.from_numpy(np.array(pictures)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-    if not isinstance(value, torch.Tensor) or value.ndim != 5:
-        shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-        raise UserError(f"{name} of shape {shape}", "B 3 T H W or B C l h w", f"reshape {name}")
-    return value
-
-
-def as_latents(vae: Any, value: Pictures, name: str, device: torch.device) -> torch.Tensor:
-    """Normalised latents of pictures; what already has latent channels passes."""
-    video = as_video(value, name).to(device)
-    return encode_video(vae, video).float() if video.shape[1] == 3 else video.float()
-
-
-def check_finite(values: torch.Tensor, name: str) -> torch.Tensor:
-    if not torch.isfinite(values).all():
-        raise UserError(f"{name} that are not finite", "finite numbers", f"look for NaN where {name} are made")
-    return values
-
-
-class WindowConditions:
-    """The transformer's conditions by window: normal maps are encoded once, in order; the rest is cut when asked.
-
-    Args as of `FactorPortraitPipeline.__call__`; `portrait` are the reference's latents.
-    """
-
-    def __init__(
-        self,
-        vae: Any,
-        config: Any,
-        windows: list[Window],
-        portrait: torch.Tensor,
-        rays: torch.Tensor | Cameras,
-        normals: Pictures | Iterable[np.ndarray] | None,
-        codes: torch.Tensor,
-        reference_rays: torch.Tensor | None,
-        device: torch.device,
-    ):
-        self.windows, self.config, self.device = windows, config, device
-        self.portrait = check_finite(portrait, "reference")
-        self.codes = check_finite(codes.float(), "codes")
-        self.rays = self._check_rays(rays)
-        if reference_rays is None and isinstance(rays, Cameras) and config.reference_rays == "identity":
-            own = rays.reference_rays(config.ray_channels, *(8 * side for side in portrait.shape[3:]))
-            reference_rays = own.expand(len(codes), -1, -1, -1, -1)
-        self.reference_rays = None if reference_rays is None else reference_rays.to(device)
-        self.normals: list[torch.Tensor | None] = [None] * len(windows)
-        if config.use_normals and normals is not None:
-            for index, part in enumerate(self._normals(vae, normals)):
-                self.normals[index] = check_finite(part, "normals")
-
-    def __getitem__(self, index: int) -> Conditions:
-        window = self.windows[index]
-        if isinstance(self.rays, Cameras):
-            height, width = (8 * side for side in self.portrait.shape[3:])
-            rays = self.rays.rays(window.frames, self.config.ray_channels, height, width)
-            rays = rays.expand(len(self.codes), -1, -1, -1, -1)
-        else:
-            rays = window_rays(self.rays, window)
+    def inputs(self) -> dict[str, Any]:
+        """The transformer's arguments by name, or the pipeline's."""
         return {
-            "reference": self.portrait,
-            "rays": rays.float().to(self.device),
-            "normals": self.normals[index],
-            "codes": self.codes[:, window.frames].to(self.device),
-            "reference_rays": self.reference_rays,
+            field.name: value
+            for field in fields(self)
+            if (value := getattr(self, field.name)) is not None or field.default is MISSING
         }
 
-    def _check_rays(self, rays: torch.Tensor | Cameras) -> torch.Tensor | Cameras:
-        frames, total = self.codes.shape[1], self.windows[-1].stop
-        fix = "extend the camera path or cut the driving video"
-        if isinstance(rays, Cameras):
-            if len(rays.world_to_camera) != frames:
-                raise UserError(
-                    f"{len(rays.world_to_camera)} cameras for {frames} codes", "one camera per driving frame", fix
-                )
-            return rays
-        if rays.ndim != 5 or rays.shape[2] != total:
-            count = rays.shape[2] if rays.ndim == 5 else tuple(rays.shape)
-            raise UserError(
-                f"rays of {count} latent frames for {frames} codes ({total} latent frames)",
-                "one camera per driving frame",
-                fix,
-            )
-        return check_finite(rays, "rays")
+    def check(self, reads: Reads, latents: tuple[int, ...]) -> None:
+        """Raise `UserError` for the first condition that a model reads and that does not fit latents `B C l h w`."""
+        batch, _, *grid = latents
+        for one in CONDITIONS:
+            if not one.read(reads):
+                continue
+            value, shape = getattr(self, one.name), one.shape(reads, batch, *grid)
+            if value is None:
+                raise UserError(f"no {one.name}", f"{one.name} of shape {shape}", "pass them (zeros drop a condition)")
+            if tuple(value.shape) != shape:
+                raise UserError(f"{one.name} of shape {tuple(value.shape)}", str(shape), f"give {one.name} that shape")
 
-    def _normals(self, vae: Any, normals: Pictures | Iterable[np.ndarray]) -> Iterator[torch.Tensor]:
-        frames = self.codes.shape[1]
-        if isinstance(normals, str | Path):
-            from fportrait.capture.video_io import iter_video
+    def carry(self, factor: str) -> bool:
+        """Is there anything to drop of `factor`?"""
+        return any(one.factor == factor and getattr(self, one.name) is not None for one in CONDITIONS)
 
-            normals = iter_video(normals)
-        if not isinstance(normals, torch.Tensor | np.ndarray):
-            stream = FrameStream(normals, "normal maps")
-            for window in self.windows:
-                yield as_latents(vae, stream.take(window.frames), "normals", self.device)
-            stream.check_end(frames)
-            return
-        if isinstance(normals, np.ndarray) and normals.ndim == 3:
-            normals = normals[None]
-        pictures = isinstance(normals, np.ndarray) or (normals.ndim == 5 and normals.shape[1] == 3)
-        if not pictures:
-            if len(self.windows) > 1:
-                raise UserError(
-                    "normals as latents for a video of several windows", "normal maps as pixels", "pass B 3 T H W"
-                )
-            yield as_latents(vae, normals, "normals", self.device)
-            return
-        count = len(normals) if isinstance(normals, np.ndarray) else normals.shape[2]
-        if len(self.windows) > 1 and count != frames:
-            raise UserError(f"{count} normal maps for {frames} codes", "one per frame", "cut the longer one")
-        latent_frames(count)
-        for window in self.windows:
-            part = slice(None) if len(self.windows) == 1 else window.frames
-            cut = normals[part] if isinstance(normals, np.ndarray) else normals[:, :, part]
-            yield as_latents(vae, cut, "normals", self.device)
+    def without(self, factor: str) -> Conditions:
+        """The same with what carries `factor` dropped: zeros, as in training."""
+        return self._with(lambda one, value: torch.zeros_like(value) if one.factor == factor else value)
+
+    def dropped(
+        self,
+        probability: float | Mapping[str, float] = 0.1,
+        generator: torch.Generator | None = None,
+        copies: int = 1,
+    ) -> Conditions:
+        """Zero each factor of each clip independently, with `probability` (one for all, or one per factor).
+
+        Ours: FactorPortrait is silent about dropout, and guidance needs it (Ho and Salimans 2022, arXiv 2207.12598).
+        The value is replaced and no module is skipped: skipped modules hang sharded training.
+
+        Args:
+            copies: the batch is so many parts alike; clips at the same place of each share what is dropped.
+
+        Raises:
+            UserError: `probability` names something that is no factor.
+        """
+        if isinstance(probability, Mapping):
+            refuse_unknown_keys(probability, FACTORS, "dropout")
+        keep = {}
+        for factor in FACTORS:  # in this order, for the same random numbers
+            if self.carry(factor):
+                chance = probability.get(factor, 0.0) if isinstance(probability, Mapping) else probability
+                drawn = torch.rand(len(self) // copies, generator=generator) >= chance
+                keep[factor] = drawn.repeat(copies)
+
+        def drop(one: Condition, value: Tensor) -> Tensor:
+            if one.factor is None:
+                return value
+            kept = keep[one.factor].to(value.device).reshape(-1, *[1] * (value.ndim - 1))
+            return torch.where(kept, value, torch.zeros_like(value))
+
+        return self._with(drop)
+
+    def window(self, window: Window) -> Conditions:
+        """A window's part of a long video's conditions."""
+        return self._with(lambda one, value: cut(one, value, window))
+
+    def _given(self) -> dict[str, Tensor]:
+        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
+
+    def _with(self, change: Callable[[Condition, Tensor], Tensor]) -> Conditions:
+        given = self._given()
+        changed = {one.name: change(one, given[one.name]) for one in CONDITIONS if one.name in given}
+        return type(self)(**{"normals": None, **changed})  # type: ignore[arg-type]
+
+
+def cut(condition: Condition, value: Tensor, window: Window) -> Tensor:
+    """A window's part of one condition.
+
+    The window's first latent frame is one video frame, 4j, which the whole video has as the last of a group of four.
+    Folded rays of the group become that frame's own, four times; latents of a group cannot be cut like that, which is
+    why normal maps of a long video are encoded window by window (`inputs.WindowConditions`).
+
+    Raises:
+        UserError: latents of a whole video, and a window that does not begin with it.
+    """
+    if condition.frames == "one":
+        return value
+    if condition.frames == "video":
+        return value[:, window.frames]
+    part = value[:, :, window.start : window.stop]
+    if window.start > 0 and condition.group != "rays":
+        raise UserError(
+            f"{condition.name} as latents for a video of several windows",
+            f"{condition.name} as pixels",
+            "pass B 3 T H W",
+        )
+    if window.start > 0 and value.shape[1] == 6 * TEMPORAL_STRIDE:
+        part = part.clone()
+        part[:, :, 0] = part[:, -6:, 0].repeat(1, TEMPORAL_STRIDE, 1, 1)
+    return part
+
+
+def padded(frames: int) -> np.ndarray:
+    """Numbers of `frames` frames with the last one repeated to make up T = 4k+1; the surplus is cut off a video again.
+
+    Every condition of a clip is taken at these: cameras, normal maps and codes.
+    """
+    return np.minimum(np.arange(-(-(frames - 1) // TEMPORAL_STRIDE) * TEMPORAL_STRIDE + 1), frames - 1)

@@ -1,6 +1,8 @@
-"""The four factors of control, as the paper, guidance, dropout and the commands name them."""
+"""The four factors of control, as the paper, guidance, dropout and the commands name them.
+
+`diffusion.conditions` says which conditions carry each.
+"""
 
 from __future__ import annotations
 
-FACTORS = {"identity": "reference", "view": "rays", "pose": "normals", "expression": "codes"}
-"""Each factor and the model input that carries it."""
+FACTORS = ("identity", "view", "pose", "expression")

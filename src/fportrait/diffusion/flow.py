@@ -7,12 +7,9 @@ The reference frame never enters: the model returns the velocity of the l noisy 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 
-from fportrait.diffusion.factors import FACTORS
-from fportrait.errors import UserError, refuse_unknown_keys
+from fportrait.errors import UserError
 
 
 def shift_sigma(sigma: torch.Tensor, shift: float = 5.0) -> torch.Tensor:
@@ -38,9 +35,7 @@ def sample_sigmas(
     elif distribution == "logit_normal":
         sigma = torch.sigmoid(mean + std * torch.randn(batch, generator=generator))
     else:
-        raise UserError(
-            f"the distribution '{distribution}'", "uniform or logit_normal", "set timestep_distribution to one of them"
-        )
+        raise UserError(f"the distribution '{distribution}'", "uniform or logit_normal", "set sigmas to one of them")
     return shift_sigma(sigma, shift)
 
 
@@ -83,28 +78,3 @@ def flow_loss(
         return square.mean()
     weights = weights.float().expand_as(square)
     return (square * weights).sum() / weights.sum()
-
-
-def drop_conditions(
-    conditions: Mapping[str, torch.Tensor],
-    probability: float | Mapping[str, float] = 0.1,
-    generator: torch.Generator | None = None,
-) -> dict[str, torch.Tensor]:
-    """Zero each condition of each sample independently, with `probability` (one for all, or one per factor).
-
-    The value is replaced and no module is skipped: skipped modules hang sharded training. Guidance at sampling time
-    uses the same zeros.
-
-    Raises:
-        UserError: `probability` names something that is no factor.
-    """
-    by_name: dict[str, float] = {}
-    if isinstance(probability, Mapping):
-        refuse_unknown_keys(probability, FACTORS, "dropout")
-        by_name = {FACTORS[factor]: chance for factor, chance in probability.items()}
-    dropped = {}
-    for name, value in conditions.items():
-        chance = by_name.get(name, 0.0) if isinstance(probability, Mapping) else probability
-        keep = torch.rand(value.shape[0], generator=generator) >= chance
-        dropped[name] = torch.where(_per_sample(keep, value).bool(), value, torch.zeros_like(value))
-    return dropped

@@ -7,43 +7,11 @@ What the paper leaves open: width D/4 as in the controller, a learned embedding 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
 import torch
 from torch import nn
 
 from fportrait.diffusion.controller import SelfAttention, group_frames
 from fportrait.diffusion.shapes import TEMPORAL_STRIDE
-from fportrait.errors import UserError
-
-
-def landmark_codes(landmarks: np.ndarray, size: int) -> np.ndarray:
-    """478 landmarks `T 478 2` in pixels of the model's picture, `size` wide, to `T 476`: the 238 that C3 reads.
-
-    x and y of each point in turn, -1 to 1 from edge to edge of the picture.
-    """
-    from fportrait.tracking.points import SUBSET_238
-
-    points = np.asarray(landmarks, np.float64)[:, SUBSET_238]
-    return (2 * points / size - 1).reshape(len(points), -1).astype(np.float32)
-
-
-def expression_of(window: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> torch.Tensor:
-    """What a record's window tells a model of `config` about the expression: codes `T 128`, or points `T 476`.
-
-    Raises:
-        UserError: the shards were encoded before they held landmarks.
-    """
-    name = "landmark_codes" if config.get("expression") == "landmarks" else "codes"
-    if name not in window:
-        raise UserError(
-            "shards without landmarks, and a model that reads them",
-            "shards with landmark_codes in every record",
-            "run `kedro run --pipelines=encode` again",
-        )
-    return window[name].float()
 
 
 class LandmarkEncoder(nn.Module):

@@ -15,14 +15,16 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
 from fportrait.diffusion.codec import decode_parts, load_vae
-from fportrait.diffusion.conditions import Cameras, Conditions, Pictures, WindowConditions, as_latents, read_codes
+from fportrait.diffusion.conditions import Conditions, Reads
 from fportrait.diffusion.factors import FACTORS
+from fportrait.diffusion.inputs import Cameras, Pictures, WindowConditions, as_latents, read_codes
 from fportrait.diffusion.numerics import first_not_finite
 from fportrait.diffusion.schedule import make_scheduler, set_noise_levels
 from fportrait.diffusion.shapes import latent_frames
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.diffusion.windows import Window, plan_windows, window_weights
 from fportrait.errors import UserError, refuse_unknown_keys
+from fportrait.pixels import to_uint8
 
 OUTPUT_TYPES = ("uint8", "pt", "latent", "stream")
 
@@ -91,6 +93,20 @@ class FactorPortraitPipeline(DiffusionPipeline):
         return cls(**components)
 
     @classmethod
+    def of(
+        cls,
+        transformer: torch.nn.Module,
+        vae: Any,
+        shift: float,
+        window_frames: int | None = None,
+        guidance_below: float = 1.0,
+        scheduler: str = "euler",
+    ) -> FactorPortraitPipeline:
+        """A sampler of models in memory; `scheduler` and its `shift` as in `schedule.make_scheduler`."""
+        steps_by = make_scheduler(scheduler, shift)
+        return cls(transformer, vae, steps_by, window_frames, guidance_below)  # type: ignore[arg-type]
+
+    @classmethod
     def from_bundle(cls, folder: str | Path, torch_dtype: torch.dtype | None = None) -> FactorPortraitPipeline:
         """The sampler of a bundle (`fportrait.bundle`), with the noise schedule, clip length and guided part of its
         settings.
@@ -101,13 +117,10 @@ class FactorPortraitPipeline(DiffusionPipeline):
         from fportrait.bundle import read_settings
 
         settings = read_settings(folder)
-        return cls(
-            FactorPortraitTransformer.from_pretrained(Path(folder) / "transformer", torch_dtype=torch_dtype).eval(),
-            load_vae(Path(folder) / "vae"),
-            make_scheduler(settings.scheduler, settings.shift),
-            window_frames=settings.frames,
-            guidance_below=settings.guidance_below,
-        )
+        transformer = FactorPortraitTransformer.from_pretrained(Path(folder) / "transformer", torch_dtype=torch_dtype)
+        vae = load_vae(Path(folder) / "vae")
+        shift, frames, below = settings.shift, settings.frames, settings.guidance_below
+        return cls.of(transformer.eval(), vae, shift, frames, below, settings.scheduler)
 
     @torch.no_grad()
     def __call__(
@@ -164,7 +177,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
         device = self._execution_device
         portrait = as_latents(self.vae, reference, "reference", device)
         conditions = WindowConditions(
-            self.vae, self.transformer.config, windows, portrait, rays, normals, codes, reference_rays, device
+            self.vae, Reads.of(self.transformer.config), windows, portrait, rays, normals, codes, reference_rays, device
         )
         latents = self._denoise(windows, conditions, num_inference_steps, guidance, generator, callback_on_step_end)
         del conditions
@@ -174,10 +187,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
         parts = self._decode(latents)
         if output_type == "pt":
             return FactorPortraitPipelineOutput(frames=torch.cat(list(parts), 2))
-        pictures = (
-            ((part + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 4, 1).cpu().numpy()
-            for part in parts
-        )
+        pictures = map(to_uint8, parts)
         return FactorPortraitPipelineOutput(
             frames=pictures if output_type == "stream" else np.concatenate(list(pictures), 1)
         )
@@ -245,15 +255,15 @@ class FactorPortraitPipeline(DiffusionPipeline):
     ) -> torch.Tensor:
         """The guided velocity; a factor whose scale is 1 costs no model call."""
         times = timestep.to(latents).expand(latents.shape[0])
-        full = self.transformer(latents, times, **conditions, prompt_cache=prompt_cache).float()
+
+        def model(given: Conditions) -> torch.Tensor:
+            return self.transformer(latents, times, **given.inputs(), prompt_cache=prompt_cache).float()
+
+        full = model(conditions)
         guided = full
         for factor, scale in guidance.items():
-            carrier = conditions[FACTORS[factor]]
-            if scale == 1 or carrier is None:
-                continue
-            without = {**conditions, FACTORS[factor]: torch.zeros_like(carrier)}
-            dropped = self.transformer(latents, times, **without, prompt_cache=prompt_cache).float()
-            guided = guided + (scale - 1) * (full - dropped)
+            if scale != 1 and conditions.carry(factor):
+                guided = guided + (scale - 1) * (full - model(conditions.without(factor)))
         return guided
 
     def _refuse_not_finite(

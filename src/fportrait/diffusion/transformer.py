@@ -11,6 +11,7 @@ Wan transformer run on [zero latent frame, z_t].
 
 from __future__ import annotations
 
+import itertools
 import logging
 from contextlib import nullcontext
 from pathlib import Path
@@ -32,12 +33,23 @@ from torch import nn
 
 from fportrait.diffusion import checkpoint
 from fportrait.diffusion.blocks import FactorPortraitAttnProcessor, FactorPortraitBlock, KeyValue
+from fportrait.diffusion.conditions import CONDITIONS, Conditions, Reads
 from fportrait.diffusion.controller import ExpressionController, reset_parameters
 from fportrait.diffusion.landmarks import LandmarkEncoder
-from fportrait.diffusion.shapes import latent_frames, video_frames
+from fportrait.diffusion.shapes import latent_frames
 from fportrait.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+
+def channel_groups(reads: Reads) -> dict[str, slice]:
+    """Channels of the patch embedding's input: the portrait's, the noisy latents', then each condition's."""
+    widths = {"reference": reads.latent_channels, "latents": reads.latent_channels}
+    for one in CONDITIONS:
+        if one.group is not None and one.read(reads):
+            widths.setdefault(one.group, one.width(reads))
+    ends = itertools.accumulate(widths.values())
+    return {name: slice(end - width, end) for (name, width), end in zip(widths.items(), ends, strict=True)}
 
 
 class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, AttentionMixin):  # type: ignore[misc]
@@ -48,7 +60,7 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         prompt_tokens: length of the empty prompt's embedding, which is a buffer of the checkpoint.
         expression: `codes` through the controller, or `landmarks` through cross-attention (the ablation C3).
         code_dim: width of an expression code.
-        landmarks: number of landmarks; `codes` then holds their x and y (`landmarks.landmark_codes`).
+        landmarks: number of landmarks; `codes` then holds their x and y (`tracking.points.landmark_codes`).
         ray_channels: 24 (four frames folded) or 6 (every fourth frame).
         use_normals: False leaves the normal maps out (the ablation C2).
         reference_init: the reference's columns start at `zeros`, or as a copy of the noise columns (`wan`).
@@ -101,7 +113,9 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
             if value not in known:
                 raise UserError(f"{name} = {value!r}", " or ".join(map(repr, known)), f"set {name} to one of them")
         dim = num_attention_heads * attention_head_dim
-        in_channels = 2 * latent_channels + ray_channels + (latent_channels if use_normals else 0)
+        self.reads = Reads.of(self.config)
+        self.groups = channel_groups(self.reads)
+        in_channels = max(channels.stop for channels in self.groups.values())
 
         self.rope = WanRotaryPosEmbed(attention_head_dim, patch_size, rope_max_seq_len)
         self.patch_embedding = nn.Conv3d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
@@ -130,7 +144,7 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
     @property
     def expression_width(self) -> int:
         """Numbers per driving frame that the model calls its codes: 128, or 2 per landmark."""
-        return 2 * self.config.landmarks if self.config.expression == "landmarks" else self.config.code_dim
+        return self.reads.expression_width
 
     def new_modules(self) -> dict[str, nn.Module]:
         """What Wan does not have, by name. (Its patch embedding is wider besides.)"""
@@ -146,29 +160,18 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
             weight[:, :channels] = noise_columns
         return weight
 
-    def fuse_conditions(
-        self,
-        latents: torch.Tensor,
-        reference: torch.Tensor,
-        rays: torch.Tensor,
-        normals: torch.Tensor | None,
-        reference_rays: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """The input of the patch embedding, `B 3C+24 1+l h w`: every group is one reference frame, then l frames."""
+    def fuse_conditions(self, latents: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        """The input of the patch embedding, `B 3C+24 1+l h w`: every group is one reference frame, then l frames.
+
+        What no condition fills is zero: the portrait's channels beside the l frames, the others' in its own.
+        """
         batch, _, frames, height, width = latents.shape
         fused = latents.new_zeros(batch, self.patch_embedding.in_channels, 1 + frames, height, width)
-        channels, ray_channels = self.config.latent_channels, self.config.ray_channels
-        fused[:, :channels, :1] = reference
-        fused[:, channels : 2 * channels, 1:] = latents
-        fused[:, 2 * channels : 2 * channels + ray_channels, 1:] = rays
-        if self.config.reference_rays == "identity":
-            if reference_rays is None:
-                raise UserError(
-                    "no reference_rays", "the identity camera's rays", f"pass them as B {ray_channels} 1 h w"
-                )
-            fused[:, 2 * channels : 2 * channels + ray_channels, :1] = reference_rays
-        if self.config.use_normals and normals is not None:
-            fused[:, 2 * channels + ray_channels :, 1:] = normals
+        fused[:, self.groups["latents"], 1:] = latents
+        for one in CONDITIONS:
+            if one.group is not None and one.read(self.reads):
+                place = slice(0, 1) if one.frames == "one" else slice(1, None)
+                fused[:, self.groups[one.group], place] = getattr(conditions, one.name)
         return fused
 
     def modulation(self, timestep: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -232,8 +235,9 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         Raises:
             UserError: a shape does not fit; the message names it.
         """
-        self.check_inputs(latents, reference, rays, normals, codes)
-        fused = self.fuse_conditions(latents, reference, rays, normals, reference_rays)
+        conditions = Conditions(reference, rays, normals, codes, reference_rays)
+        self.check_inputs(latents, conditions)
+        fused = self.fuse_conditions(latents, conditions)
         rotary_emb = self.rope(fused)
         embedded = self.patch_embedding(fused.to(self.patch_embedding.weight.dtype))
         grid = embedded.shape[2:]
@@ -264,14 +268,7 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         tokens = tokens.unflatten(1, tuple(grid)).unflatten(-1, (patch_h, patch_w, -1))  # B f y x ph pw c
         return tokens.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
 
-    def check_inputs(
-        self,
-        latents: torch.Tensor,
-        reference: torch.Tensor,
-        rays: torch.Tensor,
-        normals: torch.Tensor | None,
-        codes: torch.Tensor,
-    ) -> None:
+    def check_inputs(self, latents: torch.Tensor, conditions: Conditions) -> None:
         """Raise `UserError` naming the first condition whose shape does not fit `latents`."""
         config = self.config
         batch, _, frames, height, width = latents.shape
@@ -279,19 +276,10 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
             raise UserError(
                 f"latents of {height}x{width}", f"sizes that divide by the patch {config.patch_size[1:]}", "crop or pad"
             )
-        expected = {
-            "latents": (latents, (batch, config.latent_channels, frames, height, width)),
-            "reference": (reference, (batch, config.latent_channels, 1, height, width)),
-            "rays": (rays, (batch, config.ray_channels, frames, height, width)),
-            "codes": (codes, (batch, video_frames(frames), self.expression_width)),
-        }
-        if config.use_normals:
-            if normals is None:
-                raise UserError("no normals", "normal-map latents", "pass them (zeros drop the pose condition)")
-            expected["normals"] = (normals, (batch, config.latent_channels, frames, height, width))
-        for name, (tensor, shape) in expected.items():
-            if tuple(tensor.shape) != shape:
-                raise UserError(f"{name} of shape {tuple(tensor.shape)}", str(shape), f"give {name} that shape")
+        shape = (batch, config.latent_channels, frames, height, width)
+        if tuple(latents.shape) != shape:
+            raise UserError(f"latents of shape {tuple(latents.shape)}", str(shape), "give latents that shape")
+        conditions.check(self.reads, shape)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> FactorPortraitTransformer:

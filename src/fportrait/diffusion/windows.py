@@ -66,14 +66,6 @@ def plan_windows(frames: int, window_frames: int | None, overlap_frames: int | N
     return windows
 
 
-def window_rays(rays: torch.Tensor, window: Window) -> torch.Tensor:
-    """Folded rays `B 24|6 l h w` of a window: the anchor is frame 4j, the last of its group, four times."""
-    part = rays[:, :, window.start : window.stop].clone()
-    if window.start > 0 and rays.shape[1] == 6 * TEMPORAL_STRIDE:
-        part[:, :, 0] = part[:, -6:, 0].repeat(1, TEMPORAL_STRIDE, 1, 1)
-    return part
-
-
 def window_weights(windows: list[Window], total: int) -> torch.Tensor:
     """The sum of the windows' blend weights on each of the video's `total` latent frames: what a mean divides by."""
     weights = torch.zeros(total)

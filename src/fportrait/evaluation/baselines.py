@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from fportrait.dataset.sampling import decode, held_out
 from fportrait.dataset.schema import DATASETS
 from fportrait.dataset.shards import Record, ShardReader
+from fportrait.diffusion.codec import load_vae
 from fportrait.errors import UserError
+from fportrait.evaluation.clips import frechet_of, score_clip, summarise
 from fportrait.evaluation.cross import Annotations
-from fportrait.evaluation.sampling import decode, held_out
+from fportrait.evaluation.types import Protocol, Request, Scorers, load_encoder
 
 if TYPE_CHECKING:
     from fportrait.body.model import BodyModel
@@ -133,15 +136,11 @@ def score_baselines(
 
     Args:
         base: bundle with `vae/` and `expression_encoder/`. annotations: folders of the tables that were encoded.
-        protocol: an `evaluation.protocol.Protocol` or its dictionary. frames: of a clip, as for the model.
+        protocol: an `evaluation.types.Protocol` or its dictionary. frames: of a clip, as for the model.
 
     Returns:
         Baseline to dataset to the summary that a model gets under `ours`, with `clips` and `frechet`.
     """
-    from fportrait.diffusion.codec import load_vae
-    from fportrait.evaluation.protocol import Protocol, Request, Scorers, frechet_of, score_clip, summarise
-    from fportrait.evaluation.sampling import load_encoder
-
     protocol = protocol if isinstance(protocol, Protocol) else Protocol.from_dict(protocol)
     base, tables = Path(base), Annotations(annotations)
     vae = load_vae(base / "vae")

@@ -12,11 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from fportrait.dataset.batches import expression_of
+from fportrait.dataset.sampling import held_out, noise_of
 from fportrait.dataset.shards import Record, ShardReader
+from fportrait.diffusion.cameras import Cameras
+from fportrait.diffusion.codec import encode_video
+from fportrait.diffusion.conditions import Conditions
 from fportrait.errors import UserError
+from fportrait.evaluation.clips import summarise
 from fportrait.evaluation.control import changes, gain
-from fportrait.evaluation.sampling import held_out
+from fportrait.evaluation.types import ClipResult, Evaluation
+from fportrait.pixels import to_model_range
 
 CROSS_DATASETS = ("PhoneCapture", "DynamicSweep")  # as in the paper's section 5
 
@@ -133,81 +141,43 @@ def _recentred(cameras: np.ndarray, centre: np.ndarray) -> np.ndarray:
     return moved
 
 
-def run_cross(
-    pipeline: Any,
-    reader: ShardReader,
-    folders: Sequence[str | Path],
-    frames: int | None,
-    steps: int,
-    seed: int,
-    protocol: Any,
-    scorers: Any,
-    report: Any,
-    count: int,
-) -> dict[str, Any]:
-    """Sample and score `count` pairs per dataset."""
-    from fportrait.evaluation.protocol import summarise
-
+def run_cross(evaluation: Evaluation, folders: Sequence[str | Path], frames: int | None, count: int) -> dict[str, Any]:
+    """Sample and score `count` pairs per dataset; `frames` None takes each driver's own."""
     annotations = Annotations(folders)
     table: dict[str, Any] = {}
     for dataset in CROSS_DATASETS:
         clips = []
-        for driver, target in pairs(reader, dataset, count, frames):
-            clip = cross_clip(
-                pipeline, reader, annotations, driver, target, frames or driver.frames, steps, seed, protocol, scorers
-            )
-            report.add(f"cross: {dataset}", clip)
-            clip.videos = {}
+        for driver, target in pairs(evaluation.reader, dataset, count, frames):
+            clip = cross_clip(evaluation, annotations, driver, target, frames or driver.frames)
+            evaluation.keep(f"cross: {dataset}", clip)
             clips.append(clip)
         if clips:
-            table[dataset] = summarise(clips, seed)
+            table[dataset] = summarise(clips, evaluation.seed)
     return table
 
 
+@torch.no_grad()
 def cross_clip(
-    pipeline: Any,
-    reader: ShardReader,
-    annotations: Annotations,
-    driver: Record,
-    target: Record,
-    frames: int,
-    steps: int,
-    seed: int,
-    protocol: Any,
-    scorers: Any,
-) -> Any:
+    evaluation: Evaluation, annotations: Annotations, driver: Record, target: Record, frames: int
+) -> ClipResult:
     """One pair's video and scores."""
-    import torch
-
-    from fportrait.camera.rays import fold_rays, plucker_rays
-    from fportrait.dataset.mixing import draw_integer
-    from fportrait.diffusion.landmarks import expression_of
-    from fportrait.evaluation.protocol import ClipResult
-
+    sampler, reader = evaluation.sampler, evaluation.reader
     window, portraits = reader.read(driver, frames), reader.references(target)
     portrait, intrinsics = portraits["images"][0].numpy(), window["intrinsics"].double().numpy()
-    size = portrait.shape[0]
-    asked = driven(annotations, driver, target, intrinsics, frames, size)
-    rays = fold_rays(
-        plucker_rays(asked.cameras, intrinsics, asked.reference, size, size), pipeline.transformer.config.ray_channels
+    asked = driven(annotations, driver, target, intrinsics, frames, portrait.shape[0])
+    conditions = Conditions.of_clip(
+        sampler.reads,
+        portraits["latents"][0],
+        Cameras(asked.cameras, intrinsics, asked.reference, portraits["intrinsics"][0].double().numpy()),
+        encode_video(sampler.vae, to_model_range(asked.normals[None]))[0],
+        expression_of(window, sampler.reads),
     )
     name = f"{target.identity} as {driver.id}"
-    output = pipeline(
-        portraits["latents"][0][None].float(),
-        torch.from_numpy(np.ascontiguousarray(rays))[None].float(),
-        asked.normals,
-        expression_of(window, pipeline.transformer.config)[None],
-        num_inference_steps=steps,
-        guidance=protocol.guidance,
-        generator=torch.Generator().manual_seed(draw_integer(seed, 0, name, 2**63)),
-    )
-    video = output.frames[0]
-    scores = {
-        f"ours/{key}": value
-        for key, value in cross_scores(video, portrait, asked, window["codes"].numpy(), intrinsics, scorers).items()
-    }
+    video = sampler(conditions, [noise_of(sampler.seed, name)])[0]
+    codes = window["codes"].numpy()
+    scores = cross_scores(video, portrait, asked, codes, intrinsics, evaluation.scorers)
     videos = {"ours": video, "normals": asked.normals, "driver": window["video"].numpy(), "portrait": portrait}
-    return ClipResult(name, target.identity, videos, scores)
+    return ClipResult(name, target.identity, videos, {f"ours/{key}": value for key, value in scores.items()})
 
 
 def cross_scores(

@@ -12,12 +12,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from fportrait.body.model import BodyModel, Pose, load_body
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import project, scale_intrinsics
-from fportrait.camera.rays import fold_rays, plucker_rays
+from fportrait.dataset.focus import FOCUS_LANDMARKS, focus_weights
+from fportrait.dataset.sampling import Sampler
+from fportrait.diffusion.cameras import Cameras
+from fportrait.diffusion.codec import decode_latents, encode_video
+from fportrait.diffusion.conditions import Conditions, Reads
 from fportrait.errors import UserError, nearest_name
+from fportrait.pixels import to_model_range, to_uint8
+from fportrait.tracking.points import landmark_codes
 
 if TYPE_CHECKING:
     from fportrait.capture.people import Person
@@ -46,24 +53,24 @@ class Shot:
 class Scene:
     """A clip with its conditions and its truth.
 
-    `video`, `normals` `T S S 3` uint8; `codes` `T 128`; `rays` `24|6 l h w`; `reference` `S S 3` uint8;
-    `landmarks` `T 478 2` (projected, pixels of `video`), `driver_landmarks` those of who drives; `intrinsics` `3 3`.
+    `video`, `normals` `T S S 3` uint8; `codes` `T 128`; `cameras` `T 4 4` and `intrinsics` `3 3`; `reference` `S S 3`
+    uint8 and its `reference_camera` `4 4`; `landmarks` `T 478 2` (projected, pixels of `video`), `driver_landmarks`
+    those of who drives.
     """
 
     video: np.ndarray
     normals: np.ndarray
     codes: np.ndarray
-    rays: np.ndarray
+    cameras: np.ndarray
     reference: np.ndarray
+    reference_camera: np.ndarray
     landmarks: np.ndarray
     intrinsics: np.ndarray
     driver_landmarks: np.ndarray
 
-    def expression(self, config: Mapping[str, Any]) -> np.ndarray:
+    def expression(self, reads: Reads) -> np.ndarray:
         """Codes `T 128`, or for a model that reads landmarks (the ablation C3) the driver's, `T 476`."""
-        from fportrait.diffusion.landmarks import landmark_codes
-
-        if config.get("expression") != "landmarks":
+        if reads.expression != "landmarks":
             return self.codes
         return landmark_codes(self.driver_landmarks, self.video.shape[1])
 
@@ -72,15 +79,12 @@ class Studio:
     """Renders scenes for one model.
 
     Args:
-        encoder: an `ExpressionEncoder`. size: of the model's picture. ray_channels: 24 or 6, as the model takes them.
+        encoder: an `ExpressionEncoder`. size: of the model's picture.
         distance, crop_metres: of the canonical camera, as the model was trained.
     """
 
-    def __init__(
-        self, encoder: Any, size: int, ray_channels: int = 24, distance: float = 0.55, crop_metres: float = 0.3
-    ):
-        self.encoder, self.size, self.ray_channels = encoder, size, ray_channels
-        self.distance = distance
+    def __init__(self, encoder: Any, size: int, distance: float = 0.55, crop_metres: float = 0.3):
+        self.encoder, self.size, self.distance = encoder, size, distance
         self.body: BodyModel = load_body()
         focal = size * distance / crop_metres
         self.intrinsics = np.array([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1.0]])
@@ -96,15 +100,14 @@ class Studio:
         """
         drawn = [self._draw(person, shot) for shot in shots]
         driven = drawn if driver is None else [self._draw(driver, shot) for shot in shots]
-        cameras = np.stack([frame["camera"] for frame in drawn])
         own = self._draw(person, reference)
-        rays = plucker_rays(cameras, self.intrinsics, own["camera"], self.size, self.size)
         return Scene(
             video=np.stack([frame["picture"] for frame in drawn]),
             normals=np.stack([frame["normals"] for frame in drawn]),
             codes=self.encoder.encode(np.stack([frame["crop"] for frame in driven])),
-            rays=np.ascontiguousarray(fold_rays(rays, self.ray_channels)),
+            cameras=np.stack([frame["camera"] for frame in drawn]),
             reference=own["picture"],
+            reference_camera=own["camera"],
             landmarks=np.stack([frame["landmarks"] for frame in drawn]),
             intrinsics=self.intrinsics,
             driver_landmarks=np.stack([frame["landmarks"] for frame in driven]),
@@ -170,41 +173,46 @@ def ramp_and_hold(shot: Shot, frames: int) -> list[Shot]:
     return [shot.at(s * s * (3 - 2 * s)) for s in strengths]
 
 
-def generate(
-    pipeline: Any, scenes: Sequence[Scene], steps: int, seed: int, guidance: Mapping[str, float] | None = None
-) -> list[np.ndarray]:
+@torch.no_grad()
+def scene_conditions(vae: Any, scenes: Sequence[Scene], reads: Reads) -> Conditions:
+    """The conditions of scenes of one length."""
+    portraits, normals = (
+        encode_video(vae, to_model_range(np.stack(videos)))
+        for videos in ([scene.reference[None] for scene in scenes], [scene.normals for scene in scenes])
+    )
+    return Conditions.cat(
+        Conditions.of_clip(
+            reads,
+            portraits[row],
+            Cameras(scene.cameras, scene.intrinsics, scene.reference_camera),
+            normals[row],
+            torch.from_numpy(scene.expression(reads)),
+        )
+        for row, scene in enumerate(scenes)
+    )
+
+
+@torch.no_grad()
+def scene_batch(vae: Any, scenes: Sequence[Scene], reads: Reads, focus_gain: float) -> dict[str, Any]:
+    """What training reads of scenes of one length: `latents`, `conditions`, and `weights` on eyes and mouth."""
+    points = [[scene.landmarks[:, list(group)].mean(1) for group in FOCUS_LANDMARKS] for scene in scenes]
+    focus = np.stack([np.stack(groups, 1) for groups in points])
+    return {
+        "latents": encode_video(vae, to_model_range(np.stack([scene.video for scene in scenes]))).float(),
+        "conditions": scene_conditions(vae, scenes, reads),
+        "weights": focus_weights(focus, scenes[0].video.shape[1], focus_gain),
+    }
+
+
+def generate(sampler: Sampler, scenes: Sequence[Scene]) -> list[np.ndarray]:
     """The model's videos `T S S 3` uint8 of scenes of one length; all start from the same noise.
 
     The same noise for all is what makes the difference of two of them a difference of their conditions.
     """
-    import torch
-
-    from fportrait.diffusion.codec import encode_video
-
-    def pictures(videos: list[np.ndarray]) -> torch.Tensor:
-        stacked = torch.from_numpy(np.stack(videos)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
-        with torch.no_grad():
-            return encode_video(pipeline.vae, stacked).float()
-
-    output = pipeline(
-        pictures([scene.reference[None] for scene in scenes]),
-        torch.from_numpy(np.stack([scene.rays for scene in scenes])).float(),
-        pictures([scene.normals for scene in scenes]),
-        torch.from_numpy(np.stack([scene.expression(pipeline.transformer.config) for scene in scenes])).float(),
-        num_inference_steps=steps,
-        guidance=guidance,
-        generator=[torch.Generator().manual_seed(seed) for _ in scenes],
-    )
-    return list(output.frames)
+    return sampler(scene_conditions(sampler.vae, scenes, sampler.reads), [sampler.seed] * len(scenes))
 
 
-def codec_limit(pipeline: Any, video: np.ndarray) -> np.ndarray:
+@torch.no_grad()
+def codec_limit(vae: Any, video: np.ndarray) -> np.ndarray:
     """`T S S 3` uint8 through the codec and back: the best that any sample can show."""
-    import torch
-
-    from fportrait.diffusion.codec import decode_latents, encode_video
-
-    clip = torch.from_numpy(video).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-    with torch.no_grad():
-        back = decode_latents(pipeline.vae, encode_video(pipeline.vae, clip).float())[0]
-    return ((back + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).numpy()
+    return to_uint8(decode_latents(vae, encode_video(vae, to_model_range(video[None])).float()))[0]

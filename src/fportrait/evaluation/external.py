@@ -24,6 +24,8 @@ import numpy as np
 from fportrait.atomic_io import file_hash, value_hash, write_json
 from fportrait.dataset.shards import Record, ShardReader
 from fportrait.errors import UserError, nearest_name, refuse_unknown_keys
+from fportrait.evaluation.clips import frechet_of, score_clip, summarise
+from fportrait.evaluation.types import Evaluation, Request
 
 FPS = 25.0
 MADE_BY = "made_by.json"
@@ -153,13 +155,7 @@ def _plain(clip: str) -> Path:
 
 
 def score_external(
-    name: str,
-    folder: str | Path,
-    reader: ShardReader,
-    chosen: Sequence[tuple[Record, int]],
-    scorers: Any,
-    report: Any,
-    seed: int,
+    evaluation: Evaluation, name: str, folder: str | Path, chosen: Sequence[tuple[Record, int]]
 ) -> dict[str, Any]:
     """Score a method's videos on the chosen clips.
 
@@ -169,8 +165,7 @@ def score_external(
     Raises:
         UserError: no such folder, or unknown keys in `method.json`.
     """
-    from fportrait.evaluation.protocol import Request, frechet_of, score_clip, summarise
-
+    reader, scorers, seed = evaluation.reader, evaluation.scorers, evaluation.seed
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no folder {folder}", f"the videos of {name}", "check --external NAME=FOLDER")
@@ -202,8 +197,7 @@ def score_external(
         )
         videos = {"ours": video, "truth": truth, "portrait": request.portrait}
         clip = score_clip(record.id, record.identity, videos, request, scorers, f"{name} {record.dataset}")
-        report.add(f"{name}: {record.dataset}", clip)
-        clip.videos = {}
+        evaluation.keep(f"{name}: {record.dataset}", clip)
         clips.setdefault(record.dataset, []).append(clip)
     resized = sorted({size for size in sizes if size != reader_size(reader, chosen)})
     alignment = str(stated.get("alignment", "not stated")) + (

@@ -8,10 +8,11 @@ mean something across people too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fportrait.dataset.sampling import Sampler
 from fportrait.evaluation.embedded import Scene, Shot, Studio, codec_limit, generate
 
 if TYPE_CHECKING:
@@ -66,24 +67,19 @@ def mode_scenes(studio: Studio, people: int, frames: int, seed: int) -> dict[str
 
 
 def run_modes(
-    pipeline: Any,
-    scenes: Mapping[str, Sequence[Scene]],
-    steps: int,
-    seed: int,
-    batch: int,
-    guidance: Mapping[str, float],
+    sampler: Sampler, scenes: Mapping[str, Sequence[Scene]], batch: int
 ) -> dict[str, list[dict[str, np.ndarray]]]:
     """Videos of every scene: `ours`, `codec_limit`, `repeated_portrait`, `truth`, `normals` `T S S 3`; `portrait`."""
     flat = [(mode, scene) for mode, some in scenes.items() for scene in some]
     sampled: list[np.ndarray] = []
     for first in range(0, len(flat), batch):
-        sampled += generate(pipeline, [scene for _, scene in flat[first : first + batch]], steps, seed, guidance)
+        sampled += generate(sampler, [scene for _, scene in flat[first : first + batch]])
     videos: dict[str, list[dict[str, np.ndarray]]] = {mode: [] for mode in scenes}
     for (mode, scene), sample in zip(flat, sampled, strict=True):
         videos[mode].append(
             {
                 "ours": sample,
-                "codec_limit": codec_limit(pipeline, scene.video),
+                "codec_limit": codec_limit(sampler.vae, scene.video),
                 "truth": scene.video,
                 "repeated_portrait": np.broadcast_to(scene.reference, scene.video.shape).copy(),
                 "normals": scene.normals,

@@ -18,12 +18,13 @@ The codec's own limit is scored by the same formulas: what the codec cannot show
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from fportrait.dataset.sampling import Sampler
 from fportrait.errors import UserError, refuse_unknown_keys
 from fportrait.evaluation.bootstrap import bootstrap_mean
 from fportrait.evaluation.embedded import Scene, Shot, Studio, codec_limit, generate, ramp_and_hold
@@ -89,7 +90,7 @@ class Probed:
     videos: dict[str, dict[str, np.ndarray]]
 
 
-def run_probes(pipeline: Any, studio: Studio, steps: int, seed: int, settings: ProbeSettings) -> dict[str, Any]:
+def run_probes(sampler: Sampler, studio: Studio, settings: ProbeSettings) -> dict[str, Any]:
     """Gains, leakage and the tracker's view, means over people; `{}` without people.
 
     Two more come along that are not part of the numbers: the first person's pictures under `pictures`, and under `each`
@@ -99,11 +100,11 @@ def run_probes(pipeline: Any, studio: Studio, steps: int, seed: int, settings: P
 
     if not settings.people:
         return {}
-    everybody = []
+    everybody, seed = [], sampler.seed
     for index in range(settings.people):
         first = FIRST_SEED + 2 * (1000 * seed + index)
         person, other = sample_person(first, studio.body), sample_person(first + 1, studio.body)
-        everybody.append(probe_person(pipeline, studio, person, other, steps, seed, settings))
+        everybody.append(probe_person(sampler, studio, person, other, settings))
     result: dict[str, Any] = {"people": settings.people, "frames": settings.frames}
     measured = {method: [measure(probed, method) for probed in everybody] for method in ("ours", "codec_limit")}
     result["methods"] = {method: summarise(ones, seed) for method, ones in measured.items()}
@@ -115,22 +116,22 @@ def run_probes(pipeline: Any, studio: Studio, steps: int, seed: int, settings: P
     return result
 
 
-def probe_person(
-    pipeline: Any, studio: Studio, person: Person, other: Person, steps: int, seed: int, settings: ProbeSettings
-) -> Probed:
+def probe_person(sampler: Sampler, studio: Studio, person: Person, other: Person, settings: ProbeSettings) -> Probed:
     """Sample every probe of one person; `other` lends the portrait of the probe `identity`."""
     scenes = {"rest": studio.scene(person, [Shot()] * settings.frames)}
     for name in settings.factors:
         who = other if name == "identity" else person
         # Codes are always this person's: with `identity`, only portrait and body shape change.
         scenes[name] = studio.scene(who, ramp_and_hold(PROBES[name][0], settings.frames), driver=person)
+    if settings.guidance is not None:
+        sampler = replace(sampler, guidance=settings.guidance)
     names = list(scenes)
     ours: dict[str, np.ndarray] = {}
     for first in range(0, len(names), settings.batch):
         part = names[first : first + settings.batch]
-        sampled = generate(pipeline, [scenes[name] for name in part], steps, seed, settings.guidance)
+        sampled = generate(sampler, [scenes[name] for name in part])
         ours |= dict(zip(part, sampled, strict=True))
-    limit = {name: codec_limit(pipeline, scene.video) for name, scene in scenes.items()}
+    limit = {name: codec_limit(sampler.vae, scene.video) for name, scene in scenes.items()}
     return Probed(scenes, {"ours": ours, "codec_limit": limit})
 
 

@@ -33,7 +33,7 @@ from fportrait.evaluation.tables import write_tables
 from fportrait.provenance import SYNTHETIC
 
 if TYPE_CHECKING:
-    from fportrait.evaluation.protocol import ClipResult
+    from fportrait.evaluation.types import ClipResult
 
 ROWS = ("portrait", "truth", "ours", "normals")
 PLAYERS = ("truth", "ours", "codec_limit", "difference", "normals")

@@ -223,7 +223,7 @@ def score_one(unit: tuple[str, str], folder: Path, plan: Plan) -> dict[str, Any]
     """Scores of one transformer (`unit`: its label, and the folder with `transformer/`), or of the baselines (``)."""
     from fportrait.dataset.shards import ShardReader
     from fportrait.evaluation.baselines import score_baselines
-    from fportrait.evaluation.protocol import evaluate
+    from fportrait.evaluation.run import evaluate
 
     _, model = unit
     scoring, busy = plan.scoring, time.process_time()

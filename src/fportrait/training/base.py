@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fportrait.camera.rays import fold_rays, plucker_rays
-from fportrait.dataset.encode import FOCUS_LANDMARKS, to_model_range
+from fportrait.dataset.focus import focus_weights
+from fportrait.diffusion.cameras import Cameras
 from fportrait.diffusion.codec import encode_video
-from fportrait.diffusion.flow import drop_conditions, flow_loss, noise_latents, sample_sigmas
-
-if TYPE_CHECKING:
-    from fportrait.evaluation.embedded import Scene
+from fportrait.diffusion.conditions import Conditions, Reads
+from fportrait.diffusion.flow import flow_loss, noise_latents, sample_sigmas
+from fportrait.pixels import to_model_range
 
 
 @dataclass(frozen=True)
@@ -56,53 +55,22 @@ PICTURES = BaseTraining(minutes=60.0, lengths={1: 0.7, 5: 0.3}, decay_from=1.0, 
 CLIPS = BaseTraining()
 
 
-def focus_weights(focus: np.ndarray, size: int, gain: float) -> Tensor:
-    """Loss weight `B 1 l h w`: 1 plus `gain` times a bump on each eye and the mouth (`focus` `B T 3 2`, pixels)."""
-    cells = size // 8
-    grid = (np.arange(cells) + 0.5) * 8
-    dx = grid[None, None, None, None, :] - focus[..., 0][..., None, None]
-    dy = grid[None, None, None, :, None] - focus[..., 1][..., None, None]
-    bumps = np.exp(-(dx**2 + dy**2) / (2 * 6.0**2)).max(2)  # B T h w
-    first = np.repeat(bumps[:, :1], 4, axis=1)
-    grouped = np.concatenate([first, bumps[:, 1:]], axis=1)
-    grouped = grouped.reshape(len(bumps), -1, 4, cells, cells).max(2)
-    return torch.from_numpy(1 + gain * grouped).float()[:, None]
-
-
-@torch.no_grad()
-def scene_samples(
-    vae: Any, scenes: Sequence[Scene], config: Mapping[str, Any], focus_weight: float
-) -> dict[str, Tensor]:
-    """What the loss reads of embedded scenes of one length, stacked; `config` is the transformer's."""
-    points = [[scene.landmarks[:, list(group)].mean(1) for group in FOCUS_LANDMARKS] for scene in scenes]
-    focus = np.stack([np.stack(groups, 1) for groups in points])
-    videos = {
-        "latents": [scene.video for scene in scenes],
-        "normals": [scene.normals for scene in scenes],
-        "reference": [scene.reference[None] for scene in scenes],
-    }
-    return {
-        **{name: encode_video(vae, to_model_range(np.stack(of))).float() for name, of in videos.items()},
-        "rays": torch.from_numpy(np.stack([scene.rays for scene in scenes])).float(),
-        "codes": torch.from_numpy(np.stack([scene.expression(config) for scene in scenes])).float(),
-        "weights": focus_weights(focus, scenes[0].video.shape[1], focus_weight),
-    }
-
-
 class ClipBatches:
-    """Random batches from rendered clips; batch `i` is a pure function of (seed, i).
+    """Random batches (`latents`, `conditions`, `weights`) from rendered clips; number i is a function of (seed, i).
 
     Single pictures come in pairs of one person with one reference, the first of all pairs before the second of all:
     half of the pairs from clips of kind "faces", if there are any, which give nothing longer than a picture.
     """
 
-    def __init__(self, clips: dict[str, np.ndarray], codes: np.ndarray, vae, settings: BaseTraining):
-        self.clips, self.codes, self.vae, self.settings = clips, codes, vae, settings
+    def __init__(
+        self, clips: dict[str, np.ndarray], codes: np.ndarray, vae, settings: BaseTraining, reads: Reads | None = None
+    ):
+        self.clips, self.codes, self.vae, self.settings, self.reads = clips, codes, vae, settings, reads or Reads()
         self.size = clips["video"].shape[2]
         still = (np.ptp(clips["pose"], axis=1).max(-1) == 0) & (np.ptp(clips["actions"], axis=1).max(-1) > 0)
         self.faces, self.videos = np.flatnonzero(still), np.flatnonzero(~still)
 
-    def __call__(self, index: int) -> dict[str, Tensor]:
+    def __call__(self, index: int) -> dict[str, Any]:
         rng = np.random.default_rng([self.settings.seed, index])
         lengths = list(self.settings.lengths)
         frames = int(rng.choice(lengths, p=np.array(list(self.settings.lengths.values()))))
@@ -119,7 +87,7 @@ class ClipBatches:
         second = (first + rng.integers(1, total, pairs)) % total
         return self.cut(np.tile(picks, 2), np.concatenate([first, second]), 1, rng, pairs=True)
 
-    def cut(self, picks, starts, frames: int, rng: np.random.Generator, pairs: bool = False) -> dict[str, Tensor]:
+    def cut(self, picks, starts, frames: int, rng: np.random.Generator, pairs: bool = False) -> dict[str, Any]:
         """The batch of `frames` from `starts` of the clips `picks`; with `pairs` the two halves share references."""
         clips = self.clips
         window = starts[:, None] + np.arange(frames)
@@ -134,21 +102,27 @@ class ClipBatches:
             clips["world_to_camera"][picks, inside],
             clips["reference_world_to_camera"][picks, extra],
         )
-        rays = np.stack(
-            [
-                fold_rays(plucker_rays(clips["world_to_camera"][i, w], clips["intrinsics"][i], c, self.size, self.size))
-                for i, w, c in zip(picks, window, camera, strict=True)
-            ]
-        )
         with torch.no_grad():
-            return {
-                "latents": encode_video(self.vae, to_model_range(clips["video"][take])),
-                "normals": encode_video(self.vae, to_model_range(clips["normals"][take])),
-                "reference": encode_video(self.vae, to_model_range(reference[:, None])),
-                "rays": torch.from_numpy(rays).float(),
-                "codes": torch.from_numpy(self.codes[take].astype(np.float32)),
-                "weights": focus_weights(clips["focus"][take], self.size, self.settings.focus_weight),
-            }
+            latents, normals, portraits = (
+                encode_video(self.vae, to_model_range(video))
+                for video in (clips["video"][take], clips["normals"][take], reference[:, None])
+            )
+        codes = torch.from_numpy(self.codes[take].astype(np.float32))
+        clip_conditions = [
+            Conditions.of_clip(
+                self.reads,
+                portraits[row],
+                Cameras(clips["world_to_camera"][i, w], clips["intrinsics"][i], camera[row]),
+                normals[row],
+                codes[row],
+            )
+            for row, (i, w) in enumerate(zip(picks, window, strict=True))
+        ]
+        return {
+            "latents": latents,
+            "conditions": Conditions.cat(clip_conditions),
+            "weights": focus_weights(clips["focus"][take], self.size, self.settings.focus_weight),
+        }
 
 
 def contrast_loss(
@@ -204,7 +178,7 @@ def rate_factor(progress: float, step: int, settings: BaseTraining) -> float:
 
 def train_base(
     model: torch.nn.Module,
-    batches: Callable[[int], dict[str, Tensor]],
+    batches: Callable[[int], dict[str, Any]],
     settings: BaseTraining,
     log: Callable[[dict[str, float], int], None],
     every: int = 100,
@@ -233,17 +207,13 @@ def train_base(
         batch = batches(step)
         # The two of a pair share noise, its level and what is dropped: only what was asked for tells them apart.
         copies = 2 if batch["latents"].shape[2] == 1 else 1
-        conditions = {
-            key: torch.stack(batch[key].chunk(copies), 1) for key in ("reference", "rays", "normals", "codes")
-        }
-        conditions = drop_conditions(conditions, settings.dropout, generator)
-        conditions = {key: torch.cat(value.unbind(1)) for key, value in conditions.items()}
+        conditions = batch["conditions"].dropped(settings.dropout, generator, copies)
         count = len(batch["latents"]) // copies
         sigmas = sample_sigmas(count, shift=settings.shift, generator=generator).repeat(copies)
         noise = torch.randn(count, *batch["latents"].shape[1:], generator=generator).repeat(copies, 1, 1, 1, 1)
         noisy = noise_latents(batch["latents"], noise, sigmas)
         with torch.autocast("cpu", torch.bfloat16):
-            velocity = model(noisy, sigmas * 1000, **conditions)
+            velocity = model(noisy, sigmas * 1000, **conditions.inputs())
         if copies == 2:
             loss, share = contrast_loss(velocity, batch["latents"], noise, batch["weights"], settings.contrast)
             shares.append(float(share))

@@ -26,10 +26,11 @@ from diffusers.models.attention_dispatch import attention_backend
 from fportrait.atomic_io import value_hash, write_json, write_safetensors
 from fportrait.body.model import load_body
 from fportrait.bundle import BundleSettings, bundle_hashes
-from fportrait.dataset.encode import to_model_range
 from fportrait.diffusion.codec import BlockCodec, decode_latents, encode_video, load_vae
 from fportrait.diffusion.codec_training import train_refiner
+from fportrait.diffusion.conditions import Conditions, Reads
 from fportrait.diffusion.transformer import FactorPortraitTransformer
+from fportrait.pixels import to_model_range, to_uint8
 from fportrait.scale.map_engine import map_units
 from fportrait.tracking.expression import ExpressionEncoder
 from fportrait.tracking.making.expression import readout_correlations, train_expression_encoder
@@ -77,11 +78,6 @@ class Log:
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float(10 * math.log10(255**2 / np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)))
-
-
-def to_uint8(video: torch.Tensor) -> np.ndarray:
-    """`B 3 T H W` in [−1, 1] to `B T H W 3` uint8."""
-    return ((video + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 4, 1).numpy()
 
 
 def make_encoder(
@@ -202,17 +198,18 @@ def make_codes(encoder: ExpressionEncoder, clips: dict[str, np.ndarray], work: P
 
 
 @torch.no_grad()
-def sample_clips(model, vae, batch: dict[str, torch.Tensor], shift: float, steps: int, seed: int = 0) -> np.ndarray:
-    """Sample from the conditions of a batch by Euler steps over the shifted schedule; `B T H W 3` uint8."""
+def sample_clips(
+    model, vae, shape: torch.Size, conditions: Conditions, shift: float, steps: int, seed: int = 0
+) -> np.ndarray:
+    """Sample latents of `shape` by Euler steps over the shifted schedule; `B T H W 3` uint8."""
     from fportrait.diffusion.flow import shift_sigma
 
     generator = torch.Generator().manual_seed(seed)
-    latents = torch.randn(batch["latents"].shape, generator=generator)
+    latents = torch.randn(shape, generator=generator)
     sigmas = shift_sigma(torch.linspace(1, 0, steps + 1), shift)
-    conditions = {key: batch[key] for key in ("reference", "rays", "normals", "codes")}
     for high, low in itertools.pairwise(sigmas):
         with torch.autocast("cpu", torch.bfloat16):
-            velocity = model(latents, (high * 1000).expand(len(latents)), **conditions)
+            velocity = model(latents, (high * 1000).expand(len(latents)), **conditions.inputs())
         latents = latents + (low - high) * velocity.float()
     return to_uint8(decode_latents(vae, latents))
 
@@ -224,10 +221,13 @@ def score_base(model, vae, batches: ClipBatches, settings: BundleSettings, picks
     batch = batches.cut(picks, np.zeros(len(picks), int), settings.frames, rng)
     truth = clips["video"][picks][:, : settings.frames]
     limit = to_uint8(decode_latents(vae, batch["latents"]))
-    sampled = sample_clips(model, vae, batch, settings.shift, settings.steps)
-    portrait = to_uint8(decode_latents(vae, batch["reference"]))
-    neutral = dict(batch, codes=batch["codes"][:, :1].expand_as(batch["codes"]).contiguous())
-    frozen = sample_clips(model, vae, neutral, settings.shift, settings.steps)
+    conditions: Conditions = batch["conditions"]
+    neutral = replace(conditions, codes=conditions.codes[:, :1].expand_as(conditions.codes).contiguous())
+    sampled, frozen = (
+        sample_clips(model, vae, batch["latents"].shape, given, settings.shift, settings.steps)
+        for given in (conditions, neutral)
+    )
+    portrait = to_uint8(decode_latents(vae, conditions.reference))
     scores: dict[str, Any] = {
         "psnr": psnr(sampled, truth),
         "psnr_codec_limit": psnr(limit, truth),
@@ -282,10 +282,11 @@ def build_base(
     kept = len(codes) - recipe.held_out
     train_clips = {key: value[:kept] for key, value in clips.items()}
     model: torch.nn.Module = make_transformer(transformer, train_clips, codes[:kept], parent)
+    reads = Reads.of(transformer)
     with attention_backend("_native_math"):  # a tenth faster than the fused one on a CPU, at this size
         for phase in phases:
-            model = train_base(model, ClipBatches(train_clips, codes[:kept], vae, phase), phase, log)
-    everything = ClipBatches(clips, codes, vae, phases[-1])
+            model = train_base(model, ClipBatches(train_clips, codes[:kept], vae, phase, reads), phase, log)
+    everything = ClipBatches(clips, codes, vae, phases[-1], reads)
     picks = np.arange(kept, len(codes))[:24]
     scores |= score_base(model, vae, everything, settings, picks) | {
         "expression_correlation": expression_scores["mean"]

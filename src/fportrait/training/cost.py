@@ -62,6 +62,7 @@ def _sample_cost(config: tuple, frames: int, height: int, width: int, precision:
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+    from fportrait.diffusion.conditions import Conditions
     from fportrait.diffusion.transformer import FactorPortraitTransformer
 
     values, latents = dict(config), latent_frames(frames)
@@ -74,17 +75,11 @@ def _sample_cost(config: tuple, frames: int, height: int, width: int, precision:
     with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True):
         warnings.simplefilter("ignore", UserWarning)  # slow paths of a CPU that computes nothing here
         model = FactorPortraitTransformer(**values).train()
-        grid = (1, -1, latents, height, width)
         inputs = {
-            "latents": torch.zeros(1, model.config["latent_channels"], *grid[2:]),
+            "latents": torch.zeros(1, model.config["latent_channels"], latents, height, width),
             "timestep": torch.zeros(1),
-            "reference": torch.zeros(1, model.config["latent_channels"], 1, height, width),
-            "rays": torch.zeros(1, model.config["ray_channels"], *grid[2:]),
-            "normals": torch.zeros(1, model.config["latent_channels"], *grid[2:]),
-            "codes": torch.zeros(1, frames, model.expression_width),
+            **Conditions.zeros(model.reads, 1, latents, height, width).inputs(),
         }
-        if model.config["reference_rays"] == "identity":
-            inputs["reference_rays"] = torch.zeros(1, model.config["ray_channels"], 1, height, width)
         with FlopCounterMode(display=False, custom_mapping=attention) as counter, torch.no_grad():
             model(**inputs)
         kept = _kept_bytes(model, inputs, precision)

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from fportrait.dataset.batches import Batches
 from fportrait.dataset.mixing import draw_integer
-from fportrait.diffusion.flow import drop_conditions, flow_loss, noise_latents, sample_sigmas
+from fportrait.diffusion.conditions import Conditions
+from fportrait.diffusion.flow import flow_loss, noise_latents, sample_sigmas
 from fportrait.training.config import StageConfig
-
-CONDITIONS = ("reference", "rays", "normals", "codes")
 
 
 def prepare(batch: dict[str, Any], indices: Iterable[int], stage: StageConfig) -> dict[str, Any]:
@@ -24,21 +23,20 @@ def prepare(batch: dict[str, Any], indices: Iterable[int], stage: StageConfig) -
         generator = torch.Generator().manual_seed(draw_integer(stage.seed, index, "noise", 2**63))
         sigma = sample_sigmas(1, stage.shift, stage.sigmas, generator)
         noise = torch.randn(batch["latents"][row : row + 1].shape, generator=generator)
-        conditions = {name: batch[name][row : row + 1] for name in CONDITIONS}
-        prepared.append({**drop_conditions(conditions, stage.dropout, generator), "sigmas": sigma, "noise": noise})
-    return batch | {key: torch.cat([sample[key] for sample in prepared]) for key in prepared[0]}
+        prepared.append((sigma, noise, batch["conditions"][row : row + 1].dropped(stage.dropout, generator)))
+    sigmas, noises, conditions = zip(*prepared, strict=True)
+    return batch | {"sigmas": torch.cat(sigmas), "noise": torch.cat(noises), "conditions": Conditions.cat(conditions)}
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+    return {key: value.to(device) if isinstance(value, Tensor | Conditions) else value for key, value in batch.items()}
 
 
 def sample_losses(model: Callable[..., Tensor], batch: dict[str, Any], precision: str, contrast: float = 1.0) -> Tensor:
     """Flow-matching loss of each sample, `B`; `contrast` as in `flow_loss`."""
-    latents, noise = batch["latents"], batch["noise"]
-    inputs = {name: batch[name] for name in (*CONDITIONS, "reference_rays") if name in batch}
+    latents, noise, conditions = batch["latents"], batch["noise"], batch["conditions"].inputs()
     with torch.autocast(latents.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        velocity = model(noise_latents(latents, noise, batch["sigmas"]), batch["sigmas"] * 1000, **inputs)
+        velocity = model(noise_latents(latents, noise, batch["sigmas"]), batch["sigmas"] * 1000, **conditions)
     weights = batch.get("weights")
     rows = [slice(row, row + 1) for row in range(len(latents))]
     return torch.stack(

@@ -7,7 +7,7 @@ that a trainer sees whether each control does anything; how much each one moves 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fportrait.dataset.batches import record_conditions
+from fportrait.dataset.sampling import Sampler, held_out, make_pipeline, sample_records
 from fportrait.dataset.shards import Record, ShardReader
-from fportrait.diffusion.landmarks import expression_of
+from fportrait.diffusion.codec import decode_latents, encode_video
+from fportrait.diffusion.conditions import Conditions, Reads
 from fportrait.provenance import SYNTHETIC
 from fportrait.training.config import StageConfig
 
@@ -47,17 +50,14 @@ def sample_videos(
     records is left out. Without `out_folder` nothing is written (processes that only help to compute).
     """
     from fportrait.capture.video_io import write_video
-    from fportrait.evaluation.sampling import held_out, make_pipeline, sample_records
 
     was_training = transformer.training
     transformer.eval()
-    pipeline = make_pipeline(transformer, vae, stage.shift)
+    sampler = Sampler(make_pipeline(transformer, vae, stage.shift), steps, stage.seed)
     written = []
     for dataset, share in sorted(stage.mixture.items()):
         records = held_out(reader, dataset, 1, stage.frames) if share else []
-        for record, sample in zip(
-            records, sample_records(pipeline, reader, records, stage.frames, steps, stage.seed), strict=True
-        ):
+        for record, sample in zip(records, sample_records(sampler, reader, records, stage.frames), strict=True):
             truth = reader.read(record, stage.frames)["video"].numpy()
             portrait = np.broadcast_to(reader.references(record)["images"][0].numpy(), truth.shape)
             joined = np.concatenate([portrait, truth, sample], axis=2)
@@ -86,18 +86,15 @@ def factor_video(
         the same person and noise, which is exactly zero for a control that does nothing.
     """
     from fportrait.capture.video_io import write_video
-    from fportrait.evaluation.sampling import make_pipeline
 
     chosen = {factor: record for factor in SHOWN if (record := first_record(reader, SOURCES[factor], stage.frames))}
     if not chosen:
         return {}
     was_training = transformer.training
     transformer.eval()
-    pipeline = make_pipeline(transformer, vae, stage.shift)
+    sampler = Sampler(make_pipeline(transformer, vae, stage.shift), steps, stage.seed)
     parts = [factor_conditions(stage, transformer, vae, reader, record, factor) for factor, record in chosen.items()]
-    inputs = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    generators = [torch.Generator().manual_seed(stage.seed) for _ in parts]
-    videos = pipeline(**inputs, num_inference_steps=steps, generator=generators).frames
+    videos = sampler(Conditions.cat(parts), [stage.seed] * len(parts))
     transformer.train(was_training)
     if target is not None:
         columns = []
@@ -126,30 +123,18 @@ def first_record(reader: ShardReader, datasets: Sequence[str], frames: int) -> R
 
 def factor_conditions(
     stage: StageConfig, transformer: torch.nn.Module, vae: Any, reader: ShardReader, record: Record, factor: str
-) -> dict[str, Tensor]:
-    """The pipeline's inputs (`B` = 1) for a record of which only `factor` moves."""
-    from fportrait.dataset.batches import folded_rays
-
-    config: Mapping[str, Any] = transformer.config  # type: ignore[assignment]
+) -> Conditions:
+    """The conditions of a record (`B` = 1) of which only `factor` moves."""
     window, portraits = reader.read(record, stage.frames), reader.references(record)
-    camera = portraits["world_to_camera"][0]
-    expression = expression_of(window, config)
     if factor in ("still", "pose", "view"):
-        expression = expression[:1].expand(stage.frames, -1)
+        for name in ("codes", "landmark_codes"):
+            if name in window:
+                window[name] = window[name][:1].expand(stage.frames, -1)
     if factor in ("still", "expression", "pose"):
         window["world_to_camera"] = window["world_to_camera"][:1].expand(stage.frames, -1, -1)
     if factor in ("still", "expression"):
         window["normals"] = still_normals(vae, window["normals"])
-    inputs = {
-        "reference": portraits["latents"][0],
-        "rays": folded_rays(window, camera, config["ray_channels"]),
-        "normals": window["normals"],
-        "codes": expression,
-    }
-    if config.get("reference_rays") == "identity":
-        own = {"latents": window["latents"], "intrinsics": portraits["intrinsics"][0], "world_to_camera": camera[None]}
-        inputs["reference_rays"] = folded_rays(own, camera, config["ray_channels"])
-    return {name: value[None] for name, value in inputs.items()}
+    return record_conditions(window, portraits, Reads.of(transformer.config))  # type: ignore[arg-type]
 
 
 def still_normals(vae: Any, latents: Tensor) -> Tensor:
@@ -157,8 +142,6 @@ def still_normals(vae: Any, latents: Tensor) -> Tensor:
 
     A VAE's later latents describe groups of four frames, so a still video's are not the first latent repeated.
     """
-    from fportrait.diffusion.codec import decode_latents, encode_video
-
     device = next(itertools.chain(vae.parameters(), vae.buffers())).device
     video = decode_latents(vae, latents[None].to(device).float())
     return encode_video(vae, video[:, :, :1].expand_as(video).clamp(-1, 1))[0].float().cpu()

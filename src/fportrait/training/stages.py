@@ -104,6 +104,7 @@ def load_start(stage: StageConfig, start_folder: str | Path) -> FactorPortraitTr
 def batches_of(stage: StageConfig, transformer: torch.nn.Module, reader: ShardReader, split: str = "train") -> Any:
     """The batches of a stage, shaped for the transformer's configuration."""
     from fportrait.dataset.batches import Batches
+    from fportrait.diffusion.conditions import Reads
 
     config: Mapping[str, Any] = getattr(transformer, "config", {})
     return Batches(
@@ -112,8 +113,6 @@ def batches_of(stage: StageConfig, transformer: torch.nn.Module, reader: ShardRe
         stage.frames,
         stage.seed,
         split,
-        ray_channels=config.get("ray_channels", 24),
-        identity_rays=config.get("reference_rays") == "identity",
+        reads=Reads.of(config),
         focus_gain=stage.focus_gain,
-        expression=config.get("expression", "codes"),
     )

@@ -1,0 +1,147 @@
+"""Scores of one clip, and what many clips' scores come to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fportrait.dataset.sampling import decode
+from fportrait.dataset.shards import Record, ShardReader
+from fportrait.evaluation.bootstrap import bootstrap_mean, paired_difference
+from fportrait.evaluation.control import changes, face_errors, gain
+from fportrait.evaluation.scoring import ClipScorer
+from fportrait.evaluation.slices import expression_strength, skin_degrees, slice_of, view_degrees
+from fportrait.evaluation.types import ClipResult, Request, Scorers
+
+METHODS = ("ours", "codec_limit", "repeated_portrait")
+MIN_ASKED = 0.1  # root mean square change of the codes below which a clip asks for no expression
+FACELESS = ("psnr", "ssim", "sharpness", "lpips", "iqa")  # what a repeated portrait is scored by
+
+
+def score_record(
+    reader: ShardReader, record: Record, frames: int, sample: np.ndarray, vae: Any, scorers: Scorers, group: str
+) -> ClipResult:
+    """Scores of one sample and of its baselines; control measures where the record and the encoder allow them."""
+    window, portraits = reader.read(record, frames), reader.references(record)
+    truth, portrait = window["video"].numpy(), portraits["images"][0].numpy()
+    landmarks = window["landmarks"].numpy() if "landmarks" in window else None
+    request = Request(truth, portrait, landmarks, window["codes"].numpy(), window["intrinsics"].numpy())
+    videos = {
+        "ours": sample,
+        "codec_limit": decode(vae, window["latents"]),
+        "repeated_portrait": np.broadcast_to(portrait, truth.shape).copy(),
+        "truth": truth,
+        "normals": decode(vae, window["normals"]),
+        "portrait": portrait,
+    }
+    clip = score_clip(record.id, record.identity, videos, request, scorers, group)
+    degrees = view_degrees(window["world_to_camera"].numpy(), portraits["world_to_camera"][0].numpy())
+    clip.slices = {
+        "view": slice_of("view", degrees),
+        "expression": slice_of("expression", expression_strength(request.codes)),
+    }
+    if landmarks is not None:
+        clip.slices["skin"] = slice_of("skin", skin_degrees(truth[0], landmarks[0]))
+    return clip
+
+
+def score_clip(
+    name: str, identity: str, videos: dict[str, np.ndarray], request: Request, scorers: Scorers, group: str
+) -> ClipResult:
+    """Every measure of every method among `videos`; `group` is what Fréchet distances are taken over, "" for none."""
+    truth, clip = request.truth, ClipResult(name, identity, videos, {})
+    # A frame that is the portrait itself asks for nothing, and would give the repeated portrait an infinite score.
+    same = [t for t, frame in enumerate(truth) if np.array_equal(frame, request.portrait)]
+    skip = same if len(same) < len(truth) else []
+    for method in METHODS:
+        if method not in videos:
+            continue
+        some = {
+            key: metric for key, metric in scorers.frame.items() if method != "repeated_portrait" or key in FACELESS
+        }
+        scores = ClipScorer(some, scorers.every).score(videos[method], truth, skip, request.landmarks)
+        clip.scores |= {f"{method}/{key}": value for key, value in scores.means.items()}
+        clip.missed |= {f"{method}/{key}": count for key, count in scores.missed.items() if count}
+        if method == "ours":
+            clip.curve = [round(value, 2) for value in scores.per_frame["difference"]]
+        if scorers.control and method != "repeated_portrait":
+            clip.scores |= {
+                f"{method}/{key}": value
+                for key, value in control_scores(videos[method], request, scorers.encoder).items()
+            }
+    for frechet in scorers.frechet.values() if group else ():
+        for method in ("truth", *METHODS[:2]):
+            if method in videos:
+                frechet.feed(f"{group}/{method}", list(videos[method]))
+                frechet.end_clip(f"{group}/{method}")
+    return clip
+
+
+def control_scores(video: np.ndarray, request: Request, encoder: Any) -> dict[str, float]:
+    """Expression gain and the faces' errors of one video against what was asked; those without an answer are left out.
+
+    Face crops are cut at the true landmarks in every video alike, so that a difference is one of pixels.
+    """
+    scores: dict[str, float] = {}
+    if request.landmarks is None:
+        return scores
+    asked = changes(request.codes)
+    if encoder is not None and np.sqrt(np.mean(asked**2)) >= MIN_ASKED:
+        read = encoder(video, request.landmarks)
+        measured = gain(asked, changes(read))
+        scores["expression_gain"] = measured.gain
+        scores["expression_correlation"] = measured.correlation
+        scores["expression_error"] = float(np.sqrt(np.mean((read - request.codes) ** 2)))
+    errors = face_errors(video, request.landmarks, request.intrinsics)
+    scores |= {
+        "faces_found": errors.found,
+        "landmark_error": errors.landmarks,
+        "reprojection_error": errors.reprojection,
+        "head_pose_error": errors.head_degrees,
+        "lip_error": errors.lips,
+        "gaze_error": errors.gaze,
+        "landmark_gain": errors.gain,
+    }
+    return {name: value for name, value in scores.items() if np.isfinite(value)}
+
+
+def frechet_of(scorers: Scorers, group: str) -> dict[str, Any]:
+    """Fréchet distances of a group's clips to the truth: `{"frechet": {METHOD: {METRIC: {"value", "warning"}}}}`."""
+    table: dict[str, Any] = {}
+    for name, scorer in scorers.frechet.items():
+        for method in METHODS[:2]:
+            found = scorer.distance(f"{group}/{method}", f"{group}/truth")
+            if found is not None:
+                table.setdefault(method, {})[name] = {"value": round(found[0], 4), "warning": found[1]}
+    return {"frechet": table} if table else {}
+
+
+def summarise(clips: Sequence[ClipResult], seed: int) -> dict[str, Any]:
+    """Means over clips with 95% intervals; `ours_minus_portrait` is the paired difference in PSNR."""
+    summary: dict[str, Any] = {"clips": len(clips), "identities": len({clip.identity for clip in clips})}
+    names = sorted({name for clip in clips for name in clip.scores})
+    for name in names:
+        values = [clip.scores[name] for clip in clips if name in clip.scores]
+        finite = [value for value in values if np.isfinite(value)]
+        if not finite:
+            continue
+        estimate = bootstrap_mean(finite, seed)
+        method, metric = name.split("/")
+        entry: dict[str, Any] = {"mean": round(estimate.mean, 4), "clips": estimate.clips}
+        if estimate.clips > 1:
+            entry |= {"low": round(estimate.low, 4), "high": round(estimate.high, 4)}
+        missed = sum(clip.missed.get(name, 0) for clip in clips)
+        if missed:
+            entry["frames_without_face"] = missed
+        summary.setdefault(method, {})[metric] = entry
+    ours, theirs = (
+        [clip.scores.get(f"{method}/psnr", np.nan) for clip in clips] for method in ("ours", "repeated_portrait")
+    )
+    if np.isfinite([*ours, *theirs]).all():
+        difference = paired_difference(ours, theirs, seed)
+        summary["ours_minus_portrait"] = {"mean": round(difference.mean, 4)}
+        if difference.clips > 1:
+            summary["ours_minus_portrait"] |= {"low": round(difference.low, 4), "high": round(difference.high, 4)}
+    return summary

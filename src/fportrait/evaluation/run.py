@@ -1,0 +1,220 @@
+"""The protocols: what is generated, what it is compared with, and how the numbers become a report.
+
+- **Self-reenactment** of held-out people on every dataset: their own video's pose, camera and expression, from one
+  portrait, against the true pixels. Beside it two baselines on the same clips: the codec's own limit (the true latents
+  decoded) and the portrait repeated. A frame that is the portrait itself is left out of the picture scores of all.
+- **Control modes** (`modes`): one embedded person does what another did, with a rendered truth.
+- **Probes** (`probes`): one factor moved alone.
+- **Cross-reenactment** (`cross`): a held-out person does what another one's annotations say, without a truth.
+
+Every model is scored on the same records, drawn in the index's order; `holdout` names them and their bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fportrait.atomic_io import value_hash, write_json
+from fportrait.bundle import read_settings
+from fportrait.dataset.encode import vae_hash
+from fportrait.dataset.sampling import Sampler, held_out, make_pipeline, sample_records
+from fportrait.dataset.schema import DATASETS
+from fportrait.dataset.shards import Record, ShardReader
+from fportrait.diffusion.codec import load_vae
+from fportrait.diffusion.transformer import FactorPortraitTransformer
+from fportrait.errors import UserError, refuse_unknown_keys
+from fportrait.evaluation.clips import frechet_of, score_clip, score_record, summarise
+from fportrait.evaluation.cross import run_cross
+from fportrait.evaluation.embedded import Studio
+from fportrait.evaluation.external import score_external
+from fportrait.evaluation.modes import mode_scenes, run_modes
+from fportrait.evaluation.probes import ProbeSettings, run_probes
+from fportrait.evaluation.report import Report
+from fportrait.evaluation.slices import summarise_slices
+from fportrait.evaluation.types import (
+    ClipResult,
+    Evaluation,
+    Protocol,
+    Request,
+    SamplingSettings,
+    Scorers,
+    load_encoder,
+    sampling_settings,
+)
+from fportrait.tracking.expression import ExpressionEncoder
+
+
+def evaluate(
+    transformer_folder: str | Path,
+    base_folder: str | Path,
+    shards_folder: str | Path,
+    out_folder: str | Path,
+    protocol: Protocol | Mapping[str, Any],
+    seed: int = 0,
+    probes: ProbeSettings | Mapping[str, Any] | None = None,
+    modes: Mapping[str, int] | None = None,
+    cross: Mapping[str, int] | None = None,
+    annotations: Sequence[str | Path] = (),
+    external: Mapping[str, str | Path] | None = None,
+) -> dict[str, Any]:
+    """Score a transformer; write videos, tables, `metrics.json`, `scores.json` (per clip and person) and `report.html`.
+
+    Args:
+        base_folder: holds `vae/`, and `expression_encoder/` for the control measures.
+        modes: `people` and `frames` of the control modes. cross: `pairs` per dataset. Both off by default.
+        annotations: folders with `frames.parquet` and `identities.parquet`, for `cross`.
+        external: videos of other methods, name to folder, in the layout of docs/evaluation.md.
+
+    Returns:
+        By dataset: means with confidence intervals over clips. Beside them `slices`, `control`, `modes`, `cross`,
+        `external`, `frechet`, `backbones`, `holdout`, `settings` and `warnings`.
+
+    Raises:
+        UserError: the shards are of another VAE, have no held-out records, or hold clips shorter than asked.
+    """
+    protocol = protocol if isinstance(protocol, Protocol) else Protocol.from_dict(protocol)
+    base, reader = Path(base_folder), ShardReader(shards_folder)
+    if vae_hash(base / "vae") != reader.vae_hash:
+        raise UserError(
+            f"shards of another VAE than {base / 'vae'}",
+            "shards of the model's VAE",
+            "run `kedro run --pipelines=encode` again",
+        )
+    sampling = sampling_settings(protocol, Path(transformer_folder), base)
+    transformer = FactorPortraitTransformer.from_pretrained(transformer_folder).eval()
+    pipeline = make_pipeline(
+        transformer, load_vae(base / "vae"), sampling.shift, sampling.guidance_below, sampling.scheduler
+    )
+    evaluation = Evaluation(
+        Sampler(pipeline, sampling.steps, seed, sampling.guidance),
+        reader,
+        replace(protocol, guidance=sampling.guidance),
+        Scorers.of(protocol, load_encoder(base / "expression_encoder") if protocol.control else None),
+        Report(Path(out_folder), shown=protocol.shown),
+    )
+    summary, chosen, clips = score_held_out(evaluation, sampling.frames)
+    if not clips:
+        raise UserError(
+            f"no held-out records in {shards_folder}",
+            "identities of the split 'test'",
+            "raise the share of test identities in ingest, and encode again",
+        )
+    summary["slices"] = summarise_slices([(clip.slices, clip.scores) for clip in clips], seed)
+    extra = on_embedded_people(evaluation, base, sampling.frames, probes, modes)
+    probed = extra.get("control", {}).pop("each", {})  # per person, for the gate
+    if cross and cross.get("pairs"):
+        extra["cross"] = run_cross(evaluation, annotations, sampling.frames, cross["pairs"])
+    if external:
+        extra["external"] = {
+            name: score_external(evaluation, name, folder, chosen) for name, folder in external.items()
+        }
+    summary |= extra
+    summary["holdout"] = value_hash(
+        [[record.id, record.checksum, record.references_checksum, n] for record, n in chosen]
+    )
+    summary["backbones"] = evaluation.scorers.backbones()
+    summary["not_measured"] = evaluation.scorers.lacking
+    summary["settings"] = settings_of(evaluation, sampling)
+    write_json(
+        Path(out_folder) / "scores.json",
+        {
+            "holdout": summary["holdout"],
+            "clips": {
+                clip.id: {name: round(value, 6) for name, value in sorted(clip.scores.items()) if np.isfinite(value)}
+                for clip in clips
+            },
+            "people": {clip.id: clip.identity for clip in clips},
+            "probes": probed,
+        },
+    )
+    evaluation.report.finish(summary)
+    return summary
+
+
+def settings_of(evaluation: Evaluation, sampling: SamplingSettings) -> dict[str, Any]:
+    """What was asked, for the report; `same` is what two evaluations must share to be compared."""
+    return {
+        "frames": sampling.frames,
+        "steps": sampling.steps,
+        "shift": sampling.shift,
+        "seed": evaluation.seed,
+        "guidance": sampling.guidance,
+        "guidance_below": sampling.guidance_below,
+        "scheduler": sampling.scheduler,
+        "network_every": evaluation.protocol.network_every,
+        "shards": evaluation.reader.hash,
+        "same": {"frames": sampling.frames, "steps": sampling.steps},
+    }
+
+
+def score_held_out(
+    evaluation: Evaluation, frames: int | None
+) -> tuple[dict[str, Any], list[tuple[Record, int]], list[ClipResult]]:
+    """Self-reenactment of every dataset.
+
+    Returns:
+        The summary by dataset; the records and their lengths; the clips' scores.
+    """
+    protocol, scorers, reader = evaluation.protocol, evaluation.scorers, evaluation.reader
+    summary: dict[str, Any] = {}
+    chosen: list[tuple[Record, int]] = []
+    everything: list[ClipResult] = []
+    for dataset in DATASETS:
+        records = held_out(reader, dataset, protocol.records, frames)
+        length = min([frames or 10**9, *(record.frames for record in records)])
+        clips = []
+        for first in range(0, len(records), protocol.batch):
+            part = records[first : first + protocol.batch]
+            samples = sample_records(evaluation.sampler, reader, part, length)
+            for record, sample in zip(part, samples, strict=True):
+                clip = score_record(reader, record, length, sample, evaluation.sampler.vae, scorers, dataset)
+                evaluation.keep(dataset, clip)
+                clips.append(clip)
+        chosen += [(record, length) for record in records]
+        everything += clips
+        if clips:
+            summary[dataset] = summarise(clips, evaluation.seed) | frechet_of(scorers, dataset)
+    return summary, chosen, everything
+
+
+def on_embedded_people(
+    evaluation: Evaluation,
+    base: Path,
+    frames: int | None,
+    probes: ProbeSettings | Mapping[str, Any] | None,
+    modes: Mapping[str, int] | None,
+) -> dict[str, Any]:
+    """Control modes and probes, on people whose truth is rendered."""
+    probes = probes if isinstance(probes, ProbeSettings) or probes is None else ProbeSettings.from_dict(probes)
+    people = int((modes or {}).get("people", 0))
+    refuse_unknown_keys(modes or {}, ("people", "frames"), "evaluate.modes")
+    if not people and not (probes and probes.people):
+        return {}
+    stated, sampler = read_settings(base), evaluation.sampler
+    encoder = ExpressionEncoder.from_pretrained(base / "expression_encoder")
+    studio = Studio(encoder, stated.size, stated.camera_distance, stated.crop_metres)
+    extra: dict[str, Any] = {}
+    if people:
+        scenes = mode_scenes(studio, people, int((modes or {}).get("frames") or frames or stated.frames), sampler.seed)
+        videos = run_modes(sampler, scenes, evaluation.protocol.batch)
+        extra["modes"] = {}
+        for mode, some in scenes.items():
+            clips = []
+            for index, (scene, shown) in enumerate(zip(some, videos[mode], strict=True)):
+                request = Request(scene.video, scene.reference, scene.landmarks, scene.codes, scene.intrinsics)
+                clip = score_clip(f"{mode}/{index}", f"target {index}", shown, request, evaluation.scorers, "")
+                evaluation.keep(f"mode: {mode.replace('_', ' ')}", clip)
+                clips.append(clip)
+            extra["modes"][mode] = summarise(clips, evaluation.seed)
+    if probes and probes.people:
+        if probes.guidance is None:
+            probes = replace(probes, guidance=evaluation.protocol.guidance)
+        control = run_probes(sampler, studio, probes)
+        evaluation.report.add_probes(control, control.pop("pictures"))
+        extra["control"] = control
+    return extra
