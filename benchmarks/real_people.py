@@ -130,8 +130,8 @@ class Bench:
         """A picture through the model's codec."""
         import torch
 
-        from fportrait.diffusion.conditions import as_latents
         from fportrait.dataset.sampling import decode
+        from fportrait.diffusion.conditions import as_latents
 
         vae = self.animator.pipeline.vae
         with torch.no_grad():
