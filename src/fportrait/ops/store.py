@@ -226,7 +226,8 @@ def schemas() -> tuple[frozenset[str], str]:
     spec = importlib.util.find_spec("mlflow")
     if spec is None or spec.origin is None:
         raise UserError("no mlflow", "the package mlflow", "pip install mlflow")
-    made, replaced = set(), set()
+    made: set[str] = set()
+    replaced: set[str] = set()
     for file in (Path(spec.origin).parent / "store/db_migrations/versions").glob("*.py"):
         text = file.read_text(encoding="utf-8")
         for name, kept in (("revision", made), ("down_revision", replaced)):

@@ -267,7 +267,7 @@ def build_base(
     work = films / f"parts-{parts_key(recipe, faces, encoder_steps, codec_steps, whitening, transformer, parent)}"
     work.mkdir(parents=True, exist_ok=True)
     log = Log(work)
-    settings = BundleSettings(recipe.size, recipe.frames, phases[-1].shift, **SAMPLING)
+    settings = BundleSettings(size=recipe.size, frames=recipe.frames, shift=phases[-1].shift, **SAMPLING)
     files = render_all(recipe, films, workers)
     videos = load_clips(files)
     encoder, expression_scores = make_encoder(videos, work, encoder_steps, recipe.held_out, log)
