@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from fportrait.diffusion.lora import LoraSettings, add_lora, load_lora, merge_lora, save_lora
+from fportrait.diffusion.lora import LoraSettings, add_lora, load_lora, merge_lora, merged_weights, save_lora
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.errors import UserError
 
@@ -21,8 +21,8 @@ TINY = {
 }
 
 
-def tiny(**config):
-    torch.manual_seed(0)
+def tiny(seed=0, **config):
+    torch.manual_seed(seed)
     return FactorPortraitTransformer(**{**TINY, **config}).eval()
 
 
@@ -78,7 +78,7 @@ def test_a_saved_adapter_gives_the_same_velocity_on_a_fresh_base_and_when_merged
     model, settings = tiny(), LoraSettings(rank=3, alpha=6)
     add_lora(model, settings)
     learn(model)
-    save_lora(model, tmp_path / "adapter", settings)
+    save_lora(model, tmp_path / "adapter")
     fresh = tiny()
     assert load_lora(fresh, tmp_path / "adapter").rank == 3
     with torch.no_grad():
@@ -90,6 +90,10 @@ def test_a_saved_adapter_gives_the_same_velocity_on_a_fresh_base_and_when_merged
     merged.save_pretrained(tmp_path / "merged")
     again = FactorPortraitTransformer.from_pretrained(tmp_path / "merged")  # refuses any key that is not its own
     assert all(torch.equal(again.state_dict()[name], value) for name, value in merged.state_dict().items())
+    spread = merged_weights(model.state_dict(), settings)  # the same from tensors alone
+    assert spread.keys() == merged.state_dict().keys()
+    for name, value in merged.state_dict().items():
+        torch.testing.assert_close(spread[name], value, atol=1e-6, rtol=1e-6)
 
 
 def test_an_adapter_of_another_base_is_refused_key_by_key(tmp_path):
@@ -98,6 +102,8 @@ def test_an_adapter_of_another_base_is_refused_key_by_key(tmp_path):
     save_lora(model, tmp_path)
     with pytest.raises(UserError, match=r"missing: blocks\.2\.attn1"):
         load_lora(tiny(num_layers=3), tmp_path)
+    with pytest.raises(UserError, match="the base that the adapter was trained on"):
+        load_lora(tiny(seed=1), tmp_path)
     (tmp_path / "adapter.json").write_text(json.dumps({"ranks": 4}))
     with pytest.raises(UserError, match="rename it to 'rank'"):
         load_lora(tiny(), tmp_path)

@@ -29,6 +29,10 @@ from small import stage
         ({"processes": 3}, "multiple of 3"),
         ({"held_out": -1}, "0 or more"),
         ({"iterations": "many"}, "'many' for iterations"),
+        ({"lora": {"rnk": 4}}, "rename it to 'rank'"),
+        ({"lora": {"rank": 0}}, "LoRA rank of 0"),
+        ({"lora": {"targets": ["to_z"]}}, "match nothing: to_z"),
+        ({"lora": 16}, "keys with values"),
     ],
 )
 def test_bad_settings_are_refused_with_what_to_change(changes, message):

@@ -14,6 +14,8 @@ import torch
 from fportrait.errors import UserError
 from fportrait.training.checkpoints import best_checkpoint, checkpoint_to_resume, damage, saved_checkpoints
 from fportrait.training.loop import train
+from fportrait.training.losses import prepare, sample_losses, to_device
+from fportrait.training.stages import batches_of
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small import Journal, same_weights, shards, stage, transformer
@@ -307,6 +309,40 @@ def test_runs_whose_rate_falls_share_only_the_steps_before_it_falls(reader, tmp_
     assert summary["resumed_from"] == 5  # at step 5 (from 0) the shorter run's rate is the first below the other's
     assert same_weights(model, run(reader, tmp_path / "alone", iterations=8, **falling)[2])
     assert run(reader, tmp_path, iterations=8, checkpoint_every=1)[0]["resumed_from"] == 7  # of 12
+
+
+def test_an_adapter_is_learned_alone_kept_alone_and_resumed_bit_for_bit(tmp_path):
+    from safetensors.torch import load_file
+
+    from fportrait.diffusion.lora import load_lora
+
+    reader = shards(tmp_path / "shards", splits=("train", "train", "test"))
+    settings = stage(lora={"rank": 2, "alpha": 4, "conditions": False}, checkpoint_every=3)
+    journal, model, base = Journal(), transformer(), transformer()
+    summary = train(settings, model, reader, tmp_path / "a", journal)
+    assert 0 < summary["parameters"] == journal[0][1]["parameters"] < sum(p.numel() for p in base.parameters()) / 3
+    kept = saved_checkpoints(checkpoint_root(tmp_path / "a"))[-1]
+    for name in ("weights", "ema"):
+        assert all("lora_" in key for key in load_file(kept / f"{name}.safetensors"))
+
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, transformer(), reader, tmp_path / "b", Journal(7))
+    resumed, again = Journal(), transformer()
+    assert train(settings, again, reader, tmp_path / "b", resumed)["resumed_from"] == 6
+    assert told(resumed) == told(journal) and same_weights(model, again)
+
+    # Three ways to the same model: as it was trained, merged on the disk, and the adapter on its base.
+    merged, beside = base.from_pretrained(tmp_path / "a/transformer").eval(), transformer().eval()
+    load_lora(beside, tmp_path / "a/adapter")
+    batch = to_device(prepare(batches_of(settings, base, reader)([0, 1]), [0, 1], settings), torch.device("cpu"))
+    with torch.no_grad():
+        losses = [sample_losses(one, batch, "fp32") for one in (model, merged, beside, base.eval())]
+    torch.testing.assert_close(losses[0], losses[2], atol=0, rtol=0)
+    torch.testing.assert_close(losses[0], losses[1], atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(losses[0], losses[3], rtol=1e-3)
+    adapted = json.loads((tmp_path / "a/training.json").read_text())["adapted"]
+    assert adapted == json.loads((tmp_path / "a/adapter/adapter.json").read_text())["base"]
+    assert train(stage(), transformer(), reader, tmp_path / "b", Journal())["resumed_from"] == 0
 
 
 def test_another_architecture_with_the_same_weights_resumes_nothing(reader, tmp_path):

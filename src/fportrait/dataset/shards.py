@@ -13,7 +13,6 @@ time it is fetched from a store: a flipped byte is refused by name, never traine
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
 import json
 import os
@@ -26,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fportrait.atomic_io import value_hash, write_json, write_parquet, write_safetensors
+from fportrait.atomic_io import tensors_hash, value_hash, write_json, write_parquet, write_safetensors
 from fportrait.dataset.remote import RemoteShard, file_system, is_url
 from fportrait.errors import UserError
 
@@ -54,16 +53,6 @@ class Record:
     @property
     def id(self) -> str:
         return f"{self.dataset}/{self.identity}/{self.record}"
-
-
-def tensors_hash(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes, in the order of the names."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def write_shard(

@@ -7,16 +7,20 @@ be trained whole beside them. Needs `pip install fportrait[lora]`.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
+from fportrait.atomic_io import atomic_folder, tensors_hash, write_json, write_safetensors
+from fportrait.errors import UserError
+from fportrait.parameters import settings_from
 
-from fportrait.atomic_io import atomic_folder, write_json, write_safetensors
-from fportrait.diffusion import checkpoint
-from fportrait.diffusion.transformer import FactorPortraitTransformer
-from fportrait.errors import UserError, refuse_unknown_keys
+if TYPE_CHECKING:  # a stage's settings are read without torch
+    import torch
+    from torch import Tensor
+
+    from fportrait.diffusion.transformer import FactorPortraitTransformer
 
 WEIGHTS, CONFIG = "adapter.safetensors", "adapter.json"
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
@@ -24,8 +28,9 @@ TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """`conditions`: train the controller (or landmark layers) and the patch embedding whole, beside the low-rank part.
+    """`rank` of the updates, which are scaled by `alpha`/`rank`; `targets`: the matrices of every block that get one.
 
+    `conditions`: train the controller (or landmark layers) and the patch embedding whole, beside the low-rank part.
     Right for teaching a bare Wan the conditions; leave it out to adapt a trained model.
     """
 
@@ -33,6 +38,54 @@ class LoraSettings:
     alpha: int = 16
     targets: Sequence[str] = TARGETS
     conditions: bool = True
+
+    def __post_init__(self) -> None:
+        for key in ("rank", "alpha"):
+            if getattr(self, key) < 1:
+                raise UserError(f"a LoRA {key} of {getattr(self, key)}", "1 or more", f"raise {key}")
+        unknown = [target for target in self.targets if target not in TARGETS]
+        if isinstance(self.targets, str) or unknown or not self.targets:
+            named = self.targets if isinstance(self.targets, str) else ", ".join(unknown) or "none"
+            raise UserError(f"LoRA targets that match nothing: {named}", f"some of {', '.join(TARGETS)}", "rename them")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "lora") -> LoraSettings:
+        return settings_from(cls, values, where)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "targets": list(self.targets)}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What a model carries since `add_lora`: the settings, and the hash of the weights that it adapts."""
+
+    settings: LoraSettings
+    base: str
+
+
+def adapter_of(model: torch.nn.Module) -> Adapter | None:
+    return getattr(model, "fportrait_adapter", None)
+
+
+def adapted_matrices(model: torch.nn.Module, settings: LoraSettings) -> dict[str, torch.nn.Linear]:
+    """The matrices that get an update: inside the blocks only, and not in landmark layers, which nothing trained."""
+    import torch
+
+    ends = tuple(f".{target}" for target in settings.targets)
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+        and name.startswith("blocks.")
+        and "landmark_attention" not in name
+        and name.endswith(ends)
+    }
+
+
+def trained_whole(model: FactorPortraitTransformer, settings: LoraSettings) -> tuple[str, ...]:
+    """Beginnings of the names of what is trained whole beside the updates."""
+    return (*model.new_modules(), "patch_embedding.") if settings.conditions else ()
 
 
 def add_lora(model: FactorPortraitTransformer, settings: LoraSettings | None = None) -> list[str]:
@@ -42,43 +95,43 @@ def add_lora(model: FactorPortraitTransformer, settings: LoraSettings | None = N
         the names of what is trainable now.
 
     Raises:
-        UserError: peft is not installed, the model has an adapter, a target matches nothing, or the rank is below 1.
+        UserError: peft is not installed, the model has an adapter, or a target matches nothing.
     """
     try:
         from peft import LoraConfig
     except ImportError:
         raise UserError("no peft package", "peft (for LoRA)", "pip install 'fportrait[lora]'") from None
     settings = settings or LoraSettings()
-    if settings.rank < 1:
-        raise UserError(f"a LoRA rank of {settings.rank}", "1 or more", "raise rank")
     if getattr(model, "peft_config", None):
         raise UserError("a model that has an adapter", "one without", "merge it first (`merge_lora`)")
-    # Inside the blocks only, and not in the new landmark layers: those have no pretrained weights to preserve.
-    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    blocks = [name for name in names if name.startswith("blocks.") and "landmark_attention" not in name]
-    chosen = [name for name in blocks if name.endswith(tuple(f".{target}" for target in settings.targets))]
-    unmatched = [target for target in settings.targets if not any(name.endswith(f".{target}") for name in chosen)]
-    if unmatched:
-        raise UserError(
-            f"LoRA targets that match nothing: {', '.join(unmatched)}", f"some of {', '.join(TARGETS)}", "rename them"
-        )
+    base = tensors_hash({name: value.cpu() for name, value in model.state_dict().items()})
+    chosen = list(adapted_matrices(model, settings))
     model.add_adapter(LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=chosen))
     model.requires_grad_(False)
+    whole = trained_whole(model, settings)
     for name, parameter in model.named_parameters():
-        whole = settings.conditions and name.startswith((*model.new_modules(), "patch_embedding."))
-        parameter.requires_grad_("lora_" in name or whole)
+        parameter.requires_grad_("lora_" in name or (bool(whole) and name.startswith(whole)))
+    model.fportrait_adapter = Adapter(settings, base)
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-def save_lora(model: FactorPortraitTransformer, folder: str | Path, settings: LoraSettings | None = None) -> Path:
-    """Write what `add_lora` made trainable (`adapter.safetensors`) and the settings to rebuild it (`adapter.json`)."""
-    settings = settings or LoraSettings()
-    state = {name: parameter.detach().cpu() for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if not any("lora_" in name for name in state):
+def save_lora(model: FactorPortraitTransformer, folder: str | Path) -> Path:
+    """Write what `add_lora` made trainable and what it takes to rebuild it (`write_adapter`).
+
+    Raises:
+        UserError: the model has no adapter.
+    """
+    adapter = adapter_of(model)
+    if adapter is None:
         raise UserError("a model without LoRA weights", "one that `add_lora` changed", "call `add_lora` first")
+    return write_adapter(folder, {n: p.detach().cpu() for n, p in model.named_parameters() if p.requires_grad}, adapter)
+
+
+def write_adapter(folder: str | Path, state: dict[str, Tensor], adapter: Adapter) -> Path:
+    """`adapter.safetensors`, and `adapter.json` with the settings and `base`, the hash of the weights it adapts."""
     with atomic_folder(folder) as target:
         write_safetensors(target / WEIGHTS, state)
-        write_json(target / CONFIG, {**asdict(settings), "targets": list(settings.targets)})
+        write_json(target / CONFIG, {**adapter.settings.as_dict(), "base": adapter.base})
     return Path(folder)
 
 
@@ -86,20 +139,31 @@ def load_lora(model: FactorPortraitTransformer, folder: str | Path) -> LoraSetti
     """Add the adapter of `save_lora` to the base it was trained on.
 
     Raises:
-        UserError: no adapter there, unknown settings, or keys missing, extra or misshapen (another base; all listed).
+        UserError: no adapter there, unknown settings, keys missing, extra or misshapen (another architecture; all
+            listed), or another base of the same architecture.
     """
+    import torch
+
+    from fportrait.diffusion import checkpoint
+
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
         raise UserError(f"no {folder / CONFIG}", "a folder that `save_lora` wrote", "check the path")
     values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    refuse_unknown_keys(values, LoraSettings.__dataclass_fields__, str(folder / CONFIG))
-    settings = LoraSettings(**values)
+    base = values.pop("base", None)
+    settings = LoraSettings.from_dict(values, str(folder / CONFIG))
     state = checkpoint.read_tensors(folder)
-    parameters = dict(model.named_parameters())
     trainable = set(add_lora(model, settings))
     parameters = {name: value for name, value in model.named_parameters() if name in trainable}
     found = {name: tuple(value.shape) for name, value in state.items()}
     checkpoint.check_keys(found, {name: tuple(value.shape) for name, value in parameters.items()}, str(folder))
+    adapter = adapter_of(model)
+    if adapter is not None and base != adapter.base:
+        raise UserError(
+            f"the adapter {folder} of the base {base}, and a model with the weights {adapter.base}",
+            "the base that the adapter was trained on",
+            "load that base, or the merged transformer beside the adapter",
+        )
     with torch.no_grad():
         for name, value in state.items():
             parameters[name].copy_(value)
@@ -116,4 +180,19 @@ def merge_lora(model: FactorPortraitTransformer) -> FactorPortraitTransformer:
         raise UserError("a model without LoRA weights", "one that `add_lora` changed", "call `add_lora` first")
     model.fuse_lora()
     model.unload_lora()
+    model.fportrait_adapter = None
     return model.requires_grad_(True)
+
+
+def merged_weights(state: Mapping[str, Tensor], settings: LoraSettings) -> dict[str, Tensor]:
+    """`merge_lora` for the tensors of a model that lies spread over processes: W + alpha/rank · B A, float32."""
+    merged = {}
+    for name, value in state.items():
+        module, inner, kind = name.partition(".base_layer.")
+        if ".lora_" in name:
+            continue
+        if inner and kind == "weight":
+            down, up = (state[f"{module}.lora_{part}.default.weight"].float() for part in "AB")
+            value = value + (settings.alpha / settings.rank * (up @ down)).to(value)
+        merged[f"{module}.{kind}" if inner else name] = value
+    return merged

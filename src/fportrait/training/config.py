@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from fportrait.dataset.schema import DATASETS
+from fportrait.diffusion.lora import LoraSettings
 from fportrait.diffusion.shapes import latent_frames
 from fportrait.errors import UserError, refuse_unknown_keys
 from fportrait.parameters import settings_from
@@ -34,6 +35,7 @@ class StageConfig:
     learning_rate: float
     mixture: dict[str, int]  # percent by dataset
     parent: str | None = None  # the stage this one starts from; None starts from the base
+    lora: dict[str, Any] | None = None  # of `LoraSettings`: learn low-rank updates of a frozen model; None: all of it
     variant: str = "full"  # or c2, without normal maps; c3, landmarks for codes: begun from what a full start knows
     batch_size: int = 8  # over all processes and accumulated micro-batches
     accumulation: int = 1
@@ -110,6 +112,13 @@ class StageConfig:
                 f"decay_from {self.decay_from}, ema {self.ema}", "fractions", f"correct them in {self.name}"
             )
         self.micro_batch(self.processes * self.nodes)
+        if self.lora is not None:  # refused now, not at the first step
+            LoraSettings.from_dict(self.lora, f"lora of {self.name}")
+
+    @property
+    def adapter(self) -> LoraSettings | None:
+        """Settings of the adapter that this stage trains."""
+        return None if self.lora is None else LoraSettings.from_dict(self.lora, f"lora of {self.name}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> StageConfig:
@@ -133,9 +142,15 @@ class StageConfig:
             )
         return share
 
+    @property
+    def passes(self) -> int:
+        """Forward passes that a step costs: the backward one takes two, or one where the matrices learn nothing."""
+        return 3 if self.lora is None else 2
+
     def learned_from(self) -> dict[str, Any]:
         """The settings that decide what is learned."""
-        return {key: value for key, value in asdict(self).items() if key not in self.BOOKKEEPING}
+        values = {key: value for key, value in asdict(self).items() if key not in self.BOOKKEEPING}
+        return {**values, "lora": None if self.adapter is None else self.adapter.as_dict()}
 
     @property
     def schedule(self) -> dict[str, Any]:

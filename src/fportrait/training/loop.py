@@ -25,6 +25,7 @@ from torch import Tensor
 from fportrait.atomic_io import atomic_folder, value_hash, write_json, write_safetensors
 from fportrait.dataset.batches import Batches
 from fportrait.dataset.shards import ShardReader, tensors_hash
+from fportrait.diffusion.lora import adapter_of, add_lora, merged_weights, write_adapter
 from fportrait.errors import UserError
 from fportrait.training.average import Average, decay_at
 from fportrait.training.checkpoints import checkpoint_to_resume, load_checkpoint, run_folder, save_checkpoint
@@ -51,6 +52,9 @@ def train(
     sample: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Train `transformer` in place; it ends with the averaged weights, also saved to `out_folder/transformer`.
+
+    With an adapter (`stage.lora`, or `add_lora` before) checkpoints, moments and average hold what is learned alone;
+    `out_folder/transformer` is the merged model, and `out_folder/adapter` the adapter with the hash of its base.
 
     Args:
         log: called by the main process with metrics and the number of finished steps.
@@ -98,9 +102,10 @@ class Trainer:
         check_stage(stage, reader)
         self.batches = batches_of(stage, transformer, reader)
         self.root, self.name = checkpoints, run_name(stage, transformer, reader)
-        self.trained = [name for name, value in transformer.named_parameters() if value.requires_grad]
-
         torch.manual_seed(stage.seed)
+        if stage.adapter is not None:
+            add_lora(transformer, stage.adapter)  # type: ignore[arg-type]
+        self.trained = [name for name, value in transformer.named_parameters() if value.requires_grad]
         transformer.train()
         if stage.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()  # type: ignore[operator]
@@ -213,9 +218,10 @@ class Trainer:
     def finish(self, out: Path) -> dict[str, Any]:
         """The averaged weights into the model and `out`; returns the summary of `train`."""
         stage, parallel = self.stage, self.parallel
-        averaged = parallel.whole_average(self.average)
+        averaged, adapter = parallel.whole_average(self.average), adapter_of(self.transformer)
+        merged = merged_weights({**parallel.whole_weights(), **averaged}, adapter.settings) if adapter else averaged
         if stage.sharding != "zero3" or parallel.processes == 1:  # ZeRO-3's parts belong to its engine
-            self.transformer.load_state_dict(self.average.values)
+            self.transformer.load_state_dict(self.average.values, strict=adapter is None)
         self.transformer.eval()
         parameters = sum(averaged[name].numel() for name in self.trained)
         summary = {
@@ -226,8 +232,11 @@ class Trainer:
             **self.meter.spent(),
         }
         if parallel.is_main:
-            save_transformer(self.transformer, averaged, out / "transformer")
+            save_transformer(self.transformer, merged, out / "transformer")
+            if adapter is not None:
+                write_adapter(out / "adapter", {name: averaged[name] for name in self.trained}, adapter)
             record = {"stage": stage.learned_from(), "shards": self.reader.hash, "vae_hash": self.reader.vae_hash}
+            record |= {"adapted": None if adapter is None else adapter.base}
             write_json(out / "training.json", {**record, "parameters": parameters, "steps": self.step})
         parallel.wait()
         return summary
@@ -242,10 +251,11 @@ def start_meter(
         return Meter(stage, parallel.device)
     height, width = batches([0])["latents"].shape[-2:]
     cost = sample_cost(config, stage.frames, height, width, stage.precision)
-    tokens, flops = cost.tokens * stage.batch_size, 3 * cost.flops * stage.batch_size
+    learned = sum(value.numel() for value in transformer.parameters() if value.requires_grad)
+    tokens, flops = cost.tokens * stage.batch_size, stage.passes * cost.flops * stage.batch_size
     peak = peak_flops(parallel.device, stage.precision)
     if parallel.is_main:
-        log({"parameters": cost.parameters, "tokens_per_step": tokens, "flops_per_step": flops}, 0)
+        log({"parameters": learned, "tokens_per_step": tokens, "flops_per_step": flops}, 0)
     return Meter(stage, parallel.device, tokens, flops, peak and peak * parallel.processes)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fportrait.errors import UserError
-from fportrait.training.average import Average
+from fportrait.training.average import Average, learned_state
 from fportrait.training.config import StageConfig
 
 FullState = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]  # weights, average, moments
@@ -122,13 +122,17 @@ class Parallel:
         """The averaged weights, whole, on every process's CPU. All processes must call it."""
         return whole(average.values)
 
+    def whole_weights(self) -> dict[str, Tensor]:
+        """All weights as they are now, frozen ones too, whole, on every process's CPU. All processes must call it."""
+        return whole(self.model.state_dict())
+
     def full_state(self, average: Average) -> FullState | None:
-        """Whole tensors on the main process's CPU; None on the others. All processes must call it."""
+        """Whole tensors of what is learned, on the main process's CPU; None on the others. All must call it."""
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         moments: Any = get_optimizer_state_dict(self.model, self.optimizer, options=options).get("state", {})
-        weights, averaged = whole(self.model.state_dict()), self.whole_average(average)
+        weights, averaged = whole(learned_state(self.model)), self.whole_average(average)
         if not self.is_main:
             return None
         return weights, averaged, flattened(moments)
@@ -138,15 +142,15 @@ class Parallel:
         from torch.distributed.checkpoint.state_dict import (
             StateDictOptions,
             get_optimizer_state_dict,
-            set_model_state_dict,
             set_optimizer_state_dict,
         )
 
         weights, averaged, moments = state
         options = StateDictOptions(full_state_dict=True)
-        set_model_state_dict(self.model, dict(weights), options=options)
-        for name, value in averaged.items():
-            spread_into(average.values[name], value)
+        for live, stored in ((learned_state(self.model), weights), (average.values, averaged)):
+            assert live.keys() == stored.keys()
+            for name, value in stored.items():
+                spread_into(live[name], value)
         groups = get_optimizer_state_dict(self.model, self.optimizer)["param_groups"]
         entries: dict[str, dict[str, Any]] = {}
         for key, value in moments.items():
@@ -156,8 +160,8 @@ class Parallel:
                 entry = entry.setdefault(part, {})
             counted = moment == "step" and self.stage.optimizer == "adamw8bit"  # bitsandbytes counts in plain integers
             entry[moment] = int(value) if counted else value
-        stored: Any = {"state": entries, "param_groups": groups}
-        set_optimizer_state_dict(self.model, self.optimizer, stored, options=options)
+        moments_by_name: Any = {"state": entries, "param_groups": groups}
+        set_optimizer_state_dict(self.model, self.optimizer, moments_by_name, options=options)
 
     @contextmanager
     def whole_model(self) -> Iterator[None]:

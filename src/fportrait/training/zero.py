@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fportrait.errors import UserError
-from fportrait.training.average import Average
+from fportrait.training.average import Average, learned_state
 from fportrait.training.config import StageConfig
 from fportrait.training.parallel import FullState, Parallel, make_optimizer, whole
 
@@ -135,7 +135,18 @@ class ZeroParallel(Parallel):
             torch.distributed.all_gather(parts, value.contiguous())
             shape = named[name].ds_shape  # type: ignore[attr-defined]
             gathered[name] = torch.cat(parts)[: shape.numel()].view(shape).cpu()
-        return {name: gathered[name] for name in self.model.state_dict()}
+        return {name: gathered[name] for name in learned_state(self.model)}
+
+    def whole_weights(self) -> dict[str, Tensor]:
+        if self.engine is None or zero_stage(self.stage) == 2:
+            return super().whole_weights()
+        import deepspeed
+
+        found = whole(dict(self.model.named_buffers()))
+        for name, value in self.model.named_parameters():  # one after the other: all of them may not fit a device
+            with deepspeed.zero.GatheredParameters([value]):
+                found[name] = value.detach().cpu().clone()
+        return {name: found[name] for name in self.model.state_dict()}
 
     def full_state(self, average: Average) -> FullState | None:
         if self.engine is None:
