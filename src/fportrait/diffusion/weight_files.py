@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,7 +198,7 @@ def pickled_tensors(path: Path) -> dict[str, Stored]:
                 raise
             state = torch.load(path, **options)
     except Exception as error:
-        unsafe = "weights_only" in str(error) and "Unsupported" in str(error)
+        unsafe = zipfile.is_zipfile(path) and "Unsupported" in str(error)
         what = "a pickle that holds more than numbers" if unsafe else "a broken file, or an unfinished download"
         raise UserError(f"{what}: {path}", "a state dictionary of tensors", "download it again") from None
     while isinstance(state, Mapping) and len(state) == 1 and isinstance(next(iter(state.values())), Mapping):
