@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import numpy as np
 
 from fportrait.errors import UserError
 from fportrait.tracking.points import BLENDSHAPE_POINTS, LEFT_EYE_CORNERS, POINT_COUNT, RIGHT_EYE_CORNERS
+from fportrait.tracking.unlikeness import MARGIN, POOR, SURE, WORSE, evidence, unsteadiness
 
 MODELS_FOLDER = Path(__file__).parent.parent / "assets" / "face_landmarker"
 DETECTOR_SIZE = 128
@@ -49,6 +51,11 @@ class Face:
     def size(self) -> float:
         """Longer side of the box around the points, pixels."""
         return float(np.ptp(self.landmarks, axis=0).max())
+
+    @functools.cached_property
+    def evidence(self) -> float:
+        """Logarithmic odds that this is a face, seen the right way up: see `unlikeness.py`."""
+        return evidence(self.landmarks, self.confidence)
 
 
 @dataclass(frozen=True)
@@ -127,8 +134,18 @@ class FaceLandmarker:
             face = self._refine(image, _square_of(previous.landmarks))
             if face is not None:
                 return [face]
-        faces = [] if known is None else [known]
-        for side, windows in _searches(*image.shape[:2]):
+        if known is not None:  # others stand as this one does
+            return self._search(image, max_faces, [known], quarter_turns(known.landmarks) * math.pi / 2)
+        faces = self._search(image, max_faces, [], 0.0)
+        if all(face.evidence < POOR for face in faces):
+            for quarters in (2, 1, -1):
+                faces += self._search(image, max_faces, [], quarters * math.pi / 2)
+        return _best(faces, max_faces)
+
+    def _search(self, image: np.ndarray, max_faces: int, known: list[Face], roll: float) -> list[Face]:
+        """`known` and the faces that stand about as `roll` (radians) says, largest first."""
+        faces = list(known)
+        for side, windows in _searches(*image.shape[:2], roll):
             largest = max((face.size for face in faces), default=0.0)
             # A face this large hides nobody of like size from a window of this side.
             if faces and (len(faces) >= max_faces or largest > COARSE * side):
@@ -136,13 +153,45 @@ class FaceLandmarker:
             for square in self._candidates(image, windows):
                 if any(_inside(square.centre, other) for other in faces):
                     continue
-                face = self._refine(image, square)
+                face = self._look(image, square)
                 if face is not None:
-                    # A second look, cropped by the points themselves as in tracking, is steadier than by the box.
-                    face = self._refine(image, _square_of(face.landmarks)) or face
+                    face = self._upright(image, face)
                     if all(_overlap(face, other) < SAME_FACE_IOU for other in faces):
                         faces.append(face)
         return sorted(faces, key=lambda face: -face.size)[:max_faces]
+
+    def _look(self, image: np.ndarray, square: _Square) -> Face | None:
+        """The face in a square. A second look, cropped by the points as in tracking, is steadier than by the box."""
+        face = self._refine(image, square)
+        return face and (self._refine(image, _square_of(face.landmarks)) or face)
+
+    def _upright(self, image: np.ndarray, face: Face) -> Face:
+        """The same face seen the right way up: the detector takes one that is upside down for an upright one."""
+        best = face
+        if face.evidence > SURE:
+            return face
+        square = _square_of(face.landmarks)
+        for eighths in range(8):
+            # A face the wrong way up has its points beside it: the detector finds its middle again.
+            window = _Square(square.centre, 1.5 * square.side, eighths * math.pi / 4)
+            for candidate in self._candidates(image, [window])[:1]:
+                other = self._look(image, candidate)
+                if other is not None and other.evidence > best.evidence + MARGIN and _overlap(other, face) > 0:
+                    best = other
+        return best
+
+    def unlikeness(self, image: np.ndarray, face: Face) -> float:
+        """How unlike a face it is: see `unlikeness.unsteadiness`. Five runs of the landmark net."""
+        square = _square_of(face.landmarks)
+        along = np.array([np.cos(square.roll), np.sin(square.roll)])
+
+        def place(degrees: float, scale: float, shift: float) -> np.ndarray:
+            moved = _Square(
+                square.centre + shift * square.side * along, scale * square.side, square.roll + math.radians(degrees)
+            )
+            return self._points(_checked(image), moved)[0]
+
+        return unsteadiness(place, place(0.0, 1.0, 0.0))
 
     def follow(self, image: np.ndarray, landmarks: np.ndarray) -> Face | None:
         """The face that lies where `landmarks` (478, 2) say, or None: the landmark net alone, no search elsewhere."""
@@ -165,21 +214,25 @@ class FaceLandmarker:
             scores.append(score[keep])
             centre = (raw[:, :2] + anchors) @ matrix[:, :2].T + matrix[:, 2]
             boxes.append(np.column_stack([centre, raw[:, 2:4] * scale]))
-            eyes.append(raw[:, 6:8] - raw[:, 4:6])  # from the person's right eye to the left one
+            eyes.append((raw[:, 6:8] - raw[:, 4:6]) @ matrix[:, :2].T)  # from the person's right eye to the left one
         if not scores:
             return []
         return _merge(np.concatenate(scores), np.concatenate(boxes), np.concatenate(eyes))
 
-    def _refine(self, image: np.ndarray, square: _Square) -> Face | None:
-        """Landmarks and scores inside a square, or None when the net sees no face there."""
+    def _points(self, image: np.ndarray, square: _Square) -> tuple[np.ndarray, np.ndarray, float]:
+        """Landmarks `478 2` inside a square in the picture's pixels and in the crop's, and the net's belief in them."""
         matrix = square.to_picture(LANDMARK_SIZE)
         pixels = warp(image, matrix, LANDMARK_SIZE).astype(np.float32) / 255
         outputs = _run(self._landmarker, pixels[None])
         confidence = float(1 / (1 + np.exp(-np.clip(outputs["Identity_1"].item(), -60, 60))))
+        points = outputs["Identity"].reshape(POINT_COUNT, 3)[:, :2].astype(np.float64)
+        return points @ matrix[:, :2].T + matrix[:, 2], points, confidence
+
+    def _refine(self, image: np.ndarray, square: _Square) -> Face | None:
+        """Landmarks and scores inside a square, or None when the net sees no face there."""
+        landmarks, points, confidence = self._points(image, square)
         if confidence < MIN_SCORE:
             return None
-        points = outputs["Identity"].reshape(POINT_COUNT, 3)[:, :2].astype(np.float64)
-        landmarks = points @ matrix[:, :2].T + matrix[:, 2]
         scores = next(iter(_run(self._blendshaper, points[BLENDSHAPE_POINTS].astype(np.float32)[None]).values()))
         return Face(landmarks.astype(np.float32), scores.astype(np.float32), confidence)
 
@@ -230,19 +283,19 @@ def _anchors() -> np.ndarray:
     return np.concatenate(grids)
 
 
-def _searches(height: int, width: int) -> Iterator[tuple[float, list[_Square]]]:
+def _searches(height: int, width: int, roll: float = 0.0) -> Iterator[tuple[float, list[_Square]]]:
     """Windows for the detector, and the side of the windows before: the whole picture, a wider canvas (for a face that
-    fills it), then tiles of half and of a quarter of its longer side."""
+    fills it), then tiles of half and of a quarter of its longer side. All are rolled by `roll` radians."""
     side = float(max(height, width))
     centre = np.array([width / 2, height / 2])
-    yield side, [_Square(centre, side, 0.0)]
-    yield 0.0, [_Square(centre, side * wider, 0.0) for wider in (1.5, 2.5)]
+    yield side, [_Square(centre, side, roll)]
+    yield 0.0, [_Square(centre, side * wider, roll) for wider in (1.5, 2.5)]
     for fraction in (0.5, 0.25):
         tile = side * fraction
         if tile < MIN_TILE:
             return
         xs, ys = (np.arange(tile / 2, max(length - tile / 2, tile / 2) + 1, tile / 2) for length in (width, height))
-        yield 2 * tile, [_Square(np.array([x, y]), tile, 0.0) for y in ys for x in xs]
+        yield 2 * tile, [_Square(np.array([x, y]), tile, roll) for y in ys for x in xs]
 
 
 def _merge(scores: np.ndarray, boxes: np.ndarray, eyes: np.ndarray) -> list[_Square]:
@@ -268,6 +321,18 @@ def _box_iou(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     return common / (np.prod(box[2:]) + np.prod(others[:, 2:], axis=1) - common)
 
 
+def _best(faces: list[Face], most: int) -> list[Face]:
+    """The largest faces of different places, without those that are far less of a face than the best."""
+    kept: list[Face] = []
+    for face in sorted(faces, key=lambda face: -face.evidence):
+        apart = all(
+            _overlap(face, other) < SAME_FACE_IOU and not _inside(face.landmarks.mean(0), other) for other in kept
+        )
+        if apart and (not kept or face.evidence > kept[0].evidence - WORSE):
+            kept.append(face)
+    return sorted(kept, key=lambda face: -face.size)[:most]
+
+
 def _overlap(face: Face, other: Face) -> float:
     boxes = [
         np.concatenate([(f.landmarks.min(0) + f.landmarks.max(0)) / 2, np.ptp(f.landmarks, axis=0)])
@@ -280,11 +345,21 @@ def _inside(point: np.ndarray, face: Face) -> bool:
     return bool((point >= face.landmarks.min(0)).all() and (point <= face.landmarks.max(0)).all())
 
 
+def roll_of(landmarks: np.ndarray) -> float:
+    """Roll of a face `478 2` in radians, clockwise on screen: the direction of the line of its outer eye corners."""
+    dx, dy = landmarks[LEFT_EYE_CORNERS[0]].astype(np.float64) - landmarks[RIGHT_EYE_CORNERS[0]]
+    return float(np.arctan2(dy, dx))
+
+
+def quarter_turns(landmarks: np.ndarray) -> int:
+    """Quarter turns, clockwise on screen and from -1 to 2, by which a face `478 2` is rolled."""
+    turns = round(roll_of(landmarks) / (math.pi / 2))
+    return 2 if turns == -2 else turns
+
+
 def _square_of(landmarks: np.ndarray) -> _Square:
     """The landmark net's crop around known points: their box, rolled so that the eye line is level."""
-    points = landmarks.astype(np.float64)
-    dx, dy = points[LEFT_EYE_CORNERS[0]] - points[RIGHT_EYE_CORNERS[0]]
-    roll = np.arctan2(dy, dx)
+    points, roll = landmarks.astype(np.float64), roll_of(landmarks)
     cos, sin = np.cos(roll), np.sin(roll)
     upright = points @ np.array([[cos, -sin], [sin, cos]])
     low, high = upright.min(0), upright.max(0)
