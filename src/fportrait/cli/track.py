@@ -15,21 +15,20 @@ from fportrait.cli._options import json_option, print_json
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The folder to write.")
 @click.option(
     "--fov",
-    default=40.0,
-    show_default=True,
     type=click.FloatRange(5, 150),
-    help="Horizontal field of view of the camera, degrees.",
+    help="Field of view of the camera across the longer side, degrees. Default: as the picture says (EXIF), else 40.",
 )
+@click.option("--force", is_flag=True, help="Go on with what is unlike a face.")
 @click.option(
     "--base", type=click.Path(path_type=Path), help="A bundle with an expression encoder. Default: the shipped base."
 )
 @json_option
-def track(source: Path, out: Path, fov: float, base: Path | None, as_json: bool) -> None:
+def track(source: Path, out: Path, fov: float | None, force: bool, base: Path | None, as_json: bool) -> None:
     """Track the face of a picture or video, or of every one in a folder.
 
     Writes `frames.parquet` (pose, camera, landmarks and expression code per frame), `identity.json` and an overlay to
     look at. Of a folder, each file gets its own subfolder; what cannot be tracked is listed in `quarantine.json` with
-    its reason, and the exit code is 3.
+    its reason, and the exit code is 3. A face may stand at any angle, also upside down; what is no face is refused.
 
     \b
     Examples:
@@ -47,7 +46,7 @@ def track(source: Path, out: Path, fov: float, base: Path | None, as_json: bool)
     base = base or SHIPPED_BASE
     quarantine: list[dict[str, str]] = []
     if not source.is_dir():
-        results = [track_file(source, out, base, fov)]
+        results = [track_file(source, out, base, fov, force=force)]
     else:
         files = sorted(p for p in source.iterdir() if p.suffix.lower() in PICTURES + VIDEOS and p.is_file())
         if not files:
@@ -55,7 +54,7 @@ def track(source: Path, out: Path, fov: float, base: Path | None, as_json: bool)
         results = []
         for file in files:
             try:
-                results.append(track_file(file, out / file.name, base, fov))
+                results.append(track_file(file, out / file.name, base, fov, force=force))
             except UserError as error:
                 quarantine.append({"file": file.name, "reason": str(error)})
         out.mkdir(parents=True, exist_ok=True)
@@ -68,6 +67,8 @@ def track(source: Path, out: Path, fov: float, base: Path | None, as_json: bool)
                 f"{result['frames_with_face']} of {result['frames']} frames with a face, mesh within "
                 f"{result['reprojection_error_percent_of_face']}% of the face: {result['overlay']}"
             )
+            for note in result["notes"]:
+                click.echo(f"note: {note}", err=True)
         for entry in quarantine:
             click.echo(f"not tracked: {entry['file']}: {entry['reason']}", err=True)
     if quarantine:

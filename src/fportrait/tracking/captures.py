@@ -30,8 +30,9 @@ from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.fit import LandmarkModel
 from fportrait.tracking.mesh_estimator import MeshEstimator
 from fportrait.tracking.segments import best_view, check_gaps, segment_codes, track_segments
+from fportrait.tracking.unlikeness import refuse_unlike
 
-CODE_VERSION = "tracking-8"
+CODE_VERSION = "tracking-9"
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ def read_segments(
         path = Path(unit.root) / clip.path
         try:
             seen = read_landmarks(iter_video(path), clip.path, crop_size, config, body_size)
+            if clip.world_to_camera is None:  # of a studio's cameras some see a face from far aside
+                refuse_unlike(seen.unlike, clip.path, config.force)
         except UserError as error:
             if unit.dataset == "StudioCapture" and "no face" in error.found:
                 hidden.append(error)  # a camera behind the person sees no face; the others do

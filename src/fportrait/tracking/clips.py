@@ -10,10 +10,13 @@ import numpy as np
 from fportrait.errors import UserError
 from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.crops import face_crop, upper_body_crop
-from fportrait.tracking.landmarks import Face, shared_landmarker
+from fportrait.tracking.landmarks import Face, quarter_turns, shared_landmarker
+from fportrait.tracking.points import BLENDSHAPE_NAMES
 from fportrait.tracking.refinement import CROP, shipped_refiner
+from fportrait.tracking.unlikeness import LOOKED_AT, REFUSED
 
 SEARCH_EVERY = 12  # frames between searches for a second face
+LOOK_EVERY = 15  # frames between looks at how unlike a face it is
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,22 @@ class Clip:
 @dataclass
 class ClipLandmarks:
     """`landmarks` `T 478 2` (NaN without a face), `confidence` `T`, `crops` `T S S 3`; `bodies` for an estimator,
-    `refined` as `landmarks`, but moved to their places (`refinement.py`)."""
+    `refined` as `landmarks`, but moved to their places (`refinement.py`); `scores` `T 52` as `points.BLENDSHAPE_NAMES`
+    says; `unlike` tells how unlike a face it is (`unlikeness.py`)."""
 
     landmarks: np.ndarray
     confidence: np.ndarray
     crops: np.ndarray
     bodies: np.ndarray | None = None
     refined: np.ndarray | None = None
+    scores: np.ndarray | None = None
+    unlike: float = 0.0
+
+    @property
+    def quarter_turns(self) -> int:
+        """Quarter turns, clockwise on screen, by which the face is rolled: the camera was held so, not the head."""
+        turns = [quarter_turns(points) for points in self.landmarks[self.confidence > 0]]
+        return int(np.argmax(np.bincount(np.array(turns) % 4, minlength=4)))
 
 
 def read_landmarks(
@@ -51,7 +63,8 @@ def read_landmarks(
         UserError: no face at all, two faces of like size, or a gap longer than `max_gap` frames.
     """
     landmarker = shared_landmarker()
-    points, confidence, crops = [], [], []
+    points, confidence, crops, scores = [], [], [], []
+    unlike: list[float] = []
     bodies: list[np.ndarray] = []
     close: list[np.ndarray] = []
     previous: Face | None = None
@@ -60,9 +73,16 @@ def read_landmarks(
         # Following a face is blind to others, so the rest of the frame is searched now and then.
         if faces and previous is not None and index % SEARCH_EVERY == 0:
             everyone = landmarker.detect(frame, known=faces[0])
-        if len(everyone) > 1 and everyone[0].size < config.clear_lead * everyone[1].size:
+        if two_alike(everyone, config):
+            everyone = [face for face in everyone if landmarker.unlikeness(frame, face) <= REFUSED]
+        if two_alike(everyone, config):
             raise UserError(f"two faces in frame {index} of {where}", "one person", "crop it to one of them")
+        if previous is None and everyone:
+            faces = everyone
         previous = faces[0] if faces else None
+        if previous is not None and len(unlike) < LOOKED_AT and index >= LOOK_EVERY * len(unlike):
+            unlike.append(landmarker.unlikeness(frame, previous))
+        scores.append(previous.blendshapes if previous else np.zeros(len(BLENDSHAPE_NAMES), np.float32))
         points.append(previous.landmarks if previous else np.full((478, 2), np.nan, np.float32))
         confidence.append(previous.confidence if previous else 0.0)
         crops.append(
@@ -89,7 +109,14 @@ def read_landmarks(
         np.stack(crops),
         np.stack(bodies) if bodies else None,
         shipped_refiner().refine(landmarks, np.stack(close)) if close else None,
+        np.stack(scores),
+        float(np.median(unlike)),
     )
+
+
+def two_alike(faces: list[Face], config: TrackConfig) -> bool:
+    """Whether the largest face is not clearly larger than the next."""
+    return len(faces) > 1 and faces[0].size < config.clear_lead * faces[1].size
 
 
 def longest_gap(found: np.ndarray) -> tuple[int, int]:

@@ -21,6 +21,7 @@ class TrackConfig:
     refine_landmarks: bool = True  # of faces like the rendered ones: see `refinement.py`
     mesh_estimator: str = ""  # an ONNX file of the user's: see `mesh_estimator.py`
     estimator_degrees: float = 2.0  # how far its rotations are off, per axis
+    force: bool = False  # go on with what is unlike a face: see `unlikeness.py`
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrackConfig:

@@ -11,7 +11,6 @@ import pandas as pd
 
 from fportrait.atomic_io import atomic_folder, write_json
 from fportrait.body.model import BodyModel, Pose, load_body
-from fportrait.camera.cameras import intrinsics_from_fov
 from fportrait.capture.video_io import constant_rate, iter_video, probe, read_image, write_image, write_video
 from fportrait.dataset.annotations import write_frames
 from fportrait.errors import UserError
@@ -19,9 +18,11 @@ from fportrait.tracking.annotate import annotate, frame_table
 from fportrait.tracking.clips import Clip, read_landmarks
 from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.fit import LandmarkModel
+from fportrait.tracking.lens import intrinsics_across, picture_fov
 from fportrait.tracking.mesh_estimator import MeshEstimator
 from fportrait.tracking.overlay import draw_landmarks, draw_mesh
 from fportrait.tracking.segments import segment_codes, track_segments
+from fportrait.tracking.unlikeness import refuse_unlike
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
@@ -29,7 +30,12 @@ OVERLAY_WIDTH = 640  # pixels of one half of the overlay, at most
 
 
 def track_file(
-    path: str | Path, out: str | Path, base: str | Path, fov_degrees: float = 40.0, config: TrackConfig | None = None
+    path: str | Path,
+    out: str | Path,
+    base: str | Path,
+    fov_degrees: float | None = None,
+    config: TrackConfig | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Track one file into the folder `out`.
 
@@ -37,13 +43,15 @@ def track_file(
     landmarks on the left, the fitted mesh's normals on the right.
 
     Args:
-        base: bundle with the expression encoder. fov_degrees: horizontal field of view of the camera.
+        base: bundle with the expression encoder. fov_degrees: the camera's field of view across the longer side; None
+            takes the picture's own record (EXIF), or else 40. force: go on with what is unlike a face.
 
     Returns:
-        `frames`, `frames_with_face`, `reprojection_error_percent_of_face` and the paths written.
+        `frames`, `frames_with_face`, `reprojection_error_percent_of_face`, `unlike_a_face_percent`, `rolled_degrees`,
+        `field_of_view`, `notes` and the paths written.
 
     Raises:
-        UserError: neither picture nor video, no face, two faces of like size, a face gone too long.
+        UserError: neither picture nor video, no face or nothing like one, two of like size, a face gone too long.
     """
     from fportrait.tracking.expression import ExpressionEncoder
 
@@ -51,8 +59,8 @@ def track_file(
     picture = path.suffix.lower() in PICTURES
     if not picture and path.suffix.lower() not in VIDEOS:
         raise UserError(f"the file {path}", f"one of {', '.join(PICTURES + VIDEOS)}", "convert it")
-    if not 1 < fov_degrees < 170:
-        raise UserError(f"a field of view of {fov_degrees} degrees", "1 to 170", "give the camera's horizontal one")
+    fov, source = picture_fov(path, fov_degrees)
+    intrinsics_across(fov, 2, 2)  # an impossible one is said before any work
     encoder, body = ExpressionEncoder.from_pretrained(Path(base) / "expression_encoder"), load_body()
 
     def frames() -> Iterator[np.ndarray]:
@@ -65,7 +73,8 @@ def track_file(
         height, width = info.height, info.width
     estimator = MeshEstimator(config.mesh_estimator) if config.mesh_estimator else None
     seen = read_landmarks(frames(), path.name, encoder.crop_size, config, estimator.size if estimator else 0)
-    intrinsics = intrinsics_from_fov(fov_degrees, width, height)
+    doubt = refuse_unlike(seen.unlike, path.name, force or config.force)
+    intrinsics = intrinsics_across(fov, width, height)
     clip = Clip(path.stem, path.name, path.stem, "phone", width, height, intrinsics, None)
     shape, (track,) = track_segments([[(clip, seen)]], LandmarkModel(body), config, estimator)
     common = {"dataset": "PhoneCapture", "identity": path.stem, "split": "train"}
@@ -93,6 +102,10 @@ def track_file(
         "frames": len(rows),
         "frames_with_face": int((seen.confidence > 0).sum()),
         "reprojection_error_percent_of_face": round(reprojection_error(table, shape, body), 2),
+        "unlike_a_face_percent": round(100 * seen.unlike, 1),
+        "rolled_degrees": 90 * seen.quarter_turns,
+        "field_of_view": {"degrees": round(fov, 1), "source": source},
+        "notes": [doubt] if doubt else [],
         "folder": str(out),
         "overlay": str(out / name),
     }

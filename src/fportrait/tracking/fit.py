@@ -10,7 +10,7 @@ coefficients and actions near zero. All frames are solved at once, as stacked sm
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -26,6 +26,7 @@ INDEPENDENT_VIEWS = 40.0  # a person's many frames share the net's bias; togethe
 HUBER = 2.5  # sigmas
 FIXED = 1e8  # stiffness of an unknown that must not move
 ACTION_SIGMA = 0.25
+FREE_ACTION_SIGMA = 1.0  # of people unlike the rendered ones: a jaw that opens must not read as a nod
 MIN_FACING = 0.1  # weight of landmarks on the far side, which the net guesses
 MIN_FRONTAL = 0.3  # cosine below which views count alike; the net errs 2.5 times as much at 60 degrees as in front
 SIZE_SIGMA = 0.02  # of the head, relative; see `size_prior`
@@ -41,7 +42,7 @@ class Observations:
     `turns` `N cameras 3 3` are measured rotations of the head in the world and `turn_weights` `N cameras` their
     stiffness, 1/rad².
     Without them every fit takes those of the shipped regression (`measured`), unless it is told to go by the landmarks
-    `alone`.
+    `alone`. `action_sigma` is how far actions stray from rest.
     """
 
     landmarks: np.ndarray
@@ -49,23 +50,26 @@ class Observations:
     intrinsics: np.ndarray
     turns: np.ndarray | None = None
     turn_weights: np.ndarray | None = None
+    action_sigma: float = ACTION_SIGMA
 
     def at(self, frames: np.ndarray) -> Observations:
         """Those of some frames."""
         turns, weights = self.turns, self.turn_weights
-        return Observations(
-            self.landmarks[frames],
-            self.world_to_camera,
-            self.intrinsics,
-            None if turns is None else turns[frames],
-            None if weights is None else weights[frames],
+        return replace(
+            self,
+            landmarks=self.landmarks[frames],
+            turns=None if turns is None else turns[frames],
+            turn_weights=None if weights is None else weights[frames],
         )
 
     def alone(self) -> Observations:
         """The landmarks, and no measured turns."""
         shape = self.landmarks.shape[:2]
-        turns = np.tile(np.eye(3), (*shape, 1, 1))
-        return Observations(self.landmarks, self.world_to_camera, self.intrinsics, turns, np.zeros(shape))
+        return replace(self, turns=np.tile(np.eye(3), (*shape, 1, 1)), turn_weights=np.zeros(shape))
+
+    def of_stranger(self) -> Observations:
+        """The landmarks alone, with freer actions: for people unlike those that the regression has learned from."""
+        return replace(self.alone(), action_sigma=FREE_ACTION_SIGMA)
 
     @property
     def seen(self) -> np.ndarray:
@@ -129,7 +133,7 @@ def solve_frames(
     targets, scale = np.nan_to_num(seen.landmarks), eye_distance(seen)
     visible = seen.seen
     modes = _by_landmark(model.actions[:, model.valid])
-    damping = np.concatenate([np.zeros(6), np.full(actions.shape[1], 1 / ACTION_SIGMA**2)])
+    damping = np.concatenate([np.zeros(6), np.full(actions.shape[1], 1 / seen.action_sigma**2)])
     errors = np.zeros(count)
     for _ in range(rounds):
         rest = model.at(identity, actions)
@@ -152,7 +156,7 @@ def solve_frames(
         pull, stiffness = _turn_terms(seen, rotations)
         hessian[:, :3, :3] += stiffness[:, None, None] * np.eye(3)
         gradient[:, :3] += pull
-        gradient += np.concatenate([np.zeros((count, 6)), actions / ACTION_SIGMA**2], 1)
+        gradient += np.concatenate([np.zeros((count, 6)), actions / seen.action_sigma**2], 1)
         step = -np.linalg.solve(hessian, gradient[..., None])[..., 0]
         rotations = rotation_matrix(np.clip(step[:, :3], -0.5, 0.5)) @ rotations
         translations = translations + np.clip(step[:, 3:6], -0.2, 0.2)
@@ -207,7 +211,7 @@ def with_turns(seen: Observations, head_turn: HeadTurn) -> Observations:
             in_camera, sigmas = head_turn.rotations(seen.landmarks[rows, c].astype(np.float64), k)
             turns[rows, c] = w2c[:3, :3].T @ in_camera
             weights[rows, c] = sigmas**-2.0
-    return Observations(seen.landmarks, seen.world_to_camera, seen.intrinsics, turns, weights)
+    return replace(seen, turns=turns, turn_weights=weights)
 
 
 def measured(seen: Observations) -> Observations:
@@ -220,7 +224,7 @@ def with_estimates(seen: Observations, rotations: np.ndarray, sigma: float) -> O
     per axis.
     """
     turns = seen.world_to_camera[:, :3, :3].transpose(0, 2, 1) @ rotations
-    return Observations(seen.landmarks, seen.world_to_camera, seen.intrinsics, turns, seen.seen * sigma**-2.0)
+    return replace(seen, turns=turns, turn_weights=seen.seen * sigma**-2.0)
 
 
 def _turn_terms(seen: Observations, rotations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -325,14 +329,14 @@ def fit_identity(model: LandmarkModel, groups: list[Observations], rounds: int =
                 full, slope = full + left @ flat, slope + (left @ residual.reshape(len(flat), -1, 1))[..., 0]
             # Eliminate each frame's pose and actions, so that identity does not fight ones held fixed. Actions at
             # rest stay there: they cannot turn negative.
-            stiff = np.where(fit.actions > 0, 1 / ACTION_SIGMA**2, FIXED)
+            stiff = np.where(fit.actions > 0, 1 / group.action_sigma**2, FIXED)
             diagonal = np.concatenate([np.full((len(world), 6), 1e-6), stiff], 1)
             h_pp = full[:, :free, :free] + diagonal[:, :, None] * np.eye(free)
             pull, stiffness = _turn_terms(group, fit.rotations)
             h_pp[:, :3, :3] += stiffness[:, None, None] * np.eye(3)
             h_ps, h_ss = full[:, :free, free:], full[:, free:, free:]
             g_p, g_s = slope[:, :free].copy(), slope[:, free:]
-            g_p[:, 6:] += fit.actions / ACTION_SIGMA**2
+            g_p[:, 6:] += fit.actions / group.action_sigma**2
             g_p[:, :3] += pull
             back = np.linalg.solve(h_pp, np.concatenate([h_ps, g_p[..., None]], -1))
             data_h += (h_ss - h_ps.transpose(0, 2, 1) @ back[..., :-1]).sum(0)

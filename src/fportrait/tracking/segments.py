@@ -29,9 +29,17 @@ from fportrait.tracking.views import view_bias, without_bias
 LOOK_AT = np.array([0.0, -0.005, 0.02])  # of the head, in its own axes: the centre of the crop
 
 
-def front_camera(config: TrackConfig) -> np.ndarray:
-    """`world_to_camera` of the canonical front camera: a monocular clip's world is defined by it."""
-    return look_at(np.array([0.0, 0.0, config.camera_distance]), np.zeros(3))
+def front_camera(config: TrackConfig, quarter_turns: int = 0) -> np.ndarray:
+    """`world_to_camera` of the canonical front camera: a monocular clip's world is defined by it.
+
+    Args:
+        quarter_turns: by which what it sees is rolled, clockwise on screen. Heads stand upright in the world, so a face
+            on its side or upside down was filmed by a camera held that way.
+    """
+    camera = look_at(np.array([0.0, 0.0, config.camera_distance]), np.zeros(3))
+    cos, sin = [(1, 0), (0, 1), (-1, 0), (0, -1)][quarter_turns % 4]
+    camera[:3] = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1.0]]) @ camera[:3]
+    return camera
 
 
 @dataclass
@@ -67,13 +75,17 @@ def track_segments(
         seen = observe(segment, config, estimator, shapes)
         check_gaps(segment, config)
         rows = np.flatnonzero(seen.seen.any(1))
-        observations.append(measured(seen.at(rows)))
+        observations.append(seen.at(rows))
         finer = [s.landmarks if s.refined is None else s.refined for _, s in segment]
-        refined.append(replace(observations[-1], landmarks=np.stack(finer, 1)[rows]))
+        refined.append(np.stack(finer, 1)[rows])
         seen_rows.append(rows)
-    familiar = config.refine_landmarks and is_familiar(observations)
-    if familiar:
-        observations = refined
+    familiar = is_familiar(observations)
+    # Regression and refinement know rendered people: a stranger's nod would be damped, and lips moved elsewhere.
+    observations = [
+        measured(seen) if familiar or seen.turns is not None else seen.of_stranger() for seen in observations
+    ]
+    if familiar and config.refine_landmarks:
+        observations = [replace(seen, landmarks=finer) for seen, finer in zip(observations, refined, strict=True)]
     if shapes:
         shape = estimated_shape(shapes, model)
     else:
@@ -92,7 +104,7 @@ def track_segments(
                 [clip for clip, _ in segment],
                 list(group.world_to_camera),
                 [seen for _, seen in segment],
-                familiar,
+                familiar and config.refine_landmarks,
             )
         )
     return shape, tracks
@@ -104,9 +116,16 @@ def observe(
     estimator: MeshEstimator | None,
     shapes: list[np.ndarray],
 ) -> Observations:
-    """A segment's landmarks and cameras, with the turns of a mesh estimator; its shapes are added to `shapes`."""
-    front = front_camera(config)
-    cameras = np.stack([front if c.world_to_camera is None else c.world_to_camera for c, _ in segment])
+    """A segment's landmarks and cameras, with the turns of a mesh estimator; its shapes are added to `shapes`.
+
+    A monocular clip's camera is rolled by quarter turns as the face is.
+    """
+    cameras = np.stack(
+        [
+            front_camera(config, seen.quarter_turns) if clip.world_to_camera is None else clip.world_to_camera
+            for clip, seen in segment
+        ]
+    )
     seen = Observations(
         np.stack([s.landmarks for _, s in segment], 1), cameras, np.stack([c.intrinsics for c, _ in segment])
     )

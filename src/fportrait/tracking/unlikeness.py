@@ -1,15 +1,15 @@
 """How unlike a face what was found is, and which way up it stands.
 
 The landmark network puts 478 points on anything its detector takes for a face: a cat, a coin, a quilted wall, a face
-upside down. Three things tell. Its own belief (as the logarithm of its odds: as a number from 0 to 1 it is 1.00 for most
-of them); how far the points lie from those of people (`refinement.LandmarkRefiner.strangeness`); and whether it puts
-the same points on the same place when its crop is cut otherwise: on a face they stay, on anything else they swim.
+upside down. Three things tell. Its own belief (as the logarithm of its odds: as a number from 0 to 1 it is 1.00 for
+most of them); how far the points lie from those of people (`refinement.LandmarkRefiner.strangeness`); and whether it
+puts the same points on the same place when its crop is cut otherwise: on a face they stay, on anything else they swim.
 
 Which way up: of the four quarter turns of a face's crop the one with the most `evidence` is right. Of 174 faces
 (photographs, paintings, drawings) none came out wrong, and none was closer than 5.
 
-Unlike a face: `unsteadiness`, the mean distance of the points from where five other crops put them, as part of the face's
-size. `benchmarks/unlike_faces.py` measures it; docs/real-faces.md has the table behind both limits.
+Unlike a face: `unsteadiness`, the mean distance of the points from where five other crops put them, as part of the
+face's size. `benchmarks/unlike_faces.py` measures it; docs/real-faces.md has the table behind both limits.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def refuse_unlike(unlike: float, where: str, force: bool) -> str | None:
         raise UserError(
             f"nothing like a face in {where}: the points swim by {100 * unlike:.0f}% of its size",
             f"at most {100 * REFUSED:.0f}%, as on faces that are filmed, painted or sculpted",
-            "give a picture with a face in full view, or go on with --force",
+            "give one with a face in full view, or go on with --force (track.tracking.force in a project)",
         )
     if unlike > DOUBTFUL:
         return (

@@ -9,7 +9,7 @@ elsewhere could tell.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -91,10 +91,6 @@ def without_bias(seen: Observations, bias: ViewBias | None) -> Observations:
     shape = seen.landmarks.shape[:2]
     landmarks, turns = bias.at(in_cameras(seen).reshape(-1, 3, 3))
     scaled = landmarks.reshape(*shape, 478, 2) * eye_distance(seen)[..., None, None]
-    return Observations(
-        seen.landmarks + scaled,
-        seen.world_to_camera,
-        seen.intrinsics,
-        seen.turns @ rotation_matrix(-turns).reshape(*shape, 3, 3),
-        seen.turn_weights,
+    return replace(
+        seen, landmarks=seen.landmarks + scaled, turns=seen.turns @ rotation_matrix(-turns).reshape(*shape, 3, 3)
     )
