@@ -104,7 +104,6 @@ def _numbers(schema) -> dict:
     angle = 0.3 * np.sin(frame * 0.1)
     zero, one = np.zeros(GROUP), np.ones(GROUP)
     turn = np.stack([np.cos(angle), zero, np.sin(angle), zero, one, zero, -np.sin(angle), zero, np.cos(angle)], axis=1)
-    rng = np.random.default_rng(0)
     wave = np.sin(np.arange(128) + frame[:, None] * 0.05)
     camera = np.array([1, 0, 0, 0, 0, -1, 0, 0, 0, 0, -1, 0.55, 0, 0, 0, 1.0])
     lists = {
@@ -115,8 +114,8 @@ def _numbers(schema) -> dict:
         "head_rotation": turn,
         "body_translation": np.stack([zero, 0.002 * np.cos(frame * 0.1), zero], axis=1),
         "expression_code": wave,
-        "landmarks": np.tile(rng.uniform(0, 256, 956).round(1), (GROUP, 1)),
     }
+    lists["landmarks"] = _landmarks(frame, lists).astype(np.float32)
     scalars = {"frame": frame, "width": np.full(GROUP, 256), "height": np.full(GROUP, 256), "confidence": 0.9 * one}
     columns = {}
     for name, values in lists.items():
@@ -129,10 +128,31 @@ def _numbers(schema) -> dict:
     }
 
 
+def _landmarks(frame: np.ndarray, lists: dict[str, np.ndarray]) -> np.ndarray:
+    """`GROUP 956`: the mean head's landmarks in the cameras' pictures, with a mouth that moves as the codes do."""
+    from fportrait.body.model import Pose, load_body
+    from fportrait.camera.cameras import project
+    from fportrait.tracking.fit import LandmarkModel
+
+    body = load_body()
+    identity = np.zeros(body.identity_dim)
+    rest, codes = LandmarkModel(body).at(identity), lists["expression_code"]
+    rows = []
+    for at in range(FRAMES_PER_CLIP):  # every clip is the same
+        points = rest.copy()
+        points[14, 1] -= 0.02 * np.linalg.norm(codes[at] - codes[0]) / np.sqrt(128)
+        pose = Pose(np.eye(3), lists["body_translation"][at], lists["head_rotation"][at].reshape(3, 3))
+        rotations, shifts = body.bone_transforms(identity, pose)
+        camera, intrinsics = lists["world_to_camera"][at].reshape(4, 4), lists["intrinsics"][at].reshape(3, 3)
+        rows.append(project(points @ rotations[2].T + shifts[2], camera, intrinsics)[0].ravel())
+    return np.stack(rows)[frame]
+
+
 def validate(folder: Path) -> None:
     """In a process of its own: validate, and print what it took."""
     from fportrait.dataset import rollup
-    from fportrait.dataset.validation import ValidationConfig, validate_tables
+    from fportrait.dataset.rules import ValidationConfig
+    from fportrait.dataset.validation import validate_tables
 
     parts: dict[str, float] = {}
     for name in PARTS:

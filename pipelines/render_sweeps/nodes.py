@@ -26,7 +26,8 @@ def render_sweeps(
     import pandas as pd
 
     from fportrait.dataset.annotations import write_frames
-    from fportrait.dataset.validation import ValidationConfig, validate_tables
+    from fportrait.dataset.rules import ValidationConfig
+    from fportrait.dataset.validation import validate_tables
     from fportrait.scale.map_engine import map_units
 
     names = sorted(path.parent.name for path in avatars.glob("*/avatar.safetensors"))

@@ -6,9 +6,16 @@ from pathlib import Path
 from typing import Any
 
 
-def validate(tracks: Path, validated: Path, *, thresholds: dict[str, Any]) -> dict[str, Any]:
+def validate(manifest: Path, tracks: Path, validated: Path, *, thresholds: dict[str, Any]) -> dict[str, Any]:
     """Copy the tables of `tracks` without quarantined identities; `validated` keeps the report and the Data Docs."""
-    from fportrait.dataset.validation import ValidationConfig, validate_tables
+    import logging
 
-    report = validate_tables(tracks, validated, ValidationConfig.from_dict(thresholds))
-    return {"rules": len(report["rules"]), "identities": report["identities"], "quarantined": report["quarantined"]}
+    from fportrait.dataset.rules import ValidationConfig
+    from fportrait.dataset.validation import validate_tables
+
+    config = ValidationConfig.from_dict(thresholds)
+    report = validate_tables(tracks, validated, config, manifest / "manifest.parquet")
+    for warning in report["warnings"]:
+        logging.getLogger(__name__).warning("%s", warning)
+    told = {key: report[key] for key in ("identities", "quarantined", "warnings")}
+    return {"rules": len(report["rules"]), **told}

@@ -7,4 +7,6 @@ from fportrait.pipelines.wiring import stage
 
 
 def create_pipeline() -> Pipeline:
-    return stage("validate", validate, reads={"tracks": "tracks"}, writes={"validated": "validated"})
+    return stage(
+        "validate", validate, reads={"manifest": "manifest", "tracks": "tracks"}, writes={"validated": "validated"}
+    )

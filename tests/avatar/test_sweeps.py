@@ -85,7 +85,8 @@ def test_parameters_that_cannot_be_rendered_are_refused():
 
 def test_the_gate_finds_the_invariants_of_both_sweeps_in_every_rendered_clip(truth, capture, rendered, tmp_path):
     from fportrait.atomic_io import write_parquet
-    from fportrait.dataset.validation import ValidationConfig, validate_tables
+    from fportrait.dataset.rules import ValidationConfig
+    from fportrait.dataset.validation import validate_tables
 
     _, table = rendered
     people = pd.DataFrame(

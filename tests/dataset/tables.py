@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from fportrait.body.model import BodyModel, Pose, load_body
+from fportrait.camera.cameras import project
+from fportrait.tracking.fit import LandmarkModel
 
 LISTS = {
     "world_to_camera": pa.list_(pa.float64()),
@@ -49,6 +54,25 @@ def camera(degrees: float, distance: float = 0.55) -> np.ndarray:
     return matrix
 
 
+@functools.cache
+def head() -> tuple[BodyModel, np.ndarray]:
+    """The embedded body and its mean landmarks at rest, `478 3`."""
+    body = load_body()
+    return body, LandmarkModel(body).at(np.zeros(body.identity_dim))
+
+
+def landmarks_of(row: dict, opened: float) -> np.ndarray:
+    """`956`: where the mean head's landmarks lie in a row's picture; `opened` moves lips and lids, metres."""
+    body, points = head()
+    points = points.copy()
+    points[[14, 145, 374], 1] -= opened
+    body_rotation, head_rotation = (np.reshape(row[name], (3, 3)) for name in ("body_rotation", "head_rotation"))
+    pose = Pose(body_rotation, row["body_translation"], head_rotation)
+    rotations, shifts = body.bone_transforms(np.zeros(body.identity_dim), pose)
+    camera, intrinsics = np.reshape(row["world_to_camera"], (4, 4)), np.reshape(row["intrinsics"], (3, 3))
+    return project(points @ rotations[2].T + shifts[2], camera, intrinsics)[0].astype(np.float32).ravel()
+
+
 def clip_rows(
     dataset: str, identity: str, segment: str, frames: int, split: str, seed: int, path="v.mp4"
 ) -> list[dict]:
@@ -57,7 +81,8 @@ def clip_rows(
     start, change = rng.normal(size=128), rng.normal(size=128)
     rows = []
     for t in range(frames):
-        code = start + expression_moves * change * t / frames
+        moved = expression_moves * (t / frames + 0.2 * np.sin(2.3 * t) ** 2)
+        code = start + change * moved
         rows.append(
             {
                 **{"dataset": dataset, "identity": identity, "clip": f"{identity}/{segment}/cam", "camera": "cam"},
@@ -69,10 +94,10 @@ def clip_rows(
                 "head_rotation": turn(1.5 * t * pose_moves).ravel(),
                 "body_translation": np.array([0.0, 0, 0.001 * t * pose_moves]),
                 "expression_code": code.astype(np.float32),
-                "landmarks": rng.uniform(0, 64, 956).astype(np.float32),
                 "confidence": 0.9,
             }
         )
+        rows[-1]["landmarks"] = landmarks_of(rows[-1], 0.01 * moved)
     return rows
 
 

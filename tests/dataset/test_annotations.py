@@ -14,8 +14,9 @@ import fportrait.dataset.rollup as rollup
 import fportrait.dataset.validation as validation
 from fportrait.dataset.annotations import MARK, has_checks, write_frames
 from fportrait.dataset.rollup import CHECK_PREFIX, ROW_CHECKS, checked_clips, clip_motion, clip_structure, connect
+from fportrait.dataset.rules import ValidationConfig
 from fportrait.dataset.schema import check_schema
-from fportrait.dataset.validation import ValidationConfig, validate_tables
+from fportrait.dataset.validation import validate_tables
 from fportrait.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parent))

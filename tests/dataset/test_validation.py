@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 from fportrait.dataset.rollup import clip_motion, connect
+from fportrait.dataset.rules import ValidationConfig, rules
 from fportrait.dataset.schema import check_schema, read_schema
-from fportrait.dataset.validation import ValidationConfig, rules, validate_tables
+from fportrait.dataset.validation import validate_tables
 from fportrait.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -329,6 +330,7 @@ def test_data_docs_need_no_network_and_are_the_same_bytes_twice(tmp_path):
     gate(tmp_path / "b")
     pages = sorted((tmp_path / "a/out/data_docs").iterdir())
     assert [page.name for page in pages] == [
+        "datasets.html",
         "identities.html",
         "index.html",
         "motion.html",

@@ -165,6 +165,8 @@ def write_data_docs(folder: Path, phases: Sequence[Phase], quarantined: dict[str
             bounds = " … ".join("" if summary[side] is None else f"{summary[side]:g}" for side in ("low", "high"))
             failed = summary["failed"]
             mark = "<span class=ok>✓ passed</span>" if not failed else f"<span class=bad>✗ {failed} failed</span>"
+            if not summary["checked"]:  # nothing was there to be asked: that is no pass
+                mark = "– nothing to check"
             cells = [
                 f'<a href="{phase.name}.html">{html.escape(summary["rule"])}</a>',
                 summary["severity"],

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fportrait.dataset.fits import CLIP_FITS, FIT_CHECKS, FIT_STARTS
+from fportrait.dataset.fits import MACROS as FIT_MACROS
 from fportrait.dataset.schema import list_columns
 
 if TYPE_CHECKING:
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 MEMORY_LIMIT = "3GB"  # of the database; more spills to disk
 # Rotations are lists of nine and cameras lists of sixteen, row major (`s` is the length of a row); DuckDB counts from
 # one. Elements are taken from the lists one by one: building lists in between costs several times the arithmetic.
-MACROS = """
+MACROS = (
+    """
 CREATE MACRO dot3(a, i, b, j) AS a[i] * b[j] + a[i + 1] * b[j + 1] + a[i + 2] * b[j + 2];
 CREATE MACRO rotation_error(r, s) AS greatest(
     abs(dot3(r, 1, r, 1) - 1), abs(dot3(r, 1 + s, r, 1 + s) - 1), abs(dot3(r, 1 + 2 * s, r, 1 + 2 * s) - 1),
@@ -40,6 +43,8 @@ CREATE MACRO product(a, b) AS [
     element(a, 1, b, 1), element(a, 1, b, 2), element(a, 1, b, 3), element(a, 4, b, 1), element(a, 4, b, 2),
     element(a, 4, b, 3), element(a, 7, b, 1), element(a, 7, b, 2), element(a, 7, b, 3)];
 """
+    + FIT_MACROS
+)
 # Per row, given its clip's first row (names that end in 0). Angles in degrees, lengths in metres.
 ROW_CHECKS = {
     "rotation_error": "greatest(rotation_error(body_rotation, 3), rotation_error(head_rotation, 3), "
@@ -57,14 +62,15 @@ ROW_CHECKS = {
     "pose_degrees": "degrees_of(cosine(product(body_rotation, head_rotation), p0, 3))",
     "pose_metres": "list_distance(body_translation, t0)",
     "constants_changed": "(crop <> crop0 OR intrinsics <> k0)::INT",
-}
+} | FIT_CHECKS
 MINIMA = ("focal_length", "crop_size")  # a clip's number is the minimum of these, the maximum of the others
 CHECK_PREFIX = "check_"
-STARTS = """
+STARTS = f"""
     SELECT dataset, clip, world_to_camera AS w0, expression_code AS c0, body_translation AS t0, crop AS crop0,
         intrinsics AS k0, product(body_rotation, head_rotation) AS p0,
-        centre(world_to_camera, 1) AS x0, centre(world_to_camera, 2) AS y0, centre(world_to_camera, 3) AS z0
-    FROM {table} WHERE frame = 0"""
+        centre(world_to_camera, 1) AS x0, centre(world_to_camera, 2) AS y0, centre(world_to_camera, 3) AS z0,
+        {FIT_STARTS}
+    FROM {{table}} WHERE frame = 0"""
 TEXTS = ("dataset", "identity", "clip", "camera", "segment", "split", "path", "frame", "width", "height")
 PLACES, ROWS_PER_PLACE = 16, 1250  # of the sample whose lists are measured again
 TOLERANCE = 1e-4  # between a check as written (float32) and as measured, relative above one
@@ -89,6 +95,23 @@ def measure_rows(table: str) -> str:
     return (
         f"WITH starts AS ({STARTS.format(table=table)}) "
         f"SELECT {checks} FROM {table} JOIN starts USING (dataset, clip) ORDER BY file_row_number"
+    )
+
+
+def motions_sql(marked: bool) -> str:
+    """SQL (`moves`) of the rows of `chosen` clips of a `{dataset}`: how far code and face are from frame 0.
+
+    Args:
+        marked: the table has check columns; else the lists are measured.
+    """
+    if marked:
+        columns, source = [CHECK_PREFIX + name for name in ("expression_motion", "face_motion")], ""
+    else:
+        columns = [f"({ROW_CHECKS[name]})" for name in ("expression_motion", "face_motion")]
+        source = f"JOIN ({STARTS.format(table='frames')} AND dataset = '{{dataset}}') USING (dataset, clip)"
+    return (
+        f"moves AS (SELECT clip, frame, {columns[0]} AS code, {columns[1]} AS face FROM frames "
+        f"JOIN chosen USING (clip) {source} WHERE dataset = '{{dataset}}')"
     )
 
 
@@ -144,10 +167,14 @@ def rows_in_order(structure: pd.DataFrame) -> bool:
 
 def _motion_columns(check: str) -> str:
     """SQL of a clip's motion, from its rows' checks; `check` makes a column's name, or its formula, of a check's."""
+    numbers = {
+        name: ("min" if name in MINIMA else "max", name)
+        for name in ROW_CHECKS
+        if name != "constants_changed" and name not in FIT_CHECKS
+    } | CLIP_FITS
     checks = ", ".join(
-        f"{'min' if name in MINIMA else 'max'}({check.format(name=name, sql=sql)})::DOUBLE AS {name}"
-        for name, sql in ROW_CHECKS.items()
-        if name != "constants_changed"
+        f"{aggregate}({check.format(name=source, sql=ROW_CHECKS[source])})::DOUBLE AS {name}"
+        for name, (aggregate, source) in numbers.items()
     )
     return (
         f"{checks}, min(least(width, height)) AS picture_size, min(confidence) AS lowest_confidence, "
@@ -254,6 +281,7 @@ def identity_rollup(database: duckdb.DuckDBPyConnection, structure: pd.DataFrame
             SELECT dataset, identity, count(*) AS listed, any_value(split) AS split, max(len(shape)) AS shape_length,
                 sum((NOT coalesce(isfinite(list_sum(shape)), false) OR list_count(shape) <> len(shape))::INT)
                     AS bad_shapes,
+                max(coalesce(greatest(list_max(shape), -list_min(shape)), 0)) AS largest_shape,
                 any_value(body_model) AS body_model, any_value(reference_clip) AS reference_clip,
                 any_value(reference_frame) AS reference_frame
             FROM identities GROUP BY dataset, identity),
@@ -267,7 +295,8 @@ def identity_rollup(database: duckdb.DuckDBPyConnection, structure: pd.DataFrame
                 AND clip = reference_clip AND reference_frame BETWEEN 0 AND clips.frames - 1),
         motion AS (
             SELECT dataset, identity, max(camera_degrees) AS camera_degrees, max(camera_metres) AS camera_metres,
-                max(expression_motion) AS expression_motion, max(pose_degrees) AS pose_degrees
+                max(expression_motion) AS expression_motion, max(pose_degrees) AS pose_degrees,
+                max(body_degrees) - max(head_degrees) AS root_over_head
             FROM clip_motion GROUP BY dataset, identity),
         lengths AS (SELECT body_model, mode(shape_length) AS usual_length FROM listed GROUP BY body_model)
         SELECT dataset, identity, coalesce(listed, 0) AS listed, coalesce(clips, 0) AS clips,
@@ -275,7 +304,8 @@ def identity_rollup(database: duckdb.DuckDBPyConnection, structure: pd.DataFrame
             coalesce(splits, 1) - 1 + coalesce((split <> frames_split)::INT, 0) AS split_conflicts,
             coalesce(bad_shapes, 0) + coalesce((shape_length <> usual_length)::INT, 0) AS bad_shapes,
             (reference.identity IS NULL AND listed IS NOT NULL)::INT AS missing_reference,
-            camera_degrees, camera_metres, expression_motion, pose_degrees
+            coalesce(largest_shape, 0) AS largest_shape, coalesce(root_over_head, 0) AS root_over_head,
+            coalesce(split, frames_split) AS split, camera_degrees, camera_metres, expression_motion, pose_degrees
         FROM listed FULL JOIN seen USING (dataset, identity) LEFT JOIN motion USING (dataset, identity)
             LEFT JOIN reference USING (dataset, identity) LEFT JOIN lengths USING (body_model)
         ORDER BY dataset, identity

@@ -1,20 +1,22 @@
 """The gate after annotations: are the tables sound, and does in each dataset move what must and stay what must not?
 
-Rules are plain rows (`rules`). They run as Great Expectations on the roll-up of `rollup.py`, in four phases: the
-schema, the structure of each clip, its motion (Table 4), and the identities. A critical failure stops the chain and
-leaves no tables behind; a warning sends the identity to quarantine with a reason, and the rest goes on.
+Rules are plain rows (`rules.py`). They run as Great Expectations on the roll-up of `rollup.py` and `fits.py`, in five
+phases: the schema, the structure of each clip, its motion (Table 4) and fit, the identities, and each dataset as a
+whole. A critical failure stops the chain and leaves no tables behind; a warning sends the identity to quarantine with a
+reason, and the rest goes on. A warning about a whole dataset is told and stops nobody.
 """
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fportrait.atomic_io import atomic_path, write_json
 from fportrait.dataset.annotations import MARK, VERSION, has_checks
 from fportrait.dataset.data_docs import Phase, run_phase, write_data_docs
+from fportrait.dataset.fits import dataset_rollup, leave_out_other_bodies
 from fportrait.dataset.rollup import (
     checked_clips,
     clip_motion,
@@ -22,258 +24,34 @@ from fportrait.dataset.rollup import (
     connect,
     disagreeing_rows,
     identity_rollup,
+    motions_sql,
     rows_in_order,
 )
-from fportrait.dataset.schema import DATASETS, compare_schema
-from fportrait.errors import UserError, refuse_unknown_keys
-from fportrait.parameters import settings_from
+from fportrait.dataset.rules import PHASES, Rule, ValidationConfig, rules
+from fportrait.dataset.schema import compare_schema
+from fportrait.errors import UserError
 
 if TYPE_CHECKING:
     import duckdb
     import pandas as pd
 
-SEVERITIES = ("critical", "warning")
-CAPTURES, SWEEPS = DATASETS[:2], DATASETS[2:]
 MEASURED_ROWS = 100_000  # of a table with so few, every list is measured, whatever its check columns say
 
 
-@dataclass(frozen=True)
-class ValidationConfig:
-    """Thresholds in degrees, metres, and standard deviations of the code; the defaults leave room for tracker noise."""
-
-    rotation_tolerance: float = 1e-4  # |R Rᵀ − I| and |det R − 1|
-    still_camera_degrees: float = 0.5
-    still_camera_metres: float = 0.005
-    moving_camera_degrees: float = 3.0
-    still_expression: float = 0.25
-    moving_expression: float = 0.25
-    still_pose_degrees: float = 1.0
-    still_pose_metres: float = 0.005
-    moving_pose_degrees: float = 1.0
-    min_confidence: float = 0.3  # mean over a clip
-    max_quarantined: float = 0.5  # share of the identities; more means that something is wrong with all of them
-    severities: dict[str, str] = field(default_factory=dict)  # rule name -> critical or warning, where not the default
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ValidationConfig:
-        return settings_from(cls, values, "the parameters of validate")
-
-
-@dataclass(frozen=True)
-class Rule:
-    """`low <= column <= high` for every row of one phase's table, of one dataset or all."""
-
-    name: str
-    phase: str
-    column: str
-    severity: str
-    fix: str
-    low: float | None = None
-    high: float | None = None
-    dataset: str | None = None
-
-    @property
-    def title(self) -> str:
-        return f"{self.dataset}: {self.name}" if self.dataset else self.name
-
-
-def rules(config: ValidationConfig) -> list[Rule]:
-    """Every rule of the gate, in the order of its phases.
-
-    Raises:
-        UserError: `severities` names an unknown rule or severity.
-    """
-    track = "run `kedro run --pipelines=track` again"
-    listed = [
-        Rule("columns", "schema", "mismatch", "critical", f"{track}; docs/data-contracts.md has the schema", high=0),
-        Rule("filled cells", "structure", "empty_cells", "critical", track, high=0),
-        Rule("unique keys", "structure", "repeated_frames", "critical", "keep one row per clip and frame", high=0),
-        Rule("first frame is 0", "structure", "first_frame", "critical", "number frames from 0", low=0, high=0),
-        Rule("no missing frames", "structure", "missing_frames", "critical", "annotate every frame", high=0),
-        Rule("list lengths", "structure", "lists_of_wrong_length", "critical", track, high=0),
-        Rule("finite numbers", "structure", "not_finite", "critical", "quarantine or track that clip again", high=0),
-        Rule(
-            "checks agree with the lists",
-            "structure",
-            "disagreeing_rows",
-            "critical",
-            "write that table with fportrait.dataset.annotations.write_frames, or without its check columns",
-            high=0,
-        ),
-        Rule(
-            "constants of a clip",
-            "structure",
-            "changing_constants",
-            "critical",
-            "give the clip one identity, split, camera, path, size, crop and intrinsics",
-            high=0,
-        ),
-        Rule(
-            "orthonormal rotations",
-            "motion",
-            "rotation_error",
-            "critical",
-            "store rotation matrices, row major",
-            high=config.rotation_tolerance,
-        ),
-        Rule(
-            "determinants of 1",
-            "motion",
-            "determinant_error",
-            "critical",
-            "remove the mirror from that rotation",
-            high=4 * config.rotation_tolerance,
-        ),
-        Rule(
-            "last rows of cameras",
-            "motion",
-            "last_row_error",
-            "critical",
-            "store world_to_camera 4x4, row major, last row 0 0 0 1",
-            high=config.rotation_tolerance,
-        ),
-        Rule("focal lengths", "motion", "focal_length", "critical", "store intrinsics in pixels", low=1),
-        Rule("crops", "motion", "crop_size", "critical", "store crops as x0, y0, size in pixels", low=1),
-        Rule("picture sizes", "motion", "picture_size", "critical", "store the video's size", low=1),
-        Rule("lowest confidence", "motion", "lowest_confidence", "critical", "store confidence from 0 to 1", low=0),
-        Rule("highest confidence", "motion", "highest_confidence", "critical", "store confidence from 0 to 1", high=1),
-        Rule(
-            "confident tracking",
-            "motion",
-            "mean_confidence",
-            "warning",
-            "look at that clip; lower min_confidence if it is good",
-            low=config.min_confidence,
-        ),
-    ]
-    for dataset in CAPTURES:
-        still = "the camera of a capture stands still; leave that clip out of the captures"
-        listed += [
-            Rule(
-                "camera does not turn",
-                "motion",
-                "camera_degrees",
-                "critical",
-                still,
-                high=config.still_camera_degrees,
-                dataset=dataset,
-            ),
-            Rule(
-                "camera does not travel",
-                "motion",
-                "camera_metres",
-                "critical",
-                still,
-                high=config.still_camera_metres,
-                dataset=dataset,
-            ),
-            Rule(
-                "expression moves",
-                "identities",
-                "expression_motion",
-                "warning",
-                "capture clips in which the face moves",
-                low=config.moving_expression,
-                dataset=dataset,
-            ),
-            Rule(
-                "pose moves",
-                "identities",
-                "pose_degrees",
-                "warning",
-                "capture clips in which the head turns",
-                low=config.moving_pose_degrees,
-                dataset=dataset,
-            ),
-        ]
-    again = "run `kedro run --pipelines=render_sweeps` again"
-    for dataset in SWEEPS:
-        listed.append(
-            Rule(
-                "camera moves",
-                "motion",
-                "camera_degrees",
-                "critical",
-                again,
-                low=config.moving_camera_degrees,
-                dataset=dataset,
-            )
-        )
-    listed += [
-        Rule(
-            "expression is frozen",
-            "motion",
-            "expression_motion",
-            "critical",
-            again,
-            high=config.still_expression,
-            dataset="ViewSweep",
-        ),
-        Rule(
-            "pose does not turn",
-            "motion",
-            "pose_degrees",
-            "critical",
-            again,
-            high=config.still_pose_degrees,
-            dataset="ViewSweep",
-        ),
-        Rule(
-            "pose does not travel",
-            "motion",
-            "pose_metres",
-            "critical",
-            again,
-            high=config.still_pose_metres,
-            dataset="ViewSweep",
-        ),
-        Rule(
-            "expression moves",
-            "motion",
-            "expression_motion",
-            "critical",
-            again,
-            low=config.moving_expression,
-            dataset="DynamicSweep",
-        ),
-        Rule(
-            "pose moves",
-            "motion",
-            "pose_degrees",
-            "critical",
-            again,
-            low=config.moving_pose_degrees,
-            dataset="DynamicSweep",
-        ),
-        Rule("listed once", "identities", "listed", "critical", "write one row per identity", low=1, high=1),
-        Rule("has clips", "identities", "clips", "critical", "drop identities without frames from the table", low=1),
-        Rule("one split", "identities", "split_conflicts", "critical", "give an identity one split", high=0),
-        Rule("sound shape", "identities", "bad_shapes", "critical", "fit the shape of that identity again", high=0),
-        Rule(
-            "reference exists",
-            "identities",
-            "missing_reference",
-            "critical",
-            "name a clip and frame that the frames table has",
-            high=0,
-        ),
-    ]
-    titles = [rule.title for rule in listed]
-    refuse_unknown_keys(config.severities, titles, "validate.severities")
-    wrong = [value for value in config.severities.values() if value not in SEVERITIES]
-    if wrong:
-        raise UserError(f"the severity '{wrong[0]}'", "critical or warning", "correct validate.severities")
-    return [Rule(**asdict(rule) | {"severity": config.severities.get(rule.title, rule.severity)}) for rule in listed]
-
-
-def validate_tables(tracks_folder: str | Path, out_folder: str | Path, config: ValidationConfig) -> dict[str, Any]:
+def validate_tables(
+    tracks_folder: str | Path, out_folder: str | Path, config: ValidationConfig, manifest: str | Path | None = None
+) -> dict[str, Any]:
     """Check `frames.parquet` and `identities.parquet`; copy them, less quarantined identities, to `out_folder`.
 
     `out_folder` gets `report.json`, `quarantine.json` and `data_docs/`, and, only when nothing critical failed and
     not too many identities are quarantined, the two tables.
 
+    Args:
+        manifest: `manifest.parquet` of the videos that were annotated: every clip must be there with all its frames,
+            unless `quarantine.json` beside the tables says why not.
+
     Returns:
-        The report: rules with their failures, quarantined identities with reasons, rows before and after.
+        The report: rules with their failures, quarantined identities with reasons, warnings about whole datasets.
 
     Raises:
         UserError: a critical rule failed (table, clip, rule and the way to mend it are named), or more
@@ -290,12 +68,15 @@ def validate_tables(tracks_folder: str | Path, out_folder: str | Path, config: V
     database: duckdb.DuckDBPyConnection | None = None
     structure: pd.DataFrame | None = None
     motion: pd.DataFrame | None = None
-    for name in ("schema", "structure", "motion", "identities"):
+    people: pd.DataFrame | None = None
+    lost: dict[str, int] = {}
+    for name in PHASES:
         if name == "schema":
             table = _schema_table(sources)
         elif name == "structure":
             database = connect(sources["frames"], sources["identities"])
             structure, motion = _clips(database, sources["frames"])
+            structure, lost = against_manifest(structure, tracks_folder, manifest)
             table = structure
             if table.empty:
                 raise UserError(
@@ -303,17 +84,26 @@ def validate_tables(tracks_folder: str | Path, out_folder: str | Path, config: V
                 )
         elif name == "motion":
             assert database is not None
-            table = motion = clip_motion(database) if motion is None else motion
-        else:
+            motion = clip_motion(database) if motion is None else motion
+            table = motion = leave_out_other_bodies(database, motion)
+        elif name == "identities":
             assert database is not None and structure is not None and motion is not None
-            table = identity_rollup(database, structure, motion)
+            table = people = identity_rollup(database, structure, motion)
+        else:
+            assert database is not None and structure is not None and motion is not None and people is not None
+            marked = has_checks(sources["frames"]) and not structure["disagreeing_rows"].any()
+            table = dataset_rollup(database, structure, motion, people, motions_sql(marked), lost)
         phases.append(run_phase(name, table, [rule for rule in every_rule if rule.phase == name]))
         if _failures(phases[-1], "critical"):
             break
 
     quarantined: dict[str, list[str]] = {}
+    warnings = []
     for phase in phases:
         for rule, row in _failures(phase, "warning"):
+            if phase.name == "datasets":
+                warnings.append(f"{_measured(rule, row)}; expected {_bounds(rule)} ({rule.title}): {rule.fix}")
+                continue
             reasons = quarantined.setdefault(f"{row['dataset']}/{row['identity']}", [])
             reasons.append(f"{rule.title}: {_measured(rule, row)}")
     critical = [failure for phase in phases for failure in _failures(phase, "critical")]
@@ -326,6 +116,7 @@ def validate_tables(tracks_folder: str | Path, out_folder: str | Path, config: V
         "rules": [summary for phase in phases for summary in phase.summaries],
         "identities": identities,
         "quarantined": quarantined,
+        "warnings": warnings,
     }
     write_data_docs(out_folder / "data_docs", phases, quarantined)
     write_json(out_folder / "report.json", report)
@@ -369,6 +160,38 @@ def _clips(database: duckdb.DuckDBPyConnection, frames: Path) -> tuple[pd.DataFr
     return clip_structure(database), None
 
 
+def against_manifest(
+    structure: pd.DataFrame, tracks_folder: Path, manifest: str | Path | None
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """`structure` with `frames_off_manifest` per clip, and per dataset the clips of the manifest that are nowhere.
+
+    Clips and people in the tables' `quarantine.json` are accounted for.
+    """
+    import json
+
+    import pandas as pd
+
+    structure["frames_off_manifest"] = 0
+    if manifest is None:
+        return structure, {}
+    videos = pd.read_parquet(manifest, columns=["dataset", "identity", "clip", "frames"])
+    filmed = videos.set_index(["dataset", "clip"])["frames"]
+    keys = pd.MultiIndex.from_frame(structure[["dataset", "clip"]])
+    expected = filmed.reindex(keys).to_numpy()
+    # a clip that the manifest does not know is of videos that are no longer there: off by all its frames
+    structure["frames_off_manifest"] = (structure["frames"] - pd.Series(expected).fillna(0)).abs().astype(int)
+    listed = tracks_folder / "quarantine.json"
+    aside = json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else []
+    people = {(entry["dataset"], entry["identity"]) for entry in aside if "clip" not in entry}
+    clips = {(entry["dataset"], entry["clip"]) for entry in aside if "clip" in entry}
+    nowhere = ~pd.MultiIndex.from_frame(videos[["dataset", "clip"]]).isin(keys)
+    accounted = [
+        (row.dataset, row.identity) in people or (row.dataset, row.clip) in clips for row in videos.itertuples()
+    ]
+    lost = videos[nowhere & ~pd.Series(accounted, dtype=bool).to_numpy()]
+    return structure, {str(name): int(count) for name, count in lost["dataset"].value_counts().items()}
+
+
 def _schema_table(sources: dict[str, Path]) -> pd.DataFrame:
     import pandas as pd
 
@@ -383,6 +206,8 @@ def _measured(rule: Rule, row: dict[str, Any]) -> str:
     if rule.phase == "schema":
         return f"the column {row['column']} of {row['table']}.parquet as {row['found']} instead of {row['expected']}"
     value = f"{row[rule.column]:.6g}".removesuffix(".0")
+    if rule.phase == "datasets":
+        return f"{rule.column} {value} of {row['dataset']} as a whole"
     if rule.phase == "identities":
         return f"{rule.column} {value} of {row['dataset']}/{row['identity']} in identities.parquet"
     return f"{rule.column} {value} in clip {row['clip']} of {row['dataset']} in frames.parquet"
