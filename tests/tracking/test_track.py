@@ -173,8 +173,8 @@ def test_nobody_to_track_is_an_error_and_writes_nothing(tracked, tmp_path, encod
 
 
 def test_an_unknown_setting_names_the_nearest():
-    with pytest.raises(UserError, match="'max_gap'"):
-        TrackConfig.from_dict({"max_gaps": 3})
+    with pytest.raises(UserError, match="'max_gap_seconds'"):
+        TrackConfig.from_dict({"max_gap_second": 3})
 
 
 def test_the_longest_gap_is_found():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,8 @@ from fportrait.body.model import load_body
 from fportrait.bundle import BundleSettings, at_size, read_settings
 from fportrait.camera.cameras import crop_intrinsics
 from fportrait.camera.paths import save_camera_path
+from fportrait.capture.clock import rows_at
+from fportrait.capture.sound import Sound
 from fportrait.capture.video_io import write_video
 from fportrait.dataset.encode import crop_picture
 from fportrait.diffusion.cameras import Cameras
@@ -31,6 +34,8 @@ from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.fit import LandmarkModel
 from fportrait.tracking.points import landmark_codes
 from fportrait.tracking.segments import segment_codes
+
+MAX_FRAMES = 10**9  # of a video that another one's seconds cut
 
 
 def quiet(what: str, done: int, total: int) -> None:
@@ -48,6 +53,10 @@ class Request:
         guidance: scale per factor (expression, pose, view, identity), in place of the model's own; 1 costs nothing, any
             other value one more model call per step. steps: sampling steps; None takes the model's own.
         scale: enlarges the written video, for viewing. max_frames: longer videos are cut there, and the cut is said.
+        sound: keep the sound of the video that the lips come from, or else of the other.
+
+    The driving video's clock is the result's: its rate, or a constant one in place of a variable one. Expressions and
+    the cameras of a file with an `fps` are taken at the same seconds.
     """
 
     portrait: Path
@@ -59,6 +68,7 @@ class Request:
     seed: int = 0
     scale: int = 4
     max_frames: int = 250
+    sound: bool = True
 
 
 @dataclass
@@ -75,6 +85,22 @@ class Prepared:
 
     def __len__(self) -> int:
         return len(self.view.world_to_camera)
+
+    def express_rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For each frame the expression's frame before, the one after, and the share of the latter, at its second."""
+        seconds = np.arange(len(self)) / self.drive.fps
+        return rows_at(seconds, self.express.fps, len(self.express))
+
+    def express_numbers(self, numbers: Sequence[int]) -> list[int]:
+        """The expression's frames nearest to some of the result's."""
+        before, after, share = self.express_rows()
+        return np.where(share < 0.5, before, after)[list(numbers)].tolist()
+
+    @property
+    def sound(self) -> Tracked | None:
+        """The video whose sound is kept: that of the lips, else the other."""
+        clips = (self.express, self.drive) if self.request.sound else ()
+        return next((clip for clip in clips if clip.sound), None)
 
 
 class Animator:
@@ -129,22 +155,21 @@ class Animator:
             lambda: track_picture(request.portrait, self.landmarks, self.config, size),
         )
 
-        def track(path: Path, what: str) -> Tracked:
+        def track(path: Path, what: str, seconds: float = math.inf) -> Tracked:
+            limits = (self.landmarks, self.config, size, max_frames)
+            if seconds < math.inf:
+                limits = (*limits[:3], MAX_FRAMES)
             tracked = self._once(
-                (max_frames, path),
-                lambda: track_video(path, self.landmarks, self.config, size, max_frames, report, what),
+                ((max_frames, seconds), path), lambda: track_video(path, *limits, report, what, seconds)
             )
             return replace(tracked, path=Path(path))  # the same bytes may lie elsewhere now
 
-        drive = track(request.driving, "track driving")
-        express = track(request.expression, "track expression") if request.expression is not None else drive
-        frames = min(len(drive), len(express))
-        view = viewpoint(request.camera, frames, self.settings, request.seed)
-        notes = []
-        for clip in {id(clip): clip for clip in (drive, express)}.values():
-            if clip.frames_in_file > frames:
-                notes.append(f"{clip.path.name} was cut after {frames} of its {clip.frames_in_file} frames")
-        notes += training_fit(view, self.settings)
+        drive = express = track(request.driving, "track driving")
+        if request.expression is not None:
+            express = track(request.expression, "track expression", len(drive) / drive.fps)
+        frames = min(len(drive), math.ceil(len(express) / express.fps * drive.fps - 1e-6))
+        view = viewpoint(request.camera, frames, self.settings, request.seed, drive.fps)
+        notes = [*person.notes, *clock_notes(drive, express, frames), *view.notes, *training_fit(view, self.settings)]
         return Prepared(request, person, drive, express, image, view, notes)
 
     def _once(self, key: tuple[Any, Path], make: Callable[[], Any]) -> Any:
@@ -175,8 +200,12 @@ class Animator:
     def expression(self, prepared: Prepared) -> np.ndarray:
         """What the model reads of the expression: codes `T 128`, or for the ablation C3 landmarks `T 476`."""
         if self.pipeline.transformer.config.expression == "landmarks":
-            return landmark_codes(prepared.express.landmarks(self.settings.size), self.settings.size)
-        return segment_codes(prepared.express.track, self.encoder)
+            codes = landmark_codes(prepared.express.landmarks(self.settings.size), self.settings.size)
+        else:
+            codes = segment_codes(prepared.express.track, self.encoder)
+        before, after, share = prepared.express_rows()
+        mixed = codes[before] * (1 - share[:, None]) + codes[after] * share[:, None]
+        return np.asarray(mixed, codes.dtype)
 
     def cameras(self, prepared: Prepared) -> Cameras:
         """The path's cameras, and the portrait's own."""
@@ -238,6 +267,8 @@ class Animator:
             "frames": len(prepared),
             "size": self.settings.size,
             "scale": request.scale,
+            "fps": round(prepared.drive.fps, 3),
+            "sound": prepared.sound is not None,
         }
         return provenance_tags(self.model, inputs, settings)
 
@@ -258,11 +289,13 @@ class Animator:
                     shown.append(frame)
                 yield enlarge(frame, request.scale)
 
-        write_video(output, frames(), fps=prepared.drive.fps, metadata=tags)
+        clip = prepared.sound
+        sound = Sound(clip.path, clip.start) if clip else None
+        write_video(output, frames(), fps=prepared.drive.fps, metadata=tags, sound=sound)
         rows: list[tuple[str, np.ndarray | None, Any]] = [("driving", None, prepared.drive.crops(numbers, size))]
         if prepared.express is not prepared.drive:
             rows[0] = ("pose from", None, rows[0][2])
-            rows.insert(0, ("expression from", None, prepared.express.crops(numbers, size)))
+            rows.insert(0, ("expression from", None, prepared.express.crops(prepared.express_numbers(numbers), size)))
         reference = crop_picture(prepared.image, prepared.person.crop, size)
         rows += [
             ("pose", None, list(self.normals(prepared, numbers))),
@@ -277,12 +310,28 @@ class Animator:
         tags = self.tags(prepared)
         write_video(folder / "normals.mp4", self.normals(prepared, range(len(prepared))), prepared.drive.fps, crf=8)
         view = prepared.view
-        save_camera_path(folder / "cameras.json", view.world_to_camera, view.intrinsics[0])
+        save_camera_path(folder / "cameras.json", view.world_to_camera, view.intrinsics)
         codes = self.expression(prepared)[: len(prepared)]
         with atomic_path(folder / "codes.npy") as path:
             np.save(path, codes, allow_pickle=False)
         write_json(folder / "provenance.json", {"tags": tags})
         return folder
+
+
+def clock_notes(drive: Tracked, express: Tracked, frames: int) -> list[str]:
+    """What happened to the videos' pictures and times: conversions, two rates, and what was left out at the end."""
+    clips = [drive] if express is drive else [drive, express]
+    notes = [note for clip in clips for note in clip.notes]
+    if abs(drive.fps - express.fps) > 1e-3 * drive.fps:
+        notes.append(
+            f"{drive.path.name} has {drive.fps:.5g} frames per second and {express.path.name} {express.fps:.5g}: "
+            "they were aligned in seconds"
+        )
+    for clip in clips:
+        used = math.ceil(frames / drive.fps * clip.fps - 1e-6)
+        if clip.frames_in_file > used:
+            notes.append(f"{clip.path.name} was cut after {used} of its {clip.frames_in_file} frames")
+    return notes
 
 
 def write_labelled_picture(path: Path, image: np.ndarray, tags: Mapping[str, str]) -> Path:

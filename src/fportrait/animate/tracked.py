@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import numpy as np
 from fportrait.body.model import BodyModel
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import intrinsics_from_fov
-from fportrait.capture.video_io import iter_video, probe, read_image
+from fportrait.capture.clock import picked
+from fportrait.capture.image_io import exposure_note, read_picture
+from fportrait.capture.video_io import constant_frames, iter_video, probe
 from fportrait.dataset.encode import crop_picture, whole_pixels
 from fportrait.tracking.clips import Clip, read_landmarks
 from fportrait.tracking.config import TrackConfig
@@ -34,6 +37,10 @@ class Tracked:
     intrinsics: np.ndarray
     fps: float
     frames_in_file: int
+    stored: np.ndarray | None = None  # `T` numbers of the file's frames, where its rate was variable
+    notes: tuple[str, ...] = ()  # what was done to the file's pictures and times
+    start: float = 0.0  # seconds of the file's clock
+    sound: bool = False
 
     def __len__(self) -> int:
         return len(self.track.translations)
@@ -52,9 +59,8 @@ class Tracked:
 
     def pictures(self, numbers: Sequence[int]) -> list[np.ndarray]:
         """Full frames `H W 3` uint8 of some frames in rising order, read again from the file."""
-        wanted, last = set(numbers), max(numbers)
-        kept = {index: frame for index, frame in enumerate(iter_video(self.path, 0, last + 1)) if index in wanted}
-        return [kept[number] for number in numbers]
+        places = [int(number if self.stored is None else self.stored[number]) for number in numbers]
+        return list(picked(iter_video(self.path, 0, max(places) + 1), places))
 
     def landmarks(self, size: int) -> np.ndarray:
         """Landmarks `T 478 2` in pixels of the model's picture, bridged where the face was lost."""
@@ -74,23 +80,68 @@ def track_picture(path: Path, model: LandmarkModel, config: TrackConfig, crop_si
     Raises:
         UserError: not a picture, no face, or two of like size.
     """
-    image = read_image(path)
-    size = (image.shape[1], image.shape[0])
-    return _track(Path(path), iter([image]), size, 25.0, 1, model, config, crop_size), image
+    picture = read_picture(path)
+    size = (picture.image.shape[1], picture.image.shape[0])
+    person = _track(Path(path), iter([picture.image]), size, 25.0, 1, model, config, crop_size)
+    burnt = exposure_note(face_of(picture.image, person), person.path.name)
+    notes = [f"{person.path.name}: {note}" for note in picture.notes] + [burnt] * bool(burnt)
+    return replace(person, notes=tuple(notes)), picture.image
+
+
+def face_of(frame: np.ndarray, tracked: Tracked, number: int = 0) -> np.ndarray:
+    """The part of a frame `H W 3` inside the box of its landmarks; empty where no face was found."""
+    points = tracked.track.seen[0].landmarks[number]
+    if not np.isfinite(points).all():
+        return frame[:0]
+    (left, top), (right, bottom) = np.maximum(points.min(0), 0).astype(int), np.ceil(points.max(0)).astype(int)
+    return frame[top:bottom, left:right]
 
 
 def track_video(
-    path: Path, model: LandmarkModel, config: TrackConfig, crop_size: int, max_frames: int, report: Report, what: str
+    path: Path,
+    model: LandmarkModel,
+    config: TrackConfig,
+    crop_size: int,
+    max_frames: int,
+    report: Report,
+    what: str,
+    seconds: float = math.inf,
 ) -> Tracked:
-    """The track of the first `max_frames` frames of a video of one person with an unknown camera.
+    """The track of a video of one person with an unknown camera; a variable rate is brought to a constant one.
+
+    Args:
+        max_frames, seconds: whichever ends first; later frames are left out.
 
     Raises:
         UserError: not a video, no face, two of like size, or a face that is gone too long.
     """
-    info = probe(path)
-    count = min(info.frames, max_frames)
-    frames = _counted(iter_video(path, 0, count), count, report, what)
-    return _track(Path(path), frames, (info.width, info.height), info.fps, info.frames, model, config, crop_size)
+    path, info = Path(path), probe(path)
+    fps, frames_in_file, stored = info.fps, info.frames, None
+    notes = [f"{path.name}: {note}" for note in info.notes]
+    if info.variable_rate:
+        fps, stored = constant_frames(path)
+        frames_in_file = len(stored)
+        notes.append(f"{path.name} has a variable frame rate; it was resampled to {fps:g} frames per second")
+    count = min(frames_in_file, max_frames, max(1, math.ceil(min(seconds * fps, frames_in_file) - 1e-6)))
+    if stored is None:
+        source = iter_video(path, 0, count)
+    else:
+        stored = stored[:count]
+        source = picked(iter_video(path, 0, int(stored[-1]) + 1), stored.tolist())
+    first: list[np.ndarray] = []
+    frames = _counted(_first_kept(source, first), count, report, what)
+    size = (info.width, info.height)
+    tracked = _track(path, frames, size, fps, frames_in_file, model, config, crop_size)
+    burnt = exposure_note(face_of(first[0], tracked), path.name)
+    notes += [burnt] * bool(burnt)
+    return replace(tracked, stored=stored, notes=tuple(notes), start=info.start, sound=info.sound)
+
+
+def _first_kept(frames: Iterable[np.ndarray], kept: list[np.ndarray]) -> Iterator[np.ndarray]:
+    for frame in frames:
+        if not kept:
+            kept.append(frame)
+        yield frame
 
 
 def _counted(frames: Iterable[np.ndarray], count: int, report: Report, what: str) -> Iterator[np.ndarray]:
@@ -115,7 +166,7 @@ def _track(
     k = intrinsics_from_fov(DEFAULT_FOV, side, side)
     k[0, 2], k[1, 2] = width / 2, height / 2
     # A name, not the path: where a person keeps their files does not belong into a message on a shared screen.
-    clip = Clip(path.name, path.name, "", "phone", width, height, k, None)
+    clip = Clip(path.name, path.name, "", "phone", width, height, k, None, fps)
     seen = read_landmarks(frames, path.name, crop_size, config)
     shape, tracks = track_segments([[(clip, seen)]], model, config)
     track = tracks[0]

@@ -5,51 +5,130 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from fportrait.bundle import BundleSettings
-from fportrait.camera.paths import front_path, orbit, read_camera_file, spin_path, spiral_path
+from fportrait.camera.conventions import Sight, focus, likely, moved_to, sight, upright_axes
+from fportrait.camera.files import CameraFile, read_camera_file
+from fportrait.camera.paths import front_path, orbit, spin_path, spiral_path
 from fportrait.errors import UserError, nearest_name
 
 CAMERAS = ("front", "spin", "spiral")
 MAX_YAW = 50.0  # degrees of the named paths: as far as the small base's moving cameras went
 TRAINED_YAW, TRAINED_ELEVATION = 55.0, 18.0  # degrees to either side: as far as any camera stood in its training
 MAX_TURN = 2.8  # degrees a frame: as fast; a latent group of four frames cannot show a faster turn, and smears it
+ENOUGH = 0.75  # share of frames that must show the head where another convention would show it in all
 KEY_LIMITS = {"yaw": (-90.0, 90.0), "elevation": (-60.0, 60.0), "distance": (0.5, 2.0)}
 
 
 @dataclass(frozen=True)
 class Viewpoint:
-    """`world_to_camera` `T 4 4` around a head at the origin; `intrinsics` `T 3 3` in pixels of the model's picture."""
+    """`world_to_camera` `T 4 4` around a head at the origin; `intrinsics` `T 3 3` in pixels of the model's picture.
+
+    `notes`: what was made of a camera file that its owner would want to know.
+    """
 
     world_to_camera: np.ndarray
     intrinsics: np.ndarray
+    notes: tuple[str, ...] = ()
 
     def padded(self, frames: int) -> Viewpoint:
         """The last camera repeated until there are `frames`."""
         rows = np.minimum(np.arange(frames), len(self.world_to_camera) - 1)
-        return Viewpoint(self.world_to_camera[rows], self.intrinsics[rows])
+        return Viewpoint(self.world_to_camera[rows], self.intrinsics[rows], self.notes)
 
 
-def viewpoint(camera: str, frames: int, settings: BundleSettings, seed: int) -> Viewpoint:
+def viewpoint(camera: str, frames: int, settings: BundleSettings, seed: int, fps: float | None = None) -> Viewpoint:
     """The viewpoint that `camera` asks for.
 
     Args:
         camera: front, spin, spiral; key positions `YAW,ELEVATION[,DISTANCE]; …` (degrees, degrees, times the model's
             own distance), passed through smoothly at even times; or the path of a camera file (.json).
+        fps: frames per second of the video; a camera file with a rate of its own is read at the same times.
 
     Raises:
-        UserError: none of these, or key positions out of range.
+        UserError: none of these, key positions out of range, or a camera file under which the head is never in the
+            picture (the convention that its matrices probably follow is named).
     """
-    intrinsics = np.repeat(square_intrinsics(settings)[None], frames, axis=0)
     if camera.lower().endswith(".json"):
-        content = read_camera_file(camera, frames)
-        if content.intrinsics is not None:
-            intrinsics = np.stack([fit_intrinsics(matrix, settings.size) for matrix in content.intrinsics])
-        return Viewpoint(content.world_to_camera, intrinsics)
+        return file_viewpoint(camera, frames, settings, fps)
+    intrinsics = np.repeat(square_intrinsics(settings)[None], frames, axis=0)
     return Viewpoint(camera_path(camera, frames, settings, seed), intrinsics)
+
+
+def file_viewpoint(camera: str, frames: int, settings: BundleSettings, fps: float | None) -> Viewpoint:
+    """The viewpoint of a camera file; see `viewpoint`."""
+    content, name = read_camera_file(camera, frames, fps), Path(camera).name
+    notes = [f"{name}: {note}" for note in content.notes]
+    if content.fps is not None and fps is not None and abs(content.fps - fps) > 1e-3 * fps:
+        notes.append(f"{name} has {content.fps:.4g} cameras a second, read at the video's {fps:.4g} frames a second")
+    if content.intrinsics is None:
+        intrinsics = np.repeat(square_intrinsics(settings)[None], frames, axis=0)
+    else:
+        intrinsics = np.stack([fit_intrinsics(matrix, settings.size) for matrix in content.intrinsics])
+    cameras = content.world_to_camera
+    found = sight(cameras, intrinsics, settings.size)
+    if found.whole < 1 and not content.located:
+        cameras = _around_the_head(content, intrinsics, settings, name)
+        notes.append(
+            f"{name} does not say where the head is: the place that its cameras look at was taken, "
+            + ("in metres" if content.metric else "and their mean distance was set to the model's")
+        )
+        found = sight(cameras, intrinsics, settings.size)
+    if found.whole < 1:
+        notes += _explain(cameras, intrinsics, settings.size, found, name)
+    return Viewpoint(cameras, intrinsics, tuple(notes))
+
+
+def _around_the_head(content: CameraFile, intrinsics: np.ndarray, settings: BundleSettings, name: str) -> np.ndarray:
+    """The cameras of a file in an unknown world, in ours.
+
+    Raises:
+        UserError: they look at no common place, or do not say where up and front are.
+    """
+    centre = focus(content.world_to_camera)
+    axes = None if centre is None else upright_axes(content.world_to_camera, centre)
+    if centre is None or axes is None:
+        raise UserError(
+            f"{content.layout}'s cameras in {name}, which look at no common place from the front",
+            "a path around a head",
+            "write world_to_camera matrices in metres with the head's middle at the origin",
+        )
+    cameras = moved_to(content.world_to_camera, centre)
+    cameras[:, :3, :3] = cameras[:, :3, :3] @ axes.T
+    if not content.metric:
+        distances = np.linalg.norm(cameras[:, :3, 3], axis=1)
+        widths = distances * settings.size / intrinsics[:, 0, 0]
+        cameras[:, :3, 3] *= settings.crop_metres / widths.mean()
+    return cameras
+
+
+def _explain(cameras: np.ndarray, intrinsics: np.ndarray, size: int, found: Sight, name: str) -> list[str]:
+    """Notes on a path that does not show the head, upright and from the front, in every frame.
+
+    Raises:
+        UserError: it never shows it, or in few frames while another convention explains all of them.
+    """
+    other, count = likely(cameras, intrinsics, size), len(cameras)
+    if found.seen == 0 or (other and found.whole < ENOUGH):
+        how = f"the head is in the picture in {round(found.seen * count)} of {count} frames"
+        if found.seen in (0, 1):
+            how = "the head is from behind or upside down" if found.seen else f"the head is {found.fault}"
+        fix = "check the camera's convention, unit and origin"
+        if other:
+            fix = f"these look like {other[0]}, under which it is in all {count} frames: {other[1]}"
+        raise UserError(
+            f"a camera path in {name} under which {how}",
+            "world-to-camera matrices of OpenCV (x right, y down, z forward), in metres, the head at the origin",
+            fix,
+        )
+    if found.seen == 1:
+        return []  # from the side of training or not: `training_fit` tells
+    hint = f"; read as {other[0]}, it would be in all" if other else ""
+    return [f"the head is in the picture in {round(found.seen * count)} of {count} frames of {name}{hint}"]
 
 
 def camera_path(camera: str, frames: int, settings: BundleSettings, seed: int) -> np.ndarray:
@@ -66,7 +145,7 @@ def camera_path(camera: str, frames: int, settings: BundleSettings, seed: int) -
         length = max(frames, oval * 4 // 3)
         return spiral_path(length, rng, reach, yaw_degrees=MAX_YAW, elevation_degrees=15.0)[:frames]
     if camera.lower().endswith(".json"):
-        return read_camera_file(camera, frames).world_to_camera
+        return file_viewpoint(camera, frames, settings, None).world_to_camera
     if re.search(r"\d", camera):
         return key_path(parse_keys(camera), frames, distance)
     near = nearest_name(camera, CAMERAS)

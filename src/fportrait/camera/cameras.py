@@ -108,5 +108,7 @@ def check_world_to_camera(matrix: np.ndarray, where: str, tolerance: float = 1e-
         kind = "a mirrored rotation" if error <= tolerance else f"a non-rotation (R·Rᵀ is off by {error:.3g})"
         raise UserError(f"{kind} in {where}", expected, fix)
     if np.abs(matrix[3] - np.array([0, 0, 0, 1])).max() > tolerance:
-        raise UserError(f"the last row {matrix[3].tolist()} in {where}", "0 0 0 1", "store the matrix row major")
+        turned = np.abs(matrix[:3, 3]).max() <= tolerance
+        fix = "store the matrix row by row" + (": it looks transposed" if turned else "")
+        raise UserError(f"the last row {matrix[3].tolist()} in {where}", "0 0 0 1", fix)
     return matrix

@@ -5,16 +5,23 @@ Distances are metres from the target, angles degrees; yaw 0 looks at the face fr
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
-
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from fportrait.atomic_io import write_json
-from fportrait.camera.cameras import check_intrinsics, check_world_to_camera, look_at
-from fportrait.errors import UserError, refuse_unknown_keys
+from fportrait.camera.cameras import look_at
+from fportrait.camera.files import CameraFile, load_camera_path, read_camera_file, save_camera_path
+
+__all__ = [
+    "CameraFile",
+    "front_path",
+    "load_camera_path",
+    "orbit",
+    "read_camera_file",
+    "save_camera_path",
+    "spin_path",
+    "spiral_path",
+    "spiral_seeds",
+]
 
 ORIGIN = (0.0, 0.0, 0.0)
 
@@ -87,84 +94,3 @@ def spiral_path(
         knots = np.rint(knots)
     yaw, elevation, reach = PchipInterpolator(knots, points)(np.arange(frames)).T
     return orbit(yaw, elevation, reach, target)
-
-
-@dataclass(frozen=True)
-class CameraFile:
-    """What a camera file says: `world_to_camera` `T 4 4`; `intrinsics` `T 3 3` or None; `fps` or None."""
-
-    world_to_camera: np.ndarray
-    intrinsics: np.ndarray | None
-    fps: float | None
-
-
-def save_camera_path(path: str | Path, world_to_camera: np.ndarray, intrinsics: np.ndarray | None = None) -> Path:
-    """Write cameras `T 4 4` (and optional `3 3` intrinsics, of all frames) as a camera file."""
-    frames = [{"world_to_camera": np.asarray(matrix).tolist()} for matrix in world_to_camera]
-    if intrinsics is not None:
-        for frame in frames:
-            frame["intrinsics"] = np.asarray(intrinsics).tolist()
-    return write_json(path, {"frames": frames})
-
-
-def load_camera_path(path: str | Path, frames: int) -> np.ndarray:
-    """The first `frames` cameras `T 4 4` of a camera file; see `read_camera_file`, which also gives its intrinsics."""
-    return read_camera_file(path, frames).world_to_camera
-
-
-def read_camera_file(path: str | Path, frames: int) -> CameraFile:
-    """The first `frames` cameras of `{"fps"?: 25, "frames": [{"world_to_camera": 4x4, "intrinsics"?: 3x3}, ...]}`.
-
-    Raises:
-        UserError: no such file, not JSON, unknown keys (the nearest known one is named), non-rotations, bad intrinsics,
-            intrinsics on some frames only, too few frames.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no camera file {path}", "front, spin, spiral or a JSON file", "check the path")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"{path}, which is not JSON ({error})", "a camera file", "export it as JSON") from None
-    if not isinstance(content, dict) or not isinstance(content.get("frames", []), list):
-        raise UserError(f"another structure in {path}", '{"frames": [...]}', "wrap the list of cameras in 'frames'")
-    refuse_unknown_keys(content, ("frames", "fps"), str(path))
-    if "frames" not in content:
-        raise UserError(f"no key 'frames' in {path}", '{"frames": [...]}', "add the list of cameras as 'frames'")
-    fps = content.get("fps")
-    if fps is not None and (isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < 1e4):
-        raise UserError(f"fps = {fps!r} in {path}", "frames per second, above 0", "mend or remove 'fps'")
-    entries = content["frames"][:frames]
-    if len(entries) < frames:
-        raise UserError(
-            f"{len(entries)} cameras in {path}",
-            f"at least {frames}, one per driving frame",
-            "add cameras or shorten the driving video",
-        )
-    cameras, intrinsics = [], []
-    for index, entry in enumerate(entries):
-        where = f"{path}, frame {index}"
-        if not isinstance(entry, dict):
-            raise UserError(f"a {type(entry).__name__} at {where}", "a camera", 'write {"world_to_camera": 4x4}')
-        refuse_unknown_keys(entry, ("world_to_camera", "intrinsics"), where)
-        if "world_to_camera" not in entry:
-            raise UserError(f"no key 'world_to_camera' at {where}", "a 4x4 matrix per frame", "add it")
-        cameras.append(check_world_to_camera(_numbers(entry["world_to_camera"], where), where))
-        if "intrinsics" in entry:
-            intrinsics.append(check_intrinsics(_numbers(entry["intrinsics"], where), where))
-    if len(intrinsics) not in (0, len(cameras)):
-        raise UserError(
-            f"intrinsics on {len(intrinsics)} of {len(cameras)} frames in {path}",
-            "all frames or none",
-            "add them to every frame, or remove them",
-        )
-    return CameraFile(
-        np.stack(cameras) if cameras else np.zeros((0, 4, 4)), np.stack(intrinsics) if intrinsics else None, fps
-    )
-
-
-def _numbers(value: object, where: str) -> np.ndarray:
-    try:
-        return np.array(value, np.float64)
-    except (TypeError, ValueError, OverflowError):
-        raise UserError(f"a camera that is no matrix at {where}", "rows of numbers", "write every row out") from None

@@ -23,6 +23,7 @@ from fportrait.atomic_io import atomic_path
 from fportrait.capture import clock
 from fportrait.capture.display import SIZE_TAG, Screen, choose_stream, deinterlaced
 from fportrait.capture.image_io import check_frame, check_present, decode_image, read_image, write_image
+from fportrait.capture.sound import Sound, SoundWriter
 from fportrait.errors import UserError
 
 __all__ = [
@@ -72,12 +73,14 @@ def write_video(
     fps: float = 25.0,
     crf: float = 14.0,
     metadata: Mapping[str, str] | None = None,
+    sound: Sound | None = None,
 ) -> Path:
     """Write frames (T, H, W, 3) RGB uint8, an array or any iterable of pictures, as an H.264 file; atomically.
 
     Args:
         crf: x264's constant rate factor; 0 is nearly lossless (chroma is still halved), 14 visually so, 23 small.
         metadata: tags for the container, names and values as text.
+        sound: another file's sound, cut to the length of the pictures.
 
     Raises:
         UserError: no frames, frames of other shape, type or differing sizes, a bad rate or suffix, a full disk.
@@ -120,7 +123,8 @@ def write_video(
         context = stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
         context.color_range = 1  # studio swing
-        image, converter = first, VideoReformatter()
+        voice = SoundWriter(container, sound) if sound else None
+        image, converter, count = first, VideoReformatter(), 0
         while image is not None:
             image = check_frame(image, path)
             if image.shape[:2] != (height, width):
@@ -135,8 +139,14 @@ def write_video(
                 frame, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1
             )
             container.mux(stream.encode(frame))
+            count += 1
+            if voice:
+                voice.advance(count / fps)
             image = next(source, None)  # type: ignore[arg-type]
         container.mux(stream.encode(None))
+        if voice:
+            voice.finish(count / fps)
+            voice.close()
     return path
 
 

@@ -145,6 +145,7 @@ def clip_of(row: Mapping[str, Any], dataset: str) -> Clip:
         int(row["height"]),
         intrinsics,
         world_to_camera,
+        float(row["fps"]),
     )
 
 

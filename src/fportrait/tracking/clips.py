@@ -31,6 +31,7 @@ class Clip:
     height: int
     intrinsics: np.ndarray
     world_to_camera: np.ndarray | None
+    fps: float = 25.0
 
 
 @dataclass
@@ -60,7 +61,7 @@ def read_landmarks(
     """Landmarks and face crops of a video, following one face; upper-body crops too if they have a `body_size`.
 
     Raises:
-        UserError: no face at all, two faces of like size, or a gap longer than `max_gap` frames.
+        UserError: no face at all, two faces of like size, or a gap longer than `max_gap_seconds`.
     """
     landmarker = shared_landmarker()
     points, confidence, crops, scores = [], [], [], []

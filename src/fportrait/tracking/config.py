@@ -15,7 +15,7 @@ class TrackConfig:
 
     camera_distance: float = 0.55  # of the canonical front camera of a monocular clip
     crop_metres: float = 0.30  # side of the model's picture at the head
-    max_gap: int = 5  # longest run of frames without a face that is bridged
+    max_gap_seconds: float = 0.2  # longest time without a face that is bridged
     clear_lead: float = 1.8  # of two faces, the larger is taken when it is this much larger
     identity_frames: int = 32  # frames that the shape is fitted on
     refine_landmarks: bool = True  # of faces like the rendered ones: see `refinement.py`

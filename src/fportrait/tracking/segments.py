@@ -155,13 +155,14 @@ def check_gaps(segment: list[tuple[Clip, ClipLandmarks]], config: TrackConfig) -
     """Refuse a segment whose face no camera sees for longer than can be bridged.
 
     Raises:
-        UserError: a gap longer than `max_gap` frames.
+        UserError: a gap longer than `max_gap_seconds`.
     """
     start, gap = longest_gap(np.any([seen.confidence > 0 for _, seen in segment], axis=0))
-    if gap > config.max_gap:
+    seconds = gap / segment[0][0].fps
+    if seconds > config.max_gap_seconds + 1e-6:
         raise UserError(
-            f"no face from frame {start} to {start + gap - 1} of {segment[0][0].name}",
-            f"gaps of at most {config.max_gap} frames",
+            f"no face from frame {start} to {start + gap - 1} of {segment[0][0].name} ({seconds:.2g} s)",
+            f"gaps of at most {config.max_gap_seconds:g} s",
             "cut the clip there",
         )
 

@@ -97,14 +97,15 @@ class Studio:
             prepared = self.animator.prepare(request, checked)
             numbers = shown_frames(len(prepared), 6)
             overlays = [(tracking_overlay(prepared.image, prepared.person, 0), "portrait")]
-            clips = [("driving", prepared.drive)]
+            clips = [("driving", prepared.drive, numbers)]
             if prepared.express is not prepared.drive:
-                clips = [("pose", prepared.drive), ("expression", prepared.express)]
-            for label, clip in clips:
-                frames = clip.pictures(numbers)
+                shown = prepared.express_numbers(numbers)
+                clips = [("pose", prepared.drive, numbers), ("expression", prepared.express, shown)]
+            for label, clip, places in clips:
+                frames = clip.pictures(places)
                 overlays += [
                     (tracking_overlay(frame, clip, number), f"{label}, frame {number}")
-                    for frame, number in zip(frames, numbers, strict=True)
+                    for frame, number in zip(frames, places, strict=True)
                 ]
             maps = self.animator.normals(prepared, numbers)
             normals = [(image, f"frame {number}") for image, number in zip(maps, numbers, strict=True)]

@@ -7,27 +7,23 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from fportrait.camera.conventions import focus, upright_axes
 from fportrait.capture.calibration import Camera, make_camera
 from fportrait.errors import UserError
 
 
 def focus_point(cameras: Mapping[str, Camera]) -> np.ndarray:
-    """The point `3` nearest to all optical axes in the least-squares sense: where the head is.
-
-    Each axis with centre c and direction d asks for (I − d dᵀ)(x − c) = 0.
+    """The point `3` nearest to all optical axes: where the head is; see `fportrait.camera.conventions.focus`.
 
     Raises:
         UserError: parallel axes, which meet nowhere.
     """
-    centres = np.stack([camera.centre for camera in cameras.values()])
-    directions = np.stack([camera.world_to_camera[2, :3] for camera in cameras.values()])
-    across = np.eye(3) - directions[:, :, None] * directions[:, None, :]
-    total = across.sum(axis=0)
-    if len(cameras) < 2 or np.linalg.cond(total) > 1e4:
+    point = focus(np.stack([camera.world_to_camera for camera in cameras.values()]))
+    if point is None:
         raise UserError(
             f"{len(cameras)} cameras whose axes do not meet", "cameras around a head", "calibrate the studio again"
         )
-    return np.linalg.solve(total, np.einsum("nij,nj->i", across, centres))
+    return point
 
 
 def draw_cameras(cameras: Mapping[str, Camera], count: int, seed: int, identity: str) -> list[str]:
@@ -44,8 +40,8 @@ def draw_cameras(cameras: Mapping[str, Camera], count: int, seed: int, identity:
     names = sorted(cameras)
     if count >= len(names):
         return names
-    focus = focus_point(cameras)
-    directions = np.stack([cameras[name].centre - focus for name in names])
+    middle = focus_point(cameras)
+    directions = np.stack([cameras[name].centre - middle for name in names])
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     cosines = directions @ directions.T
     digest = hashlib.sha256(f"{seed}/{identity}".encode()).digest()
@@ -69,10 +65,10 @@ def to_head_world(
     Raises:
         UserError: the cameras contradict `axes`, or do not say where up and front are.
     """
-    focus = focus_point(cameras)
+    middle = focus_point(cameras)
     upward = np.mean([-camera.world_to_camera[1, :3] for camera in cameras.values()], axis=0)
     if axes is None:
-        axes = _axes_from_cameras(cameras, focus, upward)
+        axes = _axes_from_cameras(cameras, middle, upward)
     elif (axes @ upward)[1] < 0:
         raise UserError(
             "cameras whose pictures are upside down under the data set's axes",
@@ -83,21 +79,17 @@ def to_head_world(
     for name, camera in cameras.items():
         matrix = np.eye(4)
         matrix[:3, :3] = camera.world_to_camera[:3, :3] @ axes.T
-        matrix[:3, 3] = (camera.world_to_camera[:3, :3] @ focus + camera.world_to_camera[:3, 3]) * metres_per_unit
+        matrix[:3, 3] = (camera.world_to_camera[:3, :3] @ middle + camera.world_to_camera[:3, 3]) * metres_per_unit
         moved[name] = make_camera(camera.width, camera.height, camera.intrinsics, matrix, f"camera {name}")
     return moved
 
 
-def _axes_from_cameras(cameras: Mapping[str, Camera], focus: np.ndarray, upward: np.ndarray) -> np.ndarray:
-    sides = np.stack([camera.centre - focus for camera in cameras.values()])
-    front = (sides / np.linalg.norm(sides, axis=1, keepdims=True)).mean(axis=0)
+def _axes_from_cameras(cameras: Mapping[str, Camera], middle: np.ndarray, upward: np.ndarray) -> np.ndarray:
     if np.linalg.norm(upward) < 0.5:
         raise UserError("cameras that disagree on up", "pictures with the head upright", "turn the videos upright")
-    up = upward / np.linalg.norm(upward)
-    front = front - (front @ up) * up
-    if np.linalg.norm(front) < 0.2:
+    axes = upright_axes(np.stack([camera.world_to_camera for camera in cameras.values()]), middle)
+    if axes is None:
         raise UserError(
             "cameras all around, none in front", "a rig that films from the front", "keep the front cameras"
         )
-    front /= np.linalg.norm(front)
-    return np.stack([np.cross(up, front), up, front])
+    return axes
