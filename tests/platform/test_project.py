@@ -12,10 +12,13 @@ import pytest
 import yaml
 from kedro.config import OmegaConfigLoader
 
+from fportrait.errors import UserError
 from fportrait.ops.parameters import check_nested_keys, check_parameters, known_parameters
 from fportrait.pipeline_registry import BESIDE, CHAIN, register_pipelines
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+from environment_stages import environment_stages  # noqa: E402
 
 
 def parameters(environment: str) -> dict[str, Any]:
@@ -50,13 +53,45 @@ def test_laptop_and_paper_have_the_same_keys_at_every_depth():
     check_nested_keys(base, paper)
 
 
-def test_the_mini_world_changes_known_keys_and_writes_into_folders_of_its_own():
-    check_nested_keys(own_files("mini"), own_files("base"))
-    base, mini = (
-        yaml.safe_load((ROOT / "conf" / name / "globals.yml").read_text())["folders"] for name in ("base", "mini")
+@pytest.mark.parametrize("environment", ["mini", "paper", "gpu"])
+def test_an_environment_changes_known_keys_and_writes_into_folders_of_its_own(environment):
+    check_nested_keys(own_files(environment), own_files("base"))
+    base, own = (
+        {"reports": found["reports"], **found["folders"]}
+        for name in ("base", environment)
+        for found in [yaml.safe_load((ROOT / "conf" / name / "globals.yml").read_text())]
     )
-    assert base.keys() == mini.keys()
-    assert all(mini[name] == path.replace("data/", "data/mini/", 1) for name, path in base.items())
+    assert base.keys() == own.keys()
+    assert all(own[name] == path.replace("data/", f"data/{environment}/", 1) for name, path in base.items())
+    loader = OmegaConfigLoader(
+        str(ROOT / "conf"), base_env="base", default_run_env=environment, merge_strategy={"parameters": "soft"}
+    )
+    written = str(loader["parameters"]) + str(loader["catalog"])
+    shared = [path for path in base.values() if f"'{path}" in written]
+    assert not shared, "a path of the base's that no environment can move"
+
+
+def test_dvc_serves_an_environment_in_folders_and_a_lock_of_its_own(dvc_stages):
+    stages = environment_stages("paper", ROOT)["stages"]
+    assert tuple(stages) == CHAIN
+    demo = {folder for stage in dvc_stages.values() for folder in [*stage["deps"], *map(out_path, stage["outs"])]}
+    for name, stage in stages.items():
+        assert "kedro run --env=paper --pipelines=" in stage["cmd"] and stage["wdir"] == "../.."
+        assert {f"conf/paper/parameters_{name}.yml": [name]} in stage["params"]
+        places = [*stage["deps"], *map(out_path, [*stage["outs"], *stage["metrics"], *stage.get("plots", [])])]
+        moved = [path for path in places if path.startswith("data/")]
+        assert moved and all(path.startswith(("data/paper/", "data/wan2.1")) for path in moved)
+        assert not demo & set(moved)
+        assert len(stage["deps"]) == len(dvc_stages[name]["deps"]) + 1
+    assert "data/wan2.1" in stages["pretrain"]["deps"]  # what `fportrait weights import-wan` made is watched
+    with pytest.raises(UserError, match="docs/results/dvc"):
+        environment_stages("mini", ROOT)  # its data are made for the published tables already
+    with pytest.raises(UserError, match=r"globals\.yml"):
+        environment_stages("outgrow", ROOT)
+
+
+def out_path(out):
+    return next(iter(out)) if isinstance(out, dict) else out
 
 
 def test_the_paper_environment_holds_the_published_numbers():

@@ -42,11 +42,14 @@ def read_section(section: str, environment: str, conf: Path = Path("conf")) -> d
 
 
 def read_folder(name: str, environment: str, conf: Path = Path("conf")) -> str:
-    """A folder of `conf/*/globals.yml` ("shards", "base"), as `kedro run --env ENVIRONMENT` finds it."""
-    return _merged("globals.yml", "folders", environment, conf)[name]
+    """A folder of `conf/*/globals.yml` ("shards", "base", "reports"), as `kedro run --env ENVIRONMENT` finds it."""
+    return (
+        _merged("globals.yml", None, environment, conf).get(name)
+        or (_merged("globals.yml", "folders", environment, conf)[name])
+    )
 
 
-def _merged(file: str, key: str, environment: str, conf: Path) -> dict[str, Any]:
+def _merged(file: str, key: str | None, environment: str, conf: Path) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     merged: Any = OmegaConf.create({})
@@ -62,7 +65,7 @@ def _merged(file: str, key: str, environment: str, conf: Path) -> dict[str, Any]
             )
         if path.is_file():
             own: Any = OmegaConf.load(path)
-            merged = OmegaConf.merge(merged, own.get(key, {}))
+            merged = OmegaConf.merge(merged, own if key is None else own.get(key, {}))
     return OmegaConf.to_container(merged)  # type: ignore[return-value]
 
 
