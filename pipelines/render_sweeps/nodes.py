@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def render_sweeps(
     """Write `clips/*.mp4`, `frames.parquet`, `identities.parquet` and the gate's report under `validation/`."""
     import pandas as pd
 
-    from fportrait.dataset.annotations import write_frames
+    from fportrait.dataset.annotations import join_frames
     from fportrait.dataset.rules import ValidationConfig
     from fportrait.dataset.validation import validate_tables
     from fportrait.scale.map_engine import map_units
@@ -33,7 +34,7 @@ def render_sweeps(
     names = sorted(path.parent.name for path in avatars.glob("*/avatar.safetensors"))
     published = f"{sweeps}/clips"  # the paths that the tables of a unit name
     code = code_hash("avatar", "body", "camera", "assets/body.npz")
-    version = [code, file_hash(validated / "frames.parquet"), published, sweep, seed]
+    version = [2, code, file_hash(validated / "frames.parquet"), published, sweep, seed]
     report = map_units(
         functools.partial(
             render_one, validated=validated, avatars=avatars, published=published, sweep=sweep, seed=seed
@@ -54,9 +55,7 @@ def render_sweeps(
             "at least one",
             "fit avatars first: kedro run --pipelines=fit_avatars",
         )
-    frames = pd.concat([pd.read_parquet(r.folder / "frames.parquet") for r in report.results], ignore_index=True)
     people = pd.read_parquet(validated / "identities.parquet")
-    shapes = {result.unit: result.value["shape"] for result in report.results}
     with atomic_folder(sweeps) as folder:
         (folder / "clips").mkdir()
         for result in report.results:
@@ -64,53 +63,73 @@ def render_sweeps(
             if (result.folder / "normals").is_dir():
                 shutil.copytree(result.folder / "normals", folder / "normals", dirs_exist_ok=True)
         tables = folder / "unchecked"
-        write_frames(tables / "frames.parquet", frames)
-        write_parquet(tables / "identities.parquet", identities_of(frames, people, shapes))
+        join_frames(tables / "frames.parquet", (result.folder / "frames.parquet" for result in report.results))
+        filmed = {result.unit: result.value for result in report.results}
+        write_parquet(tables / "identities.parquet", identities_of(filmed, people))
         docs = units / "sweeps_gate"  # outside the folder that vanishes when the gate refuses: the message points here
         gate = validate_tables(tables, docs, ValidationConfig.from_dict(thresholds))
         shutil.copytree(docs, folder / "validation")
         for table in ("frames", "identities"):
             (folder / "validation" / f"{table}.parquet").rename(folder / f"{table}.parquet")
         shutil.rmtree(tables)
-    clips = frames.groupby("dataset")["clip"].nunique().to_dict()
-    return {"clips": clips, "quarantined": gate["quarantined"], "failures": len(report.failures)}
+    clips: dict[str, int] = {}
+    for value in filmed.values():
+        for dataset, count in value["clips"].items():
+            clips[dataset] = clips.get(dataset, 0) + count
+    return {"clips": dict(sorted(clips.items())), "quarantined": gate["quarantined"], "failures": len(report.failures)}
 
 
 def render_one(
     identity: str, folder: Path, validated: Path, avatars: Path, published: str, sweep: dict[str, Any], seed: int
 ) -> dict[str, Any]:
-    """Render one identity's clips into `folder/clips`; returns their number and the avatar's shape."""
+    """Render one identity's clips into `folder/clips`; returns, per dataset, their number and the reference, and the
+    avatar's shape.
+
+    The reference is the frame whose camera is nearest to the front of the head.
+    """
+    import numpy as np
     import pandas as pd
 
     from fportrait.avatar.model import GaussianAvatar
     from fportrait.avatar.sweeps import render_sweeps as render
     from fportrait.avatar.sweeps import sweep_config
+    from fportrait.avatar.views import frontality
+    from fportrait.dataset.annotations import write_frames
 
     wanted = [("dataset", "==", "StudioCapture"), ("identity", "==", identity)]
     frames = pd.read_parquet(validated / "frames.parquet", filters=wanted)
     avatar = GaussianAvatar.load(avatars / identity)
     table = render(avatar, frames, sweep_config(sweep), seed, folder / "clips", published)
-    write_parquet(folder / "frames.parquet", table)
-    return {"clips": int(table["clip"].nunique()), "shape": avatar.refined_shape.tolist()}
+    write_frames(folder / "frames.parquet", table)
+    clips, references = {}, {}
+    for dataset, part in table.groupby("dataset", sort=True):
+        best = part.iloc[int(np.argmax([frontality(row) for row in part.itertuples()]))]
+        clips[dataset] = int(part["clip"].nunique())
+        references[dataset] = {"reference_clip": best["clip"], "reference_frame": int(best["frame"])}
+    return {"clips": clips, "references": references, "shape": avatar.refined_shape.tolist()}
 
 
-def identities_of(frames: Any, people: Any, shapes: dict[str, list[float]]) -> Any:
+def identities_of(filmed: Mapping[str, Mapping[str, Any]], people: Any) -> Any:
     """Rows of `identities.parquet` for the sweeps: the studio rows under the sweeps' dataset names.
 
-    The shape is the avatar's, which its pictures show; the reference, the frame whose camera is nearest to the front of
-    the head.
+    The shape is the avatar's, which its pictures show.
+
+    Args:
+        filmed: per identity what `render_one` returned.
     """
-    import numpy as np
     import pandas as pd
 
-    from fportrait.avatar.views import frontality
-
     studio = people[people.dataset == "StudioCapture"].set_index("identity")
-    rows = []
-    for (dataset, identity), part in frames.groupby(["dataset", "identity"], sort=True):
-        best = part.iloc[int(np.argmax([frontality(row) for row in part.itertuples()]))]
-        row = studio.loc[identity].to_dict()
-        reference = {"reference_clip": best["clip"], "reference_frame": best["frame"]}
-        rows.append({**row, "dataset": dataset, "identity": identity, "shape": shapes[identity], **reference})
-    table = pd.DataFrame(rows)[list(people.columns)]
+    rows = [
+        {
+            **studio.loc[identity].to_dict(),
+            "dataset": dataset,
+            "identity": identity,
+            "shape": value["shape"],
+            **reference,
+        }
+        for identity, value in filmed.items()
+        for dataset, reference in value["references"].items()
+    ]
+    table = pd.DataFrame(rows)[list(people.columns)].sort_values(["dataset", "identity"], ignore_index=True)
     return table.astype({"reference_frame": people["reference_frame"].dtype})

@@ -12,7 +12,7 @@ import pytest
 
 import fportrait.dataset.rollup as rollup
 import fportrait.dataset.validation as validation
-from fportrait.dataset.annotations import MARK, has_checks, write_frames
+from fportrait.dataset.annotations import MARK, has_checks, join_frames, write_frames
 from fportrait.dataset.rollup import CHECK_PREFIX, ROW_CHECKS, checked_clips, clip_motion, clip_structure, connect
 from fportrait.dataset.rules import ValidationConfig
 from fportrait.dataset.schema import check_schema
@@ -172,3 +172,48 @@ def test_checks_are_measured_anew_when_a_table_that_has_them_is_written_again(tm
     assert list(again.columns) == list(table.columns)
     assert again[f"{CHECK_PREFIX}pose_degrees"].max() == pytest.approx(40, rel=1e-4)
     assert {CHECK_PREFIX + name for name in ROW_CHECKS} <= set(again.columns)
+
+
+def parts_of(folder, change=None):
+    """One table per clip, as units leave them."""
+    rows, people = sound_tables(DATASETS)
+    if change:
+        change(rows, people)
+    write_tables(folder, rows, people)
+    table = pd.read_parquet(folder / "frames.parquet")
+    paths = []
+    for number, (_, part) in enumerate(table.groupby(["dataset", "clip"], sort=True)):
+        paths.append(folder / f"{number:03d}.parquet")
+        part.to_parquet(paths[-1], index=False)
+    return paths, table
+
+
+def test_joining_parts_gives_the_rows_of_one_table_with_their_checks_in_groups(tmp_path, monkeypatch):
+    import fportrait.dataset.annotations as annotations
+
+    paths, table = parts_of(tmp_path)
+    write_frames(tmp_path / "whole.parquet", table)
+    for size in (1, 20, 10**6):
+        monkeypatch.setattr(annotations, "ROW_GROUP", size)
+        assert join_frames(tmp_path / "joined.parquet", paths) == len(table)
+        assert has_checks(tmp_path / "joined.parquet")
+        whole, joined = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("whole", "joined"))
+        order = ["dataset", "clip", "frame"]
+        pd.testing.assert_frame_equal(
+            joined.sort_values(order, ignore_index=True), whole.sort_values(order, ignore_index=True)
+        )
+    assert pq.read_metadata(tmp_path / "joined.parquet").num_row_groups == 1
+    monkeypatch.setattr(annotations, "ROW_GROUP", 20)
+    join_frames(tmp_path / "joined.parquet", paths)
+    assert pq.read_metadata(tmp_path / "joined.parquet").num_row_groups == len(table) // 27
+
+
+def test_a_broken_part_is_joined_as_it_is_for_the_gate_to_name(tmp_path):
+    def cut(rows, people):
+        rows[3]["expression_code"] = np.zeros(5, np.float32)
+
+    paths, table = parts_of(tmp_path, cut)
+    assert join_frames(tmp_path / "frames.parquet", paths) == len(table)
+    assert not has_checks(tmp_path / "frames.parquet")
+    with pytest.raises(UserError, match="lists_of_wrong_length 1"):
+        validate_tables(tmp_path, tmp_path / "out", ValidationConfig())

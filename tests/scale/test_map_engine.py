@@ -99,6 +99,26 @@ def max_at_once(values: list[dict], weights: list[int]) -> int:
     )
 
 
+def test_handing_a_unit_out_asks_as_little_when_thousands_wait(tmp_path, monkeypatch):
+    from fportrait.scale import local
+    from fportrait.scale.units import Task
+
+    asked = []
+    pool = local._Pool(square, [Task(i, i, tmp_path, Resources(cpus=1 + i % 3)) for i in range(30_000)], 4)
+    fits = pool._fits
+    monkeypatch.setattr(pool, "_fits", lambda needs: asked.append(needs) or fits(needs))
+
+    class Pipe:
+        def send(self, unit):
+            pass
+
+    monkeypatch.setattr(pool, "_start", lambda devices: (Pipe(), None))
+    pool._hand_out()
+    order = [task.index for _, task, _ in pool.busy.values()]
+    assert order == [0, 1, 3] and pool.free_slots == 0  # 1 + 2 + 1 of 4 slots, the first that fit
+    assert len(asked) <= 12
+
+
 def test_units_run_side_by_side_only_as_their_resources_allow(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,7")
     units = [(i, cpus, gpus) for i, (cpus, gpus) in enumerate([(1, 0), (2, 0), (1, 0), (1, 1), (1, 1), (1, 2), (9, 0)])]

@@ -11,6 +11,7 @@ in full; a writer that keeps it is left to the sample.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,67 @@ def write_frames(target: str | Path, table: pd.DataFrame) -> Path:
     with atomic_path(target) as path:
         pq.write_table(with_checks(rows), path, row_group_size=ROW_GROUP)
     return Path(target)
+
+
+def join_frames(target: str | Path, parts: Iterable[Path]) -> int:
+    """Write the rows of many tables of the frame schema as one, as `write_frames` would; returns the rows written.
+
+    Row groups are written as they fill, so memory is that of one group and one part, however many there are. A clip's
+    rows lie in one part; a part that `write_frames` wrote brings its checks, and is not measured again.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    parts = list(parts)
+    with atomic_path(target) as path:
+        rows = _join(path, parts, checked=True)
+        return _join(path, parts, checked=False) if rows is None else rows
+
+
+def _join(path: Path, parts: Sequence[Path], checked: bool) -> int | None:
+    """Rows written; None when checks are asked for and a part is too broken to have any."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    writer, rows = None, 0
+    try:
+        for table in _row_groups(parts, checked):
+            if table is None:
+                return None
+            if writer is None:
+                writer = pq.ParquetWriter(path, table.schema)
+            writer.write_table(table.cast(writer.schema), row_group_size=2 * ROW_GROUP)
+            rows += len(table)
+    finally:
+        if writer is not None:
+            writer.close()
+    if writer is None:
+        pq.write_table(pa.table({}), path)
+    return rows
+
+
+def _row_groups(parts: Sequence[Path], checked: bool) -> Iterator[pa.Table | None]:
+    """Whole parts together, until there are `ROW_GROUP` rows; None for a part that has no checks and can get none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kept: list[pa.Table] = []
+    for part in parts:
+        table = pq.read_table(part)
+        if not checked:
+            table = table.select([name for name in table.column_names if not name.startswith(CHECK_PREFIX)])
+            table = table.replace_schema_metadata(None)
+        elif not has_checks(part):
+            table = with_checks(table)
+            if MARK not in (table.schema.metadata or {}):
+                yield None
+                return
+        kept.append(table.replace_schema_metadata({MARK: VERSION} if checked else None))
+        if sum(map(len, kept)) >= ROW_GROUP:
+            yield pa.concat_tables(kept, promote_options="permissive")
+            kept = []
+    if kept:
+        yield pa.concat_tables(kept, promote_options="permissive")
 
 
 def with_checks(rows: pa.Table) -> pa.Table:

@@ -8,6 +8,7 @@ parameters, annotations and video bytes made it, so nothing made by other means 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
+HASH_HERE = 2**30  # bytes of videos; more are hashed by the engine's workers
 CODE_VERSION = "3"  # raise when the same inputs would give other tensors
 SHARD = "shard.safetensors"
 LIST_SHAPES = {"world_to_camera": (4, 4), "intrinsics": (3, 3), "body_rotation": (3, 3), "head_rotation": (3, 3)}
@@ -107,7 +109,11 @@ def encode_tables(
     if not (vae_folder / "config.json").is_file():
         raise UserError(f"no VAE in {vae_folder}", "a folder with config.json", "run `kedro run --pipelines=pretrain`")
     vae_name = vae_hash(vae_folder)
-    units = [unit for folder in annotation_folders for unit in identity_units(Path(folder))]
+    units = [
+        unit
+        for folder in annotation_folders
+        for unit in identity_units(Path(folder), Path(units_folder) / "hashes", workers)
+    ]
     parameters = {key: value for key, value in asdict(config).items() if key != "encode_batch"}
     report = map_units(
         functools.partial(encode_identity, vae_folder=str(vae_folder), config=config),
@@ -141,8 +147,12 @@ def encode_tables(
     return {"records": counts, "short_clips": short, "failures": failures, "vae_hash": vae_name}
 
 
-def identity_units(folder: Path) -> list[IdentityUnit]:
-    """The identities of an annotation folder, each with hashes of its rows and of its videos."""
+def identity_units(folder: Path, hashes: Path, workers: int = 0) -> list[IdentityUnit]:
+    """The identities of an annotation folder, each with hashes of its rows and of its videos.
+
+    Args:
+        hashes: where hashes of videos are kept. A video of the same path, size and time of change is not read again.
+    """
     from fportrait.dataset.rollup import connect
 
     for table in ("frames", "identities"):
@@ -155,18 +165,44 @@ def identity_units(folder: Path) -> list[IdentityUnit]:
         "JOIN (SELECT dataset, identity, bit_xor(hash(identities)) AS hash FROM identities GROUP BY ALL) i "
         "USING (dataset, identity) ORDER BY ALL"
     ).fetchall()
-    units = []
-    for dataset, identity, frames_hash, identity_hash, paths in rows:
-        missing = [path for path in paths if not Path(path).is_file()]
-        if missing:
+    stated: list[tuple[str, str, tuple[tuple[str, int, int], ...]]] = []
+    for dataset, identity, *_, paths in rows:
+        try:
+            videos = tuple((path, (at := os.stat(path)).st_size, at.st_mtime_ns) for path in paths)
+            stated.append((dataset, identity, videos))
+        except OSError as error:
             raise UserError(
-                f"no video {missing[0]}, which {folder}/frames.parquet names",
+                f"no video {error.filename}, which {folder}/frames.parquet names",
                 "every video in its place",
                 "run from the project's root, or run the stage that made the videos again",
-            )
-        videos = tuple((path, file_hash(path)) for path in paths)
-        units.append(IdentityUnit(str(folder), dataset, identity, f"{frames_hash}-{identity_hash}", videos))
-    return units
+            ) from None
+    much = sum(size for *_, videos in stated for _, size, _ in videos) > HASH_HERE
+    report = map_units(
+        hash_videos,
+        stated,
+        workers=workers if much else 0,
+        cache_folder=hashes,
+        key=list,
+        progress="hash videos" if much else None,
+    )
+    if report.failures:
+        raise UserError(report.failures[0].reason, "videos that can be read", "run the stage that made them again")
+    return [
+        IdentityUnit(
+            str(folder),
+            dataset,
+            identity,
+            f"{frames_hash}-{identity_hash}",
+            tuple((path, digest) for path, digest in zip(paths, result.value, strict=True)),
+        )
+        for (dataset, identity, frames_hash, identity_hash, paths), result in zip(rows, report.results, strict=True)
+    ]
+
+
+def hash_videos(unit: tuple[str, str, Sequence[tuple[str, int, int]]], folder: Path) -> list[str]:
+    """SHA-256 of one person's videos (dataset, identity, and path, size and time of change of each), as a unit of the
+    map engine: read where the engine runs, and once."""
+    return [file_hash(path) for path, _, _ in unit[2]]
 
 
 def encode_identity(unit: IdentityUnit, folder: Path, vae_folder: str, config: EncodeConfig) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -29,16 +30,22 @@ def run_locally(function: Callable[[Any, Path], Any], tasks: Sequence[Task], wor
 
 
 class _Pool:
-    """Processes that each take one unit after the other; a dead one costs its own unit and is replaced."""
+    """Processes that each take one unit after the other; a dead one costs its own unit and is replaced.
+
+    Units that need the same wait in one line, so that handing one out costs the same however many wait.
+    """
 
     def __init__(self, function: Callable[[Any, Path], Any], tasks: Sequence[Task], workers: int):
         self.context = multiprocessing.get_context("spawn")
         self.function = function
-        self.waiting = list(tasks)
-        self.slots = workers
-        self.threads = max(min(task.resources.cpus, workers) for task in tasks)
-        self.gpus = _visible_gpus() if any(task.resources.gpus for task in tasks) else []
-        self.memory_gib = _memory_gib() * MEMORY_SHARE if any(task.resources.memory_gib for task in tasks) else 0.0
+        self.lines: dict[Resources, deque[Task]] = {}
+        for task in tasks:
+            self.lines.setdefault(task.resources, deque()).append(task)
+        self.slots = self.free_slots = workers
+        self.threads = max(min(needs.cpus, workers) for needs in self.lines)
+        self.gpus = _visible_gpus() if any(needs.gpus for needs in self.lines) else []
+        self.memory_gib = _memory_gib() * MEMORY_SHARE if any(needs.memory_gib for needs in self.lines) else 0.0
+        self.used_gib = 0.0
         self.idle: list[tuple[Connection, Any]] = []
         self.busy: dict[Connection, tuple[Any, Task, list[str]]] = {}  # our end of the pipe -> process, unit, GPUs
 
@@ -50,7 +57,7 @@ class _Pool:
                 for ready in wait(list(self.busy)):
                     assert isinstance(ready, Connection)
                     process, task, devices = self.busy.pop(ready)
-                    self.gpus += devices
+                    self._give_back(task.resources, devices)
                     try:
                         answer = ready.recv()
                     except (EOFError, ConnectionResetError):
@@ -70,33 +77,44 @@ class _Pool:
                 process.terminate()
 
     def _refuse_what_never_fits(self) -> Answers:
-        for task in list(self.waiting):
-            needs = task.resources
-            if needs.gpus > len(self.gpus) or (needs.memory_gib and needs.memory_gib > self.memory_gib):
-                self.waiting.remove(task)
-                reason = UserError(
-                    f"a unit that needs {needs.gpus} GPUs and {needs.memory_gib:g} GiB",
-                    f"at most {len(self.gpus)} GPUs and {self.memory_gib:.0f} GiB",
-                    "run it on a larger machine, or lower what it declares",
-                )
+        for needs in list(self.lines):
+            if needs.gpus <= len(self.gpus) and (not needs.memory_gib or needs.memory_gib <= self.memory_gib):
+                continue
+            reason = UserError(
+                f"a unit that needs {needs.gpus} GPUs and {needs.memory_gib:g} GiB",
+                f"at most {len(self.gpus)} GPUs and {self.memory_gib:.0f} GiB",
+                "run it on a larger machine, or lower what it declares",
+            )
+            for task in self.lines.pop(needs):
                 yield task.index, {"status": "refused", "reason": str(reason)}
 
     def _hand_out(self) -> None:
-        """Give every unit that fits now to a process, in order; a later, smaller one may overtake a large one."""
-        for task in list(self.waiting):
-            if not self._fits(task.resources):
-                continue
-            self.waiting.remove(task)
-            devices = [self.gpus.pop() for _ in range(task.resources.gpus)]
+        """Give units to processes while any fits, the first of those that do; a small one may overtake a large one."""
+        while fitting := [line for needs, line in self.lines.items() if self._fits(needs)]:
+            line = min(fitting, key=lambda line: line[0].index)
+            task = line.popleft()
+            needs = task.resources
+            if not line:
+                del self.lines[needs]
+            devices = [self.gpus.pop() for _ in range(needs.gpus)]
+            self.free_slots -= min(needs.cpus, self.slots)
+            self.used_gib += needs.memory_gib
             pipe, process = self.idle.pop() if self.idle and not devices else self._start(devices)
             self.busy[pipe] = (process, task, devices)
             pipe.send((task.unit, task.folder))
 
+    def _give_back(self, needs: Resources, devices: list[str]) -> None:
+        self.gpus += devices
+        self.free_slots += min(needs.cpus, self.slots)
+        self.used_gib = self.used_gib - needs.memory_gib if self.busy else 0.0  # no sum of roundings is kept
+
     def _fits(self, needs: Resources) -> bool:
-        running = [task.resources for _, task, _ in self.busy.values()]
-        slots = sum(min(one.cpus, self.slots) for one in running) + min(needs.cpus, self.slots)
-        memory = sum(one.memory_gib for one in running) + needs.memory_gib
-        return slots <= self.slots and needs.gpus <= len(self.gpus) and (not memory or memory <= self.memory_gib)
+        memory = self.used_gib + needs.memory_gib
+        return (
+            min(needs.cpus, self.slots) <= self.free_slots
+            and needs.gpus <= len(self.gpus)
+            and (not memory or memory <= self.memory_gib)
+        )
 
     def _start(self, devices: list[str]) -> tuple[Connection, Any]:
         ours, theirs = self.context.Pipe()

@@ -12,6 +12,7 @@ Names, results, failures and their order are the same on both.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def map_units(
     cache_folder = Path(cache_folder)
     names = [value_hash(key(unit)) for unit in units]
     if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = Counter(names).most_common(1)[0][0]
         pair = [str(unit) for unit, name in zip(units, names, strict=True) if name == twice][:2]
         raise UserError(f"the same key for {' and '.join(pair)}", "one key per unit", "name the input in the key")
     outcomes: dict[int, UnitResult | UnitFailure] = {}

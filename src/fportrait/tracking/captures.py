@@ -21,7 +21,7 @@ from fportrait.atomic_io import atomic_folder, file_hash, value_hash, write_json
 from fportrait.body.model import load_body
 from fportrait.camera.cameras import intrinsics_from_fov
 from fportrait.capture.video_io import iter_video
-from fportrait.dataset.annotations import write_frames
+from fportrait.dataset.annotations import join_frames, write_frames
 from fportrait.errors import UserError
 from fportrait.scale.map_engine import map_units
 from fportrait.tracking.annotate import annotate, frame_table
@@ -72,7 +72,7 @@ def track_identity(unit: IdentityUnit, folder: Path, base: str, config: TrackCon
     rows = [
         row for track in tracks for row in annotate(track, shape, body, segment_codes(track, encoder), common, config)
     ]
-    write_parquet(folder / "frames.parquet", frame_table(rows))
+    write_frames(folder / "frames.parquet", frame_table(rows))
     first = tracks[0]
     view = best_view(first)
     identity = {
@@ -212,14 +212,13 @@ def track_captures(
         reason = quarantine[0]["reason"] if quarantine else "the manifest is empty"
         raise UserError(f"nobody who could be tracked; {reason}", "one identity at least", "mend the captures")
     with atomic_folder(out) as folder:
-        frames = pd.concat([pd.read_parquet(r.folder / "frames.parquet") for r in report.results], ignore_index=True)
-        write_frames(folder / "frames.parquet", frames)
+        rows = join_frames(folder / "frames.parquet", (r.folder / "frames.parquet" for r in report.results))
         identities = pd.DataFrame([json.loads((r.folder / "identity.json").read_text()) for r in report.results])
         write_parquet(folder / "identities.parquet", identities.astype({"reference_frame": "int32"}))
         write_json(folder / "quarantine.json", quarantine)
     errors = [result.value["error"] for result in report.results]
     return {
-        "frames": len(frames),
+        "frames": rows,
         "identities": len(report.results),
         "quarantined": people,
         "clips_set_aside": len(quarantine) - people,

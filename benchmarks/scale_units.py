@@ -1,0 +1,115 @@
+"""What it costs to plan, hand out and join ever more units: seconds and memory at 10,000 to 360,000.
+
+    python benchmarks/scale_units.py [UNITS ...]
+
+The paper's PhoneCapture has 11,976 people with 30 clips each, 359,280 in all. A unit here is as good as empty, so that
+what is measured is the engine. `plan`: name units, look for their results, run a function that refuses at once.
+`hand out`: give them to two processes that answer at once. `join`: one table a person (for thirty units), of `ROWS`
+rows of the full width as units leave them, into `frames.parquet`; the same parts are read again and again.
+Linear means that a unit costs the same in the largest run as in the smallest.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "dataset"))
+from _result import write_result
+
+from fportrait.dataset.annotations import join_frames, write_frames
+from fportrait.scale import local
+from fportrait.scale.map_engine import map_units
+from fportrait.scale.units import Resources, Task
+
+COUNTS, ROWS, WORKERS, PARTS = (10_000, 40_000, 360_000), 60, 2, 20
+
+
+class Echoes(local._Pool):
+    """The engine's pool, with processes that answer at once and write nothing: what is left is the handing out."""
+
+    def _start(self, devices: list[str]) -> tuple[Any, Any]:
+        ours, theirs = self.context.Pipe()
+        process = self.context.Process(target=echo, args=(theirs,), daemon=True)
+        process.start()
+        theirs.close()
+        return ours, process
+
+
+def echo(pipe: Any) -> None:
+    while (task := pipe.recv()) is not None:
+        pipe.send({"status": "done", "value": task[0], "seconds": 0.0})
+
+
+def refuse(unit: int, folder: Path) -> int:
+    from fportrait.errors import UserError
+
+    raise UserError("a unit of the benchmark", "none", "nothing")
+
+
+def plan(count: int, folder: Path) -> float:
+    """Name every unit, look for its result, and run a function that leaves none."""
+    started = time.perf_counter()
+    report = map_units(refuse, range(count), cache_folder=folder, key=lambda unit: ["version", {"size": 64}, unit])
+    assert len(report.failures) == count
+    return time.perf_counter() - started
+
+
+def hand_out(count: int) -> float:
+    tasks = [Task(index, index, Path("unused"), Resources()) for index in range(count)]
+    started = time.perf_counter()
+    answers = sum(1 for _ in Echoes(refuse, tasks, WORKERS).run())
+    assert answers == count
+    return time.perf_counter() - started
+
+
+def join(people: int, folder: Path) -> tuple[float, float]:
+    """Seconds, and MiB of the table."""
+    import pandas as pd
+    from tables import clip_rows, write_tables
+
+    parts = []
+    for person in range(PARTS):
+        part = folder / f"{person}"
+        write_tables(part, clip_rows("PhoneCapture", f"p{person}", "s0", ROWS, "train", person), [{"identity": "x"}])
+        parts.append(part / "frames.parquet")
+        write_frames(parts[-1], pd.read_parquet(parts[-1]))
+    started = time.perf_counter()
+    rows = join_frames(folder / "frames.parquet", [parts[person % PARTS] for person in range(people)])
+    assert rows == people * ROWS
+    return time.perf_counter() - started, (folder / "frames.parquet").stat().st_size / 2**20
+
+
+def main() -> None:
+    counts = [int(text) for text in sys.argv[1:]] or list(COUNTS)
+    measured = []
+    for count in counts:
+        with tempfile.TemporaryDirectory() as folder:
+            row = {"units": count, "plan_s": plan(count, Path(folder) / "cache"), "hand_out_s": hand_out(count)}
+            row["join_s"], row["joined_mib"] = join(count // 30, Path(folder))
+        row["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        measured.append({name: round(value, 2) for name, value in row.items()})
+        print(measured[-1], flush=True)
+    last, first = measured[-1], measured[0]
+    total = last["plan_s"] + last["hand_out_s"] + last["join_s"]
+    growth = total / last["units"] / ((first["plan_s"] + first["hand_out_s"] + first["join_s"]) / first["units"])
+    result = write_result(
+        "scale_units",
+        f"{last['units']} units planned, handed out and joined",
+        total,
+        "s",
+        600,
+        1,
+        by_count=measured,
+        cost_of_a_unit_last_over_first=round(growth, 2),
+    )
+    print({key: result[key] for key in ("ours", "bound", "holds")}, f"a unit costs {growth:.2f} of the first run's")
+
+
+if __name__ == "__main__":
+    main()
