@@ -35,7 +35,6 @@ from fportrait.diffusion.variants import VARIANTS
 from fportrait.evaluation.control import face_errors
 from fportrait.evaluation.embedded import Scene, Shot, Studio, generate, scene_batch
 from fportrait.evaluation.probes import EXPRESSIONS, PROBES, ProbeSettings, measure, probe_person, summarise
-from fportrait.ops.ablation import WITHOUT_DYNAMIC
 from fportrait.scale.map_engine import map_units
 from fportrait.tracking.crops import face_crop
 from fportrait.tracking.expression import ExpressionEncoder
@@ -43,7 +42,7 @@ from fportrait.training.base import BaseTraining, train_base
 
 FIRST_PERSON, STRANGER, FRAMES, STEPS_SAMPLED, SHIFT = 190_000_000, 1000, 5, 12, 5.0
 MIXTURE = {"PhoneCapture": 20, "StudioCapture": 20, "ViewSweep": 30, "DynamicSweep": 30}  # percent, Table 1, stage 4
-ARMS = {"full": ("full", MIXTURE), "c1": ("full", WITHOUT_DYNAMIC), "c2": ("c2", MIXTURE), "c3": ("c3", MIXTURE)}
+ARMS = {"full": ("full", MIXTURE), "c1": ("full", VARIANTS["c1"].mixture), "c2": ("c2", MIXTURE), "c3": ("c3", MIXTURE)}
 PER_FRAME = ("video", "normals", "codes", "cameras", "landmarks", "driver_landmarks")
 CLOSE = ("full", "c1", "c3")  # they differ little, so every seed is run; c2 is told apart by the first alone
 METRICS = ("psnr", "expression", "head")
@@ -130,7 +129,7 @@ def fresh(variant: str, width: int, layers: int, seed: int) -> FactorPortraitTra
         "num_layers": layers,
         "controller_width": None,
         "controller_init_std": 0.02,
-        **VARIANTS[variant],
+        **VARIANTS[variant].config,
     }
     torch.manual_seed(seed)
     return FactorPortraitTransformer(**{key: value for key, value in shape.items() if not key.startswith("_")})

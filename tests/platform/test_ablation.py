@@ -165,8 +165,8 @@ def test_a_run_that_was_killed_keeps_its_finished_stages(world, tmp_path, monkey
 
 def test_variants_differ_in_what_they_leave_out_and_in_nothing_else():
     plan = replace(plan_of(Path("."), Path(".")), lengths={1: 2, 2: 2, 3: 4, 4: 4})
-    stages = {name: [stage_of(Run(name, 1), n, plan) for n in (1, 2, 3, 4)] for name in ablation.VARIANTS}
-    for name in ("c1", "c2", "c3"):
+    stages = {name: [stage_of(Run(name, 1), n, plan) for n in (1, 2, 3, 4)] for name in ablation.TITLES}
+    for name in ("c1", "c2", "c3", "identity_rays"):
         for full, other in zip(stages["full"], stages[name], strict=True):
             changed = {"variant"} if name != "c1" else {"mixture"} if full.name in ("stage3", "stage4") else set()
             assert {key for key, value in full.learned_from().items() if other.learned_from()[key] != value} == changed

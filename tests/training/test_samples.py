@@ -10,8 +10,8 @@ import torch
 from fportrait.capture.video_io import probe
 from fportrait.dataset.sampling import Sampler, held_out, make_pipeline, sample_records
 from fportrait.dataset.shards import ShardReader, ShardWriter, write_shard
+from fportrait.diffusion.architectures import variant_of
 from fportrait.diffusion.codec import BlockCodec, decode_latents, encode_video
-from fportrait.diffusion.variants import variant_of
 from fportrait.errors import UserError
 from fportrait.pixels import to_model_range
 from fportrait.training.loop import train

@@ -17,32 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from fportrait.atomic_io import atomic_folder, code_hash, file_hash, value_hash, write_json
+from fportrait.diffusion.variants import VARIANTS, stage_as_variant
 from fportrait.errors import UserError, refuse_unknown_keys
 from fportrait.scale.units import read_result
 from fportrait.training.config import StageConfig
 
 STAGES = (1, 2, 3, 4)
-WITHOUT_DYNAMIC = {"PhoneCapture": 20, "StudioCapture": 40, "ViewSweep": 40, "DynamicSweep": 0}  # Table 2, C1
 # An ablation's stage is trained by one process on the folder's shards, whatever the chain's own stage would do.
 ONE_PROCESS = {"processes": 1, "nodes": 1, "sharding": "none", "sample_every": 0, "shards_url": None}
 
 
-@dataclass(frozen=True)
-class Variant:
-    """What a variant leaves out. `model`: the architecture, as a stage's `variant` names it."""
-
-    title: str
-    model: str = "full"
-    dynamic_sweep: bool = True
-    curriculum: bool = True
-
-
-VARIANTS = {
-    "full": Variant("full"),
-    "c1": Variant("C1: without DynamicSweep", dynamic_sweep=False),
-    "c2": Variant("C2: without normal maps", model="c2"),
-    "c3": Variant("C3: landmarks for codes", model="c3"),
-    "one_mixture": Variant("without curriculum", curriculum=False),
+# Beside the variants of the model: stages that all draw the last one's clips and mixture.
+TITLES = {
+    **{name: variant.title for name, variant in VARIANTS.items()},
+    "one_mixture": "without curriculum",
 }
 
 
@@ -80,7 +68,7 @@ def plan_runs(variants: Sequence[str], seeds: Sequence[int]) -> list[Run]:
     Raises:
         UserError: an unknown variant, one that is named twice, or no `full`, which the others are compared with.
     """
-    refuse_unknown_keys(variants, VARIANTS, "ablate.variants")
+    refuse_unknown_keys(variants, TITLES, "ablate.variants")
     if "full" not in variants or len(set(variants)) != len(variants) or len(set(seeds)) != len(seeds) or not seeds:
         raise UserError(
             f"the variants {', '.join(variants)} and the seeds {list(seeds)}",
@@ -120,8 +108,10 @@ def equal_compute(settings: Mapping[int, Mapping[str, Any]], config: Mapping[str
 
 def stage_of(run: Run, number: int, plan: Plan) -> StageConfig:
     """Settings of one stage of a run: the chain's, with the run's seed and what its variant leaves out."""
-    variant, values = VARIANTS[run.variant], dict(plan.settings[number])
-    if not variant.curriculum:  # the last stage's clips and mixture throughout, at each stage's own rate and compute
+    values = dict(plan.settings[number])
+    if (
+        run.variant == "one_mixture"
+    ):  # the last stage's clips and mixture throughout, at each stage's own rate and compute
         last = plan.settings[4]
         values |= {
             "frames": last["frames"],
@@ -129,9 +119,8 @@ def stage_of(run: Run, number: int, plan: Plan) -> StageConfig:
             "batch_size": last["batch_size"],
             "iterations": plan.lengths[number],
         }
-    if not variant.dynamic_sweep and values["mixture"].get("DynamicSweep"):
-        values |= {"mixture": WITHOUT_DYNAMIC}
-    values |= {"variant": variant.model, "seed": values["seed"] + 1000 * run.seed}
+    values = stage_as_variant(values, run.variant if run.variant in VARIANTS else "full")
+    values |= {"seed": values["seed"] + 1000 * run.seed}
     return StageConfig.from_dict(
         {**values, **ONE_PROCESS, "name": f"stage{number}", "parent": f"stage{number - 1}" if number > 1 else None}
     )

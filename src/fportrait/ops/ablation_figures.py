@@ -13,7 +13,14 @@ from fportrait.dataset.schema import DATASETS
 if TYPE_CHECKING:
     from fportrait.ops.ablation_report import Results
 
-COLOURS = {"full": "#1f4e9c", "c1": "#c8792b", "c2": "#b3362d", "c3": "#3c8a4b", "one_mixture": "#8a5fb0"}
+COLOURS = {
+    "full": "#1f4e9c",
+    "c1": "#c8792b",
+    "c2": "#b3362d",
+    "c3": "#3c8a4b",
+    "one_mixture": "#8a5fb0",
+    "identity_rays": "#4f6d7a",
+}
 CELL = 96  # pixels of a sample in the figures
 SHOWN_FRAMES = 6
 

@@ -15,7 +15,7 @@ from typing import Any
 from fportrait.atomic_io import write_json, write_text
 from fportrait.dataset.schema import DATASETS
 from fportrait.evaluation.probes import PROBES, TURNS
-from fportrait.ops.ablation import VARIANTS, Plan
+from fportrait.ops.ablation import TITLES, Plan
 
 # metric → (head, digits); arrows say what is better
 COLUMNS: dict[str, tuple[str, int]] = {
@@ -120,7 +120,7 @@ class Results:
 
 
 def title(variant: str) -> str:
-    return "the base, untrained here" if variant == "base" else VARIANTS[variant].title
+    return "the base, untrained here" if variant == "base" else TITLES[variant]
 
 
 def data_table(shards: str | Path) -> str:

@@ -285,7 +285,7 @@ def run_trial(
     import optuna
     from mlflow.entities import Metric, Param
 
-    from fportrait.diffusion.variants import variant_of
+    from fportrait.diffusion.architectures import variant_of
     from fportrait.training.config import StageConfig
     from fportrait.training.loop import train
     from fportrait.training.losses import HeldOut

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from fportrait.dataset.schema import DATASETS
 from fportrait.diffusion.lora import LoraSettings
 from fportrait.diffusion.shapes import latent_frames
+from fportrait.diffusion.variants import ARCHITECTURES, stage_as_variant
 from fportrait.errors import UserError, refuse_unknown_keys
 from fportrait.parameters import settings_from
 
@@ -17,7 +18,7 @@ CHOICES = {
     "sigmas": ("uniform", "logit_normal"),
     "optimizer": ("adamw", "adamw8bit"),
     "sharding": ("none", "fsdp2", "zero2", "zero3"),
-    "variant": ("full", "c2", "c3"),
+    "variant": ARCHITECTURES,
 }
 
 
@@ -36,7 +37,7 @@ class StageConfig:
     mixture: dict[str, int]  # percent by dataset
     parent: str | None = None  # the stage this one starts from; None starts from the base
     lora: dict[str, Any] | None = None  # of `LoraSettings`: learn low-rank updates of a frozen model; None: all of it
-    variant: str = "full"  # or c2, without normal maps; c3, landmarks for codes: begun from what a full start knows
+    variant: str = "full"  # of `diffusion.variants`, begun from what a full start knows; c1 becomes its mixture
     batch_size: int = 8  # over all processes and accumulated micro-batches
     accumulation: int = 1
     seed: int = 0
@@ -122,9 +123,14 @@ class StageConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> StageConfig:
-        """From a configuration file's section; unknown, missing and mistyped keys are refused."""
-        name = values.get("name", "a stage")
+        """From a configuration file's section; unknown, missing and mistyped keys are refused.
+
+        A variant of the mixture (`c1`) becomes that mixture, of the full model.
+        """
+        name, variant = values.get("name", "a stage"), values.get("variant", "full")
         changed = {"betas": tuple(values["betas"])} if "betas" in values else {}
+        if isinstance(variant, str) and isinstance(values.get("mixture", {}), Mapping):
+            changed |= stage_as_variant(values, variant)
         return settings_from(cls, {**values, **changed}, f"the settings of {name}")
 
     def micro_batch(self, processes: int) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fportrait.dataset.shards import ShardReader
+from fportrait.diffusion.variants import VARIANTS
 from fportrait.errors import UserError
 from fportrait.training.config import StageConfig
 
@@ -77,10 +78,10 @@ def check_start(
 
 
 def _check_architecture(stage: StageConfig, start: Path, base: Path) -> None:
-    from fportrait.diffusion.variants import VARIANTS, whole_config
+    from fportrait.diffusion.architectures import whole_config
 
     found, of_base = whole_config(start), whole_config(base)
-    expected = of_base | VARIANTS[stage.variant]
+    expected = of_base | dict(VARIANTS[stage.variant].config)
     if found in (expected, of_base):  # of the base, it becomes the variant as the stage begins
         return
     for key in sorted(found.keys() | expected.keys()):
@@ -96,7 +97,7 @@ def _check_architecture(stage: StageConfig, start: Path, base: Path) -> None:
 
 def load_start(stage: StageConfig, start_folder: str | Path) -> FactorPortraitTransformer:
     """The transformer with which the stage begins: of `start_folder/transformer`, as the stage's variant."""
-    from fportrait.diffusion.variants import variant_of
+    from fportrait.diffusion.architectures import variant_of
 
     return variant_of(Path(start_folder) / "transformer", stage.variant, stage.seed)
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from fportrait.diffusion.architectures import change_architecture, variant_of, whole_config
 from fportrait.diffusion.transformer import FactorPortraitTransformer
-from fportrait.diffusion.variants import change_architecture, variant_of, whole_config
 from fportrait.errors import UserError
 
 TINY = {
