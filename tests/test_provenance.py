@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from fportrait.animate.animator import write_labelled_picture
 from fportrait.bundle import SHIPPED_BASE
-from fportrait.capture.video_io import probe, write_video
+from fportrait.capture.video_io import probe, write_image, write_video
 from fportrait.cli import main
 from fportrait.errors import UserError
 from fportrait.provenance import SOURCE_TYPE, provenance_tags, read_provenance
@@ -35,10 +34,10 @@ def test_the_container_says_that_the_video_is_synthetic_and_by_what_it_was_made(
 
 def test_the_picture_beside_it_says_the_same(video, tmp_path):
     tags = probe(video).metadata
-    picture = write_labelled_picture(tmp_path / "out.png", np.zeros((8, 8, 3), np.uint8), tags)
+    picture = write_image(tmp_path / "out.png", np.zeros((8, 8, 3), np.uint8), tags)
     assert read_provenance(picture) == read_provenance(video)
     with pytest.raises(UserError, match="no provenance"):
-        read_provenance(write_labelled_picture(tmp_path / "plain.png", np.zeros((8, 8, 3), np.uint8), {}))
+        read_provenance(write_image(tmp_path / "plain.png", np.zeros((8, 8, 3), np.uint8), {}))
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(UserError, match=r"damaged|not a readable"):
         read_provenance(tmp_path / "text.png")

@@ -23,18 +23,20 @@ from fportrait.camera.cameras import crop_intrinsics
 from fportrait.camera.paths import save_camera_path
 from fportrait.capture.clock import rows_at
 from fportrait.capture.sound import Sound
-from fportrait.capture.video_io import write_video
+from fportrait.capture.video_io import write_image, write_video
 from fportrait.dataset.encode import crop_picture
 from fportrait.diffusion.cameras import Cameras
 from fportrait.diffusion.conditions import padded
 from fportrait.diffusion.factors import FACTORS
 from fportrait.errors import UserError
+from fportrait.outputs import check_file, check_folder
 from fportrait.provenance import provenance_tags
 from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.fit import LandmarkModel
 from fportrait.tracking.points import landmark_codes
 from fportrait.tracking.segments import segment_codes
 
+CONDITIONS = ("provenance.json", "normals.mp4", "cameras.json", "codes.npy")  # what `write_conditions` leaves
 MAX_FRAMES = 10**9  # of a video that another one's seconds cut
 
 
@@ -302,11 +304,11 @@ class Animator:
             ("portrait, result", reference, shown),
         ]
         picture = output.with_suffix(".png")
-        write_labelled_picture(picture, rows_of_pictures(rows, max(96, size * 2)), tags)
+        write_image(picture, rows_of_pictures(rows, max(96, size * 2)), tags)
         return {"video": output, "picture": picture}
 
     def write_conditions(self, prepared: Prepared, folder: Path) -> Path:
-        """What the model was given, for use elsewhere: `normals.mp4`, `cameras.json`, `codes.npy`, `settings.json`."""
+        """What the model was given, for use elsewhere: see `CONDITIONS`."""
         tags = self.tags(prepared)
         write_video(folder / "normals.mp4", self.normals(prepared, range(len(prepared))), prepared.drive.fps, crf=8)
         view = prepared.view
@@ -334,23 +336,14 @@ def clock_notes(drive: Tracked, express: Tracked, frames: int) -> list[str]:
     return notes
 
 
-def write_labelled_picture(path: Path, image: np.ndarray, tags: Mapping[str, str]) -> Path:
-    """A PNG that carries the same tags as the video."""
-    from PIL import Image, PngImagePlugin
-
-    labels = PngImagePlugin.PngInfo()
-    for key, value in tags.items():
-        labels.add_itxt(key, value)
-    with atomic_path(path) as temporary:
-        Image.fromarray(image).save(temporary, pnginfo=labels)
-    return path
-
-
-def check_output(output: Path, inputs: Iterable[Path | None], conditions: Path | None = None) -> None:
+def check_output(
+    output: Path, inputs: Iterable[Path | None], conditions: Path | None = None, force: bool = False
+) -> None:
     """Refuse, before any work, what cannot be written at the end: another kind of file, an input, a closed folder.
 
     Args:
-        conditions: the folder for what the model was given, if it is asked for.
+        conditions: the folder for what the model was given, if it is asked for. force: replace files that fportrait
+            did not write.
     """
     if output.suffix.lower() != ".mp4":
         raise UserError(f"the output {output}", "a name that ends with .mp4", f"write to {output.with_suffix('.mp4')}")
@@ -369,6 +362,10 @@ def check_output(output: Path, inputs: Iterable[Path | None], conditions: Path |
             writable = False
         if not writable:
             raise UserError(f"the output {path}, which cannot be written", "a folder of yours", f"change {option}")
+    for path in (output, output.with_suffix(".png")):
+        check_file(path, force)
+    if conditions is not None:
+        check_folder(conditions, CONDITIONS, force)
 
 
 def animate(
@@ -380,25 +377,28 @@ def animate(
     report: Report = quiet,
     conditions: Path | None = None,
     size: int | None = None,
+    force: bool = False,
     **settings: Any,
 ) -> dict[str, Path]:
     """Animate `portrait` with the expressions and head pose of `driving`, seen along `camera`.
 
     Args:
         output: the video (.mp4). model: a bundle folder. conditions: a folder for what the model was given.
-        size: pixels of the model's picture; None takes the model's own. settings: the other fields of `Request`.
+        size: pixels of the model's picture; None takes the model's own. force: replace files that fportrait did not
+            write, and go on with what is unlike a face. settings: the other fields of `Request`.
 
     Returns:
         `video` and `picture`: the files written; `conditions` when asked for.
 
     Raises:
         UserError: unreadable files, no face or two faces, a bad camera, a model folder with parts missing, an output
-            that cannot be written or is one of the inputs.
+            that cannot be written, is one of the inputs, or would replace what fportrait did not write.
     """
     output = Path(output)
     request = Request(Path(portrait), Path(driving), camera, **settings)
-    check_output(output, [request.portrait, request.driving, request.expression], conditions)
+    check_output(output, [request.portrait, request.driving, request.expression], conditions, force)
     animator = Animator(model, size=size)
+    animator.config = replace(animator.config, force=force)
     prepared = animator.prepare(request, report)
     for note in prepared.notes:
         report(f"note: {note}", 0, 0)

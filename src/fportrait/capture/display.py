@@ -40,7 +40,7 @@ def choose_stream(container: Any, path: str | Path) -> tuple[Any, str]:
         raise UserError(
             f"{path} with {kinds}{cover} but no pictures", "a file with a video stream", "choose the video file"
         )
-    usable = [stream for stream in streams if stream.codec_context is not None and stream.codec_context.width]
+    usable = [stream for stream in streams if stream.codec_context is not None]
     if not usable:
         raise UserError(
             f"{path} without a codec that can be decoded: truncated in its header, or a rare codec",

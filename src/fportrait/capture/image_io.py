@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +17,7 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and microscopes keep in 16-bit pictures
 BLOWN, BLOWN_SHARE = 253, 0.2  # a value that holds no detail any more, and the share of a face that is worth a word
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+DESCRIPTION = 0x010E
 DNG_VERSION, BITS_PER_SAMPLE, COLOUR_SPACE, INTEROPERABILITY = 50706, 258, 0xA001, 0xA005
 # Adobe RGB (1998) to sRGB, linear light, both with D65.
 ADOBE_TO_SRGB = np.array([[1.39836, -0.39836, 0.0], [0.0, 1.0, 0.0], [0.0, -0.04293, 1.04293]])
@@ -112,13 +114,16 @@ def exposure_note(face: np.ndarray, name: str) -> str:
     return f"{name} is overexposed: {share:.0%} of the face is pure white, and holds no skin or shape to follow"
 
 
-def write_image(path: str | Path, image: np.ndarray) -> Path:
+def write_image(path: str | Path, image: np.ndarray, metadata: Mapping[str, str] | None = None) -> Path:
     """Write (H, W, 3) RGB uint8 as PNG or JPEG by suffix; atomically.
+
+    Args:
+        metadata: texts for a PNG; of a JPEG or WebP only `comment` is kept (as its EXIF description).
 
     Raises:
         UserError: another shape, type or suffix; a full disk.
     """
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
     path = Path(path)
     if path.suffix.lower() not in PICTURE_SUFFIXES:
@@ -126,9 +131,16 @@ def write_image(path: str | Path, image: np.ndarray) -> Path:
     image = check_frame(image, path)
     with atomic_path(path) as temporary:
         if path.suffix.lower() == ".png":
-            Image.fromarray(image).save(temporary)
+            texts = PngImagePlugin.PngInfo()
+            for key, value in (metadata or {}).items():
+                texts.add_itxt(key, value)
+            Image.fromarray(image).save(temporary, pnginfo=texts)
         else:
-            Image.fromarray(image).save(temporary, quality=95)
+            described: dict[str, Any] = {}
+            if metadata and "comment" in metadata:
+                described["exif"] = Image.Exif()
+                described["exif"][DESCRIPTION] = metadata["comment"]
+            Image.fromarray(image).save(temporary, quality=95, **described)
     return path
 
 

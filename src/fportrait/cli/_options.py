@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+force_option = click.option("--force", is_flag=True, help="Replace files that fportrait did not write.")
 path_type = click.Path(path_type=Path)
 SEED = click.IntRange(0, 2**31 - 1)
 

@@ -63,6 +63,10 @@ def parse_guidance(entries: tuple[str, ...]) -> dict[str, float]:
     "--max-frames", default=250, show_default=True, type=click.IntRange(1), help="Cut longer driving videos here."
 )
 @click.option("--conditions", type=path_type, help="A folder for normal maps, cameras and codes that were used.")
+@click.option("--no-audio", is_flag=True, help="Leave the sound of the driving video out.")
+@click.option(
+    "--force", is_flag=True, help="Replace files that fportrait did not write; go on with what is unlike a face."
+)
 @json_option
 def animate(
     portrait: Path,
@@ -78,12 +82,18 @@ def animate(
     scale: int,
     max_frames: int,
     conditions: Path | None,
+    no_audio: bool,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Animate a portrait with the expressions and head pose of a driving video.
 
     Writes the video and, beside it, a picture (.png) of portrait, driving frames, normal maps and result. Both say in
-    their metadata that they are synthetic: `fportrait provenance out.mp4`.
+    their metadata that they are synthetic: `fportrait provenance out.mp4`. The video has the driving video's rate (a
+    variable one is made constant) and its sound; with --expression the sound of that video, if it has one.
+
+    PATH.json may be our own camera file, nerfstudio's transforms.json or camera_path.json, or NeRSemble's
+    camera_params.json. Files that fportrait did not write are replaced only with --force.
 
     \b
     Examples:
@@ -107,6 +117,8 @@ def animate(
             bars,
             conditions,
             size=size,
+            force=force,
+            sound=not no_audio,
             expression=expression,
             guidance=scales,
             steps=steps,

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from fportrait.cli._options import SEED, json_option, print_json
+from fportrait.cli._options import SEED, force_option, json_option, print_json
 
 AVATARS, TABLES = Path("data/06_models/avatars"), Path("data/03_primary/validated")
+WRITTEN = ("avatar.safetensors", "config.json", "contact_sheet.png")  # what an avatar's folder holds
 avatars_option = click.option(
     "--avatars",
     default=AVATARS,
@@ -51,9 +52,18 @@ def avatar() -> None:
     "--size", default=144, show_default=True, type=click.IntRange(16), help="Side of the pictures it is fitted to."
 )
 @click.option("--seed", default=0, show_default=True, type=SEED)
+@force_option
 @json_option
 def fit(
-    name: str, tables: Path, output: Path | None, prior: str, steps: int, size: int, seed: int, as_json: bool
+    name: str,
+    tables: Path,
+    output: Path | None,
+    prior: str,
+    steps: int,
+    size: int,
+    seed: int,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Fit one identity's avatar; the pipeline `fit_avatars` does this for all."""
     from fportrait.avatar.captures import read_capture
@@ -63,7 +73,9 @@ def fit(
     from fportrait.avatar.sheet import contact_sheet
     from fportrait.body.model import load_body
     from fportrait.capture.video_io import write_image
+    from fportrait.outputs import check_folder
 
+    check_folder(output or AVATARS / name, WRITTEN, force)
     rows, person = _person(tables, name)
     check_body_model(str(person["body_model"]))
     body = load_body()
@@ -120,20 +132,26 @@ def view(name: str, avatars: Path, tables: Path, port: int) -> None:
 @click.option("--size", default=192, show_default=True, type=click.IntRange(16, 2048), help="Side of each cell.")
 @click.option("--expressions", default=5, show_default=True, type=click.IntRange(1, 20))
 @click.option("--cameras", default=4, show_default=True, type=click.IntRange(1, 20))
-def sheet(name: str, avatars: Path, tables: Path, output: Path, size: int, expressions: int, cameras: int) -> None:
+@force_option
+def sheet(
+    name: str, avatars: Path, tables: Path, output: Path, size: int, expressions: int, cameras: int, force: bool
+) -> None:
     """A contact sheet: views across, expressions down, the truth beside the avatar."""
     from fportrait.avatar.captures import read_capture
     from fportrait.avatar.model import GaussianAvatar
     from fportrait.avatar.sheet import contact_sheet
-    from fportrait.capture.video_io import write_image
+    from fportrait.capture.image_io import write_image
+    from fportrait.outputs import check_file
+    from fportrait.provenance import SYNTHETIC
 
+    check_file(output, force)
     rows, _ = _person(tables, name)
     fitted = GaussianAvatar.load(avatars / name)
     capture = read_capture(
         rows, fitted.shape, fitted.body, fitted.config, size, 256, 8, bool(fitted.scores.get("kept_camera")), 1.2
     )
     capture.avatar = fitted
-    write_image(output, contact_sheet(capture, expressions, cameras))
+    write_image(output, contact_sheet(capture, expressions, cameras), SYNTHETIC)
     click.echo(f"sheet: {output}")
 
 
@@ -144,7 +162,8 @@ def sheet(name: str, avatars: Path, tables: Path, output: Path, size: int, expre
 @frame_option
 @click.option("--rest", is_flag=True, help="A neutral face, looking ahead, instead of a frame of the capture.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The file to write (.ply).")
-def export(name: str, avatars: Path, tables: Path, frame: int, rest: bool, output: Path) -> None:
+@force_option
+def export(name: str, avatars: Path, tables: Path, frame: int, rest: bool, output: Path, force: bool) -> None:
     """One posed frame as a Gaussian PLY, which public viewers of Gaussian splatting open."""
     import torch
 
@@ -152,7 +171,9 @@ def export(name: str, avatars: Path, tables: Path, frame: int, rest: bool, outpu
     from fportrait.avatar.ply import export_ply
     from fportrait.body.model import Pose
     from fportrait.errors import UserError
+    from fportrait.outputs import check_file
 
+    check_file(output, force)
     fitted = GaussianAvatar.load(avatars / name)
     if rest:
         expression = fitted.expression_of_actions(torch.zeros(len(fitted.body.action_names)))

@@ -65,6 +65,7 @@ ANNOTATIONS = (Path("data/03_primary/validated"), Path("data/03_primary/sweeps")
     "--command", default="", help="With --run: another command; {portrait} {driving} {cameras} {output} are filled in."
 )
 @click.option("--seed", default=0, show_default=True, type=SEED, help="The same seed gives the same scores.")
+@click.option("--force", is_flag=True, help="Write into a folder with files that fportrait did not write.")
 @json_option
 def evaluate(
     model: Path | None,
@@ -84,6 +85,7 @@ def evaluate(
     inputs: Path | None,
     command: str,
     seed: int,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Score a model on held-out people: pictures, control, slices, cross-reenactment, other methods beside it.
@@ -97,12 +99,14 @@ def evaluate(
       fportrait evaluate --external GAGAvatar=theirs -o report
     """
     from fportrait.errors import UserError
+    from fportrait.outputs import claim_folder
 
     if method:
         if repo is None or inputs is None:
             raise UserError("--run without --repo and --inputs", "both", "name the repository and the exported folder")
         from fportrait.evaluation.external import run_method
 
+        claim_folder(output, "made_by.json", force)
         done = run_method(method, repo, inputs, output, command)
         print_json(done) if as_json else click.echo(f"{done['done']} clips done, {len(done['failed'])} failed")
         if done["failed"]:
@@ -111,8 +115,10 @@ def evaluate(
             raise SystemExit(3)
         return
     if export_to:
+        claim_folder(export_to, "clips.json", force)
         click.echo(f"{_export(shards, export_to, records)} clips in {export_to}")
         return
+    claim_folder(output, "report.html", force)
     transformer, base = _parts(model)
     from fportrait.evaluation.metrics import METRICS
     from fportrait.evaluation.run import evaluate as score

@@ -18,7 +18,9 @@ from fportrait.cli._options import json_option, print_json
     type=click.FloatRange(5, 150),
     help="Field of view of the camera across the longer side, degrees. Default: as the picture says (EXIF), else 40.",
 )
-@click.option("--force", is_flag=True, help="Go on with what is unlike a face.")
+@click.option(
+    "--force", is_flag=True, help="Go on with what is unlike a face; replace files that fportrait did not write."
+)
 @click.option(
     "--base", type=click.Path(path_type=Path), help="A bundle with an expression encoder. Default: the shipped base."
 )
@@ -39,25 +41,28 @@ def track(source: Path, out: Path, fov: float | None, force: bool, base: Path | 
     from fportrait.bundle import SHIPPED_BASE
     from fportrait.cli import EXIT_PARTIAL
     from fportrait.errors import UserError
-    from fportrait.tracking.files import PICTURES, VIDEOS, track_file
+    from fportrait.outputs import check_folder, claim_folder
+    from fportrait.tracking.files import PICTURES, VIDEOS, WRITTEN, track_file
 
     if not source.exists():
         raise UserError(f"no {source}", "a picture, a video, or a folder of them", "check the path")
     base = base or SHIPPED_BASE
     quarantine: list[dict[str, str]] = []
     if not source.is_dir():
+        check_folder(out, WRITTEN, force)
         results = [track_file(source, out, base, fov, force=force)]
     else:
         files = sorted(p for p in source.iterdir() if p.suffix.lower() in PICTURES + VIDEOS and p.is_file())
         if not files:
             raise UserError(f"no picture or video in {source}", ", ".join(PICTURES + VIDEOS), "name another folder")
+        claim_folder(out, "quarantine.json", force)
         results = []
         for file in files:
             try:
+                check_folder(out / file.name, WRITTEN, force)
                 results.append(track_file(file, out / file.name, base, fov, force=force))
             except UserError as error:
                 quarantine.append({"file": file.name, "reason": str(error)})
-        out.mkdir(parents=True, exist_ok=True)
         write_json(out / "quarantine.json", quarantine)
     if as_json:
         print_json({"tracked": results, "quarantine": quarantine})

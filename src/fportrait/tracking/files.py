@@ -11,7 +11,8 @@ import pandas as pd
 
 from fportrait.atomic_io import atomic_folder, write_json
 from fportrait.body.model import BodyModel, Pose, load_body
-from fportrait.capture.video_io import constant_rate, iter_video, probe, read_image, write_image, write_video
+from fportrait.capture.image_io import read_picture
+from fportrait.capture.video_io import constant_rate, iter_video, probe, write_image, write_video
 from fportrait.dataset.annotations import write_frames
 from fportrait.errors import UserError
 from fportrait.tracking.annotate import annotate, frame_table
@@ -26,6 +27,7 @@ from fportrait.tracking.unlikeness import refuse_unlike
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+WRITTEN = ("frames.parquet", "identity.json", "overlay.mp4", "overlay.png")  # what a tracked file's folder holds
 OVERLAY_WIDTH = 640  # pixels of one half of the overlay, at most
 
 
@@ -63,19 +65,28 @@ def track_file(
     intrinsics_across(fov, 2, 2)  # an impossible one is said before any work
     encoder, body = ExpressionEncoder.from_pretrained(Path(base) / "expression_encoder"), load_body()
 
+    fps, uneven = 25.0, False
+
     def frames() -> Iterator[np.ndarray]:
-        return iter([read_image(path)]) if picture else iter_video(path)
+        if picture:
+            return iter([still.image])
+        return constant_rate(path)[1] if uneven else iter_video(path)
 
     if picture:
-        height, width = next(frames()).shape[:2]
+        still = read_picture(path)
+        height, width = still.image.shape[:2]
+        notes = list(still.notes)
     else:
         info = probe(path)
-        height, width = info.height, info.width
+        height, width, fps, uneven, notes = info.height, info.width, info.fps, info.variable_rate, list(info.notes)
+        if uneven:
+            fps = constant_rate(path)[0]
+            notes.append(f"its variable frame rate was resampled to {fps:g} frames per second")
     estimator = MeshEstimator(config.mesh_estimator) if config.mesh_estimator else None
     seen = read_landmarks(frames(), path.name, encoder.crop_size, config, estimator.size if estimator else 0)
     doubt = refuse_unlike(seen.unlike, path.name, force or config.force)
     intrinsics = intrinsics_across(fov, width, height)
-    clip = Clip(path.stem, path.name, path.stem, "phone", width, height, intrinsics, None)
+    clip = Clip(path.stem, path.name, path.stem, "phone", width, height, intrinsics, None, fps)
     shape, (track,) = track_segments([[(clip, seen)]], LandmarkModel(body), config, estimator)
     common = {"dataset": "PhoneCapture", "identity": path.stem, "split": "train"}
     rows = annotate(track, shape, body, segment_codes(track, encoder), common, config)
@@ -97,7 +108,7 @@ def track_file(
         if picture:
             write_image(folder / name, next(pictures))
         else:
-            write_video(folder / name, pictures, constant_rate(path)[0])
+            write_video(folder / name, pictures, fps)
     return {
         "frames": len(rows),
         "frames_with_face": int((seen.confidence > 0).sum()),
@@ -105,7 +116,7 @@ def track_file(
         "unlike_a_face_percent": round(100 * seen.unlike, 1),
         "rolled_degrees": 90 * seen.quarter_turns,
         "field_of_view": {"degrees": round(fov, 1), "source": source},
-        "notes": [doubt] if doubt else [],
+        "notes": [*([doubt] if doubt else []), *(f"{path.name}: {note}" for note in notes)],
         "folder": str(out),
         "overlay": str(out / name),
     }
