@@ -14,6 +14,7 @@ from typing import Any
 
 from kedro.pipeline import Pipeline, node
 
+from fportrait.devices import device_errors, use_device
 from fportrait.scale.engines import use_engine
 
 Verb = Callable[..., dict[str, Any]]
@@ -37,7 +38,7 @@ def stage(
         uses: argument name to a parameter of another section (`folders.units`, `validate.thresholds`).
         settings: further keys of the stage's section, passed together as the argument `settings`, a dictionary.
     """
-    uses = dict(uses or {})
+    uses = {**(uses or {}), "device": "scale.device"}
     keywords = [p.name for p in inspect.signature(verb).parameters.values() if p.kind is p.KEYWORD_ONLY]
 
     maps = "workers" in keywords  # a verb that maps units is also told on which engine
@@ -47,13 +48,14 @@ def stage(
     @functools.wraps(verb)
     def run(**inputs: Any) -> tuple[Any, ...]:
         engine = {"name": inputs.pop("engine"), "address": inputs.pop("address")} if maps else {}
+        device = inputs.pop("device")
         for argument, parameter in uses.items():
             if parameter.startswith("folders."):
                 inputs[argument] = Path(inputs[argument])
         if settings:
             inputs["settings"] = {key: inputs.pop(key) for key in settings}
         folders = {argument: Path(inputs.pop(argument)) for argument in writes}
-        with use_engine(**engine):
+        with use_engine(**engine), use_device(device), device_errors():
             report = verb(**inputs, **folders)
         return (*folders.values(), report)
 

@@ -25,6 +25,7 @@ from fportrait.capture.clock import rows_at
 from fportrait.capture.sound import Sound
 from fportrait.capture.video_io import write_image, write_video
 from fportrait.dataset.encode import crop_picture
+from fportrait.devices import pick_device, sampling_dtype
 from fportrait.diffusion.cameras import Cameras
 from fportrait.diffusion.conditions import padded
 from fportrait.diffusion.factors import FACTORS
@@ -109,18 +110,19 @@ class Animator:
     """Args:
     model: a bundle folder. remember: how many tracked files to keep, so that a second video of them starts at once.
     size: pixels of the picture, one of those the model was trained at; None takes its own.
+    device: where its networks run; None asks the rule of `fportrait.devices`.
 
     Raises:
         UserError: the folder is no bundle, or its model was not trained at the size.
     """
 
-    def __init__(self, model: str | Path, remember: int = 0, size: int | None = None):
+    def __init__(self, model: str | Path, remember: int = 0, size: int | None = None, device: str | None = None):
         from fportrait.tracking.expression import ExpressionEncoder
 
-        self.model, self.remember = Path(model), remember
+        self.model, self.remember, self.device = Path(model), remember, pick_device(device)
         self._kept: OrderedDict[Any, Any] = OrderedDict()
         self.settings: BundleSettings = at_size(read_settings(self.model), size)
-        self.encoder = ExpressionEncoder.from_pretrained(self.model / "expression_encoder")
+        self.encoder = ExpressionEncoder.from_pretrained(self.model / "expression_encoder").to(self.device)
         self.body = load_body()
         self.landmarks = LandmarkModel(self.body)
         self.config = TrackConfig(camera_distance=self.settings.camera_distance, crop_metres=self.settings.crop_metres)
@@ -128,11 +130,10 @@ class Animator:
     @cached_property
     def pipeline(self) -> Any:
         """The sampling pipeline, in float32; loaded when first asked for, because tracking does without it."""
-        import torch
 
         from fportrait.diffusion.pipeline import FactorPortraitPipeline
 
-        pipeline = FactorPortraitPipeline.from_bundle(self.model, torch.float32)
+        pipeline = FactorPortraitPipeline.from_bundle(self.model, sampling_dtype(self.device), self.device)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 

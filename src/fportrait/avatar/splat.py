@@ -19,9 +19,12 @@ pixel below 1e-4, where the others draw it as the last: at most 1e-4 of its colo
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import torch
 
+from fportrait.devices import pick_device
 from fportrait.errors import UserError
 
 LOW_PASS = 0.3  # square pixels added to the projected covariance, so that nothing is thinner than a pixel
@@ -87,20 +90,21 @@ def render(
 
 
 def splatting_device(name: str) -> torch.device:
-    """The device `cpu` or `cuda` that Gaussians can be splatted on.
+    """The device that Gaussians can be splatted on: `cpu`, `cuda`, or `auto`: CUDA where it and gsplat are there.
 
     Raises:
         UserError: `cuda` is asked for where there is none, or without gsplat; another name.
     """
+    if name == "auto":
+        ready = pick_device().type == "cuda" and importlib.util.find_spec("gsplat") is not None
+        name = "cuda" if ready else "cpu"
     if name not in ("cpu", "cuda"):
-        raise UserError(f"the device '{name}'", "'cpu' or 'cuda'", "mend 'device'")
+        raise UserError(f"the device '{name}'", "'auto', 'cpu' or 'cuda'", "mend 'device'")
     if name == "cuda":
         from fportrait.avatar.splat_gsplat import rasterizer
 
         rasterizer()
-        if not torch.cuda.is_available():
-            raise UserError("device: cuda without a CUDA device", "an NVIDIA GPU and its driver", "set device: cpu")
-    return torch.device(name)
+    return pick_device(name)
 
 
 def _drawer(backend: str, means: torch.Tensor):

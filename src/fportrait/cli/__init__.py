@@ -96,6 +96,14 @@ class LazyGroup(click.Group):
         except UserError as error:
             click.echo(f"fportrait: {error}", err=True)
             sys.exit(EXIT_USER)
+        except RuntimeError as error:  # what CUDA says of a card that is too small, or gone
+            from fportrait.devices import device_error
+
+            told = device_error(error) if "torch" in sys.modules else None
+            if told is None:
+                raise
+            click.echo(f"fportrait: {told}", err=True)
+            sys.exit(EXIT_USER)
         except (KeyboardInterrupt, click.Abort):
             click.echo("fportrait: stopped", err=True)
             sys.exit(EXIT_INTERRUPTED)

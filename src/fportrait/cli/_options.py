@@ -11,6 +11,23 @@ import click
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 force_option = click.option("--force", is_flag=True, help="Replace files that fportrait did not write.")
 path_type = click.Path(path_type=Path)
+
+
+def _choose_device(context: click.Context, _: click.Parameter, name: str | None) -> None:
+    if name is not None:
+        from fportrait.devices import use_device
+
+        context.with_resource(use_device(name))
+
+
+device_option = click.option(
+    "--device",
+    expose_value=False,
+    is_eager=True,
+    callback=_choose_device,
+    help="Where networks run: auto (CUDA where there is one, else the CPU), cpu, cuda or cuda:N. "
+    "Default: FPORTRAIT_DEVICE, else auto.",
+)
 SEED = click.IntRange(0, 2**31 - 1)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fportrait.cli._options import SEED, Bars, json_option, path_type, print_json, promoted_or_shipped
+from fportrait.cli._options import SEED, Bars, device_option, json_option, path_type, print_json, promoted_or_shipped
 from fportrait.errors import UserError
 
 
@@ -67,6 +67,7 @@ def parse_guidance(entries: tuple[str, ...]) -> dict[str, float]:
 @click.option(
     "--force", is_flag=True, help="Replace files that fportrait did not write; go on with what is unlike a face."
 )
+@device_option
 @json_option
 def animate(
     portrait: Path,

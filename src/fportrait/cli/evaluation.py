@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fportrait.cli._options import SEED, json_option, print_json
+from fportrait.cli._options import SEED, device_option, json_option, print_json
 
 SHARDS = Path("data/05_model_input/shards")
 ANNOTATIONS = (Path("data/03_primary/validated"), Path("data/03_primary/sweeps"))
@@ -66,6 +66,7 @@ ANNOTATIONS = (Path("data/03_primary/validated"), Path("data/03_primary/sweeps")
 )
 @click.option("--seed", default=0, show_default=True, type=SEED, help="The same seed gives the same scores.")
 @click.option("--force", is_flag=True, help="Write into a folder with files that fportrait did not write.")
+@device_option
 @json_option
 def evaluate(
     model: Path | None,

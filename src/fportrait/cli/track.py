@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from fportrait.cli._options import json_option, print_json
+from fportrait.cli._options import device_option, json_option, print_json
 
 
 @click.command()
@@ -24,6 +24,7 @@ from fportrait.cli._options import json_option, print_json
 @click.option(
     "--base", type=click.Path(path_type=Path), help="A bundle with an expression encoder. Default: the shipped base."
 )
+@device_option
 @json_option
 def track(source: Path, out: Path, fov: float | None, force: bool, base: Path | None, as_json: bool) -> None:
     """Track the face of a picture or video, or of every one in a folder.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fportrait.cli._options import path_type, promoted_or_shipped
+from fportrait.cli._options import device_option, path_type, promoted_or_shipped
 from fportrait.errors import UserError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -46,6 +46,7 @@ def read_logins(path: Path | None, host: str) -> list[tuple[str, str]] | None:
 @click.option("--keep", default=100, show_default=True, type=click.IntRange(1), help="Results kept; older ones go.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Other addresses need --logins.")
 @click.option("--port", default=7860, show_default=True, type=click.IntRange(1, 65535))
+@device_option
 @click.option("--logins", type=path_type, help="A file with one 'name:password' per line.")
 @click.option(
     "--name", "names", multiple=True, help="A host name it also answers to, as of a proxy; addresses always work."

@@ -26,11 +26,12 @@ from fportrait.dataset.focus import FOCUS_LANDMARKS
 from fportrait.dataset.mixing import draw_integer
 from fportrait.dataset.schema import check_schema
 from fportrait.dataset.shards import ShardWriter, write_shard
+from fportrait.devices import device_of, pick_device
 from fportrait.diffusion.shapes import check_picture_size, latent_frames
 from fportrait.errors import UserError
 from fportrait.parameters import settings_from
 from fportrait.pixels import to_model_range
-from fportrait.scale.map_engine import map_units
+from fportrait.scale.map_engine import Resources, map_units
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,13 +116,15 @@ def encode_tables(
         for unit in identity_units(Path(folder), Path(units_folder) / "hashes", workers)
     ]
     parameters = {key: value for key, value in asdict(config).items() if key != "encode_batch"}
+    device = pick_device()
     report = map_units(
-        functools.partial(encode_identity, vae_folder=str(vae_folder), config=config),
+        functools.partial(encode_identity, vae_folder=str(vae_folder), config=config, device=device.type),
         units,
         workers=workers,
         cache_folder=units_folder,
         key=lambda unit: [CODE_VERSION, vae_name, parameters, {**asdict(unit), "folder": ""}],
         progress="encode",
+        resources=Resources(gpus=1) if device.type == "cuda" else Resources(),
     )
     writer = ShardWriter(out_folder, vae_name, parameters)
     short: list[str] = []
@@ -205,7 +208,9 @@ def hash_videos(unit: tuple[str, str, Sequence[tuple[str, int, int]]], folder: P
     return [file_hash(path) for path, _, _ in unit[2]]
 
 
-def encode_identity(unit: IdentityUnit, folder: Path, vae_folder: str, config: EncodeConfig) -> dict[str, Any]:
+def encode_identity(
+    unit: IdentityUnit, folder: Path, vae_folder: str, config: EncodeConfig, device: str = "cpu"
+) -> dict[str, Any]:
     """Write one identity's shard into `folder`; returns its rows of the index and its clips that are too short.
 
     Raises:
@@ -219,7 +224,7 @@ def encode_identity(unit: IdentityUnit, folder: Path, vae_folder: str, config: E
     where = [("dataset", "==", unit.dataset), ("identity", "==", unit.identity)]
     frames = pd.read_parquet(Path(unit.folder) / "frames.parquet", filters=where)
     person = pd.read_parquet(Path(unit.folder) / "identities.parquet", filters=where).iloc[0]
-    vae = _vae(vae_folder)
+    vae = _vae(vae_folder, device)
     body = load_body(person["body_model"])
     shape = np.asarray(person["shape"], np.float64)
     split = str(person["split"])
@@ -283,10 +288,10 @@ def encode_identity(unit: IdentityUnit, folder: Path, vae_folder: str, config: E
 
 
 @functools.lru_cache(maxsize=1)
-def _vae(folder: str) -> Any:
+def _vae(folder: str, device: str) -> Any:
     from fportrait.diffusion.codec import load_vae
 
-    return load_vae(folder)
+    return load_vae(folder).to(pick_device(device))
 
 
 def reference_frames(frames: pd.DataFrame, person: pd.Series, config: EncodeConfig) -> list[tuple[str, int]]:
@@ -380,7 +385,7 @@ def encode_windows(vae: Any, video: np.ndarray, starts: list[int], config: Encod
     latents: list[torch.Tensor] = []
     for first in range(0, len(starts), config.encode_batch):
         windows = [video[start : start + config.window] for start in starts[first : first + config.encode_batch]]
-        latents += list(encode_video(vae, to_model_range(np.stack(windows))).float())
+        latents += list(encode_video(vae, to_model_range(np.stack(windows)).to(device_of(vae))).float().cpu())
     return [part.clone() for part in latents]
 
 
@@ -391,7 +396,7 @@ def encode_references(vae: Any, portraits: list[dict[str, np.ndarray]]) -> dict[
 
     stacked = {key: np.stack([portrait[key] for portrait in portraits]) for key in portraits[0]}
     return {
-        "latents": encode_video(vae, to_model_range(stacked["images"][:, None])).float(),
+        "latents": encode_video(vae, to_model_range(stacked["images"][:, None]).to(device_of(vae))).float().cpu(),
         "images": torch.from_numpy(stacked["images"]),
         "world_to_camera": torch.from_numpy(stacked["world_to_camera"]).float(),
         "intrinsics": torch.from_numpy(stacked["intrinsics"]).float(),

@@ -12,6 +12,7 @@ import torch
 from fportrait.dataset.batches import record_conditions
 from fportrait.dataset.mixing import draw_integer
 from fportrait.dataset.shards import Record, ShardReader
+from fportrait.devices import device_of
 from fportrait.diffusion.codec import decode_latents
 from fportrait.diffusion.conditions import Conditions, Reads
 from fportrait.diffusion.pipeline import FactorPortraitPipeline
@@ -94,4 +95,4 @@ def noise_of(seed: int, name: str) -> int:
 
 def decode(vae: Any, latents: torch.Tensor) -> np.ndarray:
     """Normalised latents `16 l h w` to `T H W 3` uint8."""
-    return to_uint8(decode_latents(vae, latents[None].float()))[0]
+    return to_uint8(decode_latents(vae, latents[None].to(device_of(vae)).float()))[0]

@@ -14,6 +14,7 @@ from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
+from fportrait.devices import pick_device, sampling_dtype
 from fportrait.diffusion.codec import decode_parts, load_vae
 from fportrait.diffusion.conditions import Conditions, Reads
 from fportrait.diffusion.factors import FACTORS
@@ -107,20 +108,29 @@ class FactorPortraitPipeline(DiffusionPipeline):
         return cls(transformer, vae, steps_by, window_frames, guidance_below)  # type: ignore[arg-type]
 
     @classmethod
-    def from_bundle(cls, folder: str | Path, torch_dtype: torch.dtype | None = None) -> FactorPortraitPipeline:
+    def from_bundle(
+        cls,
+        folder: str | Path,
+        torch_dtype: torch.dtype | None = None,
+        device: str | torch.device | None = "cpu",
+    ) -> FactorPortraitPipeline:
         """The sampler of a bundle (`fportrait.bundle`), with the noise schedule, clip length and guided part of its
-        settings.
+        settings, on a device: None asks the rule of `fportrait.devices`, which then also chooses the type.
 
         Raises:
-            UserError: a part is missing or does not fit.
+            UserError: a part is missing or does not fit, or the device cannot be used.
         """
         from fportrait.bundle import read_settings
 
         settings = read_settings(folder)
+        place = pick_device(device)
+        if device is None and torch_dtype is None:
+            torch_dtype = sampling_dtype(place)
         transformer = FactorPortraitTransformer.from_pretrained(Path(folder) / "transformer", torch_dtype=torch_dtype)
         vae = load_vae(Path(folder) / "vae")
         shift, frames, below = settings.shift, settings.frames, settings.guidance_below
-        return cls.of(transformer.eval(), vae, shift, frames, below, settings.scheduler)
+        made = cls.of(transformer.eval(), vae, shift, frames, below, settings.scheduler)
+        return made if place.type == "cpu" else made.to(place)
 
     @torch.no_grad()
     def __call__(

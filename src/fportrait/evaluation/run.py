@@ -25,6 +25,7 @@ from fportrait.dataset.encode import vae_hash
 from fportrait.dataset.sampling import Sampler, held_out, make_pipeline, sample_records
 from fportrait.dataset.schema import DATASETS
 from fportrait.dataset.shards import Record, ShardReader
+from fportrait.devices import pick_device, sampling_dtype
 from fportrait.diffusion.codec import load_vae
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.errors import UserError, refuse_unknown_keys
@@ -86,10 +87,11 @@ def evaluate(
             "run `kedro run --pipelines=encode` again",
         )
     sampling = sampling_settings(protocol, Path(transformer_folder), base)
-    transformer = FactorPortraitTransformer.from_pretrained(transformer_folder).eval()
-    pipeline = make_pipeline(
-        transformer, load_vae(base / "vae"), sampling.shift, sampling.guidance_below, sampling.scheduler
-    )
+    device = pick_device()
+    dtype = sampling_dtype(device)
+    transformer = FactorPortraitTransformer.from_pretrained(transformer_folder, torch_dtype=dtype).to(device).eval()
+    vae = load_vae(base / "vae").to(device)
+    pipeline = make_pipeline(transformer, vae, sampling.shift, sampling.guidance_below, sampling.scheduler)
     evaluation = Evaluation(
         Sampler(pipeline, sampling.steps, seed, sampling.guidance),
         reader,
@@ -196,7 +198,7 @@ def on_embedded_people(
     if not people and not (probes and probes.people):
         return {}
     stated, sampler = read_settings(base), evaluation.sampler
-    encoder = ExpressionEncoder.from_pretrained(base / "expression_encoder")
+    encoder = ExpressionEncoder.from_pretrained(base / "expression_encoder").to(pick_device())
     studio = Studio(encoder, stated.size, stated.camera_distance, stated.crop_metres)
     extra: dict[str, Any] = {}
     if people:

@@ -12,6 +12,7 @@ import numpy as np
 
 from fportrait.dataset.sampling import Sampler
 from fportrait.dataset.shards import ShardReader
+from fportrait.devices import pick_device
 from fportrait.errors import refuse_unknown_keys
 from fportrait.evaluation.metrics import METRICS, available
 from fportrait.evaluation.scoring import FrechetScorer
@@ -152,7 +153,7 @@ def load_encoder(folder: Path) -> Any:
     from fportrait.tracking.crops import face_crop
     from fportrait.tracking.expression import ExpressionEncoder
 
-    model = ExpressionEncoder.from_pretrained(folder)
+    model = ExpressionEncoder.from_pretrained(folder).to(pick_device())
 
     def encode(frames: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
         crops = [face_crop(frame, points, model.crop_size) for frame, points in zip(frames, landmarks, strict=True)]

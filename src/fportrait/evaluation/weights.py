@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fportrait.atomic_io import file_hash, write_json, write_safetensors
+from fportrait.devices import at_device
 from fportrait.errors import UserError, nearest_name
 
 if TYPE_CHECKING:
@@ -331,4 +332,4 @@ def load(name: str) -> tuple[nn.Module, Backbone]:
     model = entry.build(state)
     kept = fitting(model, state, str(stored.path))
     model.load_state_dict({**model.state_dict(), **kept})
-    return model.eval().requires_grad_(False), Backbone(entry.what, stored.sha256)
+    return at_device(model.eval().requires_grad_(False)), Backbone(entry.what, stored.sha256)

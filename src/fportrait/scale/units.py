@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fportrait.atomic_io import atomic_folder, write_json
+from fportrait.devices import device_errors
 from fportrait.errors import UserError
 
 RESULT = "result.json"
@@ -87,7 +88,8 @@ def work(function: Callable[[Any, Path], Any], unit: Any, folder: Path) -> dict[
     started = time.perf_counter()
     try:
         with atomic_folder(folder) as temporary:
-            value = function(unit, temporary)
+            with device_errors():
+                value = function(unit, temporary)
             write_json(temporary / RESULT, {"value": value})
         value = json.loads((folder / RESULT).read_text())["value"]  # what a later, resumed run will see
         return {"status": "done", "value": value, "seconds": time.perf_counter() - started}

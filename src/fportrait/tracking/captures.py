@@ -22,6 +22,7 @@ from fportrait.body.model import load_body
 from fportrait.camera.cameras import intrinsics_from_fov
 from fportrait.capture.video_io import iter_video
 from fportrait.dataset.annotations import join_frames, write_frames
+from fportrait.devices import pick_device
 from fportrait.errors import UserError
 from fportrait.scale.map_engine import map_units
 from fportrait.tracking.annotate import annotate, frame_table
@@ -62,7 +63,7 @@ def track_identity(unit: IdentityUnit, folder: Path, base: str, config: TrackCon
     from fportrait.tracking.expression import ExpressionEncoder
 
     torch.set_num_threads(1)
-    encoder = ExpressionEncoder.from_pretrained(Path(base) / "expression_encoder")
+    encoder = ExpressionEncoder.from_pretrained(Path(base) / "expression_encoder").to(pick_device())
     estimator = MeshEstimator(config.mesh_estimator) if config.mesh_estimator else None
     body_size = estimator.size if estimator else 0
     body = load_body()

@@ -14,6 +14,7 @@ from fportrait.body.model import BodyModel, Pose, load_body
 from fportrait.capture.image_io import read_picture
 from fportrait.capture.video_io import constant_rate, iter_video, probe, write_image, write_video
 from fportrait.dataset.annotations import write_frames
+from fportrait.devices import pick_device
 from fportrait.errors import UserError
 from fportrait.tracking.annotate import annotate, frame_table
 from fportrait.tracking.clips import Clip, read_landmarks
@@ -63,7 +64,7 @@ def track_file(
         raise UserError(f"the file {path}", f"one of {', '.join(PICTURES + VIDEOS)}", "convert it")
     fov, source = picture_fov(path, fov_degrees)
     intrinsics_across(fov, 2, 2)  # an impossible one is said before any work
-    encoder, body = ExpressionEncoder.from_pretrained(Path(base) / "expression_encoder"), load_body()
+    encoder, body = ExpressionEncoder.from_pretrained(Path(base) / "expression_encoder").to(pick_device()), load_body()
 
     fps, uneven = 25.0, False
 

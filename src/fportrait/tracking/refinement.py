@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fportrait.atomic_io import write_safetensors
+from fportrait.devices import pick_device
 from fportrait.errors import UserError
 from fportrait.tracking.backbone import to_network
 from fportrait.tracking.crops import face_frame
@@ -83,16 +84,17 @@ class LandmarkRefiner(nn.Module):
         for start in range(0, len(found), batch):
             rows = found[start : start + batch]
             points, scales, axes = face_points(landmarks[rows])
-            weights = self(to_network(crops[rows]), torch.from_numpy(points))
-            departure = (weights @ self.modes + self.mean).numpy().reshape(len(rows), -1, 2)
-            refined[rows[:, None], self.valid.numpy()] -= (departure * scales[:, None, None]) @ axes
+            weights = self(to_network(crops[rows]).to(self.mean.device), torch.from_numpy(points).to(self.mean.device))
+            departure = (weights @ self.modes + self.mean).cpu().numpy().reshape(len(rows), -1, 2)
+            refined[rows[:, None], self.valid.cpu().numpy()] -= (departure * scales[:, None, None]) @ axes
         return refined
 
     def strangeness(self, landmarks: np.ndarray) -> np.ndarray:
         """Distance `N` of faces `N 478 2` (finite) from the mean face, in root mean square spreads of those seen in
         training: about 1 for them, and up to 2 when seen from the side."""
         points, _, _ = face_points(landmarks)
-        return ((torch.from_numpy(points) - self.points_mean) @ self.whitening).square().mean(1).sqrt().numpy()
+        points_here = torch.from_numpy(points).to(self.mean.device)
+        return ((points_here - self.points_mean) @ self.whitening).square().mean(1).sqrt().cpu().numpy()
 
     def save(self, path: str | Path) -> None:
         """Write safetensors, matrices in half precision."""
@@ -127,8 +129,8 @@ class LandmarkRefiner(nn.Module):
 
 @functools.cache
 def shipped_refiner() -> LandmarkRefiner:
-    """The shipped network, read once."""
-    return LandmarkRefiner.load()
+    """The shipped network, read once, on the device that was chosen then."""
+    return LandmarkRefiner.load().to(pick_device())
 
 
 def face_points(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

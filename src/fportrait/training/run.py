@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fportrait.atomic_io import write_json
+from fportrait.devices import pick_device
 from fportrait.training.config import StageConfig
 
 
@@ -52,7 +52,6 @@ def run_stage(job: Job, log: Any, main: bool = True) -> dict[str, Any]:
     Raises:
         UserError: see `check_start`, `check_stage` and `train`.
     """
-    import torch
 
     from fportrait.dataset.shards import ShardReader
     from fportrait.diffusion.codec import load_vae
@@ -65,8 +64,7 @@ def run_stage(job: Job, log: Any, main: bool = True) -> dict[str, Any]:
     reader = ShardReader(stage.shards_url or job.shards)
     check_start(stage, job.start, reader, job.base)
     check_stage(stage, reader)
-    rank = int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+    device = pick_device()
     vae = load_vae(Path(job.base) / "vae").to(device)
     transformer = load_start(stage, job.start).to(device)
     samples = Path(job.out) / "samples" if main else None
