@@ -23,8 +23,12 @@ def evaluate(
     """Write the generated videos and the report; return the scores."""
     from fportrait.atomic_io import atomic_folder
     from fportrait.evaluation.run import evaluate as score
+    from fportrait.ops.evidence import Inputs, seal, take
     from fportrait.ops.runs import log_artifact
+    from fportrait.pipeline_registry import CHAIN
 
+    inputs = Inputs(model, base, shards)
+    taken = take(inputs)
     with atomic_folder(evaluation) as folder:
         metrics = score(
             model / "transformer",
@@ -38,5 +42,6 @@ def evaluate(
             cross=cross,
             annotations=[validated, sweeps],
         )
+        seal(taken, inputs, folder, metrics, CHAIN[: CHAIN.index("evaluate")])
         log_artifact(folder, "evaluation")
     return metrics

@@ -18,5 +18,5 @@ def create_pipeline() -> Pipeline:
             "shards": "shards",
         },
         writes={"model": "model"},
-        uses={"protocol": "evaluate.protocol"},
+        uses={"protocol": "evaluate.protocol", "probes": "evaluate.probes"},
     )

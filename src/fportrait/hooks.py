@@ -61,6 +61,7 @@ class RunHooks:
         name = _stage_of(node)
         self._run = StageRun(name, environment=self._environment, parent=self._parent)
         self._parent = self._run.parent
+        self._run.records = Path(self._path(f"{name}_report")).parent / "lineage"  # an environment may have its own
         self._run.add_inputs({entry: self._path(entry) for entry in inputs if not entry.startswith("params:")})
         prefix = f"params:{name}."
         own = {entry.removeprefix(prefix): value for entry, value in inputs.items() if entry.startswith(prefix)}
@@ -71,7 +72,6 @@ class RunHooks:
         report = f"{_stage_of(node)}_report"
         self._run.add_outputs({entry: self._path(entry) for entry in outputs})
         self._run.add_report(outputs[report])
-        self._run.records = Path(self._path(report)).parent / "lineage"  # an environment may have reports of its own
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str) -> None:

@@ -15,9 +15,10 @@ from click.testing import CliRunner
 from fportrait.atomic_io import write_json, write_text
 from fportrait.bundle import SHIPPED_BASE, bundle_hashes
 from fportrait.errors import UserError
-from fportrait.ops import gate, lineage, registry, runs
+from fportrait.ops import code, gate, lineage, promotion, registry, runs
 
 FLOORS = gate.GateSettings(floors={"psnr": 19.0}, against_champion={"ours/psnr": 0.1})
+NOTHING = gate.GateSettings()
 
 
 def make_bundle(folder: Path, weight: str) -> Path:
@@ -39,7 +40,7 @@ def stage_run(dry_project, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     mlflow.set_tracking_uri(uri)
     # The package beside each version is the real one; copying it is what costs time here.
-    monkeypatch.setattr(registry, "PACKAGE", dry_project / "conf")
+    monkeypatch.setattr(code, "PACKAGE", dry_project / "conf")
     server = runs.client()
     server.create_experiment("fportrait", artifact_location=str(dry_project / "mlruns/artifacts"))
     run = runs.StageRun("promote")
@@ -47,10 +48,9 @@ def stage_run(dry_project, monkeypatch):
     run.fail(RuntimeError("the test is over"))
 
 
-def promote(folder: Path, weight: str, psnr: float = 20.0, **more):
-    return registry.promote(
-        make_bundle(folder / weight, weight), {"psnr": psnr}, FLOORS, [], scores=per_clip(psnr), **more
-    )
+def promote(folder: Path, weight: str, psnr: float = 20.0, holdout: str = "h", settings=FLOORS, **more):
+    candidate = promotion.Candidate({"psnr": psnr}, per_clip(psnr, holdout), [], None)
+    return promotion.promote(make_bundle(folder / weight, weight), candidate, settings, **more)
 
 
 def aliases() -> tuple[str | None, str | None]:
@@ -60,7 +60,7 @@ def aliases() -> tuple[str | None, str | None]:
 
 def test_promotion_refusal_and_rollback_from_one_model_to_the_next(stage_run, tmp_path):
     assert registry.default_model() == SHIPPED_BASE
-    with pytest.raises(UserError, match=r"psnr is 18, below its floor 19"):
+    with pytest.raises(UserError, match=r"psnr is 18, asked for is at least 19"):
         promote(tmp_path, "low", 18.0)
     assert runs.client().search_registered_models() == []
 
@@ -101,14 +101,14 @@ def test_a_failing_smoke_animation_gives_both_aliases_back(stage_run, tmp_path):
     assert runs.client().get_model_version("fportrait", "3").tags[registry.STATE_TAG] == "failed"
     slow = gate.GateSettings(limits={"smoke.seconds": 1.0})
     with pytest.raises(UserError, match=r"smoke.seconds is 3, limit 1"):
-        registry.promote(tmp_path / "three", {}, slow, [], smoke=lambda model: {"seconds": 3.0})
+        promote(tmp_path, "three", settings=slow, smoke=lambda model: {"seconds": 3.0})
     assert aliases() == ("2", "1")
     done = promote(tmp_path, "four", 22.0, smoke=lambda model: {"seconds": 3.0})
     assert aliases() == ("5", "2") and "seconds 3" in done["checks"][-1]["detail"]
 
 
 def test_a_model_is_logged_without_a_warning_and_checks_what_it_is_asked_for(stage_run, tmp_path, capfd, recwarn):
-    uri = registry.log_model(SHIPPED_BASE, stage_run.run_id, {})
+    uri = promotion.log_model(SHIPPED_BASE, stage_run.run_id)
     assert "warn" not in capfd.readouterr().err.lower()
     assert not [str(one.message) for one in recwarn if "type hint" in str(one.message) or "example" in str(one.message)]
     model = mlflow.pyfunc.load_model(uri)
@@ -124,13 +124,13 @@ def test_of_two_promotions_at_once_exactly_one_wins(stage_run, tmp_path):
     promote(tmp_path, "one")
     server, base = runs.client(), "1"
     bundles = [make_bundle(tmp_path / name, name) for name in ("two", "three")]
-    uris = [registry.log_model(bundle, stage_run.run_id, {}) for bundle in bundles]
+    uris = [promotion.log_model(bundle, stage_run.run_id) for bundle in bundles]
     gatepost, outcomes = threading.Barrier(2), []
 
     def arrive(uri: str) -> None:
         gatepost.wait()
         try:
-            outcomes.append(registry.register(server, uri, stage_run.run_id, {}, base)["version"])
+            outcomes.append(promotion.register(server, uri, stage_run.run_id, {}, base)["version"])
         except UserError as error:
             outcomes.append(error.found)
 
@@ -146,16 +146,16 @@ def test_of_two_promotions_at_once_exactly_one_wins(stage_run, tmp_path):
 
 
 def test_a_promoter_that_died_blocks_nobody_for_long(stage_run, tmp_path, monkeypatch):
-    uri = registry.log_model(make_bundle(tmp_path / "one", "one"), stage_run.run_id, {})
+    uri = promotion.log_model(make_bundle(tmp_path / "one", "one"), stage_run.run_id)
     mlflow.register_model(uri, "fportrait", tags={registry.BASE_TAG: "none", registry.STATE_TAG: registry.CLAIMED})
     with pytest.raises(UserError, match="version 1, which was promoted while"):
-        registry.register(runs.client(), uri, stage_run.run_id, {}, None)
-    monkeypatch.setattr(registry, "CLAIM_SECONDS", 0)
-    assert registry.register(runs.client(), uri, stage_run.run_id, {}, None)["version"] == 3
+        promotion.register(runs.client(), uri, stage_run.run_id, {}, None)
+    monkeypatch.setattr(promotion, "CLAIM_SECONDS", 0)
+    assert promotion.register(runs.client(), uri, stage_run.run_id, {}, None)["version"] == 3
 
 
 def test_a_champion_scored_on_another_holdout_is_scored_again(stage_run, tmp_path):
-    registry.promote(make_bundle(tmp_path / "one", "one"), {"psnr": 20.0}, FLOORS, [], scores=per_clip(20.0, "old"))
+    promote(tmp_path, "one", holdout="old")
     asked = []
 
     def rescore(bundle: Path):
@@ -236,7 +236,8 @@ def test_the_lineage_is_printed_back_to_the_captures(stage_run, dry_project, tmp
             "parameters": {"a": {"b": 3}},
         },
     )
-    registry.promote(make_bundle(tmp_path / "one", "one"), {"psnr": 20.0}, gate.GateSettings(), ["ingest", "track"])
+    candidate = promotion.Candidate({"psnr": 20.0}, None, ["ingest", "track"], None)
+    promotion.promote(make_bundle(tmp_path / "one", "one"), candidate, NOTHING)
     shown = CliRunner().invoke(command, [])
     assert shown.exit_code == 0, shown.output
     for words in (

@@ -21,11 +21,11 @@ def promote(dry_run: bool, as_json: bool) -> None:
       fportrait promote --dry-run
       fportrait promote
     """
-    from fportrait.ops.project import enter_project, parameters, run_pipeline
+    from fportrait.ops.project import enter_project, run_pipeline
 
     enter_project()
     if dry_run:
-        checks = _checks(parameters()["promote"])
+        checks = _checks()
         if as_json:
             print_json([check.as_dict() for check in checks])
         else:
@@ -38,30 +38,40 @@ def promote(dry_run: bool, as_json: bool) -> None:
     _tell(as_json)
 
 
-def _checks(section: dict[str, Any]) -> list[Any]:
-    """The gate's checks on the evaluation that lies here, against the champion that is there."""
+def _checks() -> list[Any]:
+    """The gate's checks on the evaluation that lies here, against the champion that is there; writes nothing."""
     import json
 
     from fportrait.errors import UserError
-    from fportrait.ops import registry, runs, store
+    from fportrait.ops import runs, store
+    from fportrait.ops.evidence import Inputs
     from fportrait.ops.gate import GateSettings
+    from fportrait.ops.project import read_parameters
+    from fportrait.ops.promotion import Candidate, Proof, examine
+    from fportrait.ops.rescoring import rescorer
     from fportrait.pipeline_registry import CHAIN
 
-    scores, report = Path("data/07_model_output/evaluation/scores.json"), Path("data/08_reporting/evaluate.json")
-    for path in (scores, report):
-        if not path.is_file():
-            raise UserError(f"no {path}", "the result of 'evaluate'", "run `kedro run --pipelines=evaluate`")
-    own, metrics = json.loads(scores.read_text()), json.loads(report.read_text())
-    values = {key: value for key, value in section.items() if key != "frames"}
-    values |= {key: runs.flatten(values[key]) for key in ("floors", "limits")}
-    settings = GateSettings.from_dict(values)
-    champion = None
-    if store.open_store():
-        with store.store_errors():
-            server = runs.client()
-            champion = registry.champion_scores(server, registry.champion_version(server), own, settings, None)
-    flat = {name: value for name, value in runs.flatten(metrics).items() if isinstance(value, int | float)}
-    return registry.decide(flat, settings, CHAIN[: CHAIN.index("promote")], own, metrics.get("slices"), champion)
+    _store()
+    values = read_parameters()
+    folders = {name: Path(path) for name, path in values["folders"].items()}
+    reports = folders["curves"].parent
+    scores, report = folders["evaluation"] / "scores.json", reports / "evaluate.json"
+    for path in (scores, report, folders["stage4"], folders["base"], folders["shards"]):
+        if not path.exists():
+            raise UserError(f"no {path}", "the results of the chain", "run `dvc repro evaluate` or `kedro run`")
+    settings = GateSettings.from_dict({key: value for key, value in values["promote"].items() if key != "frames"})
+    own = json.loads(report.read_text(encoding="utf-8"))
+    proof = Proof(
+        Inputs(folders["stage4"], folders["base"], folders["shards"]),
+        folders["evaluation"],
+        report,
+        reports / "lineage",
+    )
+    stages = CHAIN[: CHAIN.index("promote")]
+    candidate = Candidate(own, json.loads(scores.read_text(encoding="utf-8")), stages, proof)
+    again = rescorer(folders["shards"], values["evaluate"]["protocol"], values["evaluate"]["probes"], own)
+    with store.store_errors():
+        return examine(runs.client(), candidate, settings, again)
 
 
 def _tell(as_json: bool) -> None:
@@ -73,7 +83,8 @@ def _tell(as_json: bool) -> None:
         return
     for check in result.get("checks", []):
         click.echo(f"pass  {check['detail']}")
-    click.echo(f"version {result['version']} is champion; previous: {result['previous'] or 'none'}")
+    still = " still" if result.get("no_change") else ""
+    click.echo(f"version {result['version']} is champion{still}; previous: {result['previous'] or 'none'}")
 
 
 @click.command()

@@ -346,7 +346,7 @@ def log_runs(results: Mapping[str, Any]) -> None:
             for key, value in runs.flatten(run["scores"]).items()
             if isinstance(value, int | float) and key.endswith(("mean", "seconds"))
         }
-        points += [Metric(runs._metric_name(key), float(value), 0, 0) for key, value in numbers.items()]
+        points += [Metric(runs.metric_name(key), float(value), 0, 0) for key, value in numbers.items()]
         for start in range(0, len(points), 1000):
             server.log_batch(run_id, metrics=points[start : start + 1000])
         server.set_terminated(run_id)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,16 @@ def files_of(path: str | Path) -> list[Path]:
     path = Path(path)
     if path.is_file():
         return [path]
-    return sorted(
-        file for file in path.rglob("*") if file.is_file() and not any(part.startswith(".tmp-") for part in file.parts)
-    )
+    found, been = [], set()
+    for folder, below, names in os.walk(path, followlinks=True):  # what lies behind a link is read, so it is hashed
+        real = os.path.realpath(folder)
+        if real in been:
+            below.clear()  # a link to a folder above
+            continue
+        been.add(real)
+        below[:] = [name for name in below if not name.startswith(".tmp-")]
+        found += [Path(folder, name) for name in names if not name.startswith(".tmp-")]
+    return sorted(file for file in found if file.is_file())
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -36,13 +42,11 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 
 def git_commit() -> str:
-    """The commit checked out here, with `+` after it when tracked files differ; empty outside a repository."""
-    try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        dirty = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "src", "pipelines", "conf"], check=False)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return commit + ("+" if dirty.returncode else "")
+    """The commit checked out here, with `+` after it when the running code differs; empty outside a repository."""
+    from fportrait.ops.code import changed_files, head
+
+    commit = head()
+    return commit + ("+" if commit and changed_files() else "")
 
 
 def dvc_keys() -> dict[str, str]:

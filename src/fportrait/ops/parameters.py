@@ -7,7 +7,8 @@ from typing import Any
 
 from fportrait.errors import UserError, refuse_unknown_keys
 
-FREE = ("space", "floors")  # their keys name settings or metrics; the study and the gate refuse those they do not know
+# Their keys name settings or measures; the study and the gate refuse those they do not know.
+FREE = ("space", "floors", "slice_floors", "against_champion")
 
 
 def known_parameters(pipelines: Iterable[Any]) -> dict[str, set[str]]:

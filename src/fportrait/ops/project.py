@@ -22,9 +22,9 @@ def enter_project() -> Path:
         raise UserError(
             f"no fportrait project in {Path.cwd()}", "a folder with pyproject.toml and conf/", "change into the project"
         )
+    os.chdir(root)  # before Kedro is imported: it looks for conf/logging.yml here, and else logs to standard output
     from kedro.framework.startup import bootstrap_project
 
-    os.chdir(root)
     bootstrap_project(root)
     return root
 
@@ -35,6 +35,16 @@ def parameters() -> dict[str, Any]:
 
     with KedroSession.create() as session:
         return session.load_context().params  # type: ignore[attr-defined]
+
+
+def read_parameters(environment: str | None = None) -> dict[str, Any]:
+    """The same, read from the files alone: no plugin starts, and nothing is made in `mlruns/`."""
+    from kedro.config import OmegaConfigLoader
+
+    from fportrait.settings import CONFIG_LOADER_ARGS
+
+    arguments: dict[str, Any] = CONFIG_LOADER_ARGS | ({"default_run_env": environment} if environment else {})
+    return OmegaConfigLoader(str(Path.cwd() / "conf"), **arguments)["parameters"]
 
 
 def run_pipeline(name: str) -> None:

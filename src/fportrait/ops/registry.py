@@ -1,182 +1,27 @@
-"""The registry: versions of the model, and the two aliases that only the gate, or a rollback, moves.
+"""The registry: versions of the model, and the aliases that only the gate, a rollback, or a person moves.
 
-`models:/fportrait@champion` is what `fportrait animate` and the web page use, `@previous` what a rollback returns to.
-
-Two promotions at once cannot both win. A candidate registers its version together with the champion it was compared
-with; numbers are given out by the database, so of all candidates with the same base the lowest number wins and the
-others are told. This needs no lock, works on every MLflow store, and a promoter that died is out of the race after
-`CLAIM_SECONDS`.
+`models:/fportrait@champion` is what `fportrait animate` and the web page use, `@previous` what a rollback returns to,
+`@anchor` a fixed model that every candidate is compared with beside the champion, so that small losses cannot add up.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fportrait.atomic_io import file_hash
 from fportrait.bundle import SHIPPED_BASE, bundle_hashes
 from fportrait.errors import UserError
-from fportrait.ops import gate, lineage, runs
-from fportrait.ops.store import open_store, store_errors
+from fportrait.ops import runs
+from fportrait.ops.store import DATABASE, home, open_store, store_errors
 
 MODEL = "fportrait"
-CHAMPION, PREVIOUS = "champion", "previous"
+CHAMPION, PREVIOUS, ANCHOR = "champion", "previous", "anchor"
 BASE_TAG, STATE_TAG, REASON_TAG = "gate.base", "gate.state", "gate.reason"
 CLAIMED, WON, LOST, FAILED, ROLLED_BACK = "claimed", "won", "lost", "failed", "rolled back"
-CLAIM_SECONDS = 1800
-PACKAGE = Path(__file__).resolve().parents[1]
-REQUIREMENTS = (
-    *("torch", "diffusers", "safetensors", "numpy", "scipy", "numba", "pandas", "pyarrow", "av", "opencv-python"),
-    *("ai-edge-litert", "click", "mlflow", "pydantic"),
-)
-
-
-def promote(
-    bundle: Path,
-    metrics: Mapping[str, float],
-    settings: gate.GateSettings,
-    stages: Sequence[str],
-    *,
-    scores: Mapping[str, Any] | None = None,
-    slices: Mapping[str, Any] | None = None,
-    rescore: Callable[[Path], Mapping[str, Any]] | None = None,
-    smoke: Callable[[Any], Mapping[str, float]] | None = None,
-) -> dict[str, Any]:
-    """Register `bundle` as the next version and, when every check passes, move `champion` to it.
-
-    The version that was champion becomes `previous`. If the smoke animation fails afterwards, both aliases go back.
-
-    Args:
-        metrics: flat names to values, of the evaluation. scores: its holdout digest and per-clip scores.
-        rescore: gives a bundle's scores on the present holdout, for a champion that was scored on another.
-        smoke: animates with the loaded champion, checks the video, returns `seconds` and so on.
-
-    Returns:
-        `version`, `previous`, `run_id`, the bundle's hashes and every check.
-
-    Raises:
-        UserError: the gate refuses (the message states every reason, nothing is registered), another promotion won
-            meanwhile, the smoke animation failed, or the store does not answer.
-    """
-    with store_errors():
-        server, run_id = runs.client(), runs.current_run_id()
-        if run_id is None:
-            raise RuntimeError("promote runs inside a stage, which owns the MLflow run that the model belongs to")
-        base = champion_version(server)
-        checks = decide(
-            metrics, settings, stages, scores, slices, champion_scores(server, base, scores, settings, rescore)
-        )
-        gate.refuse(checks)
-        story = lineage.collect(stages)
-        uri = log_model(bundle, run_id, metrics, scores, story)
-        tags = {f"record.{stage}": (lineage.read_record(stage) or {})["run_id"] for stage in stages}
-        result = register(server, uri, run_id, tags, base)
-        if smoke is not None and settings.smoke:
-            checks += _smoke(server, result, settings, smoke)
-    return {**result, "hashes": bundle_hashes(bundle), "checks": [check.as_dict() for check in checks]}
-
-
-def decide(
-    metrics: Mapping[str, float],
-    settings: gate.GateSettings,
-    stages: Sequence[str],
-    scores: Mapping[str, Any] | None = None,
-    slices: Mapping[str, Any] | None = None,
-    champion: Mapping[str, Any] | None = None,
-) -> list[gate.Check]:
-    """Every check that can be made before anything is registered."""
-    checks = gate.lineage_checks(stages, settings.clean_tree)
-    checks += gate.floor_checks(metrics, settings.floors)
-    checks += gate.slice_checks(slices or {}, settings.slice_floors, settings.min_slice_clips)
-    record = (lineage.read_record("evaluate") or {}) if "evaluate" in stages else {}
-    costs = {f"evaluate.{name}": record[name] for name in ("seconds", "peak_memory_mib") if name in record}
-    early = {name: limit for name, limit in settings.limits.items() if not name.startswith("smoke.")}
-    checks += gate.limit_checks(costs, early)
-    if scores is not None:
-        checks += gate.champion_checks(scores, champion, settings.against_champion)
-    return checks
-
-
-def champion_scores(
-    server: Any,
-    version: str | None,
-    scores: Mapping[str, Any] | None,
-    settings: gate.GateSettings,
-    rescore: Callable[[Path], Mapping[str, Any]] | None,
-) -> Mapping[str, Any] | None:
-    """The champion's scores on the holdout of `scores`; scored again when it was on another. None without champion."""
-    if version is None or scores is None or not settings.against_champion:
-        return None
-    stored = read_json(server, version, "scores.json")
-    if stored is not None and stored["holdout"] == scores["holdout"]:
-        return stored
-    if rescore is None:
-        return stored or {"holdout": "unknown", "clips": {}}
-    return rescore(bundle_of(version))
-
-
-def log_model(
-    bundle: Path,
-    run_id: str,
-    metrics: Mapping[str, float],
-    scores: Mapping[str, Any] | None = None,
-    story: Mapping[str, Any] | None = None,
-) -> str:
-    """Log the bundle as a models-from-code Python model with its requirements; returns its URI.
-
-    Beside it, in the run: `lineage.json` (what it was made from) and `scores.json` (per clip, for the next gate).
-    """
-    import mlflow
-
-    with mlflow.start_run(run_id=run_id):
-        info = mlflow.pyfunc.log_model(
-            name=MODEL,
-            python_model=str(Path(__file__).with_name("served_model.py")),
-            artifacts={"bundle": str(bundle)},
-            code_paths=[str(PACKAGE)],  # the version keeps animating with the code it was made with
-            pip_requirements=[f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in REQUIREMENTS],
-            metadata={"metrics": dict(metrics), "bundle": bundle_hashes(bundle)},
-        )
-        for name, value in (("lineage.json", story), ("scores.json", scores)):
-            if value is not None:
-                mlflow.log_dict(dict(value), f"gate/{name}")
-    return info.model_uri
-
-
-def register(server: Any, uri: str, run_id: str, tags: Mapping[str, str], base: str | None) -> dict[str, Any]:
-    """Make `uri` the next version; `champion` moves to it unless another candidate of the same `base` came first.
-
-    Raises:
-        UserError: another promotion won; this version stays, without an alias.
-    """
-    import mlflow
-
-    marks = {BASE_TAG: str(base or "none"), STATE_TAG: CLAIMED}
-    version = str(mlflow.register_model(uri, MODEL, tags={**tags, **marks}).version)
-    rivals = [one for one in versions(server) if _rivals(one, version, base)]
-    if rivals or champion_version(server) != base:
-        winner = min(int(one.version) for one in rivals) if rivals else champion_version(server)
-        mark(server, version, LOST, f"version {winner} came first")
-        raise UserError(
-            f"version {winner}, which was promoted while this model was at the gate",
-            f"the champion to be {base or 'none'} still",
-            "run `kedro run --pipelines=promote` again: it compares with the new champion",
-        )
-    move(server, version, base)
-    mark(server, version, WON, "")
-    return {"model": MODEL, "version": int(version), "previous": int(base) if base else None, "run_id": run_id}
-
-
-def _rivals(one: Any, version: str, base: str | None) -> bool:
-    """Whether an earlier version of the same base won, or may still win."""
-    if int(one.version) >= int(version) or one.tags.get(BASE_TAG) != str(base or "none"):
-        return False
-    age = time.time() - one.creation_timestamp / 1000
-    state = one.tags.get(STATE_TAG)
-    return state == CLAIMED and age < CLAIM_SECONDS
 
 
 def versions(server: Any) -> list[Any]:
@@ -198,38 +43,7 @@ def move(server: Any, champion: str | None, previous: str | None) -> None:
             server.delete_registered_model_alias(MODEL, alias)
 
 
-def _smoke(
-    server: Any, result: Mapping[str, Any], settings: gate.GateSettings, smoke: Callable[[Any], Mapping[str, float]]
-) -> list[gate.Check]:
-    """Animate through the alias as a user would; on failure the aliases go back."""
-    import mlflow
-
-    version = str(result["version"])
-    former = str(result["previous"]) if result["previous"] else None
-    try:
-        measured = smoke(mlflow.pyfunc.load_model(f"models:/{MODEL}@{CHAMPION}"))
-        costs = {f"smoke.{name}": value for name, value in measured.items()}
-        limits = {name: limit for name, limit in settings.limits.items() if name.startswith("smoke.")}
-        checks = gate.limit_checks(costs, limits)
-        reasons = [check.detail for check in checks if not check.passed]
-        if reasons:
-            raise UserError(
-                "; ".join(reasons), "a smoke animation within its limits", "make the model faster or smaller"
-            )
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in measured.items())
-        return [gate.Check("smoke animation", True, f"made a video through the alias; {shown}"), *checks]
-    except Exception as error:
-        before = _former(server, former) if former else None
-        move(server, former, before)
-        mark(server, version, FAILED, f"smoke animation: {str(error)[:500]}")
-        raise UserError(
-            f"version {version}, whose smoke animation failed ({error})",
-            "a video through models:/fportrait@champion",
-            f"mend the model; champion is {'version ' + former if former else 'nobody'} again",
-        ) from error
-
-
-def _former(server: Any, version: str) -> str | None:
+def former(server: Any, version: str) -> str | None:
     """The champion before `version`, by its own record."""
     base = server.get_model_version(MODEL, version).tags.get(BASE_TAG, "none")
     return None if base == "none" else base
@@ -252,10 +66,9 @@ def rollback(reason: str = "", to: str | None = None) -> dict[str, Any]:
             raise UserError(
                 f"nothing to go back to from version {now}", "an earlier champion", "name one with --to VERSION"
             )
-        if str(target) not in [str(one.version) for one in versions(server)]:
-            raise UserError(f"no version {target}", "a registered version", "look at `fportrait lineage`")
+        known(server, str(target))
         bundle_of(str(target))
-        before = _former(server, str(target))
+        before = former(server, str(target))
         move(server, str(target), before)
         mark(server, str(now), ROLLED_BACK, reason or "rolled back by hand")
         return {"version": int(target), "rolled_back": int(now), "previous": int(before) if before else None}
@@ -276,17 +89,92 @@ def alias_version(server: Any, alias: str) -> str | None:
         raise
 
 
-def read_json(server: Any, version: str, name: str) -> dict[str, Any] | None:
+def anchor_version(server: Any) -> str | None:
+    """The fixed model beside the champion: the one that was named, else the first that won."""
+    won = [int(one.version) for one in versions(server) if one.tags.get(STATE_TAG) == WON]
+    return alias_version(server, ANCHOR) or (str(min(won)) if won else None)
+
+
+def set_anchor(version: str, reason: str = "") -> dict[str, Any]:
+    """Make a version the anchor; its files are checked first. Returns `anchor` and the one `before`.
+
+    Raises:
+        UserError: no such version, or files that are not there any more.
+    """
+    with store_errors():
+        server = runs.client()
+        known(server, version)
+        bundle_of(version)
+        before = anchor_version(server)
+        server.set_registered_model_alias(MODEL, ANCHOR, version)
+        if reason:
+            server.set_model_version_tag(MODEL, version, f"{ANCHOR}.reason", reason)
+        return {"anchor": int(version), "before": int(before) if before else None}
+
+
+def known(server: Any, version: str) -> Any:
+    """The registered version.
+
+    Raises:
+        UserError: there is none by that number.
+    """
+    found = {str(one.version): one for one in versions(server)}
+    if version not in found:
+        words = ", ".join(sorted(found, key=int)) or "none yet"
+        raise UserError(f"no version {version}", f"a registered version ({words})", "look at `fportrait lineage`")
+    return found[version]
+
+
+def read_file(server: Any, version: str, name: str) -> bytes | None:
     """A file that was logged beside a version, or None."""
-    import mlflow
     from mlflow.exceptions import MlflowException
 
     run_id = server.get_model_version(MODEL, version).run_id
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return Path(server.download_artifacts(run_id, f"gate/{name}", folder)).read_bytes()
+        except (MlflowException, OSError):
+            return None
+
+
+def read_json(server: Any, version: str, name: str) -> dict[str, Any] | None:
+    """A JSON file that was logged beside a version, or None."""
+    content = read_file(server, version, name)
+    return None if content is None else json.loads(content)
+
+
+def bundle_files(bundle: Path) -> dict[str, str]:
+    """SHA-256 by relative path of everything in a bundle, `bundle.json` included."""
+    return {**bundle_hashes(bundle), "bundle.json": file_hash(bundle / "bundle.json")}
+
+
+def metadata_of(version: str) -> dict[str, Any]:
+    """What a version was registered with: `metrics`, `bundle` (hashes) and, of newer ones, `evidence` and `code`.
+
+    Raises:
+        UserError: its files are not there.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
     try:
-        path = mlflow.artifacts.download_artifacts(f"runs:/{run_id}/gate/{name}")
-    except (MlflowException, OSError):
-        return None
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+        return mlflow.models.get_model_info(f"models:/{MODEL}/{version}").metadata or {}
+    except (MlflowException, OSError) as error:
+        raise _without_files(version, error) from None
+
+
+def _without_files(version: str, error: Exception) -> UserError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return UserError(
+        f"version {version} without its files ({reason})", "the files it was registered with", _fix(version)
+    )
+
+
+def _fix(version: str) -> str:
+    return (
+        f"restore mlruns/ (`fportrait registry import FILE` brings an exported one), "
+        f"or go back with `fportrait rollback` if version {version} is the champion"
+    )
 
 
 def bundle_of(version: str) -> Path:
@@ -298,33 +186,49 @@ def bundle_of(version: str) -> Path:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    uri = f"models:/{MODEL}/{version}"
-    fix = f"restore mlruns/, or go back with `fportrait rollback` if version {version} is the champion"
+    stated = metadata_of(version).get("bundle", {})
     try:
-        folder = Path(mlflow.artifacts.download_artifacts(uri))
-        stated = (mlflow.models.get_model_info(uri).metadata or {}).get("bundle", {})
+        folder = Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL}/{version}"))
     except (MlflowException, OSError) as error:
-        raise UserError(
-            f"version {version} without its files ({str(error).splitlines()[0][:200]})",
-            "the files it was registered with",
-            fix,
-        ) from None
+        raise _without_files(version, error) from None
     bundles = sorted(path.parent for path in folder.glob("artifacts/*/bundle.json"))
     if not bundles:
-        raise UserError(f"no bundle in {folder}", "the files it was registered with", fix)
-    found = bundle_hashes(bundles[0])
+        raise UserError(f"no bundle in {folder}", "the files it was registered with", _fix(version))
+    found = bundle_files(bundles[0])
     wrong = [name for name, digest in stated.items() if found.get(name) != digest]
     if wrong:
         raise UserError(
-            f"{', '.join(wrong[:3])} of version {version} missing or changed", "the files it was registered with", fix
+            f"{', '.join(wrong[:3])} of version {version} missing or changed",
+            "the files it was registered with",
+            _fix(version),
         )
     return bundles[0]
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """A bundle's folder, and in words which model it is and why."""
+
+    bundle: Path
+    words: str
+
+
+def chosen_model() -> Chosen:
+    """The champion of this project's registry, or the shipped base when none was promoted yet, and why.
+
+    Raises:
+        UserError: the champion's files vanished or changed, or the store does not answer.
+    """
+    if not open_store():
+        return Chosen(SHIPPED_BASE, f"the shipped base: no registry here (no {DATABASE} in {home()})")
+    with store_errors():
+        server = runs.client()
+        version = champion_version(server)
+        if version is None:
+            return Chosen(SHIPPED_BASE, "the shipped base: this project's registry has no champion yet")
+        return Chosen(bundle_of(version), f"version {version}, the champion of this project's registry ({home()})")
+
+
 def default_model() -> Path:
     """The bundle of the champion in this project's registry, or the shipped base when none was promoted yet."""
-    if not open_store():
-        return SHIPPED_BASE
-    with store_errors():
-        version = champion_version(runs.client())
-        return SHIPPED_BASE if version is None else bundle_of(version)
+    return chosen_model().bundle

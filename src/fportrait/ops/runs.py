@@ -88,6 +88,11 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def numbers(report: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a report by flat name."""
+    return {k: v for k, v in flatten(report).items() if isinstance(v, int | float) and not isinstance(v, bool)}
+
+
 class StageRun:
     """A running stage. `finish` writes tags, metrics and the lineage record; `fail` marks the run as failed."""
 
@@ -131,8 +136,7 @@ class StageRun:
         self._outputs.update({path: {} for path in paths.values()})
 
     def add_report(self, report: Mapping[str, Any]) -> None:
-        numbers = {k: v for k, v in flatten(report).items() if isinstance(v, int | float) and not isinstance(v, bool)}
-        for name, value in numbers.items():
+        for name, value in numbers(report).items():
             self.log_metrics({name: value}, 0)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
@@ -140,7 +144,7 @@ class StageRun:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self._waiting += [Metric(_metric_name(name), float(value), now, step) for name, value in metrics.items()]
+        self._waiting += [Metric(metric_name(name), float(value), now, step) for name, value in metrics.items()]
         if time.monotonic() - self._flushed > _FLUSH_SECONDS:
             self._flush()
 
@@ -200,7 +204,7 @@ class StageRun:
         return self._watch.stop()
 
 
-def _metric_name(name: str) -> str:
+def metric_name(name: str) -> str:
     """MLflow allows letters, digits and `_-. :/`."""
     return "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in name)
 
@@ -220,3 +224,14 @@ def log_artifact(path: str | Path, folder: str = "samples") -> None:
 def current_run_id() -> str | None:
     """The MLflow run of the stage that runs in this process."""
     return _current.run_id if _current is not None else None
+
+
+def current_records() -> Path:
+    """The folder of lineage records of the stage that runs in this process; an environment may have its own."""
+    return _current.records if _current is not None else lineage.FOLDER
+
+
+def tag(name: str, value: str) -> None:
+    """Tag the stage that runs in this process; outside a stage, do nothing."""
+    if _current is not None:
+        client().set_tag(_current.run_id, name, value)

@@ -1,0 +1,285 @@
+"""Attacks on the gate, on a small fabricated project: what is edited, exchanged or replayed is named and refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import pytest
+from click.testing import CliRunner
+
+from fportrait.atomic_io import write_json, write_text
+from fportrait.cli import main
+from fportrait.errors import UserError
+from fportrait.ops import code, evidence, registry, store
+
+from . import fabricated
+from .fabricated import BASE, EVALUATION, GOOD, REPORT, SHARDS, TRAINED, git, read
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, empty_database) -> Path:
+    """The whole project, made once; each test attacks a copy."""
+    project = tmp_path_factory.mktemp("gate") / "project"
+    (project / "mlruns").mkdir(parents=True)
+    shutil.copy(empty_database, project / "mlruns/mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setattr(code, "PACKAGE", fabricated.write_code(project))
+        mlflow.set_tracking_uri(f"sqlite:///{project}/mlruns/mlflow.db")
+        mlflow.MlflowClient().create_experiment("fportrait", artifact_location=(project / "mlruns/artifacts").as_uri())
+        fabricated.build(project)
+        mlflow.set_tracking_uri(None)
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    return project
+
+
+@pytest.fixture
+def project(built, tmp_path, monkeypatch) -> Path:
+    copy = tmp_path / "project"
+    shutil.copytree(built, copy, symlinks=True)
+    monkeypatch.chdir(copy)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv(evidence.KEY_VARIABLE, raising=False)
+    monkeypatch.setattr(code, "PACKAGE", copy / "src/fportrait")
+    store.open_store()
+    return copy
+
+
+def checks() -> dict[str, dict]:
+    result = CliRunner().invoke(main, ["promote", "--dry-run", "--json"])
+    assert result.exit_code in (0, 2), result.output
+    return {check["name"]: check for check in json.loads(result.stdout)}
+
+
+def refused(name: str = "evidence") -> str:
+    check = checks()[name]
+    assert not check["passed"], check
+    return check["detail"]
+
+
+def strict() -> None:
+    write_text(Path("conf/local/parameters_promote.yml"), "promote: {clean_tree: true}\n")
+
+
+def edit(path: Path, **changes) -> None:
+    write_json(path, {**read(path), **changes})
+
+
+def test_what_was_evaluated_is_passed_and_the_holdouts_power_is_said(project):
+    strict()
+    found = checks()
+    assert all(check["passed"] for check in found.values()), [c for c in found.values() if not c["passed"]]
+    assert "not signed" in found["evidence"]["detail"] and "clean" in found["code"]["detail"]
+    assert "12 clips of 4 people would see a loss of" in found["power ours/psnr"]["detail"]
+    assert "no champion" in found["champion"]["detail"]
+
+
+def report_with_a_better_number() -> str:
+    report = read(REPORT)
+    report["PhoneCapture"]["ours_minus_portrait"]["mean"] = 9.99
+    write_json(REPORT, report)
+    return "evaluate.json is not the report"
+
+
+def weights_exchanged() -> str:
+    write_text(TRAINED / "transformer/weights.safetensors", "transformer other")
+    return "transformer/weights.safetensors changed after it was evaluated"
+
+
+def a_file_added_to_the_weights() -> str:
+    write_text(TRAINED / "transformer/adapter.safetensors", "more")
+    return "adapter.safetensors changed"
+
+
+def another_codec() -> str:
+    write_text(BASE / "vae/weights.safetensors", "another")
+    return "vae/weights.safetensors changed"
+
+
+def other_settings_in_the_bundle() -> str:
+    write_json(BASE / "bundle.json", {"size": 128})
+    return "bundle.json changed"
+
+
+def other_shards() -> str:
+    write_text(SHARDS / "index.json", '{"only": "easy clips"}')
+    return "shards is not what was evaluated on"
+
+
+def scores_edited() -> str:
+    scores = read(EVALUATION / "scores.json")
+    next(iter(scores["clips"].values()))["ours/psnr"] = 99.0
+    write_json(EVALUATION / "scores.json", scores)
+    return "scores.json is not what the evaluation wrote"
+
+
+def evidence_edited() -> str:
+    edit(EVALUATION / evidence.NAME, report="0" * 64)
+    return "evidence.json, which was changed"
+
+
+def evidence_removed() -> str:
+    (EVALUATION / evidence.NAME).unlink()
+    return "no data/07_model_output/evaluation/evidence.json"
+
+
+def evidence_remade_by_hand() -> str:
+    """Report, evidence and its digest all fit each other; only the run remembers."""
+    report_with_a_better_number()
+    record = read(EVALUATION / evidence.NAME)
+    record["report"] = evidence.canonical_hash(read(REPORT))
+    body = {key: value for key, value in record.items() if key not in ("digest", "signature")}
+    write_json(EVALUATION / evidence.NAME, {**record, "digest": evidence.canonical_hash(body)})
+    return "keeps another evidence"
+
+
+def lineage_of_the_evaluation_edited() -> str:
+    edit(Path("data/08_reporting/lineage/evaluate.json"), seconds=0.1)
+    return "lineage/evaluate.json is neither"
+
+
+def a_record_made_clean() -> str:
+    edit(Path("data/08_reporting/lineage/train_stage2.json"), git_commit="f" * 40)
+    return "lineage/train_stage2.json is neither"
+
+
+def a_record_of_a_run_that_nobody_knows() -> str:
+    edit(Path("data/08_reporting/lineage/track.json"), run_id="0" * 32, parameters={"frames": 1})
+    return "lineage/track.json is neither"
+
+
+def a_number_in_mlflows_database() -> str:
+    connection = sqlite3.connect("mlruns/mlflow.db")
+    with connection:
+        for table in ("metrics", "latest_metrics"):
+            connection.execute(f"UPDATE {table} SET value = 9.99 WHERE key = 'PhoneCapture.ours.psnr.mean'")
+    connection.close()
+    return "has 9.99 as PhoneCapture.ours.psnr.mean"
+
+
+def the_run_removed_from_the_store() -> str:
+    connection = sqlite3.connect("mlruns/mlflow.db")
+    with connection:
+        run = read(EVALUATION / evidence.NAME)["run_id"]
+        for table in ("metrics", "latest_metrics", "params", "tags", "runs"):
+            connection.execute(f"DELETE FROM {table} WHERE run_uuid = ?", (run,))
+    connection.close()
+    return "does not know the evaluation's run"
+
+
+def weights_behind_a_link() -> str:
+    elsewhere = Path("elsewhere")
+    shutil.copytree(TRAINED / "transformer", elsewhere)
+    write_text(elsewhere / "weights.safetensors", "transformer other")
+    shutil.rmtree(TRAINED / "transformer")
+    (TRAINED / "transformer").symlink_to(elsewhere.resolve())
+    return "weights.safetensors changed"
+
+
+def dvc_lock_says_that_all_is_fresh() -> str:
+    write_text(Path("dvc.lock"), "schema: '2.0'\nstages: {evaluate: {cmd: kedro run, outs: []}}\n")
+    return weights_exchanged()
+
+
+ATTACKS = [
+    *(report_with_a_better_number, weights_exchanged, a_file_added_to_the_weights, another_codec),
+    *(other_settings_in_the_bundle, other_shards, scores_edited, evidence_edited, evidence_removed),
+    *(evidence_remade_by_hand, lineage_of_the_evaluation_edited, a_record_made_clean),
+    *(a_record_of_a_run_that_nobody_knows, a_number_in_mlflows_database, the_run_removed_from_the_store),
+    *(weights_behind_a_link, dvc_lock_says_that_all_is_fresh),
+]
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
+def test_an_attack_is_refused_by_the_name_of_what_differs(project, attack: Callable[[], str]):
+    words = attack()
+    assert words in refused()
+
+
+def kept(folder: Path) -> None:
+    """Put the evaluation, its report and its record aside."""
+    for path in (EVALUATION, REPORT, Path("data/08_reporting/lineage/evaluate.json")):
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, target)
+
+
+def put_back(folder: Path) -> None:
+    shutil.rmtree(EVALUATION)
+    shutil.copytree(folder, Path(), dirs_exist_ok=True)
+
+
+def test_the_report_of_another_model_and_an_old_one_of_the_same_are_refused(project, tmp_path):
+    kept(tmp_path / "first")
+    write_text(TRAINED / "transformer/weights.safetensors", "transformer two")
+    fabricated.run_stage("train_stage4", {}, {"stage4": TRAINED})
+    fabricated.evaluate(fabricated.scores_of({**GOOD, "psnr": 21.0}))
+    assert checks()["evidence"]["passed"]
+    put_back(tmp_path / "first")  # the better model's evaluation, whole, beside the worse weights
+    assert "weights.safetensors changed after it was evaluated" in refused()
+
+
+def test_uncommitted_code_is_refused_however_it_hides(project):
+    strict()
+    gate, extra = Path("src/fportrait/ops/gate.py"), Path("src/fportrait/sitecustom.py")
+    gate.write_text("FLOOR = 0\n")
+    assert "src/fportrait/ops/gate.py differs" in refused("code")
+    git("update-index", "--assume-unchanged", gate.as_posix())  # Git now says that the tree is clean
+    assert "src/fportrait/ops/gate.py differs" in refused("code")
+    gate.write_text("FLOOR = 1\n")
+    assert checks()["code"]["passed"]
+    write_text(Path(".git/info/exclude"), "sitecustom.py\n")
+    extra.write_text("")
+    assert "sitecustom.py differs" in refused("code")
+    extra.unlink()
+    Path("pipelines/promote.py").write_text("VERB = 2\n")
+    assert "pipelines/promote.py differs" in refused("code")
+    fabricated.evaluate(fabricated.scores_of(GOOD))  # honest about it: evaluated as it is
+    assert "uncommitted" in refused("code") and "evaluate" in refused("clean tree")
+
+
+def test_code_that_is_imported_from_elsewhere_is_not_the_commits(project, tmp_path, monkeypatch):
+    strict()
+    elsewhere = tmp_path / "elsewhere/fportrait"
+    shutil.copytree("src/fportrait", elsewhere)
+    monkeypatch.setattr(code, "PACKAGE", elsewhere)
+    assert checks()["code"]["passed"]  # the same bytes
+    (elsewhere / "evaluation/metrics.py").write_text("METRIC = 2\n")
+    assert "src/fportrait/evaluation/metrics.py differs" in refused("code")
+
+
+def test_a_key_demands_its_own_signature(project, tmp_path, monkeypatch):
+    key = tmp_path / "key"
+    key.write_bytes(bytes(range(32)))
+    monkeypatch.setenv(evidence.KEY_VARIABLE, str(key))
+    assert "no signature" in refused()
+    fabricated.evaluate(fabricated.scores_of(GOOD))
+    assert checks()["evidence"]["passed"] and "(signed)" in checks()["evidence"]["detail"]
+    key.write_bytes(bytes(range(1, 33)))
+    assert "another key" in refused()
+    key.write_bytes(b"short")
+    with pytest.raises(UserError, match="5 bytes"):
+        evidence.signing_key()
+
+
+def test_inputs_that_change_while_they_are_evaluated_are_refused(project):
+    taken = evidence.take(fabricated.INPUTS)
+    write_text(TRAINED / "transformer/weights.safetensors", "transformer other")
+    with pytest.raises(UserError, match="changed while it was evaluated"):
+        evidence.seal(taken, fabricated.INPUTS, EVALUATION, {}, [])
+
+
+def test_a_project_without_a_store_is_one_sentence_and_stays_without_one(project):
+    shutil.rmtree("mlruns")
+    for arguments in (["promote", "--dry-run"], ["lineage"], ["rollback"]):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 2 and "no mlruns/mlflow.db" in result.output and "registry import" in result.output
+    assert not Path("mlruns").exists()
+    assert registry.chosen_model().words.startswith("the shipped base: no registry here")
