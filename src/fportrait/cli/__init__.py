@@ -35,6 +35,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "promote": ("fportrait.cli.models:promote", "Let the gate decide whether a model becomes champion."),
     "rollback": ("fportrait.cli.models:rollback", "Give the alias champion back to the previous model."),
     "lineage": ("fportrait.cli.models:lineage", "Everything that a model was made from."),
+    "registry": (
+        "fportrait.cli.registry:registry",
+        "Bring registry and runs along to another machine; set the anchor.",
+    ),
     "weights": ("fportrait.cli.weights:weights", "Pretrained weights that you may add: list, check, import."),
     "bench": ("fportrait.cli.bench:bench", "Run benchmarks and show their figures."),
 }

@@ -37,12 +37,15 @@ def print_json(value: Any) -> None:
 
 
 def promoted_or_shipped(model: Path | None) -> Path:
-    """The model folder that was asked for, else the champion, else the shipped base."""
+    """The model folder that was asked for, else the champion, else the shipped base; says which, and why."""
     if model is not None:
+        click.echo(f"model: {model}, as asked", err=True)
         return model
-    from fportrait.ops.registry import default_model
+    from fportrait.ops.registry import chosen_model
 
-    return default_model()
+    chosen = chosen_model()
+    click.echo(f"model: {chosen.words}", err=True)
+    return chosen.bundle
 
 
 class Bars:

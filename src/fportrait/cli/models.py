@@ -51,7 +51,7 @@ def _checks() -> list[Any]:
     from fportrait.ops.rescoring import rescorer
     from fportrait.pipeline_registry import CHAIN
 
-    _store()
+    need_store()
     values = read_parameters()
     folders = {name: Path(path) for name, path in values["folders"].items()}
     reports = folders["curves"].parent
@@ -101,7 +101,7 @@ def rollback(version: str | None, reason: str, as_json: bool) -> None:
     """
     from fportrait.ops import registry
 
-    _store(write=True)
+    need_store(write=True)
     result = registry.rollback(reason, version)
     if as_json:
         print_json(result)
@@ -115,7 +115,7 @@ def rollback(version: str | None, reason: str, as_json: bool) -> None:
 def lineage(model: str, as_json: bool) -> None:
     """Everything that a model was made from: stages, code, parameters, parents, metrics, back to the captures.
 
-    MODEL: champion (default), previous, or a version number.
+    MODEL: champion (default), previous, anchor, or a version number.
 
     \b
     Examples:
@@ -125,17 +125,19 @@ def lineage(model: str, as_json: bool) -> None:
     from fportrait.dataset.schema import DATASETS
     from fportrait.errors import UserError
     from fportrait.ops import registry, runs, store
+    from fportrait.ops.evidence import TAG as EVIDENCE
     from fportrait.ops.lineage import registered_metrics, story_lines
 
-    _store()
+    need_store()
     with store.store_errors():
         server = runs.client()
-        version = model if model.isdigit() else registry.alias_version(server, model)
+        version = registry.anchor_version(server) if model == registry.ANCHOR else registry.alias_version(server, model)
+        version = model if model.isdigit() else version
         known = {str(one.version): one for one in registry.versions(server)}
         if version is None or version not in known:
             raise UserError(
                 f"no model '{model}'",
-                f"champion, previous or a version ({', '.join(sorted(known, key=int)) or 'none yet'})",
+                f"champion, previous, anchor or a version ({', '.join(sorted(known, key=int)) or 'none yet'})",
                 "promote one with `fportrait promote`",
             )
         entry = known[version]
@@ -150,6 +152,8 @@ def lineage(model: str, as_json: bool) -> None:
     click.echo(
         f"{registry.MODEL} version {version}  {entry.tags.get(registry.STATE_TAG, '')}  champion before it: {base}"
     )
+    if entry.tags.get(EVIDENCE):
+        click.echo(f"    evidence {entry.tags[EVIDENCE][:16]}")
     if entry.tags.get(registry.REASON_TAG):
         click.echo(f"    {entry.tags[registry.REASON_TAG]}")
     shown = {
@@ -163,7 +167,12 @@ def lineage(model: str, as_json: bool) -> None:
         click.echo(line)
 
 
-def _store(write: bool = False) -> None:
+def need_store(write: bool = False) -> None:
+    """Open the registry.
+
+    Raises:
+        UserError: there is none here, it is of another schema, or read-only and `write`.
+    """
     from fportrait.errors import UserError
     from fportrait.ops import store
 

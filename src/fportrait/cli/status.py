@@ -8,7 +8,7 @@ import click
 
 from fportrait.cli._options import json_option, print_json
 
-COLOURS = {"fresh": "green", "changed": "yellow"}
+COLOURS = {"fresh": "green", "changed": "yellow", "elsewhere": "yellow"}
 
 
 @click.command()
@@ -35,7 +35,7 @@ def status(fast: bool, everything: bool, as_json: bool) -> None:
         print_json(report)
         return
     _stages(report["stages"])
-    _models(report["models"])
+    _models(report["models"], any(row["state"] == "elsewhere" for row in report["stages"]))
     _quarantine(report["quarantine"], everything)
     _study(report["study"])
 
@@ -64,10 +64,17 @@ def _stages(rows: list[dict[str, Any]]) -> None:
         click.echo(f"{row['stage']:<16}{state}{ago(row['finished']):<12}{numbers}  {why}".rstrip())
 
 
-def _models(found: dict[str, Any] | None) -> None:
+def _models(found: dict[str, Any] | None, elsewhere: bool) -> None:
     from fportrait.ops.status import ago
 
     if found is None or not (found.get("champion") or found.get("error")):
+        if elsewhere:
+            click.echo("\nchampion    none here: a model was promoted elsewhere, and the shipped base is used.")
+            click.echo(
+                "            Bring it: `fportrait registry export FILE` there, `fportrait registry import FILE` here."
+            )
+            click.echo("            Or anew: `dvc repro --force --single-item evaluate`, then the same with promote.")
+            return
         click.echo("\nchampion    none yet: the shipped base is used (`dvc repro` trains, evaluates and promotes one)")
         return
     click.echo()

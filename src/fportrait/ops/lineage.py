@@ -135,12 +135,15 @@ def story_lines(story: dict[str, Any]) -> list[str]:
 
 
 def registered_metrics(server: Any, version: Any) -> dict[str, float]:
-    """Metrics of a registered version: those of its run, and over them those it was registered with."""
-    import mlflow
+    """Metrics of a registered version: those of its run, and over them those it was registered with.
+
+    Raises:
+        UserError: the version's files are not there.
+    """
+    from fportrait.ops.registry import metadata_of
 
     metrics = dict(server.get_run(version.run_id).data.metrics) if version.run_id else {}
-    info = mlflow.models.get_model_info(f"models:/{version.name}/{version.version}")
-    return metrics | (info.metadata or {})["metrics"]
+    return metrics | metadata_of(str(version.version)).get("metrics", {})
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from fportrait.errors import UserError
 from fportrait.ops import lineage
 
-FRESH, CHANGED, NEVER, UNKNOWN = "fresh", "changed", "never run", "?"
+FRESH, CHANGED, NEVER, UNKNOWN, ELSEWHERE = "fresh", "changed", "never run", "?", "elsewhere"
 
 
 def stages(names: list[str], ask_dvc: bool = True) -> list[dict[str, Any]]:
@@ -152,7 +152,21 @@ def collect(names: list[str], ask_dvc: bool = True) -> dict[str, Any]:
             report[key] = ask()
         except UserError as error:
             report[key] = {"error": str(error)}
+    tell_where_promoted(report)
     return report
+
+
+def tell_where_promoted(report: dict[str, Any]) -> None:
+    """A record of `promote` whose version this project's registry does not have is no fresh stage.
+
+    DVC sees files, not the registry: in a clone without `mlruns/` nothing has changed, and nothing is champion.
+    """
+    row = next((row for row in report["stages"] if row["stage"] == "promote"), None)
+    found = report["models"]
+    if row is None or row["state"] == NEVER or (found or {}).get("error") or (found or {}).get("champion"):
+        return
+    row["state"] = ELSEWHERE
+    row["why"] = "its registry is not here: fportrait registry import FILE"
 
 
 def ago(then: float) -> str:

@@ -286,8 +286,18 @@ def moved(place: str, here: Path) -> str:
         return place
     if root.is_dir() and (os.path.realpath(root) == os.path.realpath(here) or not _is_project(root)):
         return place  # the same folder by another name, or a disk of its own that somebody chose
-    target = here.joinpath(*rest)
-    return target.as_uri() if place.startswith("file:") else str(target)
+    return _like(place, here.joinpath(*rest))
+
+
+def moved_from(place: str, old: Path, new: Path) -> str:
+    """`place` with the root `new` where it lies in `old`; any other as it is."""
+    path = local_path(place)
+    return _like(place, new / path.relative_to(old)) if path is not None and path.is_relative_to(old) else place
+
+
+def _like(place: str, path: Path) -> str:
+    """A path, written as `place` is."""
+    return path.as_uri() if place.startswith("file:") else str(path)
 
 
 def local_path(place: str) -> Path | None:
