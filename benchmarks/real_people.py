@@ -131,7 +131,7 @@ class Bench:
         import torch
 
         from fportrait.dataset.sampling import decode
-        from fportrait.diffusion.conditions import as_latents
+        from fportrait.diffusion.inputs import as_latents
 
         vae = self.animator.pipeline.vae
         with torch.no_grad():
@@ -363,7 +363,7 @@ def on_mesh(
 
 def code_shares(bench: Bench, portrait: Path) -> dict[str, float]:
     """The person's share of the codes' variance between frames, as encoded and as given to the model."""
-    from fportrait.tracking.track import segment_codes
+    from fportrait.tracking.segments import segment_codes
 
     groups: dict[str, dict[str, list[np.ndarray]]] = {"encoded": {}, "given": {}}
     for clip in bench.clips.values():

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fportrait.cli._options import SEED, device_option, json_option, print_json
+from fportrait.cli._options import SEED, device_option, json_option, print_json, promoted_or_shipped
 
 SHARDS = Path("data/05_model_input/shards")
 ANNOTATIONS = (Path("data/03_primary/validated"), Path("data/03_primary/sweeps"))
@@ -49,6 +49,14 @@ ANNOTATIONS = (Path("data/03_primary/validated"), Path("data/03_primary/sweeps")
 @click.option(
     "--cross", type=click.IntRange(0), default=0, show_default=True, help="Cross-reenactment pairs per dataset."
 )
+@click.option(
+    "--clips",
+    type=click.Path(path_type=Path),
+    help="Score on the videos of this folder instead: each from its first frame. A subfolder is a person.",
+)
+@click.option(
+    "--max-frames", type=click.IntRange(5), default=49, show_default=True, help="With --clips: frames of each clip."
+)
 @click.option("--external", multiple=True, metavar="NAME=FOLDER", help="Score another method's videos beside ours.")
 @click.option(
     "--export",
@@ -79,6 +87,8 @@ def evaluate(
     probes: int,
     modes: int,
     cross: int,
+    clips: Path | None,
+    max_frames: int,
     external: tuple[str, ...],
     export_to: Path | None,
     method: str | None,
@@ -95,6 +105,7 @@ def evaluate(
     Examples:
       fportrait evaluate -o report
       fportrait evaluate --model data/06_models/stage4 --records 50 --cross 50
+      fportrait evaluate --clips my_clips -o report
       fportrait evaluate --export inputs
       fportrait evaluate --run gagavatar --repo ../GAGAvatar --inputs inputs -o theirs
       fportrait evaluate --external GAGAvatar=theirs -o report
@@ -120,9 +131,7 @@ def evaluate(
         click.echo(f"{_export(shards, export_to, records)} clips in {export_to}")
         return
     claim_folder(output, "report.html", force)
-    transformer, base = _parts(model)
     from fportrait.evaluation.metrics import METRICS
-    from fportrait.evaluation.run import evaluate as score
     from fportrait.evaluation.tables import rows_of, to_markdown
 
     chosen = dict(part.partition("=")[::2] for part in metrics) or dict.fromkeys(METRICS, "auto")
@@ -132,6 +141,30 @@ def evaluate(
         "network_every": every,
         "metrics": {name: backbone or "auto" for name, backbone in chosen.items()},
     }
+
+    def show(summary: dict[str, Any]) -> None:
+        if as_json:
+            print_json(summary)
+            return
+        click.echo(to_markdown(rows_of(summary)))
+        for name, fix in summary["not_measured"].items():
+            click.echo(f"not measured: {name}; {fix}")
+        click.echo(f"report: {output / 'report.html'}")
+
+    if clips:
+        from fportrait.animate.animator import Animator
+        from fportrait.animate.own_clips import evaluate_clips
+
+        summary = evaluate_clips(Animator(promoted_or_shipped(model)), clips, output, protocol, seed, max_frames)
+        show(summary)
+        for name, reason in summary["failures"].items():
+            click.echo(f"{name}: {reason}", err=True)
+        if summary["failures"]:
+            raise SystemExit(3)
+        return
+    from fportrait.evaluation.run import evaluate as score
+
+    transformer, base = _parts(model)
     others = {}
     for entry in external:
         name, given, folder = entry.partition("=")
@@ -151,13 +184,7 @@ def evaluate(
         ANNOTATIONS,
         others,
     )
-    if as_json:
-        print_json(summary)
-    else:
-        click.echo(to_markdown(rows_of(summary)))
-        for name, fix in summary["not_measured"].items():
-            click.echo(f"not measured: {name}; {fix}")
-        click.echo(f"report: {output / 'report.html'}")
+    show(summary)
     if any(found["missing"] or found["refused"] for found in summary.get("external", {}).values()):
         raise SystemExit(3)
 

@@ -58,7 +58,10 @@ def join_frames(target: str | Path, parts: Iterable[Path]) -> int:
     parts = list(parts)
     with atomic_path(target) as path:
         rows = _join(path, parts, checked=True)
-        return _join(path, parts, checked=False) if rows is None else rows
+        if rows is None:
+            rows = _join(path, parts, checked=False)
+    assert rows is not None
+    return rows
 
 
 def _join(path: Path, parts: Sequence[Path], checked: bool) -> int | None:

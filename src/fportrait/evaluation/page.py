@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from fportrait.dataset.schema import DATASETS
-from fportrait.evaluation.tables import COLUMNS, DIGITS, heads, rows_of
+from fportrait.evaluation.tables import COLUMNS, DIGITS, GROUPS, heads, rows_of
 
 NOTES = {
     "psnr": "decibels; rewards blur, so read it beside sharpness",
@@ -65,7 +64,7 @@ def head_table(summary: Mapping[str, Any]) -> str:
 
 def interval_tables(summary: Mapping[str, Any]) -> str:
     """One table per metric: datasets and control modes down, methods across, with intervals."""
-    groups = {name: summary[name] for name in DATASETS if name in summary}
+    groups = {name: summary[name] for name in GROUPS if name in summary}
     groups |= {f"mode: {name.replace('_', ' ')}": entry for name, entry in summary.get("modes", {}).items()}
     tables = []
     for metric, note in NOTES.items():

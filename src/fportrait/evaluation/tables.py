@@ -13,6 +13,8 @@ from fportrait.dataset.schema import DATASETS
 from fportrait.evaluation.metrics import METRICS
 
 COLUMNS = ("psnr", "ssim", "lpips", "csim", "aed", "iqa", "fid_vid", "fvd")
+OWN_CLIPS = "own clips"  # the group of clips that come from a user's folder and not from shards
+GROUPS = (*DATASETS, OWN_CLIPS)
 TITLES = {"ours": "fportrait", "codec_limit": "codec's limit", "repeated_portrait": "repeated portrait"}
 DIGITS = {"psnr": 2, "ssim": 2, "csim": 2, "iqa": 2, "lpips": 4, "aed": 4, "fid_vid": 2, "fvd": 2}
 Rows = list[tuple[str, str, dict[str, float]]]
@@ -21,7 +23,7 @@ Rows = list[tuple[str, str, dict[str, float]]]
 def rows_of(summary: Mapping[str, Any]) -> Rows:
     """(dataset, method, metric → value) of everything that was scored; absent metrics are not measured."""
     rows: Rows = []
-    for dataset in DATASETS:
+    for dataset in GROUPS:
         entry = summary.get(dataset)
         if not entry:
             continue

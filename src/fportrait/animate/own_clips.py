@@ -1,0 +1,170 @@
+"""Self-reenactment of a folder of real clips: each clip's first frame, driven by the clip, against the clip.
+
+    fportrait evaluate --clips FOLDER
+
+No shards and no stages are needed: what `animate` does with a file is done here, but from the clip's own camera and
+crop, so that every frame has a true picture to be compared with. Scores and report are those of `evaluate`; beside the
+model stand the codec's limit and the first frame repeated.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fportrait.animate.animator import Animator, Prepared, Request
+from fportrait.animate.viewpoint import Viewpoint
+from fportrait.atomic_io import file_hash, value_hash, write_json
+from fportrait.capture.video_io import iter_video, write_image
+from fportrait.dataset.encode import crop_intrinsics, crop_picture
+from fportrait.dataset.sampling import decode
+from fportrait.errors import UserError
+from fportrait.evaluation.clips import frechet_of, score_clip, summarise
+from fportrait.evaluation.report import Report
+from fportrait.evaluation.slices import expression_strength, skin_degrees, slice_of, summarise_slices
+from fportrait.evaluation.tables import OWN_CLIPS
+from fportrait.evaluation.types import ClipResult, Protocol, Scorers, load_encoder
+from fportrait.evaluation.types import Request as Asked
+
+VIDEOS = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi")
+
+
+def evaluate_clips(
+    animator: Animator,
+    folder: str | Path,
+    out: str | Path,
+    protocol: Protocol | Mapping[str, Any],
+    seed: int = 0,
+    max_frames: int = 49,
+) -> dict[str, Any]:
+    """Score a model on a folder of videos of one person each; write the report of `evaluation.run.evaluate` to `out`.
+
+    Args:
+        folder: videos; those in a subfolder belong to the person that it is named for, others to one person each.
+        protocol: metrics and how often networks look; the rest is the model's own.
+        max_frames: of every clip, from its start.
+
+    Returns:
+        The summary; its `failures` name the clips that could not be scored, with reasons (also in `quarantine.json`).
+
+    Raises:
+        UserError: no videos, or none that could be scored.
+    """
+    from tqdm import tqdm
+
+    folder, out = Path(folder), Path(out)
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}", "a folder of videos", "check --clips")
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEOS and path.is_file())
+    if not files:
+        raise UserError(f"no videos in {folder}", f"files that end with {', '.join(VIDEOS)}", "check --clips")
+    protocol = protocol if isinstance(protocol, Protocol) else Protocol.from_dict(protocol)
+    settings = animator.settings
+    if protocol.steps:
+        settings = animator.settings = replace(settings, steps=protocol.steps)
+    encoder = load_encoder(animator.model / "expression_encoder") if protocol.control else None
+    scorers, report = Scorers.of(protocol, encoder), Report(out, shown=protocol.shown)
+    clips: list[ClipResult] = []
+    failures: dict[str, str] = {}
+    for path in tqdm(files, desc="clips", unit="clip"):
+        name = path.relative_to(folder).as_posix()
+        identity = name.partition("/")[0] if "/" in name else path.stem
+        try:
+            clip = score_own(animator, path, name, identity, scorers, seed, max_frames)
+        except UserError as error:
+            failures[name] = str(error)
+            continue
+        report.add(OWN_CLIPS, clip)
+        clip.videos = {}
+        clips.append(clip)
+    write_json(out / "quarantine.json", [{"clip": name, "reason": reason} for name, reason in failures.items()])
+    if not clips:
+        name, reason = next(iter(failures.items()))
+        raise UserError(f"no clip that could be scored; {name}: {reason}", "one at least", "mend its cause")
+    summary: dict[str, Any] = {OWN_CLIPS: summarise(clips, seed) | frechet_of(scorers, OWN_CLIPS)}
+    summary |= {
+        "slices": summarise_slices([(clip.slices, clip.scores) for clip in clips], seed),
+        "holdout": value_hash([[clip.id, file_hash(folder / clip.id), max_frames] for clip in clips]),
+        "backbones": scorers.backbones(),
+        "not_measured": scorers.lacking,
+        "failures": failures,
+        "settings": {
+            "frames": max_frames,
+            "steps": settings.steps,
+            "seed": seed,
+            "guidance": settings.guidance,
+            "guidance_below": settings.guidance_below,
+            "size": settings.size,
+        },
+    }
+    write_json(
+        out / "scores.json",
+        {
+            "holdout": summary["holdout"],
+            "clips": {clip.id: {k: round(v, 6) for k, v in sorted(clip.scores.items())} for clip in clips},
+            "people": {clip.id: clip.identity for clip in clips},
+        },
+    )
+    report.finish(summary)
+    return summary
+
+
+def score_own(
+    animator: Animator, path: Path, name: str, identity: str, scorers: Scorers, seed: int, max_frames: int
+) -> ClipResult:
+    """One clip's scores and videos.
+
+    Raises:
+        UserError: it cannot be read or tracked, or has fewer than five frames.
+    """
+    import torch
+
+    from fportrait.diffusion.inputs import as_latents
+
+    prepared, first = from_first_frame(animator, path, seed, max_frames)
+    count, size, drive = len(prepared), animator.settings.size, prepared.drive
+    if count < 5:
+        raise UserError(f"{path} of {count} frames", "five at least", "take a longer clip")
+    truth = np.stack(drive.crops(list(range(count)), size))
+    portrait = crop_picture(first, drive.crop, size)
+    points, codes = drive.landmarks(size)[:count], animator.expression(prepared)[:count]
+    vae = animator.pipeline.vae
+    padded = truth[np.minimum(np.arange(-(-(count - 1) // 4) * 4 + 1), count - 1)]
+    with torch.no_grad():
+        limit = decode(vae, as_latents(vae, padded, "truth", torch.device(animator.device))[0])[:count]
+    videos = {
+        "ours": np.stack(list(animator.sample(prepared))),
+        "codec_limit": limit,
+        "repeated_portrait": np.broadcast_to(portrait, truth.shape).copy(),
+        "truth": truth,
+        "normals": np.stack(list(animator.normals(prepared, range(count)))),
+        "portrait": portrait,
+    }
+    asked = Asked(truth, portrait, points, np.asarray(codes, np.float64), prepared.view.intrinsics[0])
+    clip = score_clip(name, identity, videos, asked, scorers, OWN_CLIPS)
+    clip.slices = {
+        "expression": slice_of("expression", expression_strength(asked.codes)),
+        "skin": slice_of("skin", skin_degrees(truth[0], points[0])),
+    }
+    return clip
+
+
+def from_first_frame(animator: Animator, path: Path, seed: int, max_frames: int) -> tuple[Prepared, np.ndarray]:
+    """The clip driven from its own first frame, seen by its own camera in its own crop; and that frame `H W 3`."""
+    first = next(iter(iter_video(path, 0, 1)))
+    with tempfile.TemporaryDirectory() as folder:
+        still = Path(folder) / "portrait.png"
+        write_image(still, first)
+        prepared = animator.prepare(Request(still, path, seed=seed, max_frames=max_frames))
+    drive = prepared.drive
+    prepared.person.crop = drive.crop
+    count = len(prepared)
+    intrinsics = crop_intrinsics(drive.intrinsics, drive.crop, animator.settings.size)
+    camera = drive.reference_camera
+    prepared.view = Viewpoint(np.repeat(camera[None], count, 0), np.repeat(intrinsics[None], count, 0))
+    return prepared, first

@@ -1,0 +1,70 @@
+"""A user's own clips are scored without shards: each from its first frame, bad ones set aside."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from fportrait.animate.animator import Animator
+from fportrait.animate.own_clips import evaluate_clips, from_first_frame
+from fportrait.body.model import load_body
+from fportrait.bundle import SHIPPED_BASE
+from fportrait.capture.people import sample_person
+from fportrait.capture.video_io import write_video
+from fportrait.capture.world import sample_training_clip
+from fportrait.errors import UserError
+
+QUICK = {"metrics": {"psnr": "auto"}, "steps": 1, "control": False}
+
+
+@pytest.fixture(scope="module")
+def animator() -> Animator:
+    return Animator(SHIPPED_BASE)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    folder, body = tmp_path_factory.mktemp("clips"), load_body()
+    clip = sample_training_clip(np.random.default_rng(4), body, "phone", 7, 160, person=sample_person(12, body))
+    write_video(folder / "ada" / "hello.mp4", clip["video"])
+    (folder / "broken.mp4").write_bytes(b"not a video")
+    (folder / "notes.txt").write_text("not looked at")
+    return folder
+
+
+def test_a_folder_of_clips_becomes_the_usual_report_and_bad_clips_are_set_aside(animator, clips, tmp_path):
+    summary = evaluate_clips(animator, clips, tmp_path / "report", QUICK)
+    assert summary["own clips"]["clips"] == 1 and summary["own clips"]["identities"] == 1
+    assert summary["own clips"]["codec_limit"]["psnr"]["mean"] > 24
+    assert np.isfinite(summary["own clips"]["ours"]["psnr"]["mean"])
+    assert list(summary["failures"]) == ["broken.mp4"]
+    (aside,) = json.loads((tmp_path / "report/quarantine.json").read_text())
+    assert aside["clip"] == "broken.mp4" and "broken.mp4" in aside["reason"]
+    assert json.loads((tmp_path / "report/scores.json").read_text())["people"] == {"ada/hello.mp4": "ada"}
+    page = (tmp_path / "report/report.html").read_text()
+    assert "own clips" in page and "ada/hello.mp4" in page
+    assert "own clips" in (tmp_path / "report/table.md").read_text()
+
+
+def test_the_first_frame_is_asked_for_as_it_was_filmed(animator, clips):
+    """The crop, camera and pose of the first frame are the clip's: its normal map lies where the face is."""
+    prepared, first = from_first_frame(animator, clips / "ada/hello.mp4", 0, 49)
+    assert len(prepared) == 7 and prepared.person.crop == prepared.drive.crop
+    (normals,) = animator.normals(prepared, [0])
+    points = prepared.drive.landmarks(animator.settings.size)[0]
+    inside = [normals[int(y), int(x)].any() for x, y in points[[1, 4, 33, 263, 61, 291]]]
+    assert all(inside)
+    assert first.shape == (160, 160, 3)
+
+
+def test_no_folder_no_videos_and_nothing_usable_are_sentences(animator, tmp_path):
+    with pytest.raises(UserError, match="no folder"):
+        evaluate_clips(animator, tmp_path / "nowhere", tmp_path / "out", QUICK)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no videos"):
+        evaluate_clips(animator, tmp_path / "empty", tmp_path / "out", QUICK)
+    (tmp_path / "empty" / "x.mov").write_bytes(b"")
+    with pytest.raises(UserError, match=r"no clip that could be scored; x\.mov"):
+        evaluate_clips(animator, tmp_path / "empty", tmp_path / "out", QUICK)
