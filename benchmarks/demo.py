@@ -16,8 +16,8 @@ from typing import Any
 
 from _result import write_result
 
+from fportrait.ops.chain import CHAIN
 from fportrait.ops.lineage import read_record
-from fportrait.pipeline_registry import CHAIN
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent

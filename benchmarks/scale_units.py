@@ -22,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "dataset"))
 from _result import write_result
 
-from fportrait.dataset.annotations import join_frames, write_frames
 from fportrait.scale import local
 from fportrait.scale.map_engine import map_units
 from fportrait.scale.units import Resources, Task
+from fportrait.tables.annotations import join_frames, write_frames
 
 COUNTS, ROWS, WORKERS, PARTS = (10_000, 40_000, 360_000), 60, 2, 20
 
@@ -71,6 +71,7 @@ def hand_out(count: int) -> float:
 def join(people: int, folder: Path) -> tuple[float, float]:
     """Seconds, and MiB of the table."""
     import pandas as pd
+
     from tables import clip_rows, write_tables
 
     parts = []

@@ -28,9 +28,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from _result import write_result
 
-from fportrait.dataset.annotations import MARK, VERSION, with_checks
-from fportrait.dataset.rollup import CHECK_PREFIX
-from fportrait.dataset.schema import FRAMES, IDENTITIES
+from fportrait.tables.annotations import MARK, VERSION, with_checks
+from fportrait.tables.rollup import CHECK_PREFIX
+from fportrait.tables.schema import FRAMES, IDENTITIES
 
 FRAMES_PER_CLIP, CLIPS_PER_PERSON, GROUP = 500, 4, 50_000
 MILLION = 1e6
@@ -150,9 +150,9 @@ def _landmarks(frame: np.ndarray, lists: dict[str, np.ndarray]) -> np.ndarray:
 
 def validate(folder: Path) -> None:
     """In a process of its own: validate, and print what it took."""
-    from fportrait.dataset import rollup
     from fportrait.dataset.rules import ValidationConfig
     from fportrait.dataset.validation import validate_tables
+    from fportrait.tables import rollup
 
     parts: dict[str, float] = {}
     for name in PARTS:

@@ -23,9 +23,9 @@ def evaluate(
     """Write the generated videos and the report; return the scores."""
     from fportrait.atomic_io import atomic_folder
     from fportrait.evaluation.run import evaluate as score
+    from fportrait.ops.chain import CHAIN
     from fportrait.ops.evidence import Inputs, seal, take
     from fportrait.ops.runs import log_artifact
-    from fportrait.pipeline_registry import CHAIN
 
     inputs = Inputs(model, base, shards)
     taken = take(inputs)

@@ -9,7 +9,7 @@ from typing import Any
 
 from fportrait.atomic_io import write_json
 from fportrait.errors import UserError
-from fportrait.pipelines.engine import process_map
+from fportrait.scale.process_map import process_map
 
 EMBEDDED_LIST = "embedded.json"  # under 01_raw: the folders that the embedded world made
 RAW_NAMES = {"PhoneCapture": "phone", "StudioCapture": "studio"}

@@ -31,13 +31,13 @@ def promote(
     from fportrait.bundle import assemble
     from fportrait.errors import UserError
     from fportrait.ops import runs
+    from fportrait.ops.chain import CHAIN
     from fportrait.ops.evidence import Inputs
     from fportrait.ops.gate import GateSettings
     from fportrait.ops.promotion import Candidate, Proof
     from fportrait.ops.promotion import promote as promote_bundle
     from fportrait.ops.rescoring import rescorer
     from fportrait.ops.smoke import smoke_animation
-    from fportrait.pipeline_registry import CHAIN
 
     settings = GateSettings(
         *(runs.flatten(floors), slice_floors, min_slice_clips, runs.flatten(limits), against_champion),

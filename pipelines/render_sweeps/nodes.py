@@ -26,10 +26,10 @@ def render_sweeps(
     """Write `clips/*.mp4`, `frames.parquet`, `identities.parquet` and the gate's report under `validation/`."""
     import pandas as pd
 
-    from fportrait.dataset.annotations import join_frames
     from fportrait.dataset.rules import ValidationConfig
     from fportrait.dataset.validation import validate_tables
     from fportrait.scale.map_engine import map_units
+    from fportrait.tables.annotations import join_frames
 
     names = sorted(path.parent.name for path in avatars.glob("*/avatar.safetensors"))
     published = f"{sweeps}/clips"  # the paths that the tables of a unit name
@@ -94,7 +94,7 @@ def render_one(
     from fportrait.avatar.sweeps import render_sweeps as render
     from fportrait.avatar.sweeps import sweep_config
     from fportrait.avatar.views import frontality
-    from fportrait.dataset.annotations import write_frames
+    from fportrait.tables.annotations import write_frames
 
     wanted = [("dataset", "==", "StudioCapture"), ("identity", "==", identity)]
     frames = pd.read_parquet(validated / "frames.parquet", filters=wanted)

@@ -12,9 +12,8 @@ from kedro.config import OmegaConfigLoader
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
 
-from fportrait.errors import UserError
+from fportrait.ops.mistakes import user_error
 from fportrait.ops.parameters import check_nested_keys, check_parameters, known_parameters
-from fportrait.ops.store import store_error
 
 
 class ParameterHooks:
@@ -92,19 +91,6 @@ class RunHooks:
 
 def _stage_of(node: Any) -> str:
     return next(iter(node.tags))
-
-
-def user_error(error: BaseException | None) -> UserError | None:
-    """The `UserError` at the bottom of a chain of causes, if there is one, or what an MLflow store raised, in words."""
-    while error is not None:
-        if isinstance(error, UserError):
-            return error
-        if type(error).__module__.split(".")[0] in ("mlflow", "sqlalchemy"):
-            known = store_error(error)
-            if known is not None:
-                return known
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _quiet_user_errors(record: logging.LogRecord) -> bool:

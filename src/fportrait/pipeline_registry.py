@@ -6,22 +6,7 @@ import importlib
 
 from kedro.pipeline import Pipeline
 
-CHAIN = (
-    "ingest",
-    "pretrain",
-    "track",
-    "validate",
-    "fit_avatars",
-    "render_sweeps",
-    "encode",
-    "train_stage1",
-    "train_stage2",
-    "train_stage3",
-    "train_stage4",
-    "evaluate",
-    "promote",
-)
-BESIDE = ("study", "ablate")
+from fportrait.ops.chain import BESIDE, CHAIN
 
 
 def register_pipelines() -> dict[str, Pipeline]:

@@ -7,7 +7,7 @@ import warnings
 from kedro.config import OmegaConfigLoader
 
 from fportrait.hooks import ParameterHooks, RunHooks
-from fportrait.ops.store import home, tracking_uri
+from fportrait.ops.config_loader import CONFIG_LOADER_ARGS as CONFIG_LOADER_ARGS
 
 # Nothing that a user runs here may call home; set before any of these libraries is imported.
 for name, value in {
@@ -38,16 +38,5 @@ def import_kedro_mlflow() -> None:
 import_kedro_mlflow()
 
 
-def in_project(path: str) -> str:
-    """An absolute path, because MLflow remembers where relative ones led when they were first used."""
-    return str(home() / path)
-
-
 HOOKS = (ParameterHooks(), RunHooks())
 CONFIG_LOADER_CLASS = OmegaConfigLoader
-CONFIG_LOADER_ARGS = {
-    "base_env": "base",
-    "default_run_env": "local",
-    "merge_strategy": {"parameters": "soft"},  # conf/local may hold one key of a section, not the whole section
-    "custom_resolvers": {"in_project": in_project, "tracking_uri": tracking_uri},
-}

@@ -10,17 +10,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import fportrait.dataset.rollup as rollup
 import fportrait.dataset.validation as validation
-from fportrait.dataset.annotations import MARK, has_checks, join_frames, write_frames
-from fportrait.dataset.rollup import CHECK_PREFIX, ROW_CHECKS, checked_clips, clip_motion, clip_structure, connect
+import fportrait.tables.rollup as rollup
 from fportrait.dataset.rules import ValidationConfig
-from fportrait.dataset.schema import check_schema
 from fportrait.dataset.validation import validate_tables
 from fportrait.errors import UserError
+from fportrait.tables.annotations import MARK, has_checks, join_frames, write_frames
+from fportrait.tables.rollup import CHECK_PREFIX, ROW_CHECKS, checked_clips, clip_motion, clip_structure, connect
+from fportrait.tables.schema import check_schema
 
 sys.path.insert(0, str(Path(__file__).parent))
 import test_validation as broken
+
 from tables import sound_tables, turn, write_tables
 
 DATASETS = ("DynamicSweep", "PhoneCapture", "ViewSweep")
@@ -189,7 +190,7 @@ def parts_of(folder, change=None):
 
 
 def test_joining_parts_gives_the_rows_of_one_table_with_their_checks_in_groups(tmp_path, monkeypatch):
-    import fportrait.dataset.annotations as annotations
+    import fportrait.tables.annotations as annotations
 
     paths, table = parts_of(tmp_path)
     write_frames(tmp_path / "whole.parquet", table)

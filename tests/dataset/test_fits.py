@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 
 from fportrait.body.model import load_body
-from fportrait.dataset.annotations import write_frames
-from fportrait.dataset.fits import HEAD_JOINT, HEAD_POINTS, NECK_JOINT, NECK_SHARE
 from fportrait.dataset.rules import ValidationConfig
 from fportrait.dataset.validation import validate_tables
 from fportrait.errors import UserError
+from fportrait.tables.annotations import write_frames
+from fportrait.tables.fits import HEAD_JOINT, HEAD_POINTS, NECK_JOINT, NECK_SHARE
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tables import clip_rows, head, identity_row, landmarks_of, turn, write_tables

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fportrait.dataset.rollup import clip_motion, connect
 from fportrait.dataset.rules import ValidationConfig, rules
-from fportrait.dataset.schema import check_schema, read_schema
 from fportrait.dataset.validation import validate_tables
 from fportrait.errors import UserError
+from fportrait.tables.rollup import clip_motion, connect
+from fportrait.tables.schema import check_schema, read_schema
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tables import camera, sound_tables, turn, write_tables

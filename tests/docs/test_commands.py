@@ -107,7 +107,7 @@ def dvc_help(*command: str) -> str:
 
 
 def check_kedro(words: list[str]) -> None:
-    from fportrait.pipeline_registry import BESIDE, CHAIN
+    from fportrait.ops.chain import BESIDE, CHAIN
 
     check_click(kedro(), words)
     text = " ".join(words)

@@ -15,7 +15,7 @@ import numpy as np
 
 from fportrait.atomic_io import atomic_folder, write_json, write_text
 from fportrait.ops import evidence, runs
-from fportrait.pipeline_registry import CHAIN
+from fportrait.ops.chain import CHAIN
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = CHAIN[: CHAIN.index("promote")]

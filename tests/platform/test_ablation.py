@@ -14,7 +14,6 @@ from fportrait.atomic_io import write_json
 from fportrait.body.model import load_body
 from fportrait.capture.world import HEAD_TARGET, orbit_camera
 from fportrait.dataset.encode import vae_hash
-from fportrait.dataset.schema import DATASETS
 from fportrait.dataset.shards import ShardWriter, write_shard
 from fportrait.diffusion.codec import BlockCodec, encode_video
 from fportrait.errors import UserError
@@ -22,6 +21,7 @@ from fportrait.ops import ablation
 from fportrait.ops.ablation import Plan, Run, equal_compute, plan_runs, run_ablation, stage_of
 from fportrait.ops.ablation_report import Results, checks, spread, table, write_results
 from fportrait.pixels import to_model_range
+from fportrait.tables.schema import DATASETS
 
 sys.path += [str(Path(__file__).parents[1] / "training"), str(Path(__file__).parents[1] / "evaluation")]
 from small import record, references, transformer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlflow
 
 from fportrait.ops import describe, runs
-from fportrait.pipeline_registry import BESIDE, CHAIN
+from fportrait.ops.chain import BESIDE, CHAIN
 
 
 def test_every_stage_is_described_in_a_sentence():

@@ -13,8 +13,9 @@ import yaml
 from kedro.config import OmegaConfigLoader
 
 from fportrait.errors import UserError
+from fportrait.ops.chain import BESIDE, CHAIN
 from fportrait.ops.parameters import check_nested_keys, check_parameters, known_parameters
-from fportrait.pipeline_registry import BESIDE, CHAIN, register_pipelines
+from fportrait.pipeline_registry import register_pipelines
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -143,14 +144,6 @@ def test_dvc_reads_and_writes_the_folders_that_the_nodes_do(dvc_stages):
         assert read <= set(dvc_stages[name]["deps"])
         assert written <= outs and f"data/08_reporting/lineage/{name}.json" in outs
         assert f"data/08_reporting/{name}.json" in dvc_stages[name]["metrics"]
-
-
-def test_every_dvc_stage_watches_what_all_stages_share(dvc_stages):
-    shared = {"pipelines/wiring.py", "src/fportrait/atomic_io.py", "src/fportrait/errors.py"}
-    for name, stage in dvc_stages.items():
-        assert shared <= set(stage["deps"]), name
-    maps = {name for name in CHAIN if "params:scale.engine" in register_pipelines()[name].inputs()}
-    assert maps == {name for name, stage in dvc_stages.items() if "src/fportrait/scale" in stage["deps"]}
 
 
 def test_dvc_watches_code_that_exists(dvc_stages):

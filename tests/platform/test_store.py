@@ -147,7 +147,7 @@ def test_an_experiment_in_dvcs_temporary_folder_writes_into_the_project_it_was_s
     (workspace / "pyproject.toml").write_text("[tool.kedro]\n")
     at(workspace)
     assert store.tracking_uri() == f"sqlite:///{folder}/mlruns/mlflow.db"
-    from fportrait.settings import in_project
+    from fportrait.ops.config_loader import in_project
 
     assert in_project("mlruns/artifacts") == str(folder / "mlruns/artifacts")
     (workspace / "data").mkdir()

@@ -15,8 +15,8 @@ from fportrait.camera.cameras import project
 from fportrait.capture.ingest import ingest_captures
 from fportrait.capture.video_io import write_video
 from fportrait.capture.world import write_embedded_world
-from fportrait.dataset.schema import check_schema
 from fportrait.errors import UserError
+from fportrait.tables.schema import check_schema
 from fportrait.tracking.captures import track_captures
 from fportrait.tracking.clips import longest_gap
 from fportrait.tracking.config import TrackConfig

@@ -65,7 +65,7 @@ def import_captures(
     """
     from fportrait.capture.importers.place import import_captures as run_import
     from fportrait.capture.importers.plan import Options
-    from fportrait.pipelines.engine import process_map
+    from fportrait.scale.process_map import process_map
 
     options = Options(cameras, seed, identity)
     apply = process_map(workers) if workers > 1 else map

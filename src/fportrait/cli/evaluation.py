@@ -205,9 +205,9 @@ def _parts(model: Path | None) -> tuple[Path, Path]:
 
 def _export(shards: Path, folder: Path, records: int) -> int:
     from fportrait.dataset.sampling import held_out
-    from fportrait.dataset.schema import DATASETS
     from fportrait.dataset.shards import ShardReader
     from fportrait.evaluation.external import export_inputs
+    from fportrait.tables.schema import DATASETS
 
     reader = ShardReader(shards)
     chosen: list[tuple[Any, int]] = [

@@ -44,12 +44,12 @@ def _checks() -> list[Any]:
 
     from fportrait.errors import UserError
     from fportrait.ops import runs, store
+    from fportrait.ops.chain import CHAIN
     from fportrait.ops.evidence import Inputs
     from fportrait.ops.gate import GateSettings
     from fportrait.ops.project import read_parameters
     from fportrait.ops.promotion import Candidate, Proof, examine
     from fportrait.ops.rescoring import rescorer
-    from fportrait.pipeline_registry import CHAIN
 
     need_store()
     values = read_parameters()
@@ -122,11 +122,11 @@ def lineage(model: str, as_json: bool) -> None:
       fportrait lineage
       fportrait lineage 2 --json
     """
-    from fportrait.dataset.schema import DATASETS
     from fportrait.errors import UserError
     from fportrait.ops import registry, runs, store
     from fportrait.ops.evidence import TAG as EVIDENCE
     from fportrait.ops.lineage import registered_metrics, story_lines
+    from fportrait.tables.schema import DATASETS
 
     need_store()
     with store.store_errors():

@@ -24,7 +24,6 @@ from fportrait.camera.cameras import crop_intrinsics
 from fportrait.capture.video_io import iter_video
 from fportrait.dataset.focus import FOCUS_LANDMARKS
 from fportrait.dataset.mixing import draw_integer
-from fportrait.dataset.schema import check_schema
 from fportrait.dataset.shards import ShardWriter, write_shard
 from fportrait.devices import device_of, pick_device
 from fportrait.diffusion.shapes import check_picture_size, latent_frames
@@ -32,6 +31,7 @@ from fportrait.errors import UserError
 from fportrait.parameters import settings_from
 from fportrait.pixels import to_model_range
 from fportrait.scale.map_engine import Resources, map_units
+from fportrait.tables.schema import check_schema
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,7 +156,7 @@ def identity_units(folder: Path, hashes: Path, workers: int = 0) -> list[Identit
     Args:
         hashes: where hashes of videos are kept. A video of the same path, size and time of change is not read again.
     """
-    from fportrait.dataset.rollup import connect
+    from fportrait.tables.rollup import connect
 
     for table in ("frames", "identities"):
         check_schema(table, folder / f"{table}.parquet")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fportrait.dataset.schema import DATASETS
 from fportrait.errors import UserError, refuse_unknown_keys
 from fportrait.parameters import settings_from
+from fportrait.tables.schema import DATASETS
 
 SEVERITIES = ("critical", "warning")
 CAPTURES, SWEEPS = DATASETS[:2], DATASETS[2:]
@@ -83,7 +83,7 @@ def rules(config: ValidationConfig) -> list[Rule]:
 
 
 TRACK = "run `kedro run --pipelines=track` again"
-WRITE = "write that table with fportrait.dataset.annotations.write_frames, or without its check columns"
+WRITE = "write that table with fportrait.tables.annotations.write_frames, or without its check columns"
 CONSTANTS = "give the clip one identity, split, camera, path, size, crop and intrinsics"
 
 

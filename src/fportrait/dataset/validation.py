@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fportrait.atomic_io import atomic_path, write_json
-from fportrait.dataset.annotations import MARK, VERSION, has_checks
 from fportrait.dataset.data_docs import Phase, run_phase, write_data_docs
-from fportrait.dataset.fits import dataset_rollup, leave_out_other_bodies
-from fportrait.dataset.rollup import (
+from fportrait.dataset.rules import PHASES, Rule, ValidationConfig, rules
+from fportrait.errors import UserError
+from fportrait.tables.annotations import MARK, VERSION, has_checks
+from fportrait.tables.fits import dataset_rollup, leave_out_other_bodies
+from fportrait.tables.rollup import (
     checked_clips,
     clip_motion,
     clip_structure,
@@ -27,9 +29,7 @@ from fportrait.dataset.rollup import (
     motions_sql,
     rows_in_order,
 )
-from fportrait.dataset.rules import PHASES, Rule, ValidationConfig, rules
-from fportrait.dataset.schema import compare_schema
-from fportrait.errors import UserError
+from fportrait.tables.schema import compare_schema
 
 if TYPE_CHECKING:
     import duckdb

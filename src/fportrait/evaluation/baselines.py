@@ -16,13 +16,13 @@ import cv2
 import numpy as np
 
 from fportrait.dataset.sampling import decode, held_out
-from fportrait.dataset.schema import DATASETS
 from fportrait.dataset.shards import Record, ShardReader
 from fportrait.diffusion.codec import load_vae
 from fportrait.errors import UserError
 from fportrait.evaluation.clips import frechet_of, score_clip, summarise
 from fportrait.evaluation.cross import Annotations
 from fportrait.evaluation.types import Protocol, Request, Scorers, load_encoder
+from fportrait.tables.schema import DATASETS
 
 if TYPE_CHECKING:
     from fportrait.body.model import BodyModel

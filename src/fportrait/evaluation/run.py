@@ -23,7 +23,6 @@ from fportrait.atomic_io import value_hash, write_json
 from fportrait.bundle import read_settings
 from fportrait.dataset.encode import vae_hash
 from fportrait.dataset.sampling import Sampler, held_out, make_pipeline, sample_records
-from fportrait.dataset.schema import DATASETS
 from fportrait.dataset.shards import Record, ShardReader
 from fportrait.devices import pick_device, sampling_dtype
 from fportrait.diffusion.codec import load_vae
@@ -47,6 +46,7 @@ from fportrait.evaluation.types import (
     load_encoder,
     sampling_settings,
 )
+from fportrait.tables.schema import DATASETS
 from fportrait.tracking.expression import ExpressionEncoder
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fportrait.atomic_io import write_text
-from fportrait.dataset.schema import DATASETS
 from fportrait.evaluation.metrics import METRICS
+from fportrait.tables.schema import DATASETS
 
 COLUMNS = ("psnr", "ssim", "lpips", "csim", "aed", "iqa", "fid_vid", "fvd")
 OWN_CLIPS = "own clips"  # the group of clips that come from a user's folder and not from shards

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from fportrait.dataset.schema import DATASETS
+from fportrait.tables.schema import DATASETS
 
 if TYPE_CHECKING:
     from fportrait.ops.ablation_report import Results

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from fportrait.atomic_io import write_json, write_text
-from fportrait.dataset.schema import DATASETS
 from fportrait.evaluation.probes import PROBES, TURNS
 from fportrait.ops.ablation import TITLES, Plan
+from fportrait.tables.schema import DATASETS
 
 # metric → (head, digits); arrows say what is better
 COLUMNS: dict[str, tuple[str, int]] = {

@@ -12,7 +12,7 @@ class FriendlyRun(click.Command):
     """`kedro run`; anything but a `UserError` keeps its traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        from fportrait.hooks import user_error
+        from fportrait.ops.mistakes import user_error
 
         try:
             return super().invoke(ctx)

@@ -41,7 +41,7 @@ def read_parameters(environment: str | None = None) -> dict[str, Any]:
     """The same, read from the files alone: no plugin starts, and nothing is made in `mlruns/`."""
     from kedro.config import OmegaConfigLoader
 
-    from fportrait.settings import CONFIG_LOADER_ARGS
+    from fportrait.ops.config_loader import CONFIG_LOADER_ARGS
 
     arguments: dict[str, Any] = CONFIG_LOADER_ARGS | ({"default_run_env": environment} if environment else {})
     return OmegaConfigLoader(str(Path.cwd() / "conf"), **arguments)["parameters"]
@@ -56,7 +56,7 @@ def run_pipeline(name: str) -> None:
     from kedro.framework.session import KedroSession
     from kedro.runner import SequentialRunner
 
-    from fportrait.hooks import user_error
+    from fportrait.ops.mistakes import user_error
 
     try:
         with KedroSession.create() as session:

@@ -21,10 +21,10 @@ from fportrait.atomic_io import atomic_folder, file_hash, value_hash, write_json
 from fportrait.body.model import load_body
 from fportrait.camera.cameras import intrinsics_from_fov
 from fportrait.capture.video_io import iter_video
-from fportrait.dataset.annotations import join_frames, write_frames
 from fportrait.devices import pick_device
 from fportrait.errors import UserError
 from fportrait.scale.map_engine import map_units
+from fportrait.tables.annotations import join_frames, write_frames
 from fportrait.tracking.annotate import annotate, frame_table
 from fportrait.tracking.clips import Clip, ClipLandmarks, read_landmarks
 from fportrait.tracking.config import TrackConfig

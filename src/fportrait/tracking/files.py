@@ -13,9 +13,9 @@ from fportrait.atomic_io import atomic_folder, write_json
 from fportrait.body.model import BodyModel, Pose, load_body
 from fportrait.capture.image_io import read_picture
 from fportrait.capture.video_io import constant_rate, iter_video, probe, write_image, write_video
-from fportrait.dataset.annotations import write_frames
 from fportrait.devices import pick_device
 from fportrait.errors import UserError
+from fportrait.tables.annotations import write_frames
 from fportrait.tracking.annotate import annotate, frame_table
 from fportrait.tracking.clips import Clip, read_landmarks
 from fportrait.tracking.config import TrackConfig

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
-from fportrait.dataset.schema import DATASETS
 from fportrait.diffusion.lora import LoraSettings
 from fportrait.diffusion.shapes import latent_frames
 from fportrait.diffusion.variants import ARCHITECTURES, stage_as_variant
 from fportrait.errors import UserError, refuse_unknown_keys
 from fportrait.parameters import settings_from
+from fportrait.tables.schema import DATASETS
 
 CHOICES = {
     "precision": ("bf16", "fp32"),

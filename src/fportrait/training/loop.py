@@ -235,7 +235,11 @@ class Trainer:
             save_transformer(self.transformer, merged, out / "transformer")
             if adapter is not None:
                 write_adapter(out / "adapter", {name: averaged[name] for name in self.trained}, adapter)
-            record = {"stage": stage.learned_from(), "shards": self.reader.hash, "vae_hash": self.reader.vae_hash}
+            record: dict[str, Any] = {
+                "stage": stage.learned_from(),
+                "shards": self.reader.hash,
+                "vae_hash": self.reader.vae_hash,
+            }
             record |= {"adapted": None if adapter is None else adapter.base}
             write_json(out / "training.json", {**record, "parameters": parameters, "steps": self.step})
         parallel.wait()

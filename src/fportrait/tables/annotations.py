@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fportrait.atomic_io import atomic_path
-from fportrait.dataset.rollup import CHECK_PREFIX, MACROS, ROW_CHECKS, finite_lists, measure_rows, right_lengths
-from fportrait.dataset.schema import list_columns
+from fportrait.tables.rollup import CHECK_PREFIX, MACROS, ROW_CHECKS, finite_lists, measure_rows, right_lengths
+from fportrait.tables.schema import list_columns
 
 if TYPE_CHECKING:
     import pandas as pd

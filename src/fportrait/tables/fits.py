@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fportrait.dataset.schema import DATASETS
+from fportrait.tables.schema import DATASETS
 
 if TYPE_CHECKING:
     import duckdb

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fportrait.dataset.fits import CLIP_FITS, FIT_CHECKS, FIT_STARTS
-from fportrait.dataset.fits import MACROS as FIT_MACROS
-from fportrait.dataset.schema import list_columns
+from fportrait.tables.fits import CLIP_FITS, FIT_CHECKS, FIT_STARTS
+from fportrait.tables.fits import MACROS as FIT_MACROS
+from fportrait.tables.schema import list_columns
 
 if TYPE_CHECKING:
     import duckdb
