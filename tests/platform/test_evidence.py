@@ -17,6 +17,7 @@ from fportrait.atomic_io import write_json, write_text
 from fportrait.cli import main
 from fportrait.errors import UserError
 from fportrait.ops import code, evidence, registry, store
+from fportrait.ops.project import read_parameters
 
 from . import fabricated
 from .fabricated import BASE, EVALUATION, GOOD, REPORT, SHARDS, TRAINED, git, read
@@ -64,6 +65,23 @@ def refused(name: str = "evidence") -> str:
     return check["detail"]
 
 
+def promoted(project: Path, smoke: bool = False) -> dict:
+    """The stage `promote` with the paths that Kedro gives it, inside a run of its own."""
+    from fportrait.ops import runs
+    from fportrait.pipelines.promote.nodes import promote
+
+    run = runs.StageRun("promote")
+    values = read_parameters()["promote"] | {"smoke": smoke}
+    folders = {"base": BASE, "trained": TRAINED, "evaluation": EVALUATION, "shards": SHARDS}
+    absolute = {name: project / path for name, path in folders.items()}
+    try:
+        return promote(
+            scores=read(REPORT), model=project / "data/06_models/final", protocol={}, probes={}, **absolute, **values
+        )
+    finally:
+        run.fail(RuntimeError("the test is over"))
+
+
 def strict() -> None:
     write_text(Path("conf/local/parameters_promote.yml"), "promote: {clean_tree: true}\n")
 
@@ -79,6 +97,48 @@ def test_what_was_evaluated_is_passed_and_the_holdouts_power_is_said(project):
     assert "not signed" in found["evidence"]["detail"] and "clean" in found["code"]["detail"]
     assert "12 clips of 4 people would see a loss of" in found["power ours/psnr"]["detail"]
     assert "no champion" in found["champion"]["detail"]
+
+
+def test_the_promoted_version_carries_its_evidence_and_the_recorded_code(project):
+    strict()
+    recorded = read(EVALUATION / evidence.NAME)
+    Path("src/fportrait/ops/gate.py").write_text("FLOOR = 2\n")
+    git("commit", "-q", "-a", "-m", "another gate")  # a clean tree, of other code than was evaluated
+    first = promoted(project)
+    assert (first["version"], first["no_change"]) == (1, False)
+    server = mlflow.MlflowClient()
+    assert server.get_model_version("fportrait", "1").tags[evidence.TAG] == recorded["digest"]
+    assert registry.read_json(server, "1", evidence.NAME) == recorded
+    kept = registry.bundle_of("1").parents[1] / "code/fportrait"
+    assert (kept / "ops/gate.py").read_text() == "FLOOR = 1\n" and (kept / "pipelines/promote.py").is_file()
+    assert registry.alias_version(server, registry.ANCHOR) == "1"
+    again = promoted(project)
+    assert (again["version"], again["no_change"]) == (1, True) and again["checks"][-1]["name"] == "no change"
+    assert len(registry.versions(server)) == 1
+
+
+def test_uncommitted_code_that_changed_since_the_evaluation_cannot_be_packaged(project):
+    gate = Path("src/fportrait/ops/gate.py")
+    gate.write_text("FLOOR = 0\n")
+    fabricated.evaluate(fabricated.scores_of(GOOD))
+    gate.write_text("FLOOR = 3\n")
+    with pytest.raises(
+        UserError, match=r"src/fportrait/ops/gate\.py changed since the evaluation, and no commit holds"
+    ):
+        promoted(project)
+
+
+def test_small_losses_against_the_champion_add_up_to_one_against_the_anchor(project):
+    versions = []
+    for psnr in (24.0, 23.6, 23.2):  # each no worse than the one before, by the tolerance of 0.5 dB
+        write_text(TRAINED / "transformer/weights.safetensors", f"transformer {psnr}")
+        fabricated.run_stage("train_stage4", {}, {"stage4": TRAINED})
+        fabricated.evaluate(fabricated.scores_of({**GOOD, "psnr": psnr}))
+        try:
+            versions.append(promoted(project)["version"])
+        except UserError as error:
+            assert "ours/psnr against the anchor (version 1)" in str(error) and "champion (" not in error.found
+    assert versions == [1, 2]
 
 
 def report_with_a_better_number() -> str:

@@ -244,7 +244,7 @@ def _changed_line(
         wrong.append(f"{folder / 'evaluate.json'} is of another evaluation than {evaluation / NAME}; {AGAIN}")
     named = {**own.get("inputs", {}), **own.get("outputs", {})}
     for path in (inputs.trained, inputs.base, inputs.shards, evaluation, report_path):
-        entry = named.get(path.as_posix())
+        entry = named.get(_in_project(path))
         if entry is None or entry["hash"] != lineage.describe(path)["hash"]:
             wrong.append(f"{path} is not what the record {folder / 'evaluate.json'} names; {AGAIN}")
     for stage in stages:
@@ -254,6 +254,11 @@ def _changed_line(
         if file_hash(file) != record["records"].get(stage) and not _kept_by_run(server, file, stage):
             wrong.append(f"{file} is neither what the evaluation saw nor what its run kept; run '{stage}' again")
     return wrong
+
+
+def _in_project(path: Path) -> str:
+    """A path as records name it; Kedro hands out absolute ones."""
+    return path.relative_to(Path.cwd()).as_posix() if path.is_absolute() else path.as_posix()
 
 
 def _kept_by_run(server: Any, file: Path, stage: str) -> bool:
