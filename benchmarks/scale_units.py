@@ -71,7 +71,6 @@ def hand_out(count: int) -> float:
 def join(people: int, folder: Path) -> tuple[float, float]:
     """Seconds, and MiB of the table."""
     import pandas as pd
-
     from tables import clip_rows, write_tables
 
     parts = []

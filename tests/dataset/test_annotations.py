@@ -21,7 +21,6 @@ from fportrait.tables.schema import check_schema
 
 sys.path.insert(0, str(Path(__file__).parent))
 import test_validation as broken
-
 from tables import sound_tables, turn, write_tables
 
 DATASETS = ("DynamicSweep", "PhoneCapture", "ViewSweep")

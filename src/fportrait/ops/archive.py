@@ -155,7 +155,7 @@ def _extract(source: Path, folder: Path) -> dict[str, Any]:
                     f"{needed / 2**20:.0f} MiB in {source}", f"at most {free / 2**20:.0f}", "free some space"
                 )
             missing = dict(files)
-            for member in tar:
+            while (member := tar.next()) is not None:  # iterating would begin with the manifest again
                 entry = missing.pop(member.name, None)
                 if not member.isreg() or entry is None or not _plain(member.name) or member.size != entry["size"]:
                     raise UserError(
