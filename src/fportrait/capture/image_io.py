@@ -57,7 +57,7 @@ def read_picture(path: str | Path) -> Picture:
 
 def decode_picture(source: Path | IO[bytes], where: str) -> Picture:
     """`read_picture` for a file or bytes in memory, called `where` in messages."""
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         data = source.read_bytes() if isinstance(source, Path) else source.read()
@@ -79,8 +79,9 @@ def decode_picture(source: Path | IO[bytes], where: str) -> Picture:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         if isinstance(error, UserError):
             raise
+        reason = "no picture's format" if isinstance(error, UnidentifiedImageError) else error
         raise UserError(
-            f"{where}, which cannot be read as a picture ({error})",
+            f"{where}, which cannot be read as a picture ({reason})",
             "a whole PNG, JPEG or WebP picture",
             "open it in a picture viewer and save it again as PNG",
         ) from None
