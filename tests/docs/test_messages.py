@@ -84,7 +84,7 @@ def test_messages_of_the_studio():
         taken.listen()
         port = taken.getsockname()[1]
         result = CliRunner().invoke(main, ["web", "--results", "results", "--port", str(port)])
-    message = result.output.strip().removeprefix("fportrait: ").replace(f"port {port} ", "port 7860 ")
+    message = result.output.strip().rpartition("fportrait: ")[2].replace(f"port {port} ", "port 7860 ")
     assert result.exit_code == 2 and message in SHOWN
 
 
