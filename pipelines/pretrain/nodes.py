@@ -15,15 +15,17 @@ def pretrain(base: Path, units: Path, *, source: str, rebuild: dict[str, Any]) -
     """Put a bundle into `06_models/base` after checking it.
 
     `source` is `shipped` (the small base in the package, checked against its provenance), `rebuild` (trained anew by
-    the recipe, with the settings in `rebuild`) or the path of a bundle.
+    the recipe, with the settings in `rebuild`) or the path of a bundle. What stage 1 would refuse is refused here.
     """
     from fportrait.bundle import SHIPPED_BASE, bundle_hashes, read_settings
+    from fportrait.diffusion.base_check import check_base
 
     if source == "rebuild":
         folder = units / "base" / "bundle"
         train_anew(folder, units / "base", **rebuild)
     else:
         folder = SHIPPED_BASE if source == "shipped" else Path(source)
+    check_base(folder)
     settings = read_settings(folder)
     hashes = bundle_hashes(folder)
     if source == "shipped":

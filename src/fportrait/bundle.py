@@ -52,7 +52,8 @@ def read_settings(bundle: str | Path) -> BundleSettings:
         raise UserError(
             f"no {', '.join(missing)} in the model folder {bundle}",
             f"a folder with {', '.join(PARTS)} and bundle.json",
-            "train one with `kedro run`, or leave --model out to use the promoted or the shipped one",
+            "train one, make one of a Wan 2.1 download (`fportrait weights import-wan`), or leave --model out to "
+            "use the promoted or the shipped one",
         )
     values = json.loads((bundle / "bundle.json").read_text())
     refuse_unknown_keys(values, [field.name for field in fields(BundleSettings)], str(bundle / "bundle.json"))

@@ -257,3 +257,37 @@ def test_arrays_are_read_as_numbers_alone(tmp_path):
     np.save(tmp_path / "bad.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(UserError, match="broken"):
         read_prompt(tmp_path / "bad.npy")
+
+
+def test_pretrain_takes_what_was_imported_and_refuses_what_stage_1_would(diffusers, tmp_path, monkeypatch):
+    from fportrait.pipelines.pretrain.nodes import pretrain
+
+    def put(source):
+        return pretrain(tmp_path / "base", tmp_path / "units", source=str(source), rebuild={})
+
+    import_wan(diffusers, tmp_path / "wan")
+    assert put(tmp_path / "wan")["frames"] == 81
+    assert (tmp_path / "base/transformer/config.json").is_file()
+    with pytest.raises(UserError, match=r"import-wan FOLDER -o .*nowhere"):
+        put(tmp_path / "nowhere")
+
+    bare = shutil.copytree(tmp_path / "wan", tmp_path / "bare")
+    shutil.rmtree(bare / "transformer")
+    shutil.copytree(diffusers / "transformer", bare / "transformer")
+    with pytest.raises(UserError, match=r"a WanTransformer3DModel .*import-wan"):
+        put(bare)
+
+    monkeypatch.setattr("fportrait.diffusion.base_check.WAN_TEXT_WIDTH", 32)
+    zeros = shutil.copytree(tmp_path / "wan", tmp_path / "zeros")
+    tensors = load_file(zeros / "transformer" / WEIGHTS)
+    tensors["prompt_embedding"] = torch.zeros_like(tensors["prompt_embedding"])
+    save_file(tensors, zeros / "transformer" / WEIGHTS)
+    with pytest.raises(UserError, match="an empty prompt of zeros"):
+        put(zeros)
+    del tensors["proj_out.bias"]
+    save_file(tensors, zeros / "transformer" / WEIGHTS)
+    with pytest.raises(UserError, match=r"1 missing: proj_out\.bias"):
+        put(zeros)
+    edited(tmp_path / "wan/vae/config.json", z_dim=48)
+    with pytest.raises(UserError, match="48 channels beside a transformer of 16"):
+        put(tmp_path / "wan")

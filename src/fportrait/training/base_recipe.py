@@ -53,10 +53,11 @@ TRANSFORMER: dict[str, Any] = {
 }
 
 
-# Found on held-out people: a small model knows the direction of a change and shrinks it. Guidance restores its
-# size, and with it six steps are as good as twelve. The three steps at little noise are enough for it.
+# Found on unseen people: a small model knows the direction of a change and shrinks it. Guidance restores its size, and
+# the two of five steps at little noise are enough for it (benchmarks/sampling_steps.py).
 SAMPLING: dict[str, Any] = {
-    "steps": 6,
+    "steps": 5,
+    "scheduler": "unipc",
     "guidance": {"expression": 2.0, "pose": 1.4, "view": 1.4, "identity": 1.3},
     "guidance_below": 0.8,
 }
