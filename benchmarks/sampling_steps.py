@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from fportrait.bundle import SHIPPED_BASE, read_settings
 from fportrait.capture.people import sample_person
+from fportrait.dataset.sampling import Sampler
 from fportrait.diffusion.pipeline import FactorPortraitPipeline
 from fportrait.diffusion.schedule import make_scheduler
 from fportrait.evaluation.embedded import Studio
@@ -60,8 +60,7 @@ def main() -> None:
     pipeline = FactorPortraitPipeline.from_bundle(SHIPPED_BASE)
     pipeline.set_progress_bar_config(disable=True)
     encoder = ExpressionEncoder.from_pretrained(SHIPPED_BASE / "expression_encoder")
-    channels = pipeline.transformer.config.ray_channels
-    studio = Studio(encoder, settings.size, channels, settings.camera_distance, settings.crop_metres)
+    studio = Studio(encoder, settings.size, settings.camera_distance, settings.crop_metres)
     probes = ProbeSettings(people=1, frames=arguments.frames, batch=10, tracker=False, guidance=dict(settings.guidance))
     people = [
         (sample_person(seed, studio.body), sample_person(seed + 1, studio.body))
@@ -106,7 +105,7 @@ def measured(
     pipeline.transformer.forward = counted
     started, quality, gains = time.process_time(), [], []
     for person, other in people:
-        probed = probe_person(pipeline, studio, person, other, steps, 0, replace(probes))
+        probed = probe_person(Sampler(pipeline, steps), studio, person, other, probes)
         names = [name for name in probed.scenes if name != "rest"]
         quality += [psnr(probed.videos["ours"][name], probed.scenes[name].video).mean() for name in names]
         gains.append({name: entry["gain"] for name, entry in measure(probed, "ours")["gains"].items()})

@@ -56,6 +56,7 @@ def sample(
         scene.normals[part],
         torch.from_numpy(scene.codes[part])[None],
         num_inference_steps=steps,
+        guidance={},
         generator=torch.Generator().manual_seed(seed),
         overlap_frames=overlap,
     ).frames[0]

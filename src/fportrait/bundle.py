@@ -26,7 +26,7 @@ PARTS = ("transformer", "vae", "expression_encoder")
 
 @dataclass(frozen=True)
 class BundleSettings:
-    """What sampling must know about how the model was trained."""
+    """What sampling must know about how the model was trained: every default of it, and no place else has one."""
 
     size: int = 64  # pixels, square
     sizes: list[int] = field(default_factory=list)  # others that it was trained at too
@@ -38,6 +38,10 @@ class BundleSettings:
     camera_distance: float = 0.55  # metres, of the canonical front camera
     guidance: dict[str, float] = field(default_factory=dict)  # scale per factor, unless the user gives another
     guidance_below: float = 1.0  # highest noise level, 0 to 1, at which it acts
+    trained_yaw: float = 55.0  # degrees to either side: as far as any camera stood in training
+    trained_elevation: float = 18.0  # and up or down
+    trained_turn: float = 2.8  # degrees a frame that cameras turned; four frames are one latent: a faster turn smears
+    moving_yaw: float = 50.0  # degrees to either side that cameras went on the way: named paths go as far
 
 
 def read_settings(bundle: str | Path) -> BundleSettings:
@@ -55,8 +59,20 @@ def read_settings(bundle: str | Path) -> BundleSettings:
             "train one, make one of a Wan 2.1 download (`fportrait weights import-wan`), or leave --model out to "
             "use the promoted or the shipped one",
         )
-    values = json.loads((bundle / "bundle.json").read_text())
-    refuse_unknown_keys(values, [field.name for field in fields(BundleSettings)], str(bundle / "bundle.json"))
+    return stated_settings(bundle) or BundleSettings()
+
+
+def stated_settings(bundle: str | Path) -> BundleSettings | None:
+    """Settings of a folder with `bundle.json`, whatever parts it has; None without that file.
+
+    Raises:
+        UserError: a key is unknown.
+    """
+    file = Path(bundle) / "bundle.json"
+    if not file.is_file():
+        return None
+    values = json.loads(file.read_text())
+    refuse_unknown_keys(values, [field.name for field in fields(BundleSettings)], str(file))
     return BundleSettings(**values)
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from fportrait.animate.viewpoint import (
-    MAX_TURN,
     fit_intrinsics,
     key_path,
     parse_keys,
@@ -77,7 +76,7 @@ def test_the_named_paths_turn_no_faster_than_the_model_was_trained(camera, frame
     for seed in range(20):
         view = viewpoint(camera, frames, SETTINGS, seed)
         assert len(view.world_to_camera) == frames and training_fit(view, SETTINGS) == []
-        assert turn_degrees(view.world_to_camera) <= MAX_TURN
+        assert turn_degrees(view.world_to_camera) <= SETTINGS.trained_turn
 
 
 @pytest.mark.parametrize("camera", ["1", "1,2,3,4", "a,1", "200,0", "0,0,9", "10,x", "nan,1"])

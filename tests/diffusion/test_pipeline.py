@@ -6,6 +6,7 @@ import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from safetensors.torch import save_file
 
+from fportrait.bundle import BundleSettings
 from fportrait.diffusion.cameras import Cameras
 from fportrait.diffusion.codec import BlockCodec, encode_video
 from fportrait.diffusion.pipeline import FactorPortraitPipeline
@@ -346,13 +347,28 @@ def test_cameras_bring_the_portraits_own_rays_where_a_model_wants_them(pipeline)
 
 
 @torch.no_grad()
-def test_a_bundle_makes_a_pipeline_that_knows_its_clip_length():
+def test_a_bundle_makes_a_pipeline_that_samples_as_the_bundle_says(tmp_path):
     from fportrait.bundle import SHIPPED_BASE, read_settings
 
-    shipped = FactorPortraitPipeline.from_bundle(SHIPPED_BASE)
-    assert shipped.config.window_frames == read_settings(SHIPPED_BASE).frames
-    assert shipped.scheduler.config.shift == read_settings(SHIPPED_BASE).shift
+    shipped, settings = FactorPortraitPipeline.from_bundle(SHIPPED_BASE), read_settings(SHIPPED_BASE)
+    assert shipped.scheduler.config.shift == settings.shift
     assert not shipped.transformer.training
+    shipped.save_pretrained(tmp_path)
+    for pipeline in (shipped, FactorPortraitPipeline.from_pretrained(tmp_path)):
+        config = pipeline.config
+        assert (config.window_frames, config.steps, config.guidance) == (17, settings.steps, settings.guidance)
+
+
+@torch.no_grad()
+def test_a_call_that_does_not_say_takes_the_pipelines_own_steps_and_guidance(pipeline):
+    parts = (pipeline.transformer, pipeline.vae, pipeline.scheduler)
+    own = FactorPortraitPipeline(*parts, window_frames=13, steps=2, guidance={"view": 2.0})
+    own.set_progress_bar_config(disable=True)
+    given = conditions(5)
+    guided = sample(own, given, num_inference_steps=None)
+    assert torch.equal(guided, sample(pipeline, given, num_inference_steps=2, guidance={"view": 2.0}))
+    assert torch.equal(sample(own, given, guidance={}), sample(pipeline, given))
+    assert BundleSettings.steps == pipeline.config.steps
 
 
 def test_too_few_cameras_are_named(pipeline):

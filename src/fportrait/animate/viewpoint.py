@@ -17,9 +17,6 @@ from fportrait.camera.paths import front_path, orbit, spin_path, spiral_path
 from fportrait.errors import UserError, nearest_name
 
 CAMERAS = ("front", "spin", "spiral")
-MAX_YAW = 50.0  # degrees of the named paths: as far as the small base's moving cameras went
-TRAINED_YAW, TRAINED_ELEVATION = 55.0, 18.0  # degrees to either side: as far as any camera stood in its training
-MAX_TURN = 2.8  # degrees a frame: as fast; a latent group of four frames cannot show a faster turn, and smears it
 ENOUGH = 0.75  # share of frames that must show the head where another convention would show it in all
 KEY_LIMITS = {"yaw": (-90.0, 90.0), "elevation": (-60.0, 60.0), "distance": (0.5, 2.0)}
 
@@ -138,12 +135,13 @@ def camera_path(camera: str, frames: int, settings: BundleSettings, seed: int) -
     reach = (0.95 * distance, 1.1 * distance)
     if camera == "front":
         return front_path(frames, distance)
-    oval = int(np.ceil(2 * np.pi * MAX_YAW / MAX_TURN))  # frames of a whole one; a shorter video shows a part of it
+    yaw, turn = settings.moving_yaw, settings.trained_turn
+    oval = int(np.ceil(2 * np.pi * yaw / turn))  # frames of a whole one; a shorter video shows a part of it
     if camera == "spin":
-        return spin_path(max(frames, oval), rng, reach, yaw_degrees=MAX_YAW)[:frames]
+        return spin_path(max(frames, oval), rng, reach, yaw_degrees=yaw)[:frames]
     if camera == "spiral":  # steeper between two seeds than an oval anywhere, by 0.3 at most over 300 of them
-        length = max(frames, oval * 4 // 3)
-        return spiral_path(length, rng, reach, yaw_degrees=MAX_YAW, elevation_degrees=15.0)[:frames]
+        length, elevation = max(frames, oval * 4 // 3), min(15.0, settings.trained_elevation)
+        return spiral_path(length, rng, reach, yaw_degrees=yaw, elevation_degrees=elevation)[:frames]
     if camera.lower().endswith(".json"):
         return file_viewpoint(camera, frames, settings, None).world_to_camera
     if re.search(r"\d", camera):
@@ -233,15 +231,15 @@ def training_fit(view: Viewpoint, settings: BundleSettings) -> list[str]:
     turn = turn_degrees(view.world_to_camera)
     width = centres * settings.size / view.intrinsics[:, 0, 0] / settings.crop_metres
     notes = []
-    if yaw > TRAINED_YAW + 1 or elevation > TRAINED_ELEVATION + 1:
+    if yaw > settings.trained_yaw + 1 or elevation > settings.trained_elevation + 1:
         notes.append(
             f"the camera goes to {yaw:.0f}° aside and {elevation:.0f}° up or down; the model was trained to "
-            f"{TRAINED_YAW:.0f}° and {TRAINED_ELEVATION:.0f}°"
+            f"{settings.trained_yaw:.0f}° and {settings.trained_elevation:.0f}°"
         )
-    if turn > 1.5 * MAX_TURN:
+    if turn > 1.5 * settings.trained_turn:
         notes.append(
-            f"the camera turns up to {turn:.1f}° a frame, and was trained to {MAX_TURN:g}°: the picture will smear; "
-            "take a longer driving video or a smaller turn"
+            f"the camera turns up to {turn:.1f}° a frame, and was trained to {settings.trained_turn:g}°: the picture "
+            "will smear; take a longer driving video or a smaller turn"
         )
     if width.min() < 0.7 or width.max() > 1.4:
         notes.append(

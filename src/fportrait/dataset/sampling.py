@@ -22,7 +22,7 @@ from fportrait.pixels import to_uint8
 
 @dataclass(frozen=True)
 class Sampler:
-    """A model and how it is sampled. `guidance`: scale per factor; None or 1 for none."""
+    """A model and how it is sampled. `guidance`: scale per factor; None takes the pipeline's own."""
 
     pipeline: FactorPortraitPipeline
     steps: int
@@ -73,7 +73,7 @@ def make_pipeline(
     transformer: torch.nn.Module, vae: Any, shift: float, guidance_below: float = 1.0, scheduler: str = "euler"
 ) -> FactorPortraitPipeline:
     """A sampler of clips as long as they were trained, without a progress bar; see `fportrait.diffusion.schedule`."""
-    pipeline = FactorPortraitPipeline.of(transformer, vae, shift, None, guidance_below, scheduler)
+    pipeline = FactorPortraitPipeline.of(transformer, vae, shift, scheduler, guidance_below=guidance_below)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -1,8 +1,11 @@
 """The expression controller: driving codes to one offset of the time embedding per latent frame.
 
 Codes `B T 128` pass a linear layer and two temporal self-attention layers of width D/4, are grouped as the video
-VAE groups frames (the first alone, repeated to fill its group, then fours) into `B l 4C`, and an output layer gives
-e `B l D`, which is added to the shared time embedding: t_i = t + e_i (FactorPortrait, eq. 1 and the text before it).
+VAE groups frames (the first alone, repeated to fill its group, then fours) into `B l D`, as e which is added to the
+shared time embedding: t_i = t + e_i (FactorPortrait, eq. 1 and the text before it).
+
+Ours, where the paper is silent: an output layer that starts at zero between the groups and e, rotary positions over
+time, pre-norm attention with heads of 64, and a projection where 4 times the layers' width is not D.
 """
 
 from __future__ import annotations
@@ -25,8 +28,8 @@ def group_frames(features_BTC: torch.Tensor) -> torch.Tensor:
 class SelfAttention(nn.Module):
     """Pre-norm self-attention over axis 1 with a residual; zero `to_out` makes it the identity.
 
-    Over frames (`over_time`) it has rotary positions: it sees distances only, so a window may start anywhere in a long
-    video.
+    Over frames (`over_time`) it has rotary positions (ours): it sees distances only, so a window may start anywhere in
+    a long video.
     """
 
     def __init__(self, width: int, over_time: bool = True):
@@ -67,8 +70,8 @@ def reset_parameters(module: nn.Module) -> None:
 class ExpressionController(nn.Module):
     """Standardised codes `B T code_dim` (T = 4k+1) to time-embedding offsets `B l D`.
 
-    `init_std` 0 starts the output at zero, so that a pretrained base is untouched; a small base trained from scratch
-    learns expression sooner from a live output (0.02).
+    The output layer is ours. `init_std` 0 starts it at zero, so that a pretrained base is untouched; a small base
+    trained from scratch learns expression sooner from a live output (0.02).
     """
 
     def __init__(self, code_dim: int, width: int, dim: int, layers: int = 2, init_std: float = 0.0):

@@ -14,6 +14,7 @@ from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
+from fportrait.bundle import BundleSettings, read_settings
 from fportrait.devices import pick_device, sampling_dtype
 from fportrait.diffusion.codec import decode_parts, load_vae
 from fportrait.diffusion.conditions import Conditions, Reads
@@ -23,7 +24,7 @@ from fportrait.diffusion.numerics import first_not_finite
 from fportrait.diffusion.schedule import make_scheduler, set_noise_levels
 from fportrait.diffusion.shapes import latent_frames
 from fportrait.diffusion.transformer import FactorPortraitTransformer
-from fportrait.diffusion.windows import Window, plan_windows, window_weights
+from fportrait.diffusion.windows import Blend, Window, plan_windows
 from fportrait.errors import UserError, refuse_unknown_keys
 from fportrait.pixels import to_uint8
 
@@ -45,6 +46,8 @@ class FactorPortraitPipeline(DiffusionPipeline):
     vae: `BlockCodec` or `AutoencoderKLWan`.
     scheduler: a flow-matching scheduler of diffusers (`schedule.make_scheduler`); its levels are Wan's.
     window_frames: the clip length the transformer was trained on; longer videos go in overlapping windows of it.
+    steps, guidance: of a call that does not say; a bundle's own where it comes from one. Guidance per factor is ours:
+        FactorPortrait samples without it, as far as it says.
     guidance_below: guidance acts at noise levels up to this one, from 0 to 1; 1 is every step. Steps above it cost one
         model call. What a factor asks for is settled late, where little noise is left; scaled velocities before that
         only harden the picture (guidance in a limited interval: Kynkäänniemi et al. 2024, arXiv 2404.07724).
@@ -59,11 +62,15 @@ class FactorPortraitPipeline(DiffusionPipeline):
         vae: Any,
         scheduler: SchedulerMixin,
         window_frames: int | None = None,
-        guidance_below: float = 1.0,
+        guidance_below: float = BundleSettings.guidance_below,
+        steps: int = BundleSettings.steps,
+        guidance: Mapping[str, float] | None = None,
     ):
         super().__init__()
         self.register_modules(transformer=transformer, vae=vae, scheduler=scheduler)
-        self.register_to_config(window_frames=window_frames, guidance_below=guidance_below)
+        self.register_to_config(
+            window_frames=window_frames, guidance_below=guidance_below, steps=steps, guidance=dict(guidance or {})
+        )
 
     @classmethod
     def from_pretrained(
@@ -79,8 +86,9 @@ class FactorPortraitPipeline(DiffusionPipeline):
         if not index.is_file():
             raise UserError(f"no {index}", "a pipeline folder", "check the path, or save a pipeline there")
         stored = json.loads(index.read_text(encoding="utf-8"))
-        components.setdefault("window_frames", stored.get("window_frames"))
-        components.setdefault("guidance_below", stored.get("guidance_below", 1.0))
+        for setting in ("window_frames", "guidance_below", "steps", "guidance"):
+            if setting in stored:
+                components.setdefault(setting, stored[setting])
         if "transformer" not in components:
             loaded = FactorPortraitTransformer.from_pretrained(folder / "transformer", torch_dtype=torch_dtype)
             components["transformer"] = loaded
@@ -95,17 +103,14 @@ class FactorPortraitPipeline(DiffusionPipeline):
 
     @classmethod
     def of(
-        cls,
-        transformer: torch.nn.Module,
-        vae: Any,
-        shift: float,
-        window_frames: int | None = None,
-        guidance_below: float = 1.0,
-        scheduler: str = "euler",
+        cls, transformer: torch.nn.Module, vae: Any, shift: float, scheduler: str = "euler", **settings: Any
     ) -> FactorPortraitPipeline:
-        """A sampler of models in memory; `scheduler` and its `shift` as in `schedule.make_scheduler`."""
-        steps_by = make_scheduler(scheduler, shift)
-        return cls(transformer, vae, steps_by, window_frames, guidance_below)  # type: ignore[arg-type]
+        """A sampler of models in memory; `scheduler` and its `shift` as in `schedule.make_scheduler`.
+
+        Args:
+            settings: `window_frames`, `guidance_below`, `steps`, `guidance`.
+        """
+        return cls(transformer, vae, make_scheduler(scheduler, shift), **settings)  # type: ignore[arg-type]
 
     @classmethod
     def from_bundle(
@@ -114,22 +119,28 @@ class FactorPortraitPipeline(DiffusionPipeline):
         torch_dtype: torch.dtype | None = None,
         device: str | torch.device | None = "cpu",
     ) -> FactorPortraitPipeline:
-        """The sampler of a bundle (`fportrait.bundle`), with the noise schedule, clip length and guided part of its
+        """The sampler of a bundle (`fportrait.bundle`), with the noise schedule, clip length, steps and guidance of its
         settings, on a device: None asks the rule of `fportrait.devices`, which then also chooses the type.
 
         Raises:
             UserError: a part is missing or does not fit, or the device cannot be used.
         """
-        from fportrait.bundle import read_settings
-
         settings = read_settings(folder)
         place = pick_device(device)
         if device is None and torch_dtype is None:
             torch_dtype = sampling_dtype(place)
         transformer = FactorPortraitTransformer.from_pretrained(Path(folder) / "transformer", torch_dtype=torch_dtype)
         vae = load_vae(Path(folder) / "vae")
-        shift, frames, below = settings.shift, settings.frames, settings.guidance_below
-        made = cls.of(transformer.eval(), vae, shift, frames, below, settings.scheduler)
+        made = cls.of(
+            transformer.eval(),
+            vae,
+            settings.shift,
+            settings.scheduler,
+            window_frames=settings.frames,
+            guidance_below=settings.guidance_below,
+            steps=settings.steps,
+            guidance=settings.guidance,
+        )
         return made if place.type == "cpu" else made.to(place)
 
     @torch.no_grad()
@@ -139,7 +150,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
         rays: torch.Tensor | Cameras,
         normals: Pictures | Iterable[np.ndarray] | None,
         codes: torch.Tensor | str | Path,
-        num_inference_steps: int = 30,
+        num_inference_steps: int | None = None,
         guidance: Mapping[str, float] | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "uint8",
@@ -160,9 +171,10 @@ class FactorPortraitPipeline(DiffusionPipeline):
             normals: a video file, an iterator of `H W 3` uint8, `T H W 3` uint8 (numpy), `B 3 T H W` in [-1, 1], or
                 latents `B C l h w` (short videos only).
             codes: `B T 128`, standardised, T = 4k+1, or a file of them (`read_codes`).
-            guidance: scale per factor, any of expression, pose, view, identity; 1, the default, costs nothing, any
-                other value one more model call per guided step (`guidance_below`).
-                v + sum over f of (g_f - 1)(v - v without f).
+            num_inference_steps: None takes the pipeline's own.
+            guidance: scale per factor, any of expression, pose, view, identity; 1 costs nothing, any other value one
+                more model call per guided step (`guidance_below`). v + sum over f of (g_f - 1)(v - v without f).
+                None takes the pipeline's own, `{}` none.
             generator: the same seed gives the same bits on the same machine; a list holds one per sample.
             output_type: `uint8`, `pt`, `latent`, or `stream`: frames are decoded as the iterator is read.
             callback_on_step_end: called with (pipeline, step, timestep, {"latents"}); may return new latents.
@@ -175,7 +187,8 @@ class FactorPortraitPipeline(DiffusionPipeline):
         """
         if output_type not in OUTPUT_TYPES:
             raise UserError(f"output_type '{output_type}'", " or ".join(OUTPUT_TYPES), "choose one of them")
-        guidance = dict(guidance or {})
+        guidance = dict(self.config.guidance if guidance is None else guidance)
+        steps = num_inference_steps or self.config.steps
         refuse_unknown_keys(guidance, FACTORS, "guidance")
         if isinstance(codes, str | Path):
             codes = read_codes(codes)
@@ -189,7 +202,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
         conditions = WindowConditions(
             self.vae, Reads.of(self.transformer.config), windows, portrait, rays, normals, codes, reference_rays, device
         )
-        latents = self._denoise(windows, conditions, num_inference_steps, guidance, generator, callback_on_step_end)
+        latents = self._denoise(windows, conditions, steps, guidance, generator, callback_on_step_end)
         del conditions
         if output_type == "latent":
             self.maybe_free_model_hooks()
@@ -216,16 +229,16 @@ class FactorPortraitPipeline(DiffusionPipeline):
         generator: torch.Generator | list[torch.Generator] | None,
         callback: Callable[..., dict[str, torch.Tensor] | None] | None,
     ) -> torch.Tensor:
-        """Latents `B C l h w` of the whole video: every step moves every window, and overlaps take the mean."""
-        device, total = conditions.device, windows[-1].stop
-        shape = (len(conditions.codes), self.transformer.config.latent_channels, total, *conditions.portrait.shape[3:])
-        noise = [randn_tensor(shape, generator, device=device, dtype=torch.float32)]
-        anchor_shape = (*shape[:2], 1, *shape[3:])
-        noise += [randn_tensor(anchor_shape, generator, device=device, dtype=torch.float32) for _ in windows[1:]]
-        # Anchors ride along as extra frames at the end, so that one scheduler step moves everything alike.
-        state = torch.cat(noise, 2)
-        del noise
-        weights = window_weights(windows, total).to(device)
+        """Latents `B C l h w` of the whole video, from noise.
+
+        The paper's sampler is this loop with one window: `blend` then hands over the latents and gives the velocity
+        back as they are. A video longer than a trained clip is ours: each step asks the model about every window and
+        goes along the mean of what it says (`windows.Blend`). So is guidance (`_velocity`).
+        """
+        device, latent_size = conditions.device, conditions.portrait.shape[3:]
+        shape = (len(conditions.codes), self.transformer.config.latent_channels, windows[-1].stop, *latent_size)
+        blend = Blend(windows, device)
+        latents = blend.noise(shape, lambda part: randn_tensor(part, generator, device=device, dtype=torch.float32))
         if hasattr(self.transformer, "_hf_hook"):  # offloaded: bring it to the device before its first forward
             self.transformer._hf_hook.pre_forward(self.transformer)
         prompt_cache = self.transformer.prompt_key_values()
@@ -233,27 +246,19 @@ class FactorPortraitPipeline(DiffusionPipeline):
         guided_from = self.config.guidance_below * self.scheduler.config.num_train_timesteps
         with self.progress_bar(total=steps) as progress:
             for step, timestep in enumerate(self.scheduler.timesteps):
-                velocity = torch.zeros_like(state)
                 scales = guidance if float(timestep) <= guided_from else {}
-                for index, window in enumerate(windows):
-                    part = state[:, :, window.start : window.stop]
-                    if index > 0:
-                        part = torch.cat([state[:, :, total + index - 1 :][:, :, :1], part[:, :, 1:]], 2)
-                    moved = self._velocity(part, timestep, conditions[index], scales, prompt_cache)
-                    ramp = torch.tensor(window.weights, device=device)[:, None, None]
-                    velocity[:, :, window.start : window.stop] += moved * ramp
-                    if index > 0:
-                        velocity[:, :, total + index - 1] = moved[:, :, 0]
-                velocity[:, :, :total] /= weights[:, None, None]
+                velocity = blend.mean(
+                    self._velocity(blend.part(latents, index), timestep, conditions[index], scales, prompt_cache)
+                    for index in range(len(windows))
+                )
                 if not torch.isfinite(velocity).all():
-                    self._refuse_not_finite(step, steps, timestep, state, windows, conditions)
-                state = self.scheduler.step(velocity, timestep, state, return_dict=False)[0]
+                    self._refuse_not_finite(step, steps, timestep, latents, windows, conditions)
+                latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
                 if callback is not None:
-                    changed = callback(self, step, timestep, {"latents": state[:, :, :total]}) or {}
-                    if "latents" in changed:
-                        state = torch.cat([changed["latents"], state[:, :, total:]], 2)
+                    changed = callback(self, step, timestep, {"latents": blend.video(latents)}) or {}
+                    latents = blend.replaced(latents, changed.get("latents"))
                 progress.update()
-        return state[:, :, :total].clone()
+        return blend.video(latents).clone()
 
     def _velocity(
         self,
@@ -263,7 +268,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
         guidance: Mapping[str, float],
         prompt_cache: list[Any] | None,
     ) -> torch.Tensor:
-        """The guided velocity; a factor whose scale is 1 costs no model call."""
+        """The model's velocity, and over it what guidance adds (ours); a factor of scale 1 costs no model call."""
         times = timestep.to(latents).expand(latents.shape[0])
 
         def model(given: Conditions) -> torch.Tensor:

@@ -7,6 +7,7 @@ video's latents j+1, j+2, ... with its neighbours. In the first window the ancho
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -72,3 +73,51 @@ def window_weights(windows: list[Window], total: int) -> torch.Tensor:
     for window in windows:
         weights[window.start : window.stop] += torch.tensor(window.weights)
     return weights
+
+
+class Blend:
+    """The windows of a video while it is sampled: what each one sees, and the mean of what is said of them.
+
+    The state `B C l+w-1 h w` is the video's latents and behind them the anchors of all windows but the first, so that
+    one scheduler step moves everything alike. With one window it is the latents alone.
+    """
+
+    def __init__(self, windows: list[Window], device: torch.device):
+        self.windows, self.total = windows, windows[-1].stop
+        self.weights = window_weights(windows, self.total).to(device)
+        self.ramps = [torch.tensor(window.weights, device=device)[:, None, None] for window in windows]
+
+    def noise(self, shape: tuple[int, ...], draw: Callable[[tuple[int, ...]], torch.Tensor]) -> torch.Tensor:
+        """A state of noise for latents of `shape`; `draw` gives noise of a shape."""
+        anchor = (*shape[:2], 1, *shape[3:])
+        return torch.cat([draw(shape), *(draw(anchor) for _ in self.windows[1:])], 2)
+
+    def part(self, state: torch.Tensor, index: int) -> torch.Tensor:
+        """The latents of a window, its anchor first."""
+        window = self.windows[index]
+        part = state[:, :, window.start : window.stop]
+        if index > 0:
+            part = torch.cat([state[:, :, self.total + index - 1 :][:, :, :1], part[:, :, 1:]], 2)
+        return part
+
+    def mean(self, velocities: Iterable[torch.Tensor]) -> torch.Tensor:
+        """The velocity of the state from those of the windows, in order: where they overlap, their weighted mean."""
+        velocity: torch.Tensor | None = None
+        for index, (window, moved) in enumerate(zip(self.windows, velocities, strict=True)):
+            if velocity is None:
+                frames = self.total + len(self.windows) - 1
+                velocity = moved.new_zeros(*moved.shape[:2], frames, *moved.shape[3:])
+            velocity[:, :, window.start : window.stop] += moved * self.ramps[index]
+            if index > 0:
+                velocity[:, :, self.total + index - 1] = moved[:, :, 0]
+        assert velocity is not None
+        velocity[:, :, : self.total] /= self.weights[:, None, None]
+        return velocity
+
+    def video(self, state: torch.Tensor) -> torch.Tensor:
+        """The video's latents."""
+        return state[:, :, : self.total]
+
+    def replaced(self, state: torch.Tensor, latents: torch.Tensor | None) -> torch.Tensor:
+        """The state with other latents of the video; as it is for None."""
+        return state if latents is None else torch.cat([latents, state[:, :, self.total :]], 2)

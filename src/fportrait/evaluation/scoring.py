@@ -25,8 +25,8 @@ CHUNK = 8  # frames
 
 @dataclass
 class ClipScores:
-    """`means` by metric over the frames that could be measured; `missed` counts the others; `errors`: mean absolute
-    difference of every frame, 0–255, for the report's per-frame curve."""
+    """`means` by metric over the frames that could be measured; `missed` counts the others; `per_frame`: `difference`,
+    mean absolute, 0–255, of every frame, for the report's curve."""
 
     frames: int = 0
     means: dict[str, float] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fportrait.bundle import BundleSettings, stated_settings
 from fportrait.dataset.sampling import Sampler
 from fportrait.dataset.shards import ShardReader
 from fportrait.devices import pick_device
@@ -51,7 +52,7 @@ class SamplingSettings(NamedTuple):
     shift: float
     guidance: dict[str, float]
     guidance_below: float
-    scheduler: str = "euler"
+    scheduler: str
 
 
 def sampling_settings(protocol: Protocol, transformer_folder: Path, base: Path) -> SamplingSettings:
@@ -60,14 +61,14 @@ def sampling_settings(protocol: Protocol, transformer_folder: Path, base: Path) 
     for folder in (transformer_folder, transformer_folder.parent):
         if (folder / "training.json").is_file():
             trained = json.loads((folder / "training.json").read_text())["stage"]
-    stated = json.loads((base / "bundle.json").read_text()) if (base / "bundle.json").is_file() else {}
-    frames = protocol.frames or trained.get("frames") or stated.get("frames")
-    steps = protocol.steps or stated.get("steps", 30)
-    shift = protocol.shift or trained.get("shift") or stated.get("shift", 5.0)
-    guidance = stated.get("guidance", {}) if protocol.guidance is None else protocol.guidance
-    below = stated.get("guidance_below", 1.0) if protocol.guidance_below is None else protocol.guidance_below
-    scheduler = protocol.scheduler or stated.get("scheduler", "euler")
-    return SamplingSettings(frames, steps, shift, guidance, below, scheduler)
+    found = stated_settings(base)
+    stated = found or BundleSettings()
+    frames = protocol.frames or trained.get("frames") or (found.frames if found else None)
+    steps = protocol.steps or stated.steps
+    shift = protocol.shift or trained.get("shift") or stated.shift
+    guidance = stated.guidance if protocol.guidance is None else protocol.guidance
+    below = stated.guidance_below if protocol.guidance_below is None else protocol.guidance_below
+    return SamplingSettings(frames, steps, shift, guidance, below, protocol.scheduler or stated.scheduler)
 
 
 @dataclass

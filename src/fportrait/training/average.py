@@ -1,4 +1,4 @@
-"""The exponential moving average of a model's weights."""
+"""The exponential moving average of a model's weights (ours: FactorPortrait does not say which weights it samples)."""
 
 from __future__ import annotations
 

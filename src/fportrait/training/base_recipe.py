@@ -63,6 +63,10 @@ SAMPLING: dict[str, Any] = {
 }
 
 
+# As far and as fast as `capture.world.sample_training_clip` moves its cameras.
+CAMERAS: dict[str, Any] = {"trained_yaw": 55.0, "trained_elevation": 18.0, "trained_turn": 2.8, "moving_yaw": 50.0}
+
+
 class Log:
     """Prints, and keeps every line in `log.jsonl` beside the results."""
 
@@ -268,7 +272,7 @@ def build_base(
     work = films / f"parts-{parts_key(recipe, faces, encoder_steps, codec_steps, whitening, transformer, parent)}"
     work.mkdir(parents=True, exist_ok=True)
     log = Log(work)
-    settings = BundleSettings(size=recipe.size, frames=recipe.frames, shift=phases[-1].shift, **SAMPLING)
+    settings = BundleSettings(size=recipe.size, frames=recipe.frames, shift=phases[-1].shift, **SAMPLING, **CAMERAS)
     files = render_all(recipe, films, workers)
     videos = load_clips(files)
     encoder, expression_scores = make_encoder(videos, work, encoder_steps, recipe.held_out, log)

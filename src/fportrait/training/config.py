@@ -24,7 +24,9 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One stage of Table 1: a mixture of datasets, a clip length, a number of iterations.
+    """One stage of Table 1: a mixture of datasets, a clip length, a number of iterations, a learning rate.
+
+    The paper gives these and the batch. Ours, where it is silent: warm-up, decay, average, dropout, contrast, focus.
 
     Raises:
         UserError: shares that do not sum to 100, an unknown dataset, frames other than 4k+1, or a number out of range.
@@ -182,7 +184,7 @@ class StageConfig:
         return all(self.rate(step) == other.rate(step) for step in range(steps))
 
     def rate(self, step: int) -> float:
-        """Learning rate of step `step` (from 0): linear warm-up, constant, and a linear fall where asked."""
+        """Learning rate of step `step` (from 0): linear warm-up (ours), constant, and a linear fall where asked."""
         warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         left = 1 - step / self.iterations
         cool = 1.0 if self.decay_from == 1 else min(1.0, left / (1 - self.decay_from))

@@ -17,6 +17,7 @@ import gradio as gr
 
 from fportrait.animate import Request
 from fportrait.animate.viewpoint import CAMERAS, parse_keys, viewpoint
+from fportrait.bundle import BundleSettings
 from fportrait.diffusion.factors import FACTORS
 from fportrait.errors import UserError
 from fportrait.web.results import Result
@@ -28,8 +29,6 @@ from fportrait.web.uploads import VIDEO_BYTES, browsers_play, check_camera, chec
 
 OWN, FILE = "own path", "file"
 GUIDED = tuple(reversed(FACTORS))  # the face first
-MAX_STEPS, MAX_FRAMES = 60, 161
-OWN_PATH = "-18,0; 0,8,0.95; 18,0"  # to begin with; slow enough for a driving video of 17 frames
 ETHICS = (
     "Animate only people who agreed to it. Every video made here says in its metadata that it is synthetic; do not "
     "remove that, and do not pass a video off as a recording."
@@ -83,6 +82,12 @@ def visitor(session: gr.Request) -> str:
     return visitor_of(session.headers.get("cookie", ""))
 
 
+def own_path(settings: BundleSettings) -> str:
+    """Key positions to begin with: slow enough for a driving video as long as a trained clip."""
+    yaw = round(min(settings.trained_yaw, 0.4 * settings.trained_turn * (settings.frames - 1)))
+    return f"-{yaw},0; 0,{min(8, settings.trained_elevation):g},0.95; {yaw},0"
+
+
 def chosen_camera(kind: str, keys: str, file: str | None) -> str:
     """What `viewpoint` understands, from the three camera inputs."""
     if kind == OWN:
@@ -94,6 +99,10 @@ def chosen_camera(kind: str, keys: str, file: str | None) -> str:
 def build(studio: Studio, samples: Path, uploads: Uploads) -> gr.Blocks:
     """All pages and what their buttons do."""
     settings = studio.animator.settings
+
+    def clips_long(count: int) -> int:
+        """Frames of a video as long as so many of the clips that the model was trained on."""
+        return count * (settings.frames - 1) + 1
 
     def request_of(
         who: str, portrait: Any, driving: Any, expression: Any, kind: str, keys: str, file: Any, *rest: Any
@@ -140,7 +149,9 @@ def build(studio: Studio, samples: Path, uploads: Uploads) -> gr.Blocks:
         points = parse_keys(keys) if keys.strip() else []
         if kind == OWN and not points:
             kind = "front"
-        path = viewpoint(chosen_camera(kind, keys, file), min(int(frames), 49), settings, int(seed)).world_to_camera
+        path = viewpoint(
+            chosen_camera(kind, keys, file), min(int(frames), clips_long(3)), settings, int(seed)
+        ).world_to_camera
         return camera_scene(path), angle_map(points if kind == OWN else [], path)
 
     def camera_inputs(kind: str) -> Any:
@@ -259,12 +270,12 @@ def build(studio: Studio, samples: Path, uploads: Uploads) -> gr.Blocks:
                     scene = gr.Plot(label="Cameras around the head", elem_id="scene")
                     with gr.Group(visible=False) as own:
                         keys = gr.Textbox(
-                            OWN_PATH,
+                            own_path(settings),
                             label="Key positions: yaw, elevation[, distance]; …",
                             elem_id="keys",
                         )
                         clicks = gr.Image(
-                            angle_map(parse_keys(OWN_PATH)),
+                            angle_map(parse_keys(own_path(settings))),
                             label="Click to add a position",
                             interactive=False,
                             buttons=[],
@@ -298,8 +309,12 @@ def build(studio: Studio, samples: Path, uploads: Uploads) -> gr.Blocks:
                             "1 is the model without guidance and costs nothing; each other value costs one more "
                             "pass in each guided step (the small base: the last three of six)."
                         )
-                        steps = gr.Slider(1, MAX_STEPS, settings.steps, step=1, label="Sampling steps", elem_id="steps")
-                        frames = gr.Slider(1, MAX_FRAMES, 49, step=1, label="Frames at most", elem_id="frames")
+                        steps = gr.Slider(
+                            1, 10 * settings.steps, settings.steps, step=1, label="Sampling steps", elem_id="steps"
+                        )
+                        frames = gr.Slider(
+                            1, clips_long(10), clips_long(3), step=1, label="Frames at most", elem_id="frames"
+                        )
                         seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, elem_id="seed")
                 with gr.Column(scale=5, min_width=300):
                     result_video = gr.Video(
