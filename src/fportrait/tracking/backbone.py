@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fportrait.atomic_io import atomic_folder, write_json, write_safetensors
 from fportrait.errors import UserError, refuse_unknown_keys
+from fportrait.pixels import to_model_range
 
 
 class BasicBlock(nn.Module):
@@ -86,7 +87,7 @@ class ResNet34Encoder(nn.Module):
         self.eval()
         device = self.head.weight.device
         parts = [
-            self.finish(self(to_network(crops[start : start + batch]).to(device))).float().cpu()
+            self.finish(self(to_model_range(crops[start : start + batch]).to(device))).float().cpu()
             for start in range(0, len(crops), batch)
         ]
         return torch.cat(parts).numpy() if parts else np.zeros((0, self.outputs), np.float32)
@@ -131,8 +132,3 @@ class ResNet34Encoder(nn.Module):
             raise UserError(f"{'; '.join(problems)} in {folder}", "the encoder's tensors", "export the checkpoint anew")
         model.load_state_dict({name: value.to(wanted[name].dtype) for name, value in state.items()})
         return model.eval()
-
-
-def to_network(pictures: np.ndarray) -> Tensor:
-    """`N H W 3` uint8 to `N 3 H W` in [−1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1

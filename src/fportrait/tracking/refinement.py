@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from fportrait.atomic_io import write_safetensors
 from fportrait.devices import pick_device
 from fportrait.errors import UserError
-from fportrait.tracking.backbone import to_network
+from fportrait.pixels import to_model_range
 from fportrait.tracking.crops import face_frame
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "landmark_refinement.safetensors"
@@ -84,7 +84,9 @@ class LandmarkRefiner(nn.Module):
         for start in range(0, len(found), batch):
             rows = found[start : start + batch]
             points, scales, axes = face_points(landmarks[rows])
-            weights = self(to_network(crops[rows]).to(self.mean.device), torch.from_numpy(points).to(self.mean.device))
+            weights = self(
+                to_model_range(crops[rows]).to(self.mean.device), torch.from_numpy(points).to(self.mean.device)
+            )
             departure = (weights @ self.modes + self.mean).cpu().numpy().reshape(len(rows), -1, 2)
             refined[rows[:, None], self.valid.cpu().numpy()] -= (departure * scales[:, None, None]) @ axes
         return refined

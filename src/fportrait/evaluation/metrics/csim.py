@@ -15,6 +15,7 @@ import numpy as np
 from fportrait.evaluation.faces import shared_finder
 from fportrait.evaluation.frames import check_videos
 from fportrait.evaluation.weights import Backbone, find, load, require
+from fportrait.pixels import to_model_range
 
 # Where ArcFace wants both eyes, the nose and both corners of the mouth in its 112×112 crop, left to right.
 ARCFACE_POINTS = np.array(
@@ -62,7 +63,7 @@ class ArcFace:
 
         face = aligned(picture, similarity(five_points(landmarks), ARCFACE_POINTS), 112)
         with torch.no_grad():
-            value = self.model(torch.from_numpy(face.astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None])[0].double()
+            value = self.model(to_model_range(face[None]))[0].double()
         return (value / value.norm()).numpy()
 
 

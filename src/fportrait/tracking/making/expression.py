@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fportrait.pixels import to_model_range
 from fportrait.tracking.expression import CODE_DIM, ExpressionEncoder
 
 
@@ -82,7 +83,7 @@ def train_expression_encoder(
     encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     for step in range(steps):
         picks = np.sort(rng.integers(0, count, batch))
-        images = torch.from_numpy(crops[picks]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        images = to_model_range(crops[picks])
         wanted = torch.from_numpy(actions[picks]).float()
         mirror = torch.rand(batch, generator=generator) < 0.5
         images[mirror], wanted[mirror] = images[mirror].flip(3), wanted[mirror][:, flip]

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from fportrait.body.model import BodyModel, Pose, load_body
 from fportrait.camera.cameras import intrinsics_from_fov, project
 from fportrait.errors import UserError
-from fportrait.tracking.backbone import to_network
+from fportrait.pixels import to_model_range
 from fportrait.tracking.crops import face_crop
 from fportrait.tracking.fit import LandmarkModel
 from fportrait.tracking.refinement import COMPONENTS, CROP, MODES, SHIPPED, LandmarkRefiner, face_points
@@ -118,7 +118,7 @@ def train_refiner(seen: Faces, valid: np.ndarray, epochs: int = 14, batch: int =
             order, total = torch.randperm(len(crops), generator=generator), 0.0
             for index in range(steps):
                 rows = order[index * batch : (index + 1) * batch]
-                answer = model(relit(to_network(crops[rows.numpy()]), generator), inputs[rows])
+                answer = model(relit(to_model_range(crops[rows.numpy()]), generator), inputs[rows])
                 loss = nn.functional.smooth_l1_loss(answer, wanted[rows], beta=0.5)
                 optimizer.zero_grad()
                 loss.backward()

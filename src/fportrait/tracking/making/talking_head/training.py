@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fportrait.errors import UserError
-from fportrait.tracking.backbone import to_network
+from fportrait.pixels import to_model_range
 from fportrait.tracking.expression import CODE_DIM, ExpressionEncoder
 from fportrait.tracking.making.alignment import AlignmentEncoder
 from fportrait.tracking.making.expression import augment
@@ -195,11 +195,11 @@ def _losses(
     """One batch's losses, weighted."""
     count = len(picks)
     shown = picks[rng.choice(count, min(settings.decoded, count), replace=False)]
-    target = to_network(data.pictures[shown])
-    reference = to_network(data.references[shown, rng.integers(0, data.references.shape[1], len(shown))])
-    driving = to_network(data.crops[picks])
+    target = to_model_range(data.pictures[shown])
+    reference = to_model_range(data.references[shown, rng.integers(0, data.references.shape[1], len(shown))])
+    driving = to_model_range(data.crops[picks])
     if data.twins is not None:
-        driving = torch.cat([driving, to_network(data.twins[picks])])
+        driving = torch.cat([driving, to_model_range(data.twins[picks])])
     codes = expression(augment(driving, generator).contiguous(memory_format=torch.channels_last)).float()
     # Statistics of batch normalisation are those of targets and references together.
     where = alignment(torch.cat([target, reference]).contiguous(memory_format=torch.channels_last)).float()
@@ -286,7 +286,7 @@ def distil_expression_encoder(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.15)
     for step in range(steps):
         picks = np.sort(rng.integers(0, len(crops), batch))
-        images = augment(to_network(crops[picks]), generator).contiguous(memory_format=torch.channels_last)
+        images = augment(to_model_range(crops[picks]), generator).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             produced = encoder(images)
         loss = F.mse_loss(produced.float(), wanted[picks])
