@@ -1,0 +1,101 @@
+"""The expression of a driver's face at rest, taken out of its codes.
+
+The encoder's codes hold more of a person than they should: of the variance between frames of real clips half is the
+person's own (rendered people: a tenth). A narrow-eyed driver's face at rest half-closes the result's eyes. What a
+face at rest adds is the same in all of a clip's frames, so it can be measured there and taken away; what rendered faces at
+rest have is put in its place, because that is what the model learned as rest.
+
+The frames at rest are told by the scores of the blendshape net, each above its own low end in this clip: those scores
+are biased by person, too. A clip whose calmest frames still laugh or speak is left as it is, and said.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fportrait.errors import UserError
+from fportrait.tracking.clips import ClipLandmarks
+from fportrait.tracking.points import BLENDSHAPE_NAMES
+
+FACES_AT_REST = Path(__file__).parent.parent / "assets" / "faces_at_rest.png"  # rendered, 12 crops of 96 pixels
+WATCHED = (
+    *("jawOpen", "mouthSmileLeft", "mouthSmileRight", "eyeBlinkLeft", "eyeBlinkRight", "browInnerUp"),
+    *("browDownLeft", "browDownRight", "browOuterUpLeft", "browOuterUpRight", "mouthPucker", "mouthFunnel"),
+    *("mouthUpperUpLeft", "mouthUpperUpRight", "mouthLowerDownLeft", "mouthLowerDownRight"),
+    *("mouthFrownLeft", "mouthFrownRight", "mouthStretchLeft", "mouthStretchRight"),
+)
+LOW_END = 0.1  # quantile of a score over the clip
+SHARE, FEWEST, MOST = 0.1, 3, 25  # of a clip's frames that are averaged
+AT_REST = {"jawOpen": 0.25, "mouthSmileLeft": 0.45, "mouthSmileRight": 0.45, "eyeBlinkLeft": 0.6, "eyeBlinkRight": 0.6}
+
+
+@dataclass(frozen=True)
+class Rest:
+    """`code` `128` of a driver's face at rest and the `frames` it was taken from; `note`: why none was."""
+
+    code: np.ndarray | None
+    frames: tuple[int, ...] = ()
+    note: str = ""
+
+
+def calm_frames(seen: ClipLandmarks) -> np.ndarray:
+    """The frames nearest to rest, in rising order: a tenth of those with a face, 3 to 25 of them."""
+    found = np.flatnonzero(seen.confidence > 0)
+    assert seen.scores is not None
+    scores = seen.scores[found][:, [BLENDSHAPE_NAMES.index(name) for name in WATCHED]].astype(np.float64)
+    above = np.clip(scores - np.quantile(scores, LOW_END, axis=0), 0, None).sum(1)
+    count = int(np.clip(round(SHARE * len(found)), FEWEST, MOST))
+    return np.sort(found[np.argsort(above, kind="stable")[:count]])
+
+
+def rest_of(codes: np.ndarray, seen: ClipLandmarks, where: str, named: int | None = None) -> Rest:
+    """The face at rest of a clip.
+
+    Args:
+        codes: `T 128`. seen: what was found in its frames. where: the clip, for messages. named: a frame that the user
+            says is at rest.
+
+    Raises:
+        UserError: the named frame is not in the clip, or shows no face.
+    """
+    if named is not None:
+        if not 0 <= named < len(codes) or seen.confidence[named] <= 0:
+            raise UserError(
+                f"--neutral {named} of {where}", f"a frame from 0 to {len(codes) - 1} with a face", "name another frame"
+            )
+        return Rest(codes[named], (named,))
+    frames = calm_frames(seen)
+    assert seen.scores is not None
+    calm = seen.scores[frames].mean(0)
+    moving = [name for name, limit in AT_REST.items() if calm[BLENDSHAPE_NAMES.index(name)] > limit]
+    if moving:
+        return Rest(
+            None,
+            note=f"{where} shows no face at rest ({moving[0]} {calm[BLENDSHAPE_NAMES.index(moving[0])]:.2f} in its "
+            "calmest frames), so the driver's own features stay in the expression; name a frame at rest: --neutral FRAME",
+        )
+    return Rest(codes[frames].mean(0), tuple(frames.tolist()))
+
+
+@functools.cache
+def faces_at_rest() -> np.ndarray:
+    """Crops `N 96 96 3` uint8 of rendered faces at rest."""
+    from fportrait.capture.image_io import read_image
+
+    strip = read_image(FACES_AT_REST)
+    side = strip.shape[0]
+    return np.stack([strip[:, left : left + side] for left in range(0, strip.shape[1], side)])
+
+
+def rendered_rest(encoder: Any) -> np.ndarray:
+    """What an encoder reads of rendered faces at rest, `128`."""
+    import cv2
+
+    size = encoder.crop_size
+    crops = np.stack([cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA) for crop in faces_at_rest()])
+    return np.asarray(encoder.encode(crops).mean(0))
