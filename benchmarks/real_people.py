@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ import numpy as np
 from _result import RESULTS, machine
 from real_people_set import FOLDER, Entry, entries
 
-from fportrait.animate.animator import Animator, Prepared, Request
+from fportrait.animate import Animator, Prepared, Request
 from fportrait.animate.pictures import rows_of_pictures
 from fportrait.animate.viewpoint import Viewpoint
 from fportrait.atomic_io import write_json
@@ -100,7 +100,8 @@ def psnr(a: np.ndarray, b: np.ndarray, box: tuple[slice, slice]) -> float:
 class Bench:
     """One model and the set."""
 
-    def __init__(self, bundle: Path, folder: Path, frames: int):
+    def __init__(self, bundle: Path, folder: Path, frames: int, neutral: str = "auto"):
+        self.neutral = neutral
         self.animator = Animator(bundle, remember=200)
         self.size, self.frames = self.animator.settings.size, frames
         here = [entry for entry in entries(folder) if entry.path.is_file()]
@@ -116,7 +117,7 @@ class Bench:
             print(f"no identity rows: {error}")
 
     def prepare(self, portrait: Path, driving: Path, most: int, camera: str = "front") -> Prepared:
-        return self.animator.prepare(Request(portrait, driving, camera, max_frames=most))
+        return self.animator.prepare(Request(portrait, driving, camera, max_frames=most, neutral=self.neutral))
 
     def sample(self, prepared: Prepared) -> np.ndarray:
         return np.stack(list(self.animator.sample(prepared)))
@@ -161,6 +162,7 @@ def self_portraits(bench: Bench, still: Path) -> tuple[list[dict[str, Any]], dic
         try:
             write_still(entry.path, still)
             prepared = bench.prepare(entry.path, still, 1)
+            prepared.request = replace(prepared.request, neutral="off")  # the very portrait is asked for
             prepared.drive = prepared.express = prepared.person
             prepared.view = bench.own_view(prepared)
             result = bench.sample(prepared)[0]
@@ -406,10 +408,11 @@ def main() -> None:
     parser.add_argument(
         "--pictures", type=Path, help="a folder for pictures; files under unclear licences are left out"
     )
+    parser.add_argument("--neutral", default="auto", help="the driver's face at rest, as `fportrait animate` takes it")
     parser.add_argument("--only", nargs="*", default=["self", "identity", "expression", "clips", "codes"])
     arguments = parser.parse_args()
     begun = time.process_time()
-    bench = Bench(arguments.bundle, arguments.folder, arguments.frames)
+    bench = Bench(arguments.bundle, arguments.folder, arguments.frames, arguments.neutral)
     if not bench.photographs or not bench.clips:
         raise SystemExit(f"nothing in {arguments.folder}: python benchmarks/real_people_set.py --fetch")
     portraits = [entry for entry in bench.photographs if not entry.about.get("pair_only")]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 
 from fportrait.animate.pictures import enlarge, rows_of_pictures, shown_frames
-from fportrait.animate.tracked import Report, Tracked, draw_normals, track_picture, track_video
-from fportrait.animate.viewpoint import Viewpoint, training_fit, viewpoint
+from fportrait.animate.portrait import track_picture
+from fportrait.animate.request import Prepared, Request, clock_notes
+from fportrait.animate.tracked import Report, Tracked, draw_normals, track_video
+from fportrait.animate.viewpoint import training_fit, viewpoint
 from fportrait.atomic_io import atomic_path, file_hash, write_json
 from fportrait.body.model import load_body
 from fportrait.bundle import BundleSettings, at_size, read_settings
 from fportrait.camera.cameras import crop_intrinsics
 from fportrait.camera.paths import save_camera_path
-from fportrait.capture.clock import rows_at
 from fportrait.capture.sound import Sound
 from fportrait.capture.video_io import write_image, write_video
 from fportrait.dataset.encode import crop_picture
@@ -34,6 +35,7 @@ from fportrait.outputs import check_file, check_folder
 from fportrait.provenance import provenance_tags
 from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.fit import LandmarkModel
+from fportrait.tracking.neutral import Rest, check_neutral, rendered_rest, rest_for, rest_of
 from fportrait.tracking.points import landmark_codes
 from fportrait.tracking.segments import segment_codes
 
@@ -43,67 +45,6 @@ MAX_FRAMES = 10**9  # of a video that another one's seconds cut
 
 def quiet(what: str, done: int, total: int) -> None:
     """The report that nobody reads."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One video to make. Each factor has a source of its own.
-
-    Args:
-        portrait: a picture with one face: identity. driving: a video: head pose, and expression unless `expression` is
-            given. expression: another video, whose expressions are used; the shorter of the two decides the length.
-        camera: see `fportrait.animate.viewpoint`.
-        guidance: scale per factor (expression, pose, view, identity), in place of the model's own; 1 costs nothing, any
-            other value one more model call per step. steps: sampling steps; None takes the model's own.
-        scale: enlarges the written video, for viewing. max_frames: longer videos are cut there, and the cut is said.
-        sound: keep the sound of the video that the lips come from, or else of the other.
-
-    The driving video's clock is the result's: its rate, or a constant one in place of a variable one. Expressions and
-    the cameras of a file with an `fps` are taken at the same seconds.
-    """
-
-    portrait: Path
-    driving: Path
-    camera: str = "front"
-    expression: Path | None = None
-    guidance: Mapping[str, float] = field(default_factory=dict)
-    steps: int | None = None
-    seed: int = 0
-    scale: int = 4
-    max_frames: int = 250
-    sound: bool = True
-
-
-@dataclass
-class Prepared:
-    """A request whose files were tracked: what the model will be given."""
-
-    request: Request
-    person: Tracked
-    drive: Tracked
-    express: Tracked
-    image: np.ndarray  # the portrait, H W 3
-    view: Viewpoint
-    notes: list[str]
-
-    def __len__(self) -> int:
-        return len(self.view.world_to_camera)
-
-    def express_rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For each frame the expression's frame before, the one after, and the share of the latter, at its second."""
-        seconds = np.arange(len(self)) / self.drive.fps
-        return rows_at(seconds, self.express.fps, len(self.express))
-
-    def express_numbers(self, numbers: Sequence[int]) -> list[int]:
-        """The expression's frames nearest to some of the result's."""
-        before, after, share = self.express_rows()
-        return np.where(share < 0.5, before, after)[list(numbers)].tolist()
-
-    @property
-    def sound(self) -> Tracked | None:
-        """The video whose sound is kept: that of the lips, else the other."""
-        clips = (self.express, self.drive) if self.request.sound else ()
-        return next((clip for clip in clips if clip.sound), None)
 
 
 class Animator:
@@ -152,18 +93,21 @@ class Animator:
                 raise UserError(
                     f"guidance {factor}={value:g}", f"one of {', '.join(FACTORS)} and a scale from 0 to 20", "change it"
                 )
+        check_neutral(request.neutral)
         size, max_frames = self.encoder.crop_size, request.max_frames
+        config = replace(self.config, force=request.force)
         person, image = self._once(
-            ("portrait", request.portrait),
-            lambda: track_picture(request.portrait, self.landmarks, self.config, size),
+            (("portrait", request.portrait_fov, request.force), request.portrait),
+            lambda: track_picture(request.portrait, self.landmarks, config, size, request.portrait_fov),
         )
 
         def track(path: Path, what: str, seconds: float = math.inf) -> Tracked:
-            limits = (self.landmarks, self.config, size, max_frames)
+            limits = (self.landmarks, config, size, max_frames)
             if seconds < math.inf:
                 limits = (*limits[:3], MAX_FRAMES)
             tracked = self._once(
-                ((max_frames, seconds), path), lambda: track_video(path, *limits, report, what, seconds)
+                ((max_frames, seconds, request.fov, request.force), path),
+                lambda: track_video(path, *limits, report, what, seconds, request.fov),
             )
             return replace(tracked, path=Path(path))  # the same bytes may lie elsewhere now
 
@@ -173,6 +117,8 @@ class Animator:
         frames = min(len(drive), math.ceil(len(express) / express.fps * drive.fps - 1e-6))
         view = viewpoint(request.camera, frames, self.settings, request.seed, drive.fps)
         notes = [*person.notes, *clock_notes(drive, express, frames), *view.notes, *training_fit(view, self.settings)]
+        rest = self.rest(request, express, segment_codes(express.track, self.encoder))
+        notes += [rest.note] * bool(rest.note)
         return Prepared(request, person, drive, express, image, view, notes)
 
     def _once(self, key: tuple[Any, Path], make: Callable[[], Any]) -> Any:
@@ -206,9 +152,24 @@ class Animator:
             codes = landmark_codes(prepared.express.landmarks(self.settings.size), self.settings.size)
         else:
             codes = segment_codes(prepared.express.track, self.encoder)
+            rest = self.rest(prepared.request, prepared.express, codes)
+            if rest.code is not None:
+                codes = codes - rest.code + self.portrait_rest(prepared.person)
         before, after, share = prepared.express_rows()
         mixed = codes[before] * (1 - share[:, None]) + codes[after] * share[:, None]
         return np.asarray(mixed, codes.dtype)
+
+    def portrait_rest(self, person: Tracked) -> np.ndarray:
+        """The code `128` that stands for the portrait's face at rest."""
+        own = segment_codes(person.track, self.encoder)[0]
+        return rest_for(own, person.track.seen[0], rendered_rest(self.encoder))
+
+    def rest(self, request: Request, express: Tracked, codes: np.ndarray) -> Rest:
+        """The face at rest of whom the expressions `T 128` come from; see `Request.neutral`."""
+        if request.neutral == "off":
+            return Rest(None)
+        named = None if request.neutral == "auto" else int(request.neutral)
+        return rest_of(codes, express.track.seen[0], express.path.name, named)
 
     def cameras(self, prepared: Prepared) -> Cameras:
         """The path's cameras, and the portrait's own."""
@@ -272,6 +233,7 @@ class Animator:
             "scale": request.scale,
             "fps": round(prepared.drive.fps, 3),
             "sound": prepared.sound is not None,
+            "neutral": request.neutral,
         }
         return provenance_tags(self.model, inputs, settings)
 
@@ -319,22 +281,6 @@ class Animator:
             np.save(path, codes, allow_pickle=False)
         write_json(folder / "provenance.json", {"tags": tags})
         return folder
-
-
-def clock_notes(drive: Tracked, express: Tracked, frames: int) -> list[str]:
-    """What happened to the videos' pictures and times: conversions, two rates, and what was left out at the end."""
-    clips = [drive] if express is drive else [drive, express]
-    notes = [note for clip in clips for note in clip.notes]
-    if abs(drive.fps - express.fps) > 1e-3 * drive.fps:
-        notes.append(
-            f"{drive.path.name} has {drive.fps:.5g} frames per second and {express.path.name} {express.fps:.5g}: "
-            "they were aligned in seconds"
-        )
-    for clip in clips:
-        used = math.ceil(frames / drive.fps * clip.fps - 1e-6)
-        if clip.frames_in_file > used:
-            notes.append(f"{clip.path.name} was cut after {used} of its {clip.frames_in_file} frames")
-    return notes
 
 
 def check_output(
@@ -396,10 +342,9 @@ def animate(
             that cannot be written, is one of the inputs, or would replace what fportrait did not write.
     """
     output = Path(output)
-    request = Request(Path(portrait), Path(driving), camera, **settings)
+    request = Request(Path(portrait), Path(driving), camera, force=force, **settings)
     check_output(output, [request.portrait, request.driving, request.expression], conditions, force)
     animator = Animator(model, size=size)
-    animator.config = replace(animator.config, force=force)
     prepared = animator.prepare(request, report)
     for note in prepared.notes:
         report(f"note: {note}", 0, 0)

@@ -11,17 +11,17 @@ import numpy as np
 
 from fportrait.body.model import BodyModel
 from fportrait.body.rasterizer import normal_map
-from fportrait.camera.cameras import intrinsics_from_fov
 from fportrait.capture.clock import picked
-from fportrait.capture.image_io import exposure_note, read_picture
+from fportrait.capture.image_io import exposure_note
 from fportrait.capture.video_io import constant_frames, iter_video, probe
 from fportrait.dataset.encode import crop_picture, whole_pixels
 from fportrait.tracking.clips import Clip, read_landmarks
 from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.fit import LandmarkModel, bridge_gaps, to_pose
+from fportrait.tracking.lens import intrinsics_across, picture_fov
 from fportrait.tracking.segments import LOOK_AT, Track, crop_square, track_segments
+from fportrait.tracking.unlikeness import refuse_unlike
 
-DEFAULT_FOV = 40.0  # degrees, horizontal, of pictures that do not say
 Report = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
 
 
@@ -62,30 +62,24 @@ class Tracked:
         places = [int(number if self.stored is None else self.stored[number]) for number in numbers]
         return list(picked(iter_video(self.path, 0, max(places) + 1), places))
 
+    @property
+    def quarter_turns(self) -> int:
+        """By which faces stand rolled in the file, clockwise; the world, and what the model gets, is upright."""
+        return self.track.seen[0].quarter_turns
+
     def landmarks(self, size: int) -> np.ndarray:
-        """Landmarks `T 478 2` in pixels of the model's picture, bridged where the face was lost."""
+        """Landmarks `T 478 2` in pixels of the model's upright picture, bridged where the face was lost."""
         seen = self.track.seen[0]
         found = np.flatnonzero(seen.confidence > 0)
-        points = bridge_gaps(found, seen.landmarks[found], len(seen.confidence))
-        return (points - self.crop[:2]) * size / self.crop[2]
+        points = (bridge_gaps(found, seen.landmarks[found], len(seen.confidence)) - self.crop[:2]) * size / self.crop[2]
+        for _ in range(self.quarter_turns):
+            points = np.stack([points[..., 1], size - points[..., 0]], -1)
+        return points
 
     def crops(self, numbers: Sequence[int], size: int) -> list[np.ndarray]:
-        """The model's pictures `S S 3` of some frames."""
-        return [crop_picture(frame, self.crop, size) for frame in self.pictures(numbers)]
-
-
-def track_picture(path: Path, model: LandmarkModel, config: TrackConfig, crop_size: int) -> tuple[Tracked, np.ndarray]:
-    """A portrait's track (T = 1) and its picture `H W 3`.
-
-    Raises:
-        UserError: not a picture, no face, or two of like size.
-    """
-    picture = read_picture(path)
-    size = (picture.image.shape[1], picture.image.shape[0])
-    person = _track(Path(path), iter([picture.image]), size, 25.0, 1, model, config, crop_size)
-    burnt = exposure_note(face_of(picture.image, person), person.path.name)
-    notes = [f"{person.path.name}: {note}" for note in picture.notes] + [burnt] * bool(burnt)
-    return replace(person, notes=tuple(notes)), picture.image
+        """The model's pictures `S S 3` of some frames, upright."""
+        crops = [crop_picture(frame, self.crop, size) for frame in self.pictures(numbers)]
+        return [np.ascontiguousarray(np.rot90(crop, self.quarter_turns)) for crop in crops]
 
 
 def face_of(frame: np.ndarray, tracked: Tracked, number: int = 0) -> np.ndarray:
@@ -106,14 +100,16 @@ def track_video(
     report: Report,
     what: str,
     seconds: float = math.inf,
+    fov: float | None = None,
 ) -> Tracked:
     """The track of a video of one person with an unknown camera; a variable rate is brought to a constant one.
 
     Args:
-        max_frames, seconds: whichever ends first; later frames are left out.
+        max_frames, seconds: whichever ends first; later frames are left out. fov: degrees across the longer side; None
+            assumes 40.
 
     Raises:
-        UserError: not a video, no face, two of like size, or a face that is gone too long.
+        UserError: not a video, no face or nothing like one, two of like size, or a face that is gone too long.
     """
     path, info = Path(path), probe(path)
     fps, frames_in_file, stored = info.fps, info.frames, None
@@ -130,10 +126,12 @@ def track_video(
         source = picked(iter_video(path, 0, int(stored[-1]) + 1), stored.tolist())
     first: list[np.ndarray] = []
     frames = _counted(_first_kept(source, first), count, report, what)
-    size = (info.width, info.height)
-    tracked = _track(path, frames, size, fps, frames_in_file, model, config, crop_size)
+    intrinsics = intrinsics_across(picture_fov(path, fov)[0], info.width, info.height)
+    tracked = track_frames(path, frames, intrinsics, fps, frames_in_file, model, config, crop_size)
     burnt = exposure_note(face_of(first[0], tracked), path.name)
-    notes += [burnt] * bool(burnt)
+    notes += [*tracked.notes, *[burnt] * bool(burnt)]
+    if tracked.quarter_turns:
+        notes.append(f"the face in {path.name} is rolled by {90 * tracked.quarter_turns}°; it is taken as upright")
     return replace(tracked, stored=stored, notes=tuple(notes), start=info.start, sound=info.sound)
 
 
@@ -151,27 +149,27 @@ def _counted(frames: Iterable[np.ndarray], count: int, report: Report, what: str
     report(what, count, count)
 
 
-def _track(
+def track_frames(
     path: Path,
     frames: Iterable[np.ndarray],
-    size: tuple[int, int],
+    intrinsics: np.ndarray,
     fps: float,
     in_file: int,
     model: LandmarkModel,
     config: TrackConfig,
     crop_size: int,
 ) -> Tracked:
-    width, height = size
-    side = max(width, height)
-    k = intrinsics_from_fov(DEFAULT_FOV, side, side)
-    k[0, 2], k[1, 2] = width / 2, height / 2
+    """The track of frames that were read; `intrinsics` `3 3` with the principal point in the picture's middle."""
+    width, height = (round(2 * middle) for middle in intrinsics[:2, 2])
     # A name, not the path: where a person keeps their files does not belong into a message on a shared screen.
-    clip = Clip(path.name, path.name, "", "phone", width, height, k, None, fps)
+    clip = Clip(path.name, path.name, "", "phone", width, height, intrinsics, None, fps)
     seen = read_landmarks(frames, path.name, crop_size, config)
+    doubt = refuse_unlike(seen.unlike, path.name, config.force)
     shape, tracks = track_segments([[(clip, seen)]], model, config)
     track = tracks[0]
-    crop = crop_square(track.translations, track.rotations, track.cameras[0], k, config.crop_metres)
-    return Tracked(path, shape, track, whole_pixels(crop.tolist()), k, fps, in_file)
+    crop = crop_square(track.translations, track.rotations, track.cameras[0], intrinsics, config.crop_metres)
+    notes = (doubt,) if doubt else ()
+    return Tracked(path, shape, track, whole_pixels(crop.tolist()), intrinsics, fps, in_file, notes=notes)
 
 
 def draw_normals(

@@ -62,6 +62,21 @@ def parse_guidance(entries: tuple[str, ...]) -> dict[str, float]:
 @click.option(
     "--max-frames", default=250, show_default=True, type=click.IntRange(1), help="Cut longer driving videos here."
 )
+@click.option(
+    "--neutral",
+    default="auto",
+    show_default=True,
+    metavar="auto|off|FRAME",
+    help="The driver's face at rest: estimated from the clip, left in, or a frame of it.",
+)
+@click.option(
+    "--fov", type=click.FloatRange(5, 150), help="Field of view of the videos across the longer side, degrees: 40."
+)
+@click.option(
+    "--portrait-fov",
+    type=click.FloatRange(5, 150),
+    help="The same of the portrait. Default: as the picture says (EXIF), else 40.",
+)
 @click.option("--conditions", type=path_type, help="A folder for normal maps, cameras and codes that were used.")
 @click.option("--no-audio", is_flag=True, help="Leave the sound of the driving video out.")
 @click.option(
@@ -82,6 +97,9 @@ def animate(
     size: int | None,
     scale: int,
     max_frames: int,
+    neutral: str,
+    fov: float | None,
+    portrait_fov: float | None,
     conditions: Path | None,
     no_audio: bool,
     force: bool,
@@ -126,6 +144,9 @@ def animate(
             seed=seed,
             scale=scale,
             max_frames=max_frames,
+            neutral=neutral,
+            fov=fov,
+            portrait_fov=portrait_fov,
         )
     finally:
         bars.close()

@@ -191,7 +191,9 @@ class FaceLandmarker:
             )
             return self._points(_checked(image), moved)[0]
 
-        return unsteadiness(place, place(0.0, 1.0, 0.0))
+        landmarks = place(0.0, 1.0, 0.0)
+        inside = ((landmarks >= 0) & (landmarks <= [image.shape[1], image.shape[0]])).all(1) | (face.evidence < POOR)
+        return unsteadiness(place, landmarks, inside)
 
     def follow(self, image: np.ndarray, landmarks: np.ndarray) -> Face | None:
         """The face that lies where `landmarks` (478, 2) say, or None: the landmark net alone, no search elsewhere."""

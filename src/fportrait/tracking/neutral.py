@@ -2,8 +2,9 @@
 
 The encoder's codes hold more of a person than they should: of the variance between frames of real clips half is the
 person's own (rendered people: a tenth). A narrow-eyed driver's face at rest half-closes the result's eyes. What a
-face at rest adds is the same in all of a clip's frames, so it can be measured there and taken away; what rendered faces at
-rest have is put in its place, because that is what the model learned as rest.
+face at rest adds is the same in all of a clip's frames, so it can be measured there and taken away. In its place
+comes the middle between what rendered faces at rest have, which the model learned as rest, and what the portrait has:
+with the former alone eyes open so wide that half a blink does not show, with the latter alone a squint stays.
 
 The frames at rest are told by the scores of the blendshape net, each above its own low end in this clip: those scores
 are biased by person, too. A clip whose calmest frames still laugh or speak is left as it is, and said.
@@ -43,6 +44,16 @@ class Rest:
     note: str = ""
 
 
+def check_neutral(value: str) -> None:
+    """Refuse what is neither `auto` nor `off` nor a frame's number.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    if value not in ("auto", "off") and not value.isdecimal():
+        raise UserError(f"--neutral {value}", "auto, off, or the number of a frame", "write e.g. --neutral 0")
+
+
 def calm_frames(seen: ClipLandmarks) -> np.ndarray:
     """The frames nearest to rest, in rising order: a tenth of those with a face, 3 to 25 of them."""
     found = np.flatnonzero(seen.confidence > 0)
@@ -69,6 +80,8 @@ def rest_of(codes: np.ndarray, seen: ClipLandmarks, where: str, named: int | Non
                 f"--neutral {named} of {where}", f"a frame from 0 to {len(codes) - 1} with a face", "name another frame"
             )
         return Rest(codes[named], (named,))
+    if (seen.confidence > 0).sum() < 2 * FEWEST:
+        return Rest(None)  # a picture or two: what it shows may be meant
     frames = calm_frames(seen)
     assert seen.scores is not None
     calm = seen.scores[frames].mean(0)
@@ -77,7 +90,7 @@ def rest_of(codes: np.ndarray, seen: ClipLandmarks, where: str, named: int | Non
         return Rest(
             None,
             note=f"{where} shows no face at rest ({moving[0]} {calm[BLENDSHAPE_NAMES.index(moving[0])]:.2f} in its "
-            "calmest frames), so the driver's own features stay in the expression; name a frame at rest: --neutral FRAME",
+            "calmest frames), so the driver's features stay in the expression; name one at rest: --neutral FRAME",
         )
     return Rest(codes[frames].mean(0), tuple(frames.tolist()))
 
@@ -90,6 +103,20 @@ def faces_at_rest() -> np.ndarray:
     strip = read_image(FACES_AT_REST)
     side = strip.shape[0]
     return np.stack([strip[:, left : left + side] for left in range(0, strip.shape[1], side)])
+
+
+def rest_for(portrait: np.ndarray, seen: ClipLandmarks, rendered: np.ndarray) -> np.ndarray:
+    """The code `128` that stands for a portrait's face at rest.
+
+    Args:
+        portrait: the portrait's own code. seen: what was found in it; an open mouth or closed eyes are no rest.
+        rendered: `rendered_rest` of the same encoder.
+    """
+    assert seen.scores is not None
+    for name in ("jawOpen", "eyeBlinkLeft", "eyeBlinkRight"):
+        if seen.scores[0, BLENDSHAPE_NAMES.index(name)] > AT_REST[name]:
+            return rendered
+    return np.asarray((rendered + portrait) / 2)
 
 
 def rendered_rest(encoder: Any) -> np.ndarray:

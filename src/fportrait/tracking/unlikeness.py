@@ -42,15 +42,18 @@ def evidence(landmarks: np.ndarray, confidence: float) -> float:
     return odds - STRANGE_COST * min(strange, WORST_STRANGENESS)
 
 
-def unsteadiness(place: Callable[[float, float, float], np.ndarray], landmarks: np.ndarray) -> float:
+def unsteadiness(
+    place: Callable[[float, float, float], np.ndarray], landmarks: np.ndarray, inside: np.ndarray
+) -> float:
     """How far the points move when the crop is cut otherwise, as part of the face's size.
 
     Args:
         place: degrees of roll, factor of the side and shift in sides to the points `478 2` found in that crop.
-        landmarks: `478 2`, those found in the crop as it is.
+        landmarks: `478 2`, those found in the crop as it is. inside: `478`, which of them the picture holds: of a face
+            that its edge cuts, the others are guessed.
     """
-    size = float(np.ptp(landmarks, axis=0).max())
-    return float(np.mean([np.linalg.norm(place(*crop) - landmarks, axis=1).mean() / size for crop in CROPS]))
+    size, kept = float(np.ptp(landmarks, axis=0).max()), inside if inside.any() else ~inside
+    return float(np.mean([np.linalg.norm(place(*crop) - landmarks, axis=1)[kept].mean() / size for crop in CROPS]))
 
 
 def refuse_unlike(unlike: float, where: str, force: bool) -> str | None:

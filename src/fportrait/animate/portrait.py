@@ -1,0 +1,93 @@
+"""The portrait: its picture turned upright, its track, and what a viewer should know of it before judging a result."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fportrait.animate.tracked import Tracked, face_of, track_frames
+from fportrait.capture.image_io import exposure_note, read_picture
+from fportrait.tracking.config import TrackConfig
+from fportrait.tracking.fit import LandmarkModel
+from fportrait.tracking.landmarks import roll_of, shared_landmarker
+from fportrait.tracking.lens import intrinsics_across, picture_fov
+
+UPRIGHT = 25.0  # degrees of roll up to which a portrait stays as it is: heads of the training world tilt so far
+EXACT = 3.0  # degrees: so near to a quarter turn, pixels are moved and not mixed
+CUT = 0.02  # share of the landmarks outside the picture from which a face counts as cut
+CLOSE = 0.2  # share of the model's picture that lies outside the portrait
+TURNED = 45.0  # degrees between face and line of sight
+
+
+def track_picture(
+    path: Path, model: LandmarkModel, config: TrackConfig, crop_size: int, fov: float | None = None
+) -> tuple[Tracked, np.ndarray]:
+    """A portrait's track (T = 1) and its picture `H W 3`, turned upright if the face is rolled by more than 25 degrees.
+
+    Args:
+        fov: degrees across the longer side; None takes the picture's own record, or else 40.
+
+    Raises:
+        UserError: not a picture, no face or nothing like one, or two of like size.
+    """
+    path, picture = Path(path), read_picture(path)
+    image, rolled = upright(picture.image)
+    height, width = picture.image.shape[:2]
+    intrinsics = intrinsics_across(picture_fov(path, fov)[0], width, height)
+    intrinsics[:2, 2] = image.shape[1] / 2, image.shape[0] / 2
+    person = track_frames(path, iter([image]), intrinsics, 25.0, 1, model, config, crop_size)
+    burnt = exposure_note(face_of(image, person), path.name)
+    notes = [f"{path.name}: {note}" for note in picture.notes] + [burnt] * bool(burnt)
+    if rolled:
+        notes.append(f"the face in {path.name} is rolled by {rolled:.0f}°; the picture was turned upright")
+    return replace(person, notes=(*notes, *person.notes, *view_notes(person, image))), image
+
+
+def upright(image: np.ndarray) -> tuple[np.ndarray, float]:
+    """A picture turned about its middle until its largest face stands upright, and the degrees of its roll.
+
+    What stands within `UPRIGHT` comes back as it is, with 0. A canvas holds all of a turned picture, black beside it.
+    """
+    faces = shared_landmarker().detect(image)
+    roll = float(np.degrees(roll_of(faces[0].landmarks))) if faces else 0.0
+    if abs(roll) <= UPRIGHT:
+        return image, 0.0
+    quarters = round(roll / 90)
+    if abs(roll - 90 * quarters) <= EXACT:
+        return np.ascontiguousarray(np.rot90(image, quarters)), roll
+    height, width = image.shape[:2]
+    cos, sin = abs(np.cos(np.radians(roll))), abs(np.sin(np.radians(roll)))
+    size = (int(np.ceil(width * cos + height * sin)), int(np.ceil(width * sin + height * cos)))
+    turn = cv2.getRotationMatrix2D((width / 2 - 0.5, height / 2 - 0.5), roll, 1.0)
+    turn[:, 2] += [(size[0] - width) / 2, (size[1] - height) / 2]
+    return cv2.warpAffine(image, turn, size, flags=cv2.INTER_LINEAR), roll
+
+
+def view_notes(person: Tracked, image: np.ndarray) -> list[str]:
+    """A sentence for each way in which a portrait shows less of a face than the model was trained on."""
+    name, points = person.path.name, person.track.seen[0].landmarks[0]
+    height, width = image.shape[:2]
+    notes = []
+    outside = float(((points < 0) | (points > [width, height])).any(1).mean())
+    x0, y0, side = person.crop
+    inside = max(0, min(x0 + side, width) - max(x0, 0)) * max(0, min(y0 + side, height) - max(y0, 0))
+    missing = 1 - inside / side**2
+    if outside > CUT:
+        notes.append(f"the face in {name} is cut by the picture's edge: {100 * outside:.0f}% of it had to be guessed")
+    elif missing > CLOSE:
+        notes.append(
+            f"{name} ends close to the head: {100 * missing:.0f}% of what the model looks at lies outside the picture "
+            "and is black; a picture with more room around the head comes out better"
+        )
+    camera, rotation = person.track.cameras[0], person.track.rotations[0]
+    sight = -camera[:3, :3].T @ camera[:3, 3] - person.track.translations[0]
+    turned = float(np.degrees(np.arccos(np.clip(rotation[:, 2] @ sight / np.linalg.norm(sight), -1, 1))))
+    if turned > TURNED:
+        notes.append(
+            f"the face in {name} is turned {turned:.0f}° away from the camera; the model was trained on portraits up "
+            f"to about {TURNED:.0f}°, and invents the hidden side"
+        )
+    return notes
