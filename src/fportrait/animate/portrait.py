@@ -14,6 +14,7 @@ from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.fit import LandmarkModel
 from fportrait.tracking.landmarks import roll_of, shared_landmarker
 from fportrait.tracking.lens import intrinsics_across, picture_fov
+from fportrait.tracking.unlikeness import REFUSED
 
 UPRIGHT = 25.0  # degrees of roll up to which a portrait stays as it is: heads of the training world tilt so far
 EXACT = 3.0  # degrees: so near to a quarter turn, pixels are moved and not mixed
@@ -53,8 +54,8 @@ def upright(image: np.ndarray) -> tuple[np.ndarray, float]:
     """
     faces = shared_landmarker().detect(image)
     roll = float(np.degrees(roll_of(faces[0].landmarks))) if faces else 0.0
-    if abs(roll) <= UPRIGHT:
-        return image, 0.0
+    if abs(roll) <= UPRIGHT or shared_landmarker().unlikeness(image, faces[0]) > REFUSED:
+        return image, 0.0  # of what is no face there is no upright
     quarters = round(roll / 90)
     if abs(roll - 90 * quarters) <= EXACT:
         return np.ascontiguousarray(np.rot90(image, quarters)), roll
