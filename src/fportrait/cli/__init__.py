@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Bring registry and runs along to another machine; set the anchor.",
     ),
     "weights": ("fportrait.cli.weights:weights", "Pretrained weights that you may add: list, check, import."),
+    "train-encoder": ("fportrait.cli.encoder:train_encoder", "Train the expression encoder on your own captures."),
     "bench": ("fportrait.cli.bench:bench", "Run benchmarks and show their figures."),
 }
 

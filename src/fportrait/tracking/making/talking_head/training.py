@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fportrait.devices import pick_device
 from fportrait.errors import UserError
 from fportrait.pixels import to_model_range
 from fportrait.tracking.expression import CODE_DIM, ExpressionEncoder
@@ -137,13 +138,16 @@ def train_talking_heads(
     size = data.pictures.shape[1]
     alignment, decoder = AlignmentEncoder(width, size), TalkingHeadDecoder()
     readout = None if data.actions is None else nn.Linear(CODE_DIM, data.actions.shape[1])
-    modules = nn.ModuleList([expression, alignment, decoder] + ([readout] if readout else []))
+    device = pick_device()
+    modules = nn.ModuleList([expression, alignment, decoder] + ([readout] if readout else [])).to(device)
     for module in (expression, alignment, decoder):
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if start is not None and readout is not None and data.actions is not None:
         readout.load_state_dict(_first_readout(start, data, rng))
         _standardise_head(expression, start)
-    action_scale = None if data.actions is None else torch.from_numpy(1 / (data.actions.std(0) + 0.05)).float() ** 2
+    action_scale = None
+    if data.actions is not None:
+        action_scale = torch.from_numpy(1 / (data.actions.std(0) + 0.05)).float().to(device) ** 2
     optimizer = torch.optim.AdamW(modules.parameters(), lr=settings.learning_rate, weight_decay=0.02)
     modules.train()
     started, running = time.time(), []
@@ -155,7 +159,7 @@ def train_talking_heads(
         for group in optimizer.param_groups:
             group["lr"] = rate
         picks = np.sort(rng.choice(len(data.crops), settings.batch, replace=False))
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16):
             losses = _losses(
                 data, picks, settings, expression, alignment, decoder, readout, action_scale, rng, generator
             )
@@ -193,32 +197,35 @@ def _losses(
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """One batch's losses, weighted."""
-    count = len(picks)
+    count, device = len(picks), expression.head.weight.device
     shown = picks[rng.choice(count, min(settings.decoded, count), replace=False)]
-    target = to_model_range(data.pictures[shown])
-    reference = to_model_range(data.references[shown, rng.integers(0, data.references.shape[1], len(shown))])
+    target = to_model_range(data.pictures[shown]).to(device)
+    others = data.references[shown, rng.integers(0, data.references.shape[1], len(shown))]
+    reference = to_model_range(others).to(device)
     driving = to_model_range(data.crops[picks])
     if data.twins is not None:
         driving = torch.cat([driving, to_model_range(data.twins[picks])])
-    codes = expression(augment(driving, generator).contiguous(memory_format=torch.channels_last)).float()
+    driving = augment(driving, generator).to(device)
+    codes = expression(driving.contiguous(memory_format=torch.channels_last)).float()
     # Statistics of batch normalisation are those of targets and references together.
     where = alignment(torch.cat([target, reference]).contiguous(memory_format=torch.channels_last)).float()
-    own, place = codes[:count], torch.from_numpy(np.searchsorted(picks, shown))
+    own, place = codes[:count], torch.from_numpy(np.searchsorted(picks, shown)).to(device)
     used = own[place]
     if data.twins is not None:
-        used = torch.where(torch.rand(len(shown), 1, generator=generator) < 0.5, used, codes[count:][place])
+        used = torch.where(torch.rand(len(shown), 1, generator=generator).to(device) < 0.5, used, codes[count:][place])
     produced = decoder(reference, used, where[: len(shown)], where[len(shown) :]).float()
     weight = None
     if data.focus is not None:
-        weight = focus_weight(torch.from_numpy(data.focus[shown]).float(), target.shape[-1], settings.focus_weight)
+        focus = torch.from_numpy(data.focus[shown]).float()
+        weight = focus_weight(focus, target.shape[-1], settings.focus_weight).to(device)
     losses = {"picture": picture_loss(produced, target, weight), "size": 1e-3 * codes.square().mean()}
     if readout is not None and data.actions is not None and action_scale is not None:
-        wanted = torch.from_numpy(data.actions[picks]).float().repeat(len(codes) // count, 1)
+        wanted = torch.from_numpy(data.actions[picks]).float().to(device).repeat(len(codes) // count, 1)
         losses["actions"] = settings.action_weight * ((readout(codes) - wanted) ** 2 * action_scale).mean()
     if data.twins is not None:
         losses["agreement"] = settings.agreement_weight * agreement_loss(own, codes[count:])
     if data.alignment is not None:
-        wanted = torch.from_numpy(data.alignment[shown]).float()
+        wanted = torch.from_numpy(data.alignment[shown]).float().to(device)
         losses["alignment"] = settings.alignment_weight * 10 * F.mse_loss(where[: len(shown)], wanted)
     return losses
 
@@ -281,13 +288,15 @@ def distil_expression_encoder(
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     mean, std = codes.mean(0), np.maximum(codes.std(0), 1e-4)
     wanted = torch.from_numpy(((codes - mean) / std).astype(np.float32))
-    encoder = ExpressionEncoder(width, crops.shape[1]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    device = pick_device()
+    encoder = ExpressionEncoder(width, crops.shape[1]).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    wanted = wanted.to(device)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=learning_rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.15)
     for step in range(steps):
         picks = np.sort(rng.integers(0, len(crops), batch))
-        images = augment(to_model_range(crops[picks]), generator).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        images = augment(to_model_range(crops[picks]), generator).to(device, memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16):
             produced = encoder(images)
         loss = F.mse_loss(produced.float(), wanted[picks])
         optimizer.zero_grad(set_to_none=True)
