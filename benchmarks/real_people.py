@@ -434,6 +434,7 @@ def main() -> None:
         if arguments.pictures:
             some = [(name, pictures) for name, pictures in shown.items() if name in free]
             sheet(arguments.pictures / f"{arguments.name}_self_{bench.size}.jpg", some, 2)
+        keep(arguments.name, result, bench, begun)
     if "identity" in arguments.only and bench.network is not None:
         same, other = pairs_of_people(bench)
         middle = (np.mean(same) + np.mean(other)) / 2
@@ -448,9 +449,11 @@ def main() -> None:
         if arguments.pictures:
             some = [(name, pictures) for name, pictures in shown.items() if name in free]
             sheet(arguments.pictures / f"{arguments.name}_driven_{bench.size}.jpg", some, 2)
+        keep(arguments.name, result, bench, begun)
     if "expression" in arguments.only:
         faces = [entry for entry in portraits if entry.name in FACES]
         result["expression"], result["expression_rows"] = expression(bench, faces)
+        keep(arguments.name, result, bench, begun)
     if "clips" in arguments.only:
         result["clips"], shown_clips = reenactment(bench, scratch)
         if arguments.pictures:
@@ -462,12 +465,18 @@ def main() -> None:
                 for label, line in zip(labels, lines, strict=True)
             ]
             sheet(arguments.pictures / f"{arguments.name}_clips_{bench.size}.jpg", some, 1)
+        keep(arguments.name, result, bench, begun)
     if "codes" in arguments.only:
         result["identity_share_of_codes"] = code_shares(bench, portraits[0].path)
-    result |= {"failed": bench.failed, "cpu_seconds": round(time.process_time() - begun), "machine": machine()}
-    write_json(RESULTS / f"{arguments.name}.json", result)
+    keep(arguments.name, result, bench, begun)
     for key, value in result.items():
         print(f"{key}: {value}")
+
+
+def keep(name: str, result: dict[str, Any], bench: Bench, begun: float) -> None:
+    """Write what is known so far: a long run that ends early leaves its rows."""
+    result |= {"failed": bench.failed, "cpu_seconds": round(time.process_time() - begun), "machine": machine()}
+    write_json(RESULTS / f"{name}.json", result)
 
 
 def bundle_name(bundle: Path) -> str:
