@@ -13,7 +13,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
 
 from fportrait.ops.mistakes import user_error
-from fportrait.ops.parameters import check_nested_keys, check_parameters, known_parameters
+from fportrait.ops.parameters import check_kinds, check_nested_keys, check_parameters, known_parameters
 
 
 class ParameterHooks:
@@ -31,6 +31,7 @@ class ParameterHooks:
         pipelines.set_requested(requested)
         written_out = OmegaConfigLoader(context.config_loader.conf_source, base_env="base", default_run_env="base")
         check_nested_keys(context.params, written_out["parameters"])
+        check_kinds(context.params, written_out["parameters"])
         # Resolvers are global and the last loader made owns them: an environment with folders of its own would
         # silently work in the base's.
         context.config_loader._register_globals_resolver()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import mlflow
+import pytest
 
+from fportrait.errors import UserError
 from fportrait.ops.lineage import read_record
+from fportrait.ops.parameters import check_kinds
 
 
 def client_of(project: Path) -> mlflow.MlflowClient:
@@ -112,3 +116,50 @@ def test_an_environment_with_folders_of_its_own_leaves_the_bases_alone(dry_proje
     assert made == {"other"}
     assert (dry_project / "data/other/08_reporting/lineage/add.json").is_file()
     assert not (dry_project / "data/08_reporting").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--env=bas"], "the environment 'bas'.*write 'base'"),
+        (["--tags=cuont"], "no node with the tag 'cuont'.*write 'count'"),
+        (["--nodes=ad"], "the node 'ad'.*write 'add'"),
+        (["--from-nodes=ad"], "the node 'ad'.*write 'add'"),
+        (["--to-nodes=nothing"], "the node 'nothing'.*count"),
+        (["--to-outputs=sum"], "the data set 'sum'.*write 'sums'"),
+        (["--from-inputs=number"], "the data set 'number'.*write 'numbers'"),
+        (["--namespaces=x"], "the namespace x"),
+        (["--pipelines=ad"], "Failed to find the pipeline named 'ad'"),
+        (["--params=add.scale=much"], "'much' for 'add.scale'.*a number"),
+        (["--params=add.shares=3"], "3 for 'add.shares'.*keys with values"),
+        (["--params=add.shares.first=0.5"], "0.5 for 'add.shares.first'.*a whole number"),
+    ],
+)
+def test_what_the_command_line_asks_for_wrongly_is_a_sentence_before_anything_runs(
+    dry_project, kedro_run, options, message
+):
+    result = kedro_run(*options)
+    assert result.exit_code == 2 and "Traceback" not in result.output
+    assert re.search(message, " ".join(result.output.split())), result.output
+    assert not (dry_project / "data/sums").exists()
+
+
+def test_a_tab_in_a_parameters_file_is_named_with_its_line_and_a_byte_order_mark_is_read(dry_project, kedro_run):
+    (dry_project / "conf/local").mkdir(exist_ok=True)
+    path = dry_project / "conf/local/parameters_mine.yml"
+    path.write_text("add:\n\tscale: 3\n")
+    result = kedro_run()
+    assert result.exit_code == 2 and "Traceback" not in result.output
+    assert re.search(r"parameters_mine\.yml, line 2, with a tab", " ".join(result.output.split())), result.output
+    path.write_bytes(b"\xef\xbb\xbfadd:\n  scale: 3\n")
+    assert kedro_run().exit_code == 0
+    record = json.loads((dry_project / "data/08_reporting/lineage/add.json").read_text())
+    assert record["parameters"]["scale"] == 3
+
+
+def test_counts_are_not_negative_at_any_depth():
+    base = {"track": {"workers": 2, "tracking": {"steps": 5, "offset": 1}}}
+    check_kinds({"track": {"workers": 0, "tracking": {"steps": 1, "offset": -3}}}, base)
+    for wrong in ({"workers": -2}, {"tracking": {"steps": -1}}):
+        with pytest.raises(UserError, match="0 or more"):
+            check_kinds({"track": wrong}, base)

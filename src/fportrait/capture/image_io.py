@@ -62,7 +62,7 @@ def decode_picture(source: Path | IO[bytes], where: str) -> Picture:
     try:
         data = source.read_bytes() if isinstance(source, Path) else source.read()
         _refuse_by_name(data[:32], where)
-        with Image.open(io.BytesIO(data)) as opened:
+        with Image.open(source if isinstance(source, Path) else io.BytesIO(data)) as opened:
             _refuse_raw(opened, where)
             if _is_deep_colour(opened, data):
                 return _deep(data, opened, where)

@@ -9,6 +9,8 @@ from fportrait.errors import UserError, refuse_unknown_keys
 
 # Their keys name settings or measures; the study and the gate refuse those they do not know.
 FREE = ("space", "floors", "slice_floors", "against_champion")
+COUNTS = ("workers", "steps", "frames", "people", "clips", "records", "batch_size", "processes", "min_frames")
+OTHER_KINDS = {"a number": ("a whole number",)}  # that may stand for a kind
 
 
 def known_parameters(pipelines: Iterable[Any]) -> dict[str, set[str]]:
@@ -41,6 +43,42 @@ def check_parameters(parameters: Mapping[str, Any], known: Mapping[str, set[str]
                 "a value for every key",
                 f"add it to conf/base/parameters_{section}.yml",
             )
+
+
+def check_kinds(parameters: Mapping[str, Any], base: Mapping[str, Any], where: str = "") -> None:
+    """Raise `UserError` for a value of another kind than `conf/base` has there, at any depth.
+
+    A whole number may stand for a fraction; what the base leaves empty (null, an empty list or mapping) may be
+    anything. Counts (`COUNTS`) are not negative.
+    """
+    for key, value in parameters.items():
+        name, wanted = f"{where}{key}", base.get(key)
+        if isinstance(wanted, Mapping):
+            if not isinstance(value, Mapping):
+                raise UserError(f"{value!r} for '{name}'", "keys with values", f"nest them under '{key}:'")
+            if key not in FREE and wanted:
+                check_kinds(value, wanted, f"{name}.")
+            continue
+        kind = _kind(wanted)
+        if kind and value is not None and _kind(value) not in (kind, *OTHER_KINDS.get(kind, ())):
+            raise UserError(f"{value!r} for '{name}'", f"{kind}, such as {wanted!r}", "correct its value")
+        if key in COUNTS and isinstance(value, int) and not isinstance(value, bool) and value < 0:
+            raise UserError(f"{value} for '{name}'", "0 or more", "correct its value")
+
+
+def _kind(value: Any) -> str:
+    """What a value is, in words; empty for what says nothing about its kind."""
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int):
+        return "a whole number"
+    if isinstance(value, float):
+        return "a number"
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, Mapping):
+        return "keys with values"
+    return "a list" if isinstance(value, list | tuple) else ""
 
 
 def check_nested_keys(parameters: Mapping[str, Any], base: Mapping[str, Any], where: str = "the parameters") -> None:
