@@ -76,7 +76,14 @@ def dry_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database:
     }
     (base / "catalog.yml").write_text(yaml.safe_dump(catalog))
     (base / "parameters.yml").write_text(
-        yaml.safe_dump({"folders": FOLDERS, "count": {"upto": 5}, "add": {"scale": 2.0, "shares": {"first": 1}}})
+        yaml.safe_dump(
+            {
+                "folders": FOLDERS,
+                "count": {"upto": 5},
+                "add": {"scale": 2.0, "shares": {"first": 1}},
+                "scale": {"device": "auto"},
+            }
+        )
     )
     monkeypatch.setattr("fportrait.pipeline_registry.register_pipelines", dry_pipelines)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow exports it itself, for its child processes
