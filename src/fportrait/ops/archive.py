@@ -214,9 +214,6 @@ def _check_database(path: Path, home: Path) -> None:
     """A registry's database and nothing else, whose places all lie in the project `home`."""
     fix = "export it again with `fportrait registry export FILE`"
     store.check_schema(path)
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        if connection.execute("SELECT count(*) FROM sqlite_master WHERE type IN ('trigger', 'view')").fetchone()[0]:
-            raise UserError("a database with triggers or views", "a registry's tables alone", fix)
     _set_root(path, NEUTRAL, home)
     outside = [place for place in _places(path) if not _inside(place, home / "mlruns")]
     if outside:
