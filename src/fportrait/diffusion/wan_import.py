@@ -316,7 +316,7 @@ class Transformer:
         """Write the widened transformer; files that are there already are kept."""
         files = list(self.files())
         total, done = len(self.model.state_dict()), 0
-        weight_map = {}
+        weight_map: dict[str, str] = {}
         fresh = self.new_tensors(prompt)
         for file, names in files:
             weight_map |= dict.fromkeys(names, file)

@@ -185,7 +185,7 @@ def code_agreement(database: duckdb.DuckDBPyConnection, dataset: str, source: st
         SELECT clip, code, face FROM moves ORDER BY clip, frame
         """.replace("{dataset}", quoted)
     ).df()
-    lags = np.arange(-MAX_LAG, MAX_LAG + 1)
+    lags = range(-MAX_LAG, MAX_LAG + 1)
     by_clip = []
     for _, rows in table.groupby("clip", sort=False):
         code, face = (_standardised(np.diff(rows[name].to_numpy())[1:]) for name in ("code", "face"))
@@ -197,7 +197,7 @@ def code_agreement(database: duckdb.DuckDBPyConnection, dataset: str, source: st
         return 1.0, 0, 0
     agreement = np.array(by_clip)
     spread = agreement[:, MAX_LAG].std(ddof=1) / np.sqrt(len(agreement)) if len(agreement) > 1 else 1.0
-    best = int(lags[agreement.mean(0).argmax()])
+    best = lags[int(agreement.mean(0).argmax())]
     return float(agreement[:, MAX_LAG].mean() + spread), len(agreement), best
 
 

@@ -145,7 +145,7 @@ class FaceLandmarker:
     def _search(self, image: np.ndarray, max_faces: int, known: list[Face], roll: float) -> list[Face]:
         """`known` and the faces that stand about as `roll` (radians) says, largest first."""
         faces = list(known)
-        for side, windows in _searches(*image.shape[:2], roll):
+        for side, windows in _searches(image.shape[0], image.shape[1], roll):
             largest = max((face.size for face in faces), default=0.0)
             # A face this large hides nobody of like size from a window of this side.
             if faces and (len(faces) >= max_faces or largest > COARSE * side):
@@ -192,7 +192,8 @@ class FaceLandmarker:
             return self._points(_checked(image), moved)[0]
 
         landmarks = place(0.0, 1.0, 0.0)
-        inside = ((landmarks >= 0) & (landmarks <= [image.shape[1], image.shape[0]])).all(1) | (face.evidence < POOR)
+        seen = ((landmarks >= 0) & (landmarks <= [image.shape[1], image.shape[0]])).all(1)
+        inside = np.asarray(seen | (face.evidence < POOR))
         return unsteadiness(place, landmarks, inside)
 
     def follow(self, image: np.ndarray, landmarks: np.ndarray) -> Face | None:

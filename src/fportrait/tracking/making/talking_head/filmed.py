@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def clip_samples(
     return samples
 
 
-def joined(samples: list[Mapping[str, Any]], seed: int) -> TalkingHeads:
+def joined(samples: Sequence[Mapping[str, Any]], seed: int) -> TalkingHeads:
     """All samples, each with pictures of the same person: of other clips where there are any, else other moments."""
     rng = np.random.default_rng(seed)
     people: dict[Any, list[int]] = {}
