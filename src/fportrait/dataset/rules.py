@@ -172,7 +172,7 @@ def _invariants(config: ValidationConfig) -> list[Rule]:
             ("expression moves", "identities", "expression_motion", "warning", "film moving faces", expression, None),
             ("pose moves", "identities", "pose_degrees", "warning", turning, pose, None),
         ]
-        listed += [Rule(*row, dataset) for row in rows]
+        listed += [Rule(*row) for row in ((*row, dataset) for row in rows)]
     sweeps: list[tuple[Any, ...]] = [
         ("camera moves", "camera_degrees", config.moving_camera_degrees, None, "ViewSweep"),
         ("camera moves", "camera_degrees", config.moving_camera_degrees, None, "DynamicSweep"),
