@@ -1,0 +1,254 @@
+"""The inputs and outputs of the studio's pages: what is there, not what it does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from fportrait.animate.viewpoint import CAMERAS, parse_keys
+from fportrait.bundle import BundleSettings
+from fportrait.web.handlers import FILE, GUIDED, OWN, clips_long, own_path
+from fportrait.web.samples import PORTRAITS, VIDEOS
+from fportrait.web.scene import angle_map
+
+
+def unopened(component: Any) -> Any:
+    """Let an upload component hand over the path as it is; `Uploads` and `check_*` decide what is opened.
+
+    (A subclass would do, but Gradio writes a `.pyi` file beside every module that defines one.)
+    """
+    component.preprocess = lambda payload: payload.path if payload is not None else None
+    return component
+
+
+@dataclass
+class Sources:
+    """Where identity, pose and expression come from."""
+
+    portrait: Any
+    portrait_samples: Any
+    driving: Any
+    driving_samples: Any
+    expression: Any
+
+
+@dataclass
+class Camera:
+    """The camera path and its picture."""
+
+    kind: Any
+    scene: Any
+    own: Any
+    keys: Any
+    clicks: Any
+    undo: Any
+    clear: Any
+    camera_file: Any
+
+
+@dataclass
+class Sampling:
+    """How strongly the model is guided, and how long it samples."""
+
+    scales: Any
+    steps: Any
+    frames: Any
+    seed: Any
+
+
+@dataclass
+class Output:
+    """The result and the buttons that make it."""
+
+    video: Any
+    run: Any
+    stop: Any
+    look: Any
+    downloads: Any
+    facts: Any
+
+
+@dataclass
+class Trace:
+    """What was found and given to the model."""
+
+    strip: Any
+    tracking: Any
+    tracked_facts: Any
+    overlays: Any
+    normals: Any
+
+
+@dataclass
+class Past:
+    """The gallery of results."""
+
+    names: Any
+    selected: Any
+    gallery: Any
+    video: Any
+    files: Any
+    facts: Any
+    delete: Any
+
+
+def sources() -> Sources:
+    """Portrait, driving video and optional expression video, with samples to try."""
+    with gr.Column(scale=5, min_width=300):
+        portrait = unopened(
+            gr.Image(
+                label="Portrait: identity",
+                sources=["upload"],
+                type="filepath",
+                height=230,
+                elem_id="portrait",
+            )
+        )
+        with gr.Row():
+            portrait_samples = [
+                gr.Button(f"Sample {index + 1}", size="sm", min_width=80, elem_id=f"portrait-sample-{index + 1}")
+                for index in range(len(PORTRAITS))
+            ]
+        driving = unopened(
+            gr.Video(
+                label="Driving video: pose, and expression",
+                sources=["upload"],
+                height=230,
+                elem_id="driving",
+                include_audio=True,
+            )
+        )
+        with gr.Row():
+            driving_samples = [
+                gr.Button(f"Sample {index + 1}", size="sm", min_width=80, elem_id=f"driving-sample-{index + 1}")
+                for index in range(len(VIDEOS))
+            ]
+        with gr.Accordion("Expression from another video", open=False):
+            expression = unopened(
+                gr.Video(
+                    label="Expression video (optional)",
+                    sources=["upload"],
+                    height=200,
+                    elem_id="expression",
+                    include_audio=True,
+                )
+            )
+    return Sources(portrait, portrait_samples, driving, driving_samples, expression)
+
+
+def camera(settings: BundleSettings) -> Camera:
+    """The kinds of path; an own path is clicked or written, a file uploaded."""
+    kind = gr.Radio([*CAMERAS, OWN, FILE], value="front", label="Camera path", elem_id="camera")
+    scene = gr.Plot(label="Cameras around the head", elem_id="scene")
+    with gr.Group(visible=False) as own:
+        keys = gr.Textbox(
+            own_path(settings),
+            label="Key positions: yaw, elevation[, distance]; …",
+            elem_id="keys",
+        )
+        clicks = gr.Image(
+            angle_map(parse_keys(own_path(settings))),
+            label="Click to add a position",
+            interactive=False,
+            buttons=[],
+            elem_id="angle-map",
+        )
+        with gr.Row():
+            undo = gr.Button("Remove last", size="sm")
+            clear = gr.Button("Start again", size="sm")
+    camera_file = unopened(
+        gr.File(
+            label="Camera file (.json)",
+            file_types=[".json"],
+            visible=False,
+            elem_id="camera-file",
+            height=110,
+        )
+    )
+    return Camera(kind, scene, own, keys, clicks, undo, clear, camera_file)
+
+
+def sampling(settings: BundleSettings) -> Sampling:
+    """Sliders at the model's own values."""
+    with gr.Accordion("Guidance and sampling", open=False, elem_id="sampling"):
+        scales = [
+            gr.Slider(
+                0,
+                5,
+                settings.guidance.get(name, 1.0),
+                step=0.1,
+                label=f"Guidance: {name}",
+                elem_id=f"guidance-{name}",
+            )
+            for name in GUIDED
+        ]
+        gr.Markdown(
+            "1 is the model without guidance and costs nothing; each other value costs one more "
+            "pass in each guided step (the small base: the last three of six)."
+        )
+        steps = gr.Slider(1, 10 * settings.steps, settings.steps, step=1, label="Sampling steps", elem_id="steps")
+        frames = gr.Slider(
+            1, clips_long(settings, 10), clips_long(settings, 3), step=1, label="Frames at most", elem_id="frames"
+        )
+        seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, elem_id="seed")
+    return Sampling(scales, steps, frames, seed)
+
+
+def output() -> Output:
+    """The video, the buttons and the downloads."""
+    with gr.Column(scale=5, min_width=300):
+        video = gr.Video(
+            label="Result",
+            interactive=False,
+            autoplay=True,
+            loop=True,
+            height=300,
+            elem_id="result",
+            buttons=["download"],
+        )
+        with gr.Row():
+            run = gr.Button("Generate", variant="primary", min_width=80, elem_id="generate")
+            stop = gr.Button("Cancel", min_width=80, elem_id="cancel")
+        look = gr.Button("Only show tracking and normals", size="sm", elem_id="preview")
+        downloads = gr.File(label="Download", interactive=False, elem_id="downloads", height=190)
+        facts = gr.Markdown(elem_id="facts")
+    return Output(video, run, stop, look, downloads, facts)
+
+
+def trace() -> Trace:
+    """The strip over time and, folded, tracking and normal maps."""
+    strip = gr.Image(label="Driving, pose, result over time", interactive=False, elem_id="strip")
+    with gr.Accordion("Tracking and normals", open=False, elem_id="tracking") as tracking:
+        tracked_facts = gr.Markdown()
+        overlays = gr.Gallery(
+            label="What the tracker found", columns=4, height=320, elem_id="overlays", object_fit="contain"
+        )
+        normals = gr.Gallery(
+            label="Pose as normal maps", columns=6, height=200, elem_id="normals", object_fit="contain"
+        )
+    return Trace(strip, tracking, tracked_facts, overlays, normals)
+
+
+def past() -> Past:
+    """Past results and the one that is opened."""
+    names = gr.State([])
+    selected = gr.State("")
+    gallery = gr.Gallery(
+        label="Past results, newest first",
+        columns=5,
+        fit_columns=False,
+        height=300,
+        allow_preview=False,
+        elem_id="gallery",
+        object_fit="contain",
+    )
+    with gr.Row():
+        with gr.Column(min_width=300):
+            video = gr.Video(interactive=False, label="Result", height=280, elem_id="past-video", loop=True)
+        with gr.Column(min_width=300):
+            files = gr.File(label="Download", interactive=False, elem_id="past-files", height=190)
+            facts = gr.Markdown(elem_id="past-facts")
+            delete = gr.Button("Delete this result", size="sm", variant="stop", elem_id="delete")
+    return Past(names, selected, gallery, video, files, facts, delete)
