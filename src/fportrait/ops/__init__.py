@@ -1,4 +1,4 @@
-"""What only an orchestrator needs: MLflow runs, the registry and its gate, lineage, studies, ablations, dvc.yaml's deps.
+"""What an orchestrator needs: MLflow runs, registry and gate, lineage, studies, ablations, the deps of dvc.yaml.
 
 The one package that imports MLflow, Kedro or DVC.
 """
