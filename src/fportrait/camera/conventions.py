@@ -1,8 +1,8 @@
 """Is the head in the picture? If not, under which convention would it be?
 
-Cameras come as world-to-camera or camera-to-world, for OpenCV or OpenGL, in metres or millimetres, row by row or column
-by column, in worlds with another axis up or another origin. All of these are proper rotations, so nothing about a
-matrix alone is wrong; but a head at the origin, 25 cm high, is then behind the camera, beside the picture or a dot.
+Cameras come as world-to-camera or camera-to-world, for OpenCV or OpenGL, in metres or millimetres, in worlds with
+another axis up or another origin. All of these are proper rotations, so nothing about a matrix alone is wrong; but a
+head at the origin, 25 cm high, is then behind the camera, beside the picture or a dot.
 """
 
 from __future__ import annotations
@@ -31,12 +31,6 @@ def _scaled(factor: float) -> Callable[[Cameras], Cameras]:
     return scale
 
 
-def _transposed(cameras: Cameras) -> Cameras:
-    moved = cameras.copy()
-    moved[:, :3, :3] = cameras[:, :3, :3].transpose(0, 2, 1)
-    return moved
-
-
 def _after(first: Callable[[Cameras], Cameras], then: Callable[[Cameras], Cameras]) -> Callable[[Cameras], Cameras]:
     return lambda cameras: then(first(cameras))
 
@@ -50,7 +44,6 @@ AXES: tuple[tuple[str, str, Callable[[Cameras], Cameras]], ...] = (
         "negate their second and third column, then invert",
         lambda m: np.linalg.inv(m @ OPENGL),
     ),
-    ("rotations written column by column", "transpose every rotation", _transposed),
     ("a world with y down", "negate the second and third column", lambda m: m @ OPENGL),
     ("a world with z up", "turn the world by 90 degrees about x", lambda m: m @ Z_UP),
     (

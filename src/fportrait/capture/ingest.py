@@ -143,7 +143,7 @@ def read_facts(path: str | Path) -> dict[str, Any]:
     """All that ingest keeps of one video: hash, frames, rate, size; or `error`, why it cannot be used."""
     try:
         info = asdict(probe(path))
-        keys = ("frames", "fps", "width", "height", "variable_rate")
+        keys = ("frames", "fps", "width", "height", "variable_rate", "notes")
         return {"sha256": file_hash(path), **{key: info[key] for key in keys}}
     except UserError as error:
         return {"error": str(error)}
@@ -286,6 +286,7 @@ def _row(dataset: str, identity: str, segment: str, camera: str, path: Path, sca
         )
     names = {"dataset": dataset, "identity": identity, "segment": segment, "camera": camera}
     clip = f"{identity}/{segment}/{camera}"
+    fact["notes"] = "; ".join(fact["notes"])
     return {**names, "clip": clip, "path": place, **fact, "horizontal_fov_degrees": fov}
 
 
@@ -326,7 +327,7 @@ def _all_facts(
 
 def _read_cache(cache: str | Path | None) -> dict[str, Any]:
     """What an earlier run knew; a damaged cache, or one of an older version, only costs time."""
-    keys = {"sha256", "frames", "fps", "width", "height", "variable_rate"}
+    keys = {"sha256", "frames", "fps", "width", "height", "variable_rate", "notes"}
     try:
         entries = json.loads(Path(cache).read_text(encoding="utf-8")) if cache is not None else {}
         return {place: entry for place, entry in entries.items() if set(entry["facts"]) == keys and "stamp" in entry}

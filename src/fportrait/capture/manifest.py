@@ -17,7 +17,7 @@ PHONE, STUDIO = "PhoneCapture", "StudioCapture"
 TEXTS = ("dataset", "identity", "segment", "camera", "clip", "path", "sha256", "split")
 MANIFEST_COLUMNS = [
     *("dataset", "identity", "segment", "camera", "clip", "path", "frames", "fps", "width", "height"),
-    *("sha256", "horizontal_fov_degrees", "split"),
+    *("sha256", "horizontal_fov_degrees", "split", "notes"),
 ]
 CAMERA_COLUMNS = ["dataset", "identity", "camera", "width", "height", "intrinsics", "world_to_camera"]
 
@@ -33,6 +33,7 @@ def write_manifest(
 
     manifest = pd.DataFrame(rows, columns=MANIFEST_COLUMNS).sort_values(["dataset", "clip"], ignore_index=True)
     manifest = manifest.astype({"frames": "int32", "width": "int32", "height": "int32", "fps": "float64"})
+    manifest["notes"] = manifest["notes"].fillna("").astype("str")
     table = pd.DataFrame(cameras, columns=CAMERA_COLUMNS).astype({"width": "int32", "height": "int32"})
     with atomic_folder(target) as folder:
         write_parquet(folder / "manifest.parquet", manifest)
@@ -49,7 +50,7 @@ def read_manifest(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             a path that leaves the project, a person on both sides of the split, or a studio clip without its camera.
     """
     folder = Path(folder)
-    manifest = _read(folder / "manifest.parquet", MANIFEST_COLUMNS)
+    manifest = _read(folder / "manifest.parquet", MANIFEST_COLUMNS[:-1])  # older ones have no notes
     cameras = _read(folder / "cameras.parquet", CAMERA_COLUMNS)
     where = f"{folder.name}/manifest.parquet"
     _refuse(manifest.empty, f"no rows in {where}")

@@ -77,6 +77,10 @@ def import_captures(
             f"layout {report.layout}: {len(report.placed)} placed, {len(report.unchanged)} unchanged, "
             f"{len(report.resampled)} resampled, {len(report.quarantine)} left out"
         )
+        for note in report.notes[:SHOWN]:
+            click.echo(f"  note: {note}", err=True)
+        if len(report.notes) > SHOWN:
+            click.echo(f"  and {len(report.notes) - SHOWN} notes more in {target / 'import.json'}", err=True)
         for entry in report.quarantine[:SHOWN]:
             click.echo(f"  left out: {entry['path']}: {entry['reason']}", err=True)
         if len(report.quarantine) > SHOWN:

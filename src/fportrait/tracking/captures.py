@@ -152,7 +152,7 @@ def clip_of(row: Mapping[str, Any], dataset: str) -> Clip:
 
 def identity_units(manifest: Path, root: Path) -> list[IdentityUnit]:
     """One unit per identity of the manifest, in order."""
-    table = pd.read_parquet(manifest / "manifest.parquet")
+    table = pd.read_parquet(manifest / "manifest.parquet").drop(columns="notes", errors="ignore")
     cameras = pd.read_parquet(manifest / "cameras.parquet")[
         ["dataset", "identity", "camera", "intrinsics", "world_to_camera"]
     ]

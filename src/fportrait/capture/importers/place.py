@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,17 @@ CRF = 14.0  # of videos that have to be encoded
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What was placed, what was there already, how many clips were resampled, and what was refused."""
+    """What was placed, what was there already, which clips were resampled, what was refused.
+
+    `notes` are sentences about clips that are shown otherwise than they are stored (HDR, cut copies), and about people
+    whose clips have different rates.
+    """
 
     layout: str
     placed: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     resampled: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     quarantine: list[dict[str, str]] = field(default_factory=list)
 
 
@@ -79,10 +84,14 @@ def import_captures(
     refusals = [plan for plan in plans if isinstance(plan, Refusal)]
     report = ImportReport(name)
     call = partial(place, target=str(target), copy=copy, min_frames=options.min_frames)
+    rates: dict[str, set[float]] = {}
     for outcome in map_function(call, todo):
-        for kind in ("placed", "unchanged", "resampled"):
+        for identity, fps in outcome["rates"]:
+            rates.setdefault(identity, set()).add(round(fps, 2))
+        for kind in ("placed", "unchanged", "resampled", "notes"):
             getattr(report, kind).extend(outcome[kind])
         report.quarantine.extend(outcome["quarantine"])
+    report.notes.extend(mixed_rates(rates))
     report.quarantine.extend(refusal.as_json() for refusal in refusals)
     if not report.placed and not report.unchanged:
         first = f"; the first fault: {report.quarantine[0]['reason']}" if report.quarantine else ""
@@ -100,9 +109,21 @@ def _recognise(source: Path) -> str:
     )
 
 
+def mixed_rates(rates: Mapping[str, Iterable[float]]) -> list[str]:
+    """A sentence for each person whose clips differ in rate by more than a hundredth: the model takes frames alike."""
+    notes = []
+    for identity, found in sorted(rates.items()):
+        listed = sorted(found)
+        if listed[-1] > 1.01 * listed[0]:
+            shown = ", ".join(f"{fps:.4g}" for fps in listed)
+            notes.append(f"clips of {identity} have different rates ({shown} frames per second): each keeps its own")
+    return notes
+
+
 def place(plan: ClipPlan | StudioPlan, target: str, copy: bool, min_frames: int) -> dict[str, list]:
     """Place one clip or one person's studio capture; the answer is JSON-like, also when it was refused."""
-    outcome: dict[str, list] = {"placed": [], "unchanged": [], "resampled": [], "quarantine": []}
+    kinds = ("placed", "unchanged", "resampled", "notes", "rates", "quarantine")
+    outcome: dict[str, list] = {kind: [] for kind in kinds}
     where = plan.video if isinstance(plan, ClipPlan) else Path(plan.identity)
     try:
         check_name(plan.identity, "an identity's")
@@ -150,10 +171,13 @@ def _place_clip(plan: ClipPlan, folder: Path, copy: bool, min_frames: int, outco
     features_path(folder / f"{plan.clip}.mp4").unlink(missing_ok=True)
     if info.variable_rate:
         fps, frames = constant_rate(plan.video)
+        info = replace(info, fps=fps)
         write_video(folder / f"{plan.clip}.mp4", frames, fps, CRF)
         outcome["resampled"].append(f"phone/{plan.identity}/{plan.clip}")
     else:
         _bring(plan.video, folder / f"{plan.clip}{plan.video.suffix.lower()}", copy)
+    outcome["rates"].append([plan.identity, info.fps])
+    outcome["notes"] += [f"phone/{plan.identity}/{plan.clip}: {note}" for note in info.notes]
     if features is not None:
         write_features(folder / f"{plan.clip}.mp4", features)
     write_json(stamp_file, {"stamp": stamp, "source": str(plan.video.absolute())})
