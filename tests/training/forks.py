@@ -55,20 +55,26 @@ def journal(out: Path) -> dict[int, dict]:
     losses: dict[int, float] = {}
     samples: dict[int, str] = {}
     size = 0
-    for path in sorted(out.glob("journal-*.jsonl")):
-        for line in path.read_text().splitlines():
-            entry = json.loads(line)
-            if "loss" in entry:
-                before = losses.setdefault(entry["step"], entry["loss"])
-                assert before == entry["loss"], f"step {entry['step']} gave {before}, then {entry['loss']}"
-                continue
-            size = entry["batch_size"]
-            for index, name in enumerate(entry["ids"], entry["first"]):
-                assert samples.setdefault(index, name) == name
+    for entry in entries(out):
+        if "loss" in entry:
+            before = losses.setdefault(entry["step"], entry["loss"])
+            assert before == entry["loss"], f"step {entry['step']} gave {before}, then {entry['loss']}"
+            continue
+        if "ids" not in entry:
+            continue
+        size = entry["batch_size"]
+        for index, name in enumerate(entry["ids"], entry["first"]):
+            assert samples.setdefault(index, name) == name
     return {
         step: {"loss": loss, "ids": [samples[index] for index in range((step - 1) * size, step * size)]}
         for step, loss in sorted(losses.items())
     }
+
+
+def entries(out: Path) -> list[dict]:
+    """What the processes of all runs into `out` have noted."""
+    lines = [line for path in sorted(out.glob("journal-*.jsonl")) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in lines]
 
 
 def one_process(request: dict, rank: int, ranks: int, port: int, shards_folder: str) -> None:
@@ -115,12 +121,24 @@ def one_process(request: dict, rank: int, ranks: int, port: int, shards_folder: 
     def log(metrics: dict[str, float], step: int) -> None:
         if "loss" in metrics:
             note({"step": step, "loss": metrics["loss"]})
+        if "held_out_loss" in metrics:
+            note({"step": step, "held_out": metrics["held_out_loss"]})
         for entry in request.get("signal", []):
             if entry["step"] == step and entry.get("rank", 0) == rank:
                 os.kill(os.getpid(), getattr(signal, entry["name"]))
 
-    model = transformer()
-    train(settings, model, ShardReader(shards_folder), out, log)
+    model, reader = transformer(), ShardReader(shards_folder)
+
+    def sample(step: int) -> None:  # as a stage does (`training.run`)
+        from fportrait.diffusion.codec import BlockCodec
+        from fportrait.training.samples import factor_video
+
+        if rank == 0 or settings.sharding != "none":
+            torch.manual_seed(0)
+            seen = factor_video(settings, model, BlockCodec(refiner_blocks=0), reader, None, steps=2)
+            note({"step": step, "sample": seen} if rank == 0 else {})
+
+    train(settings, model, reader, out, log, sample=sample)
     if rank == 0:
         save_file(model.state_dict() if settings.sharding == "none" else {}, str(out / "weights.safetensors"))
 

@@ -1,0 +1,49 @@
+"""Sharded training by combination: every way to spread a model, with everything that a stage can ask for.
+
+Two processes, interrupted, against one that is not: `tests/training/matrix.py` says how the cells are chosen. Needs
+`pip install fportrait[deepspeed,lora]`; without DeepSpeed its two rows are left out.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from _result import write_result
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/training"))
+from forks import Forks
+from matrix import COLUMNS, TOLERANCE, WAYS, run_matrix
+
+
+def main() -> None:
+    deepspeed = find_spec("deepspeed") is not None
+    modules = ("deepspeed.runtime.engine", "torch._inductor.compile_fx") if deepspeed else ()
+    with tempfile.TemporaryDirectory() as folder:
+        server = Forks(Path(folder), "peft", *modules)
+        try:
+            ways = WAYS if deepspeed else ("none", "fsdp2")
+            table = run_matrix(server, ways, Path(folder))
+        finally:
+            server.close()
+    print("| | " + " | ".join(COLUMNS) + " |\n| --- |" + " --- |" * len(COLUMNS))
+    for way, row in table.items():
+        cells = [value if isinstance(value, str) else f"{value:.0e}" for value in (row[name] for name in COLUMNS)]
+        print(f"| {way} | " + " | ".join(cells) + " |")
+    cells = [value for row in table.values() for value in row.values()]
+    worst = max((value for value in cells if isinstance(value, float)), default=0.0)
+    write_result(
+        "sharding",
+        "two interrupted processes against one: the worst relative difference of loss, held-out score or weight",
+        worst if all(isinstance(value, float) for value in cells) else 1.0,
+        "relative difference",
+        TOLERANCE,
+        len(cells),
+        table=table,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""However a model is spread, whatever a stage asks for and whatever stops it: the numbers are those of one process."""
+
+import sys
+from collections import Counter
+from importlib.util import find_spec
+from itertools import combinations, product
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from forks import Forks
+from matrix import (
+    COLUMNS,
+    FEATURES,
+    INTERRUPTIONS,
+    TOLERANCE,
+    WAYS,
+    array,
+    compare,
+    run_cell,
+    run_matrix,
+    run_reference,
+)
+
+EVERYTHING = tuple(FEATURES)
+DEEPSPEED = find_spec("deepspeed") is not None
+MODULES = ("deepspeed.runtime.engine", "torch._inductor.compile_fx") if DEEPSPEED else ()
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory):
+    server = Forks(tmp_path_factory.mktemp("forks"), "peft", *MODULES)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def references(forks, tmp_path_factory):
+    made = {}
+
+    def reference(features):
+        if features not in made:
+            made[features] = tmp_path_factory.mktemp("reference")
+            run_reference(forks, features, made[features])
+        return made[features]
+
+    return reference
+
+
+def test_in_the_rows_of_the_matrix_every_pair_meets_in_every_way():
+    switched = [{name: name in (*features, interruption) for name in COLUMNS} for features, interruption in array()]
+    assert set(array()[0][0]) == set(FEATURES)
+    for one, other in combinations((*FEATURES, INTERRUPTIONS[0]), 2):
+        met = Counter((row[one], row[other]) for row in switched)
+        assert met == dict.fromkeys(product((True, False), repeat=2), 2), (one, other)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("features", "interruption"),
+    [(EVERYTHING, "2 → 1 → 2"), (tuple(name for name in EVERYTHING if name != "LoRA"), "SIGKILL")],
+    ids=["everything", "everything but LoRA"],
+)
+def test_two_interrupted_processes_give_the_numbers_of_one(forks, references, tmp_path, way, features, interruption):
+    if way.startswith("zero") and not DEEPSPEED:
+        pytest.skip("needs DeepSpeed")
+    run_cell(forks, way, features, interruption, tmp_path)
+    assert compare(tmp_path, references(features)) < TOLERANCE
+
+
+@pytest.mark.slow
+def test_every_cell_of_the_matrix_gives_the_numbers_of_one_process(forks, tmp_path):
+    ways = WAYS if DEEPSPEED else ("none", "fsdp2")
+    table = run_matrix(forks, ways, tmp_path)
+    assert all(isinstance(value, float) and value < TOLERANCE for row in table.values() for value in row.values())
+    assert all(row.keys() == set(COLUMNS) for row in table.values())
