@@ -47,7 +47,7 @@ class Forks:
 
     def close(self) -> None:
         self.process.stdin.close()
-        self.process.wait(30)
+        self.process.wait(300)
 
 
 def journal(out: Path) -> dict[int, dict]:

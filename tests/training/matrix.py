@@ -56,7 +56,7 @@ def run_cell(forks: Forks, way: str, features: tuple[str, ...], interruption: st
     """Two processes, interrupted; they go on to the end."""
     settings = settings_of(features, way)
     if interruption == "SIGKILL":  # the second one, just before its fourth optimiser step
-        codes = forks.run(out, ranks=2, settings=settings, kill=[{"rank": 1, "event": 4}], seconds=60)
+        codes = forks.run(out, ranks=2, settings=settings, kill=[{"rank": 1, "event": 4}])
         assert codes == [1, -9], (codes, forks.error())
     else:
         for step, ranks in ((2, 2), (4, 1)):

@@ -14,13 +14,16 @@ import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from fportrait.diffusion.shapes import latent_frames
 from fportrait.errors import UserError
+
+if TYPE_CHECKING:
+    from fportrait.diffusion.lora import LoraSettings
 
 GIB = 1024**3
 # Dense bfloat16 peaks in TFLOP/s, from the makers' data sheets; the key is part of the device's name.
@@ -57,8 +60,25 @@ def _frozen(config: Mapping[str, Any]) -> tuple:
     return tuple(sorted((key, value) for key, value in values.items() if not key.startswith("_")))
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=64)
 def _sample_cost(config: tuple, frames: int, height: int, width: int, precision: str, recompute: bool) -> SampleCost:
+    """All blocks are alike: a deep model costs what one block more costs, as often as it has them."""
+    layers = dict(config).get("num_layers", 0)
+    if layers <= 3:
+        return _counted_cost(config, frames, height, width, precision, recompute)
+    two, three = (
+        _counted_cost(_frozen({**dict(config), "num_layers": n}), frames, height, width, precision, recompute)
+        for n in (2, 3)
+    )
+
+    def deep(name: str) -> int:
+        shallow, deeper = getattr(two, name), getattr(three, name)
+        return shallow + (layers - 2) * (deeper - shallow)
+
+    return SampleCost(deep("parameters"), two.tokens, deep("flops"), deep("activation_bytes"))
+
+
+def _counted_cost(config: tuple, frames: int, height: int, width: int, precision: str, recompute: bool) -> SampleCost:
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
@@ -110,14 +130,43 @@ def _kept_bytes(model: torch.nn.Module, inputs: Mapping[str, Tensor], precision:
     return total
 
 
+def learned_parameters(config: Mapping[str, Any], lora: LoraSettings | None) -> int:
+    """How many numbers a stage learns: all of the model's, or those of an adapter (`add_lora`)."""
+    return _learned_parameters(_frozen(config), lora and (lora.rank, tuple(lora.targets), lora.conditions))
+
+
+@functools.lru_cache(maxsize=64)
+def _learned_parameters(config: tuple, lora: tuple | None) -> int:
+    from fportrait.diffusion.lora import LoraSettings, adapted_matrices, trained_whole
+    from fportrait.diffusion.transformer import FactorPortraitTransformer
+
+    with torch.device("meta"):
+        model = FactorPortraitTransformer(**dict(config))
+    if lora is None:
+        return sum(parameter.numel() for parameter in model.parameters())
+    settings = LoraSettings(rank=lora[0], targets=lora[1], conditions=lora[2])
+    whole = trained_whole(model, settings)
+    updates = sum(settings.rank * (m.in_features + m.out_features) for m in adapted_matrices(model, settings).values())
+    return updates + sum(value.numel() for name, value in model.named_parameters() if whole and name.startswith(whole))
+
+
 def state_bytes(
-    parameters: int, optimizer: str = "adamw", precision: str = "bf16", processes: int = 1, sharding: str = "none"
+    parameters: int,
+    optimizer: str = "adamw",
+    precision: str = "bf16",
+    processes: int = 1,
+    sharding: str = "none",
+    frozen: int = 0,
 ) -> int:
     """Bytes of weights, gradients, two moments and the average on one process, in float32 (8-bit moments: 2 bytes).
 
     FSDP2 and ZeRO-3 divide them all over `processes`; ZeRO-2 gradients and moments, beside which it keeps its own part
-    of the weights. Autocast keeps a bfloat16 copy of the weights through a step.
+    of the weights. Autocast keeps a bfloat16 copy of the weights through a step. Of `frozen` parameters there are the
+    weights alone.
     """
+    if frozen:
+        divided = processes if sharding in ("fsdp2", "zero3") else 1
+        return 4 * frozen // divided + state_bytes(parameters, optimizer, precision, processes, sharding)
     moments = 2 if optimizer == "adamw8bit" else 8
     copy = 2 * parameters if precision == "bf16" else 0
     if sharding == "none" or processes == 1:

@@ -130,6 +130,8 @@ class Trainer:
     def run(self) -> None:
         """All steps that are left; the next batch is read while one is learned from."""
         last = self.stage.iterations - 1
+        if 0 < self.step <= last:
+            self.show()  # a run that is told to stop leaves at once, and owes them
         with ThreadPoolExecutor(1) as ahead, terminate_flag() as terminated:
             following = ahead.submit(self.local_batch, self.step)
             while self.step <= last:
@@ -184,11 +186,18 @@ class Trainer:
         if stopping:
             logger.warning("%s stopped by SIGTERM after step %d; run it again to go on", stage.name, step)
             raise SystemExit(143)
-        if self.sample is not None and stage.sample_every and step % stage.sample_every == 0 and not done:
-            started = time.perf_counter()
-            with self.parallel.whole_model():
-                self.sample(step)
-            self.meter.leave_out(time.perf_counter() - started)
+        if not done:
+            self.show()
+
+    def show(self) -> None:
+        """Sample videos, where they are due; all processes must call it."""
+        every = self.stage.sample_every
+        if self.sample is None or not every or self.step % every:
+            return
+        started = time.perf_counter()
+        with self.parallel.whole_model():
+            self.sample(self.step)
+        self.meter.leave_out(time.perf_counter() - started)
 
     def tell(self, values: dict[str, float]) -> None:
         """Log now, and again when a later process goes on from here."""
