@@ -1,14 +1,23 @@
-"""The one place that writes files: to a temporary name, fsynced, then renamed, so nothing is ever half-written."""
+"""The one place that writes files: to a temporary name, fsynced, then renamed, so nothing is ever half-written.
+
+A writer that is killed leaves its temporary file or folder (`.tmp-…`) behind. Writers lock theirs for as long as they
+live, so whoever next writes into the same folder knows which ones nobody will finish, and removes them.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
+import logging
 import os
+import re
 import shutil
+import stat
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +27,13 @@ from fportrait.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
     import torch
+
+
+PREFIX = ".tmp-"
+OURS = re.compile(r"\.tmp-[a-z0-9_]{8}(\.\w+)?")  # as `tempfile` completes the prefix
+STALE_SECONDS = 60.0  # between the making of a temporary file and its lock lie microseconds
+_swept: set[tuple[int, str]] = set()
+logger = logging.getLogger(__name__)
 
 
 def is_full_disk(error: Exception) -> bool:
@@ -44,10 +60,11 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=target.suffix, dir=target.parent)
-    os.close(handle)
+    sweep_once(target.parent)
+    handle, name = tempfile.mkstemp(prefix=PREFIX, suffix=target.suffix, dir=target.parent)
     temporary = Path(name)
     try:
+        _lock(handle)
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
@@ -58,6 +75,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
             raise _full_disk(target) from None
         raise
     finally:
+        os.close(handle)
         temporary.unlink(missing_ok=True)
 
 
@@ -66,9 +84,12 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside `target`; on success it replaces `target` as a whole."""
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=target.parent))
+    sweep_once(target.parent)
+    temporary = Path(tempfile.mkdtemp(prefix=PREFIX, dir=target.parent))
     os.chmod(temporary, 0o755)
+    handle = os.open(temporary, os.O_RDONLY)
     try:
+        _lock(handle)
         yield temporary
         if target.exists():
             shutil.rmtree(target)
@@ -78,7 +99,59 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
             raise _full_disk(target) from None
         raise
     finally:
+        os.close(handle)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file or folder for this process; it is free again when the process ends, however it ends.
+
+    Returns:
+        False where another process holds it, or where the file system knows no locks.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def sweep_once(folder: Path) -> None:
+    """`sweep` the first time that this process writes into `folder`."""
+    key = (os.getpid(), os.path.abspath(folder))
+    if key not in _swept:
+        _swept.add(key)
+        sweep(folder)
+
+
+def sweep(folder: str | Path) -> list[Path]:
+    """Remove the temporary files and folders directly in `folder` that a killed writer left; returns them.
+
+    Only names that this module gives are looked at, and only those that nobody holds and nothing has touched for
+    `STALE_SECONDS`. On a file system without locks, or one shared with machines that lock apart, age alone would not
+    tell, so nothing is removed where the lock cannot be had.
+    """
+    removed = []
+    try:
+        found = [Path(entry.path) for entry in os.scandir(folder) if OURS.fullmatch(entry.name)]
+    except OSError:
+        return []
+    for path in found:
+        with contextlib.suppress(OSError):  # finished, or swept by another, meanwhile
+            state = path.lstat()
+            if stat.S_ISLNK(state.st_mode) or time.time() - max(state.st_mtime, state.st_ctime) < STALE_SECONDS:
+                continue
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                if not _lock(handle):
+                    continue
+                shutil.rmtree(path) if stat.S_ISDIR(state.st_mode) else path.unlink()
+                removed.append(path)
+            finally:
+                os.close(handle)
+    if removed:
+        logger.info("removed what a killed run left in %s: %s", folder, ", ".join(path.name for path in removed))
+    return removed
 
 
 def write_text(target: str | Path, text: str) -> Path:

@@ -43,7 +43,7 @@ def dvc_stages() -> dict[str, Any]:
     return yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 
-@pytest.mark.parametrize("environment", ["base", "paper", "mini"])
+@pytest.mark.parametrize("environment", ["base", "paper", "mini", "gpu"])
 def test_every_parameter_is_read_by_a_node_and_every_node_finds_its_parameters(environment):
     check_parameters(parameters(environment), known_parameters(register_pipelines().values()))
 
@@ -116,7 +116,7 @@ def test_the_paper_environment_holds_the_published_numbers():
     assert (sweep["size"], sweep["fov_degrees"], sweep["distance_min"], sweep["distance_max"]) == (1024, 72, 0.25, 0.4)
 
 
-@pytest.mark.parametrize("environment", ["base", "paper", "mini"])
+@pytest.mark.parametrize("environment", ["base", "paper", "mini", "gpu"])
 def test_clips_grow_with_the_stages_and_fit_the_shards_window(environment):
     values = parameters(environment)
     frames = [values[f"train_stage{n}"]["frames"] for n in range(1, 5)]

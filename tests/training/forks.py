@@ -123,6 +123,9 @@ def one_process(request: dict, rank: int, ranks: int, port: int, shards_folder: 
             note({"step": step, "loss": metrics["loss"]})
         if "held_out_loss" in metrics:
             note({"step": step, "held_out": metrics["held_out_loss"]})
+        for entry in request.get("fill", []):
+            if entry["step"] == step and rank == 0:
+                Path(entry["path"]).write_bytes(b"\0" * entry["bytes"])
         for entry in request.get("signal", []):
             if entry["step"] == step and entry.get("rank", 0) == rank:
                 os.kill(os.getpid(), getattr(signal, entry["name"]))

@@ -30,6 +30,7 @@ INTERRUPTIONS = ("SIGKILL", "2 → 1 → 2")
 COLUMNS = (*FEATURES, *INTERRUPTIONS)
 BASE = {"iterations": 6, "checkpoint_every": 2, "keep_checkpoints": 9, "log_every": 1}
 TOLERANCE = 1e-5
+PATIENCE = 600  # seconds, after which a run counts as a hang
 
 
 def array() -> list[tuple[tuple[str, ...], str]]:
@@ -49,20 +50,22 @@ def settings_of(features: tuple[str, ...], way: str) -> dict[str, Any]:
 
 
 def run_reference(forks: Forks, features: tuple[str, ...], out: Path) -> None:
-    assert forks.run(out, settings=settings_of(features, "none")) == [0], forks.error()
+    assert forks.run(out, settings=settings_of(features, "none"), seconds=PATIENCE) == [0], forks.error()
 
 
 def run_cell(forks: Forks, way: str, features: tuple[str, ...], interruption: str, out: Path) -> None:
     """Two processes, interrupted; they go on to the end."""
     settings = settings_of(features, way)
     if interruption == "SIGKILL":  # the second one, just before its fourth optimiser step
-        codes = forks.run(out, ranks=2, settings=settings, kill=[{"rank": 1, "event": 4}])
+        codes = forks.run(out, ranks=2, settings=settings, kill=[{"rank": 1, "event": 4}], seconds=PATIENCE)
         assert codes == [1, -9], (codes, forks.error())
     else:
         for step, ranks in ((2, 2), (4, 1)):
-            codes = forks.run(out, ranks=ranks, settings=settings, signal=[{"step": step, "name": "SIGTERM"}])
+            codes = forks.run(
+                out, ranks=ranks, settings=settings, seconds=PATIENCE, signal=[{"step": step, "name": "SIGTERM"}]
+            )
             assert codes == [143] * ranks, (codes, forks.error())
-    assert forks.run(out, ranks=2, settings=settings) == [0, 0], forks.error()
+    assert forks.run(out, ranks=2, settings=settings, seconds=PATIENCE) == [0, 0], forks.error()
 
 
 def compare(out: Path, reference: Path) -> float:

@@ -91,14 +91,14 @@ def test_a_disk_that_is_really_full_leaves_the_old_checkpoint(forks, straight, t
     disk = tmp_path / "disk"
     disk.mkdir()
     saved = saved_checkpoints(next((straight / "checkpoints").iterdir()))[0]
-    size = 3 * sum(path.stat().st_size for path in saved.iterdir())
+    size = 5 * sum(path.stat().st_size for path in saved.iterdir())
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)], capture_output=True)
     if mounted.returncode:
         pytest.skip("a small disk of its own needs the right to mount one")
     try:
-        filler = disk / "filler"
-        filler.write_bytes(b"\0" * int(size * 0.55))  # room for one checkpoint, not for two
-        assert forks.run(disk / "out", settings=SETTINGS) == [1]
+        filler = disk / "filler"  # room for one checkpoint, not for two, as soon as the first step is taken
+        fill = [{"step": 1, "path": str(filler), "bytes": int(size * 0.73)}]
+        assert forks.run(disk / "out", settings=SETTINGS, fill=fill) == [1]
         assert "full disk while writing" in forks.error()
         kept = saved_checkpoints(next((disk / "out/checkpoints").iterdir()))
         assert [path.name for path in kept] == ["step-00000002"]

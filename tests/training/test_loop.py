@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -220,6 +221,21 @@ def test_a_full_disk_during_a_save_leaves_the_old_checkpoint(reader, tmp_path, m
     assert [path.name for path in kept] == ["step-00000003"]
     assert damage(kept[0]) is None
     assert [path.name for path in checkpoint_root(tmp_path).iterdir()] == ["step-00000003"]
+
+
+def test_a_disk_too_small_for_the_checkpoints_is_told_before_the_first_step(reader, tmp_path, monkeypatch):
+    free = {"bytes": 0}
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free["bytes"]))
+    seen = Journal()
+    with pytest.raises(UserError, match=r"0\.00 GiB free .* lower keep_checkpoints"):
+        train(stage(), transformer(), reader, tmp_path, seen)
+    assert not seen and not (tmp_path / "checkpoints").exists()
+    learned = sum(value.numel() for value in transformer().parameters())
+    free["bytes"] = learned * 16 * 3  # 8 steps, a save every third: three checkpoints in all
+    assert train(stage(), transformer(), reader, tmp_path, Journal())["steps"] == 8
+    free["bytes"] = 0  # what lies there already needs no more room
+    assert train(stage(), transformer(), reader, tmp_path, Journal())["resumed_from"] == 8
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_samples(tmp_path):

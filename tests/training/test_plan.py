@@ -9,8 +9,20 @@ import torch
 from click.testing import CliRunner
 
 from fportrait.errors import UserError
-from fportrait.training.cost import peak_flops, sample_cost
-from fportrait.training.plan import WAN, WAN_SHARED, model_config, plan, read_folder, read_section, read_stage
+from fportrait.training.cost import _counted_cost, _frozen, learned_parameters, peak_flops, sample_cost
+from fportrait.training.plan import (
+    METHODS,
+    WAN,
+    WAN_SHARED,
+    WORKSPACE_GIB,
+    model_config,
+    plan,
+    propose,
+    read_folder,
+    read_section,
+    read_stage,
+    usual_card,
+)
 from fportrait.training.stages import check_start, load_start
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -90,9 +102,43 @@ def test_spreading_eight_bits_and_more_processes_need_less_memory_each():
     assert gib["zero3"] == gib["fsdp2"] < gib["zero2"] < gib["whole"]
 
 
+def test_a_deep_models_cost_is_that_of_its_blocks():
+    config = {**transformer().config, "num_layers": 7}
+    counted = _counted_cost(_frozen(config), 9, 4, 4, "fp32", False)
+    assert sample_cost(config, 9, 4, 4, "fp32") == counted
+
+
+def test_an_adapters_parameters_are_those_that_are_trained():
+    from fportrait.diffusion.lora import LoraSettings, add_lora
+
+    for settings in (LoraSettings(rank=3), LoraSettings(rank=2, conditions=False, targets=("to_q",))):
+        model = transformer()
+        names = add_lora(model, settings)
+        learned = sum(value.numel() for name, value in model.named_parameters() if name in names)
+        assert learned_parameters(transformer().config, settings) == learned
+    assert learned_parameters(transformer().config, None) == sum(p.numel() for p in transformer().parameters())
+
+
+def test_a_larger_card_is_offered_more_and_a_small_one_recomputes_and_divides_its_batch():
+    config, stages = transformer().config, [stage(frames=frames, batch_size=8) for frames in (5, 9)]
+    ample = propose(stages, config, 3.0, "H100", pictures=(64, 32))
+    assert [row["fits"] for row in ample] == [True] * 6
+    assert [(row["picture"], row["method"]) for row in ample[:3]] == [(64, name) for name in METHODS]
+    assert all(one["micro_batch"] == 8 and not one["gradient_checkpointing"] for one in ample[0]["stages"])
+    full, eight_bit, lora = ({one["stage"]: one["memory_gib"] for one in row["stages"]} for row in ample[:3])
+    assert all(eight_bit[name] <= full[name] for name in full) and lora.keys() == full.keys()
+    assert ample[2]["gpu_hours"] == pytest.approx(ample[0]["gpu_hours"] * 2 / 3)
+    least = min(one["memory_gib"] for one in ample[0]["stages"]) / 2 + WORKSPACE_GIB
+    tight = propose(stages, config, least, "H100", pictures=(64,))[0]
+    assert any(one["accumulation"] > 1 or one["gradient_checkpointing"] for one in tight["stages"])
+    nothing = propose(stages, config, 2.0, "H100", pictures=(64,))[0]
+    assert not nothing["fits"] and nothing["memory_gib"] > 2.0
+    assert usual_card(24) == "RTX 4090" and usual_card(30) == "H100"
+
+
 def test_the_papers_settings_are_read_over_the_bases_and_all_stages_are_sound():
     for number in (1, 2, 3, 4):
-        for environment in ("base", "paper"):
+        for environment in ("base", "paper", "gpu"):
             read_stage(number, environment, ROOT / "conf")
     four = read_stage(4, "paper", ROOT / "conf")
     assert (four.frames, four.iterations, four.batch_size, four.processes * four.nodes) == (81, 30_000, 64, 64)
@@ -108,7 +154,7 @@ def test_an_environment_that_sets_a_part_of_a_section_keeps_the_rest_of_the_base
 def test_folders_are_the_environments_own():
     assert read_folder("shards", "base", ROOT / "conf") == "data/05_model_input/shards"
     assert read_folder("shards", "mini", ROOT / "conf") == "data/mini/05_model_input/shards"
-    assert read_folder("shards", "paper", ROOT / "conf") == "data/05_model_input/shards"  # it has no folders of its own
+    assert read_folder("shards", "paper", ROOT / "conf") == "data/paper/05_model_input/shards"
 
 
 def test_what_cannot_be_planned_is_refused_with_what_there_is(tmp_path):
@@ -134,6 +180,9 @@ def test_the_command_prints_all_four_stages(monkeypatch):
     values = json.loads(answer.output)
     assert [cost["stage"] for cost in values["stages"]] == ["stage4"]
     assert values["gpu_hours"] == values["stages"][0]["gpu_hours"] > 0
+    offered = CliRunner().invoke(main, ["plan", "--stage", "1", "--model", model, "--gpu-memory", "24"]).output
+    assert "on one card of 24 GB (RTX 4090)" in offered and "train_stage1: {lora: null" in offered
+    assert "RTX 4090-hours" in offered
     refused = CliRunner().invoke(main, ["plan", "--env", "papper", "--model", model])
     assert refused.exit_code == 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ ROWS = (
     # key, label, how it is printed
     ("frames", "frames T", "{:,}"),
     ("parameters", "parameters", "{:,}"),
+    ("learned", "of which are learned (or an adapter beside them)", "{:,}"),
     ("tokens_per_sample", "tokens per sample", "{:,}"),
     ("tokens_per_step", "tokens per step", "{:,}"),
     ("flops_per_step", "FLOPs per step", "{:.3g}"),
@@ -33,15 +35,27 @@ ROWS = (
 @click.option("--env", "environment", default="base", show_default=True, help="Folder of conf/ with the settings.")
 @click.option(
     "--model",
-    help="wan-1.3b, wan-14b, or a model folder. Default: Wan 1.3B for the environment paper, "
+    help="wan-1.3b, wan-14b, or a model folder. Default: Wan 1.3B for the environments paper and gpu, "
     "else the environment's base.",
 )
-@click.option("--gpu", default="H100", show_default=True, help="Name of the GPU whose hours are counted.")
+@click.option("--gpu", help="Name of the GPU whose hours are counted. Default: H100, or a usual one of --gpu-memory.")
+@click.option(
+    "--gpu-memory",
+    type=click.FloatRange(min=1),
+    help="Memory of your one card in GB (24, 48, 80): also print what fits on it, and the hours.",
+)
 @click.option("--mfu", default=0.35, show_default=True, help="Share of the GPU's peak that training reaches.")
 @click.option("--shards", help="Folder or URL of the latent shards. Default: the environment's.")
 @json_option
 def plan(
-    number: int | None, environment: str, model: str | None, gpu: str, mfu: float, shards: str | None, as_json: bool
+    number: int | None,
+    environment: str,
+    model: str | None,
+    gpu: str | None,
+    gpu_memory: float | None,
+    mfu: float,
+    shards: str | None,
+    as_json: bool,
 ) -> None:
     """Print what training will cost, without training: parameters, operations, memory, shards found, GPU-hours.
 
@@ -49,6 +63,7 @@ def plan(
     Examples:
       fportrait plan
       fportrait plan --env paper
+      fportrait plan --env gpu --gpu-memory 24
       fportrait plan --stage 4 --env paper --model wan-14b --gpu H200 --json
     """
     from fportrait.dataset.shards import ShardReader
@@ -58,8 +73,9 @@ def plan(
     if not model:
         trained = plans.read_folder("base", environment)
         shipped = Path(__file__).parents[1] / "assets" / "base"
-        model = "wan-1.3b" if environment == "paper" else trained if Path(trained).is_dir() else str(shipped)
+        model = "wan-1.3b" if environment in ("paper", "gpu") else trained if Path(trained).is_dir() else str(shipped)
     config = plans.model_config(model)
+    gpu = gpu or ("H100" if gpu_memory is None else plans.usual_card(gpu_memory))
     reader, missing = None, None
     try:
         reader = ShardReader(shards or plans.read_folder("shards", environment))
@@ -69,7 +85,9 @@ def plan(
         missing = str(error)
     picture = plans.read_section("encode", environment)["encoding"]["size"]
     numbers = [number] if number else list(plans.STAGES)
-    costs = [plans.plan(plans.read_stage(n, environment), config, picture, reader, gpu, mfu) for n in numbers]
+    stages = [plans.read_stage(n, environment) for n in numbers]
+    costs = [plans.plan(stage, config, picture, reader, gpu, mfu) for stage in stages]
+    proposed = [] if gpu_memory is None else plans.propose(stages, config, gpu_memory, gpu, mfu)
     total = sum(cost["gpu_hours"] for cost in costs)
     if as_json:
         print_json(
@@ -79,6 +97,7 @@ def plan(
                 "picture": picture,
                 "stages": costs,
                 "gpu_hours": total,
+                **({"proposed": proposed} if gpu_memory is not None else {}),
                 "shards": None if reader is None else reader.hash,
             }
         )
@@ -89,9 +108,13 @@ def plan(
         table(label, [form.format(cost[key]) for cost in costs])
     table(f"{gpu}-hours at {mfu:.0%} MFU", [f"{cost['gpu_hours']:,.4g}" for cost in costs])
     click.echo(f"{gpu}-hours of {'all stages' if len(costs) > 1 else costs[0]['stage']}: {total:,.4g}")
+    if gpu_memory is not None:
+        show_proposals(proposed, gpu_memory, gpu, environment)
     if reader is None:
         click.echo(f"shards: {missing}")
         return
+    if config.get("num_layers", 0) >= plans.WAN["wan-1.3b"]["num_layers"] and reader.vae_hash == shipped_vae():
+        click.echo(f"shards: the demo's ({reader.folder}), of the shipped base's VAE: encode this environment's own")
     encoded = reader.info["parameters"].get("size", picture)
     if encoded != picture:
         click.echo(f"shards: of {encoded}² pixels, and these settings train on {picture}²: run encode with them")
@@ -103,6 +126,39 @@ def plan(
             for name, count in cost["records"].items()
         )
         click.echo(f"shards of {cost['stage']}: {found}")
+
+
+def shipped_vae() -> str:
+    """The hash of the VAE that the demo's latents are of."""
+    from fportrait.bundle import SHIPPED_BASE
+    from fportrait.dataset.encode import vae_hash
+
+    return vae_hash(SHIPPED_BASE / "vae")
+
+
+def show_proposals(rows: list[dict[str, Any]], memory: float, gpu: str, environment: str) -> None:
+    """What fits on one card, and the settings of the first that does."""
+    click.echo(f"\non one card of {memory:g} GB ({gpu}), settings of conf/{environment} otherwise:")
+    for row in rows:
+        takes = f"{row['memory_gib']:.1f} GiB at most, {row['gpu_hours']:,.3g} hours"
+        click.echo(f"  {row['picture']}²  {row['method']:<20} {takes if row['fits'] else needs(row)}")
+    best = next((row for row in rows if row["fits"]), None)
+    if best is None:
+        click.echo("nothing fits: take a smaller picture (encode's size), fewer frames, or more cards (sharding)")
+        return
+    click.echo(f"for {best['method']} at {best['picture']}², in conf/{environment} (or conf/local):")
+    click.echo(f"  encode: {{encoding: {{size: {best['picture']}}}}}")
+    from fportrait.training.plan import METHODS
+
+    for one in best["stages"]:
+        chosen = {**METHODS[best["method"]], **{key: one[key] for key in ("accumulation", "gradient_checkpointing")}}
+        values = ", ".join(f"{key}: {json.dumps(value)}" for key, value in chosen.items())
+        click.echo(f"  train_{one['stage']}: {{{values}}}  # {one['memory_gib']:.1f} GiB, {one['gpu_hours']:.3g} h")
+
+
+def needs(row: dict[str, Any]) -> str:
+    """How much memory a row that does not fit would take with one sample at a time."""
+    return f"does not fit: {row['memory_gib']:.1f} GiB at the least"
 
 
 def table(label: str, row: list[Any]) -> None:

@@ -28,6 +28,7 @@ from fportrait.training.config import StageConfig
 
 MANIFEST, STATE = "manifest.json", "state.json"
 RNG = "torch_rng"
+GIB = 1024**3
 logger = logging.getLogger(__name__)
 
 
@@ -58,6 +59,27 @@ def save_checkpoint(
         if old != best:
             shutil.rmtree(old)
     return target
+
+
+def lack_of_room(folder: Path, stage: StageConfig, learned: int) -> tuple[str, str, str] | None:
+    """What to tell when the disk cannot hold the checkpoints that a run will keep, beside the one that it writes.
+
+    Args:
+        learned: how many numbers a checkpoint holds: weights and average in float32, and two moments.
+    """
+    each = learned * (4 + 4 + (2 if stage.optimizer == "adamw8bit" else 8))
+    saves = math.ceil(stage.iterations / stage.checkpoint_every)
+    needed = each * min(saves, stage.keep_checkpoints + 2)  # the best, and one that is being written, too
+    there = sum(file.stat().st_size for path in saved_checkpoints(folder) for file in path.iterdir())
+    place = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(place).free
+    if needed <= free + there:
+        return None
+    return (
+        f"{free / GIB:.2f} GiB free on the disk of {folder}, where {stage.name} keeps its checkpoints",
+        f"{(needed - there) / GIB:.2f} GiB: each one takes {each / GIB:.2f}, and {needed // each} lie there at a time",
+        "free some space, lower keep_checkpoints, or train an adapter (lora), whose checkpoints are small",
+    )
 
 
 def saved_checkpoints(folder: Path) -> list[Path]:

@@ -28,7 +28,13 @@ from fportrait.dataset.shards import ShardReader, tensors_hash
 from fportrait.diffusion.lora import adapter_of, add_lora, merged_weights, write_adapter
 from fportrait.errors import UserError
 from fportrait.training.average import Average, decay_at
-from fportrait.training.checkpoints import checkpoint_to_resume, load_checkpoint, run_folder, save_checkpoint
+from fportrait.training.checkpoints import (
+    checkpoint_to_resume,
+    lack_of_room,
+    load_checkpoint,
+    run_folder,
+    save_checkpoint,
+)
 from fportrait.training.config import StageConfig
 from fportrait.training.cost import peak_flops, sample_cost
 from fportrait.training.losses import HeldOut, prepare, sample_losses, to_device
@@ -109,6 +115,7 @@ class Trainer:
         transformer.train()
         if stage.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()  # type: ignore[operator]
+        self.refuse_small_disk()
         self.meter = start_meter(stage, transformer, self.batches, parallel, log)
         self.forward = parallel.prepare(transformer)
         if stage.compile:
@@ -117,6 +124,14 @@ class Trainer:
         self.held_out = HeldOut(self.batches, stage, stage.held_out, parallel.process, parallel.processes)
         self.step = self.first_step = self.scored_from = 0
         self.logged: list[tuple[dict[str, float], int]] = []
+
+    def refuse_small_disk(self) -> None:
+        """Every process raises what the main one finds; before a step is taken, and not when the first save fails."""
+        learned = sum(value.numel() for value in self.transformer.parameters() if value.requires_grad)
+        folder = run_folder(self.root, self.name, self.stage)
+        found = self.parallel.share(lack_of_room(folder, self.stage, learned) if self.parallel.is_main else None)
+        if found is not None:
+            raise UserError(*found)
 
     def resume(self) -> None:
         """Go on from the last checkpoint of this run, if there is one."""

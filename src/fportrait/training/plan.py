@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,17 @@ from fportrait.dataset.shards import ShardReader
 from fportrait.diffusion.shapes import SPATIAL_STRIDE
 from fportrait.errors import UserError
 from fportrait.training.config import StageConfig
-from fportrait.training.cost import GIB, named_peak, sample_cost, state_bytes
+from fportrait.training.cost import GIB, learned_parameters, named_peak, sample_cost, state_bytes
 
 STAGES = (1, 2, 3, 4)
+CARDS = {24: "RTX 4090", 48: "L40S", 80: "A100"}  # a usual GPU of that much memory (GiB)
+WORKSPACE_GIB = 2.0  # of a card's memory: CUDA's own, the kernels' scratch, and gaps between tensors
+PICTURES = (512, 384, 256)
+METHODS: dict[str, dict[str, Any]] = {
+    "full": {"lora": None, "optimizer": "adamw"},
+    "full, 8-bit moments": {"lora": None, "optimizer": "adamw8bit"},
+    "LoRA": {"lora": {"rank": 64, "alpha": 64}, "optimizer": "adamw"},
+}
 WAN: dict[str, dict[str, Any]] = {  # Wan 2.1 text-to-video, widened as `FactorPortraitTransformer.from_wan` does
     "wan-1.3b": {"num_layers": 30, "num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960},
     "wan-14b": {"num_layers": 40, "num_attention_heads": 40, "attention_head_dim": 128, "ffn_dim": 13824},
@@ -107,9 +116,11 @@ def plan(
         raise UserError(f"an MFU of {mfu}", "a share of the peak, above 0 and at most 1", "0.35 is usual")
     side, processes = picture // SPATIAL_STRIDE, stage.processes * stage.nodes
     cost = sample_cost(config, stage.frames, side, side, stage.precision, stage.gradient_checkpointing)
-    state = state_bytes(cost.parameters, stage.optimizer, stage.precision, processes, stage.sharding)
+    learned = learned_parameters(config, stage.adapter)
+    frozen = 0 if stage.adapter is None else cost.parameters
+    state = state_bytes(learned, stage.optimizer, stage.precision, processes, stage.sharding, frozen)
     activations = cost.activation_bytes * stage.micro_batch(processes)
-    flops = 3 * cost.flops * stage.batch_size
+    flops = stage.passes * cost.flops * stage.batch_size
     seconds = flops / (named_peak(gpu) * mfu)
     sizes = reader.sizes() if reader is not None else {}
     drawn = {dataset: share for dataset, share in stage.mixture.items() if share}
@@ -117,6 +128,7 @@ def plan(
         "stage": stage.name,
         "frames": stage.frames,
         "parameters": cost.parameters,
+        "learned": learned,
         "tokens_per_sample": cost.tokens,
         "tokens_per_step": cost.tokens * stage.batch_size,
         "flops_per_step": flops,
@@ -139,3 +151,69 @@ def plan(
             if sizes.get(dataset)
         },
     }
+
+
+def usual_card(memory_gib: float) -> str:
+    """The name of a usual GPU with this much memory; an H100 where there is none."""
+    return CARDS.get(round(memory_gib), "H100")
+
+
+def propose(
+    stages: Sequence[StageConfig],
+    config: Mapping[str, Any],
+    memory_gib: float,
+    gpu: str,
+    mfu: float = 0.35,
+    pictures: Sequence[int] = PICTURES,
+) -> list[dict[str, Any]]:
+    """What one card of this memory can train: every method at every picture size, the first that fits being the best.
+
+    Each stage gets the largest micro-batch that fits, with recomputed activations only where it must.
+
+    Returns:
+        By method and size: `fits`, `memory_gib` (the largest stage's), `gpu_hours` (of all stages), and `stages`, each
+        with `micro_batch`, `accumulation`, `gradient_checkpointing`, `memory_gib`, `gpu_hours`; of a stage that does
+        not fit, what it would take at the least.
+    """
+    rows = []
+    for picture in pictures:
+        for method, changes in METHODS.items():
+            planned = [
+                _fitted(replace(stage, **changes), config, picture, memory_gib - WORKSPACE_GIB, gpu, mfu)
+                for stage in stages
+            ]
+            rows.append(
+                {
+                    "method": method,
+                    "picture": picture,
+                    "fits": all(one["fits"] for one in planned),
+                    "memory_gib": max(one["memory_gib"] for one in planned) + WORKSPACE_GIB,
+                    "gpu_hours": sum(one["gpu_hours"] for one in planned),
+                    "stages": planned,
+                }
+            )
+    return rows
+
+
+def _fitted(
+    stage: StageConfig, config: Mapping[str, Any], picture: int, memory_gib: float, gpu: str, mfu: float
+) -> dict[str, Any]:
+    """The stage's plan on one card with its largest micro-batch that fits, or with the smallest where none does."""
+    alone = replace(stage, processes=1, nodes=1, sharding="none")
+    found: dict[str, Any] = {}
+    for accumulation in sorted(n for n in range(1, stage.batch_size + 1) if stage.batch_size % n == 0):
+        for recompute in (False, True):
+            trial = replace(alone, accumulation=accumulation, gradient_checkpointing=recompute)
+            cost = plan(trial, config, picture, None, gpu, mfu)
+            found = {
+                "stage": stage.name,
+                "fits": cost["memory_gib"] <= memory_gib,
+                "micro_batch": stage.batch_size // accumulation,
+                "accumulation": accumulation,
+                "gradient_checkpointing": recompute,
+                "memory_gib": cost["memory_gib"],
+                "gpu_hours": cost["gpu_hours"],
+            }
+            if found["fits"]:
+                return found
+    return found
