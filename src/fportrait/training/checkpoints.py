@@ -61,23 +61,24 @@ def save_checkpoint(
     return target
 
 
-def lack_of_room(folder: Path, stage: StageConfig, learned: int) -> tuple[str, str, str] | None:
+def lack_of_room(folder: Path, stage: StageConfig, step: int, learned: int) -> tuple[str, str, str] | None:
     """What to tell when the disk cannot hold the checkpoints that a run will keep, beside the one that it writes.
 
     Args:
-        learned: how many numbers a checkpoint holds: weights and average in float32, and two moments.
+        step: where the run goes on. learned: how many numbers a checkpoint holds, as weights and average in float32 and
+            as two moments.
     """
     each = learned * (4 + 4 + (2 if stage.optimizer == "adamw8bit" else 8))
-    saves = math.ceil(stage.iterations / stage.checkpoint_every)
-    needed = each * min(saves, stage.keep_checkpoints + 2)  # the best, and one that is being written, too
-    there = sum(file.stat().st_size for path in saved_checkpoints(folder) for file in path.iterdir())
+    saves = math.ceil((stage.iterations - step) / stage.checkpoint_every)
+    most = max(1, stage.keep_checkpoints + 2 - len(saved_checkpoints(folder)))  # the best, and one in the making, too
+    needed = each * min(saves, most)
     place = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(place).free
-    if needed <= free + there:
+    if needed <= free:
         return None
     return (
         f"{free / GIB:.2f} GiB free on the disk of {folder}, where {stage.name} keeps its checkpoints",
-        f"{(needed - there) / GIB:.2f} GiB: each one takes {each / GIB:.2f}, and {needed // each} lie there at a time",
+        f"{needed / GIB:.2f} GiB for {needed // each} more of them, {each / GIB:.2f} each",
         "free some space, lower keep_checkpoints, or train an adapter (lora), whose checkpoints are small",
     )
 

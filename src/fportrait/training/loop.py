@@ -112,10 +112,10 @@ class Trainer:
         if stage.adapter is not None:
             add_lora(transformer, stage.adapter)  # type: ignore[arg-type]
         self.trained = [name for name, value in transformer.named_parameters() if value.requires_grad]
+        self.learned = sum(value.numel() for value in transformer.parameters() if value.requires_grad)
         transformer.train()
         if stage.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()  # type: ignore[operator]
-        self.refuse_small_disk()
         self.meter = start_meter(stage, transformer, self.batches, parallel, log)
         self.forward = parallel.prepare(transformer)
         if stage.compile:
@@ -127,9 +127,11 @@ class Trainer:
 
     def refuse_small_disk(self) -> None:
         """Every process raises what the main one finds; before a step is taken, and not when the first save fails."""
-        learned = sum(value.numel() for value in self.transformer.parameters() if value.requires_grad)
-        folder = run_folder(self.root, self.name, self.stage)
-        found = self.parallel.share(lack_of_room(folder, self.stage, learned) if self.parallel.is_main else None)
+        found = None
+        if self.parallel.is_main:
+            folder = run_folder(self.root, self.name, self.stage)
+            found = lack_of_room(folder, self.stage, self.step, self.learned)
+        found = self.parallel.share(found)
         if found is not None:
             raise UserError(*found)
 
@@ -145,6 +147,7 @@ class Trainer:
     def run(self) -> None:
         """All steps that are left; the next batch is read while one is learned from."""
         last = self.stage.iterations - 1
+        self.refuse_small_disk()
         if 0 < self.step <= last:
             self.show()  # a run that is told to stop leaves at once, and owes them
         with ThreadPoolExecutor(1) as ahead, terminate_flag() as terminated:
@@ -247,10 +250,9 @@ class Trainer:
         if stage.sharding != "zero3" or parallel.processes == 1:  # ZeRO-3's parts belong to its engine
             self.transformer.load_state_dict(self.average.values, strict=adapter is None)
         self.transformer.eval()
-        parameters = sum(averaged[name].numel() for name in self.trained)
         summary = {
             "steps": self.step,
-            "parameters": parameters,
+            "parameters": self.learned,
             "final_loss": self.meter.tail_mean(),
             "resumed_from": self.first_step,
             **self.meter.spent(),
@@ -265,7 +267,7 @@ class Trainer:
                 "vae_hash": self.reader.vae_hash,
             }
             record |= {"adapted": None if adapter is None else adapter.base}
-            write_json(out / "training.json", {**record, "parameters": parameters, "steps": self.step})
+            write_json(out / "training.json", {**record, "parameters": self.learned, "steps": self.step})
         parallel.wait()
         return summary
 
