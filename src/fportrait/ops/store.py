@@ -334,7 +334,7 @@ def store_error(error: BaseException) -> UserError | None:
         return UserError(
             "MLflow's old store of files",
             "a database",
-            f"unset MLFLOW_TRACKING_URI, or set it to sqlite:///{DATABASE}",
+            f"check that conf/ has the --env you named; if so, unset MLFLOW_TRACKING_URI or set sqlite:///{DATABASE}",
         )
     if "locked" in words:
         fix = "wait until the other process has finished, and run again"
