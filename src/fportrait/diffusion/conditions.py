@@ -2,7 +2,7 @@
 
 `CONDITIONS` declares them. Everything that holds for all conditions reads that table: shapes and their check, the
 channels in which the transformer takes them in, dropout in training, guidance in sampling, windows of a long video,
-batches. A new condition is a row there and a field of `Conditions` (docs/house.md tells the rest).
+batches. A new condition is a row there and a field of `Conditions` (docs/adding/condition.md).
 """
 
 from __future__ import annotations
