@@ -57,7 +57,7 @@ class Visitor:
     def look_at(self, path: str, meta: bool = True) -> str:
         """What the studio answers when a portrait is said to lie at `path`, through the address that a page uses."""
         value = {"path": path, "orig_name": "x.png"} | ({"meta": {"_type": "gradio.FileData"}} if meta else {})
-        data = [value, None, None, "front", "", None, 1, 1, 1, 1, 1, 0, 1]
+        data = [value, None, None, "front", "", None, 1, 1, 1, 1, 1, 0, 1, "auto", False]
         functions = json.loads(self.ask("GET", "/config").content)["dependencies"]
         (number,) = [one["id"] for one in functions if one["api_name"] == "generate"]
         session = secrets.token_hex(6)

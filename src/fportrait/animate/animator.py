@@ -165,8 +165,11 @@ class Animator:
         return rest_for(own, person.track.seen[0], rendered_rest(self.encoder))
 
     def rest(self, request: Request, express: Tracked, codes: np.ndarray) -> Rest:
-        """The face at rest of whom the expressions `T 128` come from; see `Request.neutral`."""
-        if request.neutral == "off":
+        """The face at rest of whom the expressions `T 128` come from; see `Request.neutral`.
+
+        Codes of people like the rendered ones hold little of the person: what would be taken out there is expression.
+        """
+        if request.neutral == "off" or (request.neutral == "auto" and express.track.refined):
             return Rest(None)
         named = None if request.neutral == "auto" else int(request.neutral)
         return rest_of(codes, express.track.seen[0], express.path.name, named)

@@ -4,7 +4,8 @@ The encoder's codes hold more of a person than they should: of the variance betw
 person's own (rendered people: a tenth). A narrow-eyed driver's face at rest half-closes the result's eyes. What a
 face at rest adds is the same in all of a clip's frames, so it can be measured there and taken away. In its place
 comes the middle between what rendered faces at rest have, which the model learned as rest, and what the portrait has:
-with the former alone eyes open so wide that half a blink does not show, with the latter alone a squint stays.
+with the former alone eyes open so wide that half a blink does not show, with the latter alone a squint stays. Of people
+like the rendered ones nothing is taken: it cost an embedded driver two thirds of a blink.
 
 The frames at rest are told by the scores of the blendshape net, each above its own low end in this clip: those scores
 are biased by person, too. A clip whose calmest frames still laugh or speak is left as it is, and said.

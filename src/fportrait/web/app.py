@@ -108,7 +108,7 @@ def connect_making(
 ) -> None:
     """Generate, preview and cancel; a visitor who leaves cancels too."""
     everything = [given.portrait, given.driving, given.expression, path.kind, path.keys, path.camera_file]
-    everything += [*chosen.scales, chosen.steps, chosen.seed, chosen.frames]
+    everything += [*chosen.scales, chosen.steps, chosen.seed, chosen.frames, chosen.neutral, chosen.force]
     shown = [made.video, found.strip, made.downloads, made.facts]
     # Turns are kept by the studio, which can cancel; Gradio only has to let everyone in.
     made.run.click(do.generate, everything, shown, show_progress_on=made.video, concurrency_limit=None)

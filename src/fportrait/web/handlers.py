@@ -123,7 +123,7 @@ class Handlers:
             self.uploads.check(who, path, what)
         if kind == FILE:
             self.uploads.check(who, file, "camera file")
-        scales, (steps, seed, frames) = rest[:4], rest[4:]
+        scales, (steps, seed, frames, neutral, force) = rest[:4], rest[4:]
         guidance = dict(zip(GUIDED, map(float, scales), strict=True))
         return Request(
             check_picture(portrait),
@@ -135,6 +135,8 @@ class Handlers:
             int(seed),
             max(1, 512 // self.studio.animator.settings.size),
             int(frames),
+            neutral=str(neutral).strip(),
+            force=bool(force),
         )
 
     def looked_at(self, check: Callable[..., Path], what: str) -> Callable[[str | None, gr.Request], Any]:

@@ -56,6 +56,8 @@ class Sampling:
     steps: Any
     frames: Any
     seed: Any
+    neutral: Any
+    force: Any
 
 
 @dataclass
@@ -193,7 +195,14 @@ def sampling(settings: BundleSettings) -> Sampling:
             1, clips_long(settings, 10), clips_long(settings, 3), step=1, label="Frames at most", elem_id="frames"
         )
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, elem_id="seed")
-    return Sampling(scales, steps, frames, seed)
+        neutral = gr.Textbox(
+            "auto",
+            label="The driver's face at rest",
+            info="auto, off, or the number of a frame that shows it",
+            elem_id="neutral",
+        )
+        force = gr.Checkbox(False, label="Go on with what is unlike a face", elem_id="force")
+    return Sampling(scales, steps, frames, seed, neutral, force)
 
 
 def output() -> Output:
