@@ -101,3 +101,60 @@ def test_batch_i_is_the_same_whenever_it_is_asked_for(clips):
     first, second = parts
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(one["conditions"].codes, other["conditions"].codes)
+
+
+def tiny_model():
+    from fportrait.diffusion.transformer import FactorPortraitTransformer
+
+    torch.manual_seed(3)
+    return FactorPortraitTransformer(
+        patch_size=(1, 1, 1),
+        num_attention_heads=1,
+        attention_head_dim=16,
+        ffn_dim=16,
+        num_layers=1,
+        text_dim=8,
+        prompt_tokens=1,
+        latent_channels=48,
+        code_dim=1,
+        controller_init_std=0.02,
+    )
+
+
+def test_a_stopped_phase_goes_on_as_if_it_had_never_stopped(clips, tmp_path, monkeypatch):
+    noise_batches = batches(clips, {1: 0.5, 5: 0.5})
+    from fportrait.training import base
+
+    monkeypatch.setattr(base, "SAVE_SECONDS", -1.0)  # after every step
+    settings = BaseTraining(steps=6, minutes=60, warmup=2, decay_from=0.2)
+    whole = base.train_base(tiny_model(), noise_batches, settings, lambda *_: None)
+
+    class StoppedError(Exception):
+        pass
+
+    def stopping(step):
+        if step == 4:
+            raise StoppedError
+        return noise_batches(step)
+
+    state = tmp_path / "phase.pt"
+    with pytest.raises(StoppedError):
+        base.train_base(tiny_model(), stopping, settings, lambda *_: None, state=state)
+    steps = []
+    resumed = base.train_base(
+        tiny_model(), lambda step: steps.append(step) or noise_batches(step), settings, lambda *_: None, state=state
+    )
+    assert steps == [4, 5]
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_the_state_of_another_model_is_refused(clips, tmp_path):
+    noise_batches = batches(clips, {1: 1.0})
+    from fportrait.errors import UserError
+    from fportrait.training import base
+
+    settings = BaseTraining(steps=1, minutes=60)
+    base.train_base(tiny_model(), noise_batches, settings, lambda *_: None, state=tmp_path / "phase.pt")
+    other = type(tiny_model()).from_config({**tiny_model().config, "ffn_dim": 24})
+    with pytest.raises(UserError, match=r"phase\.pt"):
+        base.train_base(other, noise_batches, settings, lambda *_: None, state=tmp_path / "phase.pt")

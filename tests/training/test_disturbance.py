@@ -55,3 +55,11 @@ def test_a_plain_recipe_has_exact_conditions_and_plain_people():
     wide = ClipRecipe(frames=2, size=32, render_scale=2, crop_size=32, seed=9, variety=1.0, disturbance=1.0, plain=1.0)
     one, other = render_clip(0, recipe, BODY), render_clip(0, wide, BODY)
     assert all(np.array_equal(one[key], other[key]) for key in one)
+
+
+def test_a_driver_lends_the_faces_and_nothing_else():
+    recipe = ClipRecipe(frames=2, size=32, render_scale=2, crop_size=32, seed=9, variety=1.0, plain=0.0)
+    own, lent = (render_clip(2, ClipRecipe(**{**vars(recipe), "driver": share}), BODY) for share in (0.0, 1.0))
+    assert np.array_equal(own["video"], lent["video"]) and np.array_equal(own["actions"], lent["actions"])
+    assert np.array_equal(own["normals"], lent["normals"])
+    assert np.abs(own["crops"].astype(int) - lent["crops"]).mean() > 10

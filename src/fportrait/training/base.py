@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fportrait.atomic_io import atomic_path
 from fportrait.dataset.focus import focus_weights
 from fportrait.diffusion.cameras import Cameras
 from fportrait.diffusion.codec import encode_video
 from fportrait.diffusion.conditions import Conditions, Reads
 from fportrait.diffusion.flow import flow_loss, noise_latents, sample_sigmas
+from fportrait.errors import UserError
 from fportrait.pixels import to_model_range
 
 
@@ -51,6 +54,7 @@ class BaseTraining:
     seed: int = 1
 
 
+SAVE_SECONDS = 240.0
 PICTURES = BaseTraining(minutes=60.0, lengths={1: 0.7, 5: 0.3}, decay_from=1.0, focus_weight=10.0, dropout=0.03, seed=0)
 CLIPS = BaseTraining()
 
@@ -176,6 +180,51 @@ def rate_factor(progress: float, step: int, settings: BaseTraining) -> float:
     return warm * max(cool, 0.02)
 
 
+def keep(
+    path: Path,
+    model: torch.nn.Module,
+    average: dict[str, Tensor],
+    optimizers: Sequence[torch.optim.Optimizer],
+    generator: torch.Generator,
+    step: int,
+    seconds: float,
+) -> None:
+    """Write a phase's whole state, so that it can be stopped at any time."""
+    state = {
+        "model": model.state_dict(),
+        "average": average,
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "generator": generator.get_state(),
+        "step": step,
+        "seconds": seconds,
+    }
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def restore(
+    path: Path,
+    model: torch.nn.Module,
+    average: dict[str, Tensor],
+    optimizers: Sequence[torch.optim.Optimizer],
+    generator: torch.Generator,
+) -> tuple[int, float]:
+    """Take up what `keep` wrote; returns the steps made and the seconds spent.
+
+    Raises:
+        UserError: the file is of another model.
+    """
+    state = torch.load(path, weights_only=True)
+    if {name: value.shape for name, value in state["model"].items()} != {k: v.shape for k, v in average.items()}:
+        raise UserError(f"the kept state {path}", "one of this transformer", "remove it, or choose another work folder")
+    model.load_state_dict(state["model"])
+    average.update(state["average"])
+    for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(kept)
+    generator.set_state(state["generator"])
+    return int(state["step"]), float(state["seconds"])
+
+
 def train_base(
     model: torch.nn.Module,
     batches: Callable[[int], dict[str, Any]],
@@ -183,21 +232,32 @@ def train_base(
     log: Callable[[dict[str, float], int], None],
     every: int = 100,
     on_log: Callable[[torch.nn.Module, int], None] | None = None,
+    state: Path | None = None,
 ) -> torch.nn.Module:
     """Train until `minutes` or `steps` are used up; returns the exponential moving average of the weights.
 
     The learning rate follows whichever of the two limits is nearer, so that a run always ends cooled down.
+
+    Args:
+        state: a file that keeps everything every four minutes and at the end; a run that finds it goes on from there.
     """
     torch.manual_seed(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
     optimizers = make_optimizers(model, settings)
     base_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    started, step = time.time(), 0
+    step, spent = 0, 0.0
+    if state is not None and state.exists():
+        step, spent = restore(state, model, average, optimizers, generator)
+    started = saved = time.time()
     running: list[float] = []
     shares: list[float] = []
     while True:
-        progress = max(step / settings.steps, (time.time() - started) / (60 * settings.minutes))
+        seconds = spent + time.time() - started
+        progress = max(step / settings.steps, seconds / (60 * settings.minutes))
+        if state is not None and (progress >= 1 or time.time() - saved > SAVE_SECONDS):
+            keep(state, model, average, optimizers, generator, step, seconds)
+            saved = time.time()
         if progress >= 1:
             break
         factor = rate_factor(progress, step, settings)
@@ -234,7 +294,6 @@ def train_base(
                     average[name].lerp_(value, 1 - decay)
         step += 1
         if step % every == 0:
-            seconds = time.time() - started
             values = {"loss": running, "share_that_differs": shares}
             means = {name: float(np.mean(recent[-every:])) for name, recent in values.items() if recent}
             log({**means, "grad_norm": float(norm), "seconds": seconds}, step)

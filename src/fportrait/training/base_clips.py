@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from fportrait.atomic_io import atomic_path, value_hash
-from fportrait.body.model import BodyModel, load_body
+from fportrait.body.model import BodyModel, Pose, load_body
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import project, scale_intrinsics
 from fportrait.capture import people, world
@@ -31,7 +31,9 @@ class ClipRecipe:
     """What is rendered. Equal recipes give equal bytes.
 
     `variety` of people and camera's marks, and `disturbance` of the conditions, hold for all clips but a share `plain`;
-    at 0 everything is the plain world with exact conditions.
+    at 0 everything is the plain world with exact conditions. `driver` is the share of these clips whose face crops show
+    another, plain person making the same faces: an encoder that does not read wild people would teach the transformer
+    that codes say nothing, and a driver is another person anyway.
     """
 
     clips: int = 6000
@@ -46,6 +48,7 @@ class ClipRecipe:
     variety: float = 0.0
     disturbance: float = 0.0
     plain: float = 0.2
+    driver: float = 0.0
     kinds: dict[str, float] = field(
         default_factory=lambda: {"phone": 0.3, "studio": 0.15, "view_sweep": 0.15, "dynamic_sweep": 0.4}
     )
@@ -78,6 +81,9 @@ def render_clip(index: int, recipe: ClipRecipe, body: BodyModel) -> dict[str, np
     if marks is not None:
         clip["video"] = np.stack([marks(frame, wild) for frame in clip["video"]])
     errors = sample_disturbance(body, wild, disturbance)
+    driver = None
+    if variety and wild.random() < recipe.driver:
+        driver = people.sample_person(int(wild.integers(world.FIRST_TRAINING_SEED, 2**53)), body)
     small_intrinsics = errors.intrinsics(scale_intrinsics(clip["intrinsics"], 1 / recipe.render_scale))
     cameras = np.stack([errors.camera(camera) for camera in clip["world_to_camera"]])
 
@@ -86,7 +92,11 @@ def render_clip(index: int, recipe: ClipRecipe, body: BodyModel) -> dict[str, np
         pose, actions, w2c = clip["poses"][t], clip["actions"][t], clip["world_to_camera"][t]
         vertices = people.person_vertices(person, actions, pose, body)
         pixels, _ = project(body.landmarks(vertices), w2c, clip["intrinsics"])
-        crops.append(face_crop(clip["video"][t], pixels.astype(np.float32), recipe.crop_size))
+        crops.append(
+            face_crop(clip["video"][t], pixels.astype(np.float32), recipe.crop_size)
+            if driver is None
+            else driver_crop(driver, actions, pose, w2c, clip["intrinsics"], large, recipe.crop_size, body)
+        )
         centres = np.stack([pixels[list(group)].mean(0) for group in (LEFT_EYE, RIGHT_EYE, MOUTH)])
         focus.append(centres / recipe.render_scale)
         shape = clip["shape"]
@@ -119,6 +129,23 @@ def render_clip(index: int, recipe: ClipRecipe, body: BodyModel) -> dict[str, np
         "focus": np.stack(focus).astype(np.float32),
         "kind": np.array(names.index(kind), np.int32),
     }
+
+
+def driver_crop(
+    driver: people.Person,
+    actions: np.ndarray,
+    pose: Pose,
+    world_to_camera: np.ndarray,
+    intrinsics: np.ndarray,
+    size: int,
+    crop_size: int,
+    body: BodyModel,
+) -> np.ndarray:
+    """The face crop `C C 3` of another person in the same place, making the same face."""
+    picture = people.render(driver, actions, pose, world_to_camera, intrinsics, size, 1, body)
+    points = body.landmarks(people.person_vertices(driver, actions, pose, body))
+    pixels, _ = project(points, world_to_camera, intrinsics)
+    return face_crop(picture, pixels.astype(np.float32), crop_size)
 
 
 def pose_vector(pose) -> np.ndarray:
