@@ -139,3 +139,25 @@ def test_damaged_foreign_files_are_refused_in_words(tmp_path, content, message):
     (tmp_path / "c.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=message):
         read_camera_file(tmp_path / "c.json", 1)
+
+
+@pytest.mark.parametrize(
+    "name", ["camera-to-world matrices", "cameras of OpenGL", "camera-to-world matrices of OpenGL"]
+)
+def test_a_studios_calibration_in_another_convention_is_refused_by_its_name(name):
+    from fportrait.capture.calibration import check_studio, make_camera
+
+    eyes = orbit(np.array([-50, -20, 15, 60]), np.array([-10, 12, 3, 20]), np.array([1.0, 1.2, 0.9, 1.1]))
+    lens = np.array([[800, 0, 320], [0, 800, 240], [0, 0, 1.0]])
+    wrong = {
+        "camera-to-world matrices": np.linalg.inv(eyes),
+        "cameras of OpenGL": OPENGL @ eyes,
+        "camera-to-world matrices of OpenGL": np.linalg.inv(eyes) @ OPENGL,
+    }[name]
+
+    def rig(matrices):
+        return {str(index): make_camera(640, 480, lens, matrix, str(index)) for index, matrix in enumerate(matrices)}
+
+    check_studio(rig(eyes))
+    with pytest.raises(UserError, match=f"these look like {name}"):
+        check_studio(rig(wrong))

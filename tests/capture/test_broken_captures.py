@@ -158,7 +158,7 @@ CALIBRATIONS = {
     "kilometres": (scaled(0.001), "within .* of the origin"),
     "mirrored_x": (matrix(lambda value: np.diag([-1.0, 1, 1, 1]) @ value), "mirrored rotation"),
     "mirrored_world": (matrix(lambda value: value @ np.diag([1.0, 1, -1, 1])), "mirrored rotation"),
-    "opengl": (matrix(lambda value: OPENGL @ value), "upside down"),
+    "opengl": (matrix(lambda value: OPENGL @ value), "these look like cameras of OpenGL"),
     "y_down": (matrix(lambda value: value @ OPENGL), "upside down"),
     "transposed": (matrix(lambda value: value.T), "last row"),
     "sheared": (put(0, 1, 5.0), "non-rotation"),

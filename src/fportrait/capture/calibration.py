@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from fportrait.atomic_io import write_json
-from fportrait.camera.cameras import check_intrinsics, check_world_to_camera
+from fportrait.camera.cameras import check_intrinsics, check_world_to_camera, project
+from fportrait.camera.conventions import AXES, focus
 from fportrait.errors import UserError, refuse_unknown_keys
 
 MAX_METRES_FROM_ORIGIN = 50.0  # no studio is larger; millimetres always exceed it
@@ -173,7 +174,8 @@ def check_studio(cameras: Mapping[str, Camera]) -> None:
     """Do these cameras, together, stand upright around a head in metres?
 
     Raises:
-        UserError: distances that can only be another unit, or a world that is upside down (y must point up).
+        UserError: distances that can only be another unit, matrices that see no common place while those of another
+            convention would, or a world that is upside down (y must point up).
     """
     distances = {name: float(np.linalg.norm(camera.centre)) for name, camera in cameras.items()}
     farthest = max(distances, key=lambda name: distances[name])
@@ -189,6 +191,15 @@ def check_studio(cameras: Mapping[str, Camera]) -> None:
             f"metres, some beyond {MIN_METRES_FROM_ORIGIN}",
             "scale the translations to metres",
         )
+    matrices = np.stack([camera.world_to_camera for camera in cameras.values()])
+    if share_around_a_place(matrices, cameras) < 0.5:
+        for name, fix, read in AXES[:3]:
+            if share_around_a_place(read(matrices), cameras) == 1:
+                raise UserError(
+                    f"{len(cameras)} cameras that see no common place",
+                    "world-to-camera matrices of OpenCV (x right, y down, z forward) around a head",
+                    f"these look like {name}, under which all of them see it: {fix}",
+                )
     # A camera's image points down along its second axis. Cameras may lie on their side, but hardly all on their head.
     upright = float(np.mean([-camera.world_to_camera[1, 1] for camera in cameras.values()]))
     if upright < -0.3:
@@ -197,6 +208,19 @@ def check_studio(cameras: Mapping[str, Camera]) -> None:
             "a world with y up, and cameras with x right, y down, z forward",
             "turn the world by 180 degrees about x, or convert OpenGL cameras to OpenCV",
         )
+
+
+def share_around_a_place(world_to_camera: np.ndarray, cameras: Mapping[str, Camera]) -> float:
+    """The share of cameras `N 4 4` that have the place at which they all look in front of them and in their picture."""
+    place = focus(world_to_camera)
+    if place is None:
+        return 0.0
+    seen = []
+    for matrix, camera in zip(world_to_camera, cameras.values(), strict=True):
+        pixels, depth = project(place[None], matrix, camera.intrinsics)
+        inside = (pixels[0] > 0).all() and pixels[0, 0] < camera.width and pixels[0, 1] < camera.height
+        seen.append(bool(depth[0] > 0 and inside))
+    return float(np.mean(seen))
 
 
 def to_numbers(value: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
