@@ -20,6 +20,7 @@ import pandas as pd
 from fportrait.atomic_io import atomic_folder, file_hash, value_hash, write_json, write_parquet
 from fportrait.body.model import load_body
 from fportrait.camera.cameras import intrinsics_from_fov
+from fportrait.capture.manifest import read_manifest
 from fportrait.capture.video_io import iter_video
 from fportrait.devices import pick_device
 from fportrait.errors import UserError
@@ -151,11 +152,14 @@ def clip_of(row: Mapping[str, Any], dataset: str) -> Clip:
 
 
 def identity_units(manifest: Path, root: Path) -> list[IdentityUnit]:
-    """One unit per identity of the manifest, in order."""
-    table = pd.read_parquet(manifest / "manifest.parquet").drop(columns="notes", errors="ignore")
-    cameras = pd.read_parquet(manifest / "cameras.parquet")[
-        ["dataset", "identity", "camera", "intrinsics", "world_to_camera"]
-    ]
+    """One unit per identity of the manifest, in order.
+
+    Raises:
+        UserError: the manifest is not what ingest writes (`read_manifest`).
+    """
+    table, cameras = read_manifest(manifest)
+    table = table.drop(columns="notes", errors="ignore")
+    cameras = cameras[["dataset", "identity", "camera", "intrinsics", "world_to_camera"]]
     table = table.merge(cameras, on=["dataset", "identity", "camera"], how="left")
     units = []
     for (dataset, identity), rows in table.sort_values(["dataset", "clip"]).groupby(["dataset", "identity"], sort=True):
