@@ -137,11 +137,7 @@ def shape_of(container: Any, stream: Any, path: str | Path) -> Shape:
 
 
 class Screen:
-    """Shows the frames (PyAV) of one open file.
-
-    Args:
-        exposure: white and peak of an HDR file in cd/m², found when first needed.
-    """
+    """Shows the frames (PyAV) of one open file; an HDR file's exposure is measured when first needed."""
 
     def __init__(self, container: Any, stream: Any, path: str | Path):
         self.path, self.shape = path, shape_of(container, stream, path)
