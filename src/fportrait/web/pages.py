@@ -188,7 +188,7 @@ def sampling(settings: BundleSettings) -> Sampling:
         ]
         gr.Markdown(
             "1 is the model without guidance and costs nothing; each other value costs one more "
-            "pass in each guided step (the small base: the last three of six)."
+            "pass in each guided step (the small base: the last two of five)."
         )
         steps = gr.Slider(1, 10 * settings.steps, settings.steps, step=1, label="Sampling steps", elem_id="steps")
         frames = gr.Slider(
