@@ -101,3 +101,40 @@ def test_something_that_swims_beside_a_face_is_not_a_second_person(photograph):
     picture[:, :320], picture[60 : 60 + cat.shape[0], 330 : 330 + cat.shape[1]] = photograph[:320, 60:380], cat
     seen = read_landmarks([picture], "both", 48, TrackConfig())
     assert seen.landmarks[0, :, 0].max() < 320
+
+
+def looked(degrees: float, evidence: float):
+    """A face as `_better` sees it: which way its eyes say is up, and what speaks for it."""
+    from fportrait.tracking.landmarks import Face
+
+    angle = np.radians(degrees)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    points = np.random.default_rng(0).uniform(-20, 20, (478, 2))
+    points[[33, 263]] = [[-20, 0], [20, 0]]
+    face = Face((points @ turn.T + 100).astype(np.float32), np.zeros(52, np.float32), 1.0)
+    face.__dict__["evidence"] = evidence
+    return face
+
+
+@pytest.mark.parametrize(
+    ("seen", "other", "better"),
+    [
+        ((0, -9.0), (180, 8.2), True),  # a photograph upside down
+        ((57, -19.9), (-92, 5.4), True),  # a painting on its side
+        ((-20, -15.6), (75, -9.0), False),  # a side view, filmed upright
+        ((0, -8.0), (180, 1.0), False),  # too little for so much
+        ((-20, -15.6), (-18, -12.0), True),  # another crop
+        ((-20, -15.6), (-18, -14.0), False),
+    ],
+)
+def test_another_way_up_needs_more_to_speak_for_it_than_another_crop(seen, other, better):
+    from fportrait.tracking.landmarks import _better
+
+    first = looked(*seen)
+    assert _better(looked(*other), first, first) is better
+
+
+def test_a_poor_crop_on_the_way_does_not_raise_the_bar_for_the_right_way_up():
+    from fportrait.tracking.landmarks import _better
+
+    assert _better(looked(-92, 5.4), looked(86, -3.1), looked(57, -19.9))

@@ -23,7 +23,7 @@ import numpy as np
 
 from fportrait.errors import UserError
 from fportrait.tracking.points import BLENDSHAPE_POINTS, LEFT_EYE_CORNERS, POINT_COUNT, RIGHT_EYE_CORNERS
-from fportrait.tracking.unlikeness import MARGIN, POOR, SURE, WORSE, evidence, unsteadiness
+from fportrait.tracking.unlikeness import MARGIN, POOR, SURE, TURNED, TURNED_MARGIN, WORSE, evidence, unsteadiness
 
 MODELS_FOLDER = Path(__file__).parent.parent / "assets" / "face_landmarker"
 DETECTOR_SIZE = 128
@@ -139,7 +139,8 @@ class FaceLandmarker:
         faces = self._search(image, max_faces, [], 0.0)
         if all(face.evidence < POOR for face in faces):
             for quarters in (2, 1, -1):
-                faces += self._search(image, max_faces, [], quarters * math.pi / 2)
+                turned = self._search(image, max_faces, [], quarters * math.pi / 2)
+                faces += [face for face in turned if face.evidence > TURNED]
         return _best(faces, max_faces)
 
     def _search(self, image: np.ndarray, max_faces: int, known: list[Face], roll: float) -> list[Face]:
@@ -176,7 +177,7 @@ class FaceLandmarker:
             window = _Square(square.centre, 1.5 * square.side, eighths * math.pi / 4)
             for candidate in self._candidates(image, [window])[:1]:
                 other = self._look(image, candidate)
-                if other is not None and other.evidence > best.evidence + MARGIN and _overlap(other, face) > 0:
+                if other is not None and _overlap(other, face) > 0 and _better(other, best, face):
                     best = other
         return best
 
@@ -284,6 +285,16 @@ def _anchors() -> np.ndarray:
         y, x = np.meshgrid(centres, centres, indexing="ij")
         grids.append(np.repeat(np.column_stack([x.ravel(), y.ravel()]), repeat, axis=0))
     return np.concatenate(grids)
+
+
+def _better(other: Face, best: Face, seen: Face) -> bool:
+    """Whether another look at the face that was `seen` is better than the `best` so far.
+
+    Another way up needs more to speak for it than another crop.
+    """
+    turn = abs(math.remainder(_square_of(other.landmarks).roll - _square_of(seen.landmarks).roll, math.tau))
+    needed = max(TURNED, seen.evidence + TURNED_MARGIN) if turn > math.pi / 3 else -math.inf
+    return other.evidence > max(needed, best.evidence + MARGIN)
 
 
 def _searches(height: int, width: int, roll: float = 0.0) -> Iterator[tuple[float, list[_Square]]]:

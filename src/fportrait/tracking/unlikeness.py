@@ -28,7 +28,12 @@ WORST_STRANGENESS = 4.0  # beyond, it says no more
 SURE = 4.0  # evidence that no face seen the wrong way up has had
 POOR = -16.0  # evidence below which the picture is searched in its other three turns, too: one real face in a hundred
 WORSE = 20.0  # evidence that another face of the picture must not lack
-MARGIN = 2.0  # evidence by which another way up must be better
+MARGIN = 2.0  # evidence by which another crop of the same way up must be better
+TURNED, TURNED_MARGIN = (
+    -2.0,
+    10.0,
+)  # evidence of the right way up of a turned face, and by how much it is better than the
+# way that was seen: .1 to 18 and 12 to 40 for photographs and paintings; side views, which are upright, have -16 to -8
 CROPS = ((20.0, 1.0, 0.0), (-20.0, 1.0, 0.0), (0.0, 0.8, 0.0), (0.0, 1.3, 0.0), (0.0, 1.0, 0.12))
 LOOKED_AT = 5  # frames of a clip
 
