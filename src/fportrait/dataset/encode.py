@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from fportrait.atomic_io import file_hash, value_hash
+from fportrait.atomic_io import code_hash, file_hash, value_hash
 from fportrait.body.model import BodyModel, Pose, load_body
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import crop_intrinsics
@@ -38,7 +38,22 @@ if TYPE_CHECKING:
     import torch
 
 HASH_HERE = 2**30  # bytes of videos; more are hashed by the engine's workers
-CODE_VERSION = "3"  # raise when the same inputs would give other tensors
+# What decides a shard besides tables, videos, VAE and settings: a unit made by other code is not reused.
+CODE = (
+    "dataset/encode.py",
+    "dataset/focus.py",
+    "dataset/mixing.py",
+    "dataset/shards.py",
+    "diffusion/codec.py",
+    "pixels.py",
+    "tracking/points.py",
+    "body",
+    "camera",
+    "capture/video_io.py",
+    "capture/colour.py",
+    "capture/display.py",
+    "assets/body.npz",
+)
 SHARD = "shard.safetensors"
 LIST_SHAPES = {"world_to_camera": (4, 4), "intrinsics": (3, 3), "body_rotation": (3, 3), "head_rotation": (3, 3)}
 
@@ -116,13 +131,14 @@ def encode_tables(
         for unit in identity_units(Path(folder), Path(units_folder) / "hashes", workers)
     ]
     parameters = {key: value for key, value in asdict(config).items() if key != "encode_batch"}
+    code = code_hash(*CODE)
     device = pick_device()
     report = map_units(
         functools.partial(encode_identity, vae_folder=str(vae_folder), config=config, device=device.type),
         units,
         workers=workers,
         cache_folder=units_folder,
-        key=lambda unit: [CODE_VERSION, vae_name, parameters, {**asdict(unit), "folder": ""}],
+        key=lambda unit: [code, vae_name, parameters, {**asdict(unit), "folder": ""}],
         progress="encode",
         resources=Resources(gpus=1) if device.type == "cuda" else Resources(),
     )

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fportrait.atomic_io import atomic_folder, file_hash, value_hash, write_json, write_parquet
+from fportrait.atomic_io import atomic_folder, code_hash, file_hash, value_hash, write_json, write_parquet
 from fportrait.body.model import load_body
 from fportrait.camera.cameras import intrinsics_from_fov
 from fportrait.capture.manifest import read_manifest
@@ -34,7 +34,23 @@ from fportrait.tracking.mesh_estimator import MeshEstimator
 from fportrait.tracking.segments import best_view, check_gaps, segment_codes, track_segments
 from fportrait.tracking.unlikeness import refuse_unlike
 
-CODE_VERSION = "tracking-9"
+# What decides a track besides its video, its settings and the encoder: a unit made by other code is not reused.
+CODE = (
+    "tracking",
+    "tables",
+    "body",
+    "camera",
+    "capture/video_io.py",
+    "capture/colour.py",
+    "capture/display.py",
+    "assets/body.npz",
+    "assets/head_turn.npz",
+    "assets/landmark_calibration.npz",
+    "assets/landmark_refinement.safetensors",
+    "assets/face_landmarker/face_blendshapes.tflite",
+    "assets/face_landmarker/face_detector.tflite",
+    "assets/face_landmarker/face_landmarks_detector.tflite",
+)
 
 
 @dataclass(frozen=True)
@@ -191,7 +207,7 @@ def track_captures(
     config = config if isinstance(config, TrackConfig) else TrackConfig.from_dict(config)
     units = identity_units(Path(manifest), Path(root))
     encoder = {path.name: file_hash(path) for path in sorted((Path(base) / "expression_encoder").glob("*"))}
-    parameters = [CODE_VERSION, asdict(config), encoder]
+    parameters = [code_hash(*CODE), asdict(config), encoder]
     if config.mesh_estimator:
         MeshEstimator(config.mesh_estimator)  # a bad file is one message, not one per person
         parameters.append(file_hash(Path(config.mesh_estimator)))
