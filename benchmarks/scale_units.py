@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "dataset"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from _result import write_result
 
 from fportrait.scale import local
@@ -71,7 +71,8 @@ def hand_out(count: int) -> float:
 def join(people: int, folder: Path) -> tuple[float, float]:
     """Seconds, and MiB of the table."""
     import pandas as pd
-    from tables import clip_rows, write_tables
+
+    from helpers.tables import clip_rows, write_tables
 
     parts = []
     for person in range(PARTS):

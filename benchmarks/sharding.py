@@ -1,6 +1,6 @@
 """Sharded training by combination: every way to spread a model, with everything that a stage can ask for.
 
-Two processes, interrupted, against one that is not: `tests/training/matrix.py` says how the cells are chosen. Needs
+Two processes, interrupted, against one that is not: `tests/helpers/matrix.py` says how the cells are chosen. Needs
 `pip install fportrait[deepspeed,lora]`; without DeepSpeed its two rows are left out.
 """
 
@@ -13,9 +13,9 @@ from pathlib import Path
 
 from _result import write_result
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests/training"))
-from forks import Forks
-from matrix import COLUMNS, TOLERANCE, WAYS, run_matrix
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from helpers.forks import Forks
+from helpers.matrix import COLUMNS, TOLERANCE, WAYS, run_matrix
 
 
 def main() -> None:

@@ -109,8 +109,8 @@ def download(folder: Path, layout: str, model: str) -> Path:
         write_random(folder / "transformer/diffusion_pytorch_model.safetensors", shapes)
         vae.save_pretrained(folder / "vae")
         return folder
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "diffusion"))
-    from wan_downloads import original_name, original_vae_name
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from helpers.wan_downloads import original_name, original_vae_name
 
     size = SIZES[model]
     config = {"_class_name": "WanModel", "model_type": "t2v", "dim": size["num_attention_heads"] * 128}

@@ -2,8 +2,6 @@
 
 import json
 import os
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +9,6 @@ import torch
 from click.testing import CliRunner
 from diffusers import AutoencoderKLWan
 
-sys.path.insert(0, str(Path(__file__).parent))
-from fake_card import fake_card
 from fportrait.bundle import SHIPPED_BASE
 from fportrait.cli import main
 from fportrait.devices import (
@@ -28,6 +24,7 @@ from fportrait.diffusion.codec import BlockCodec
 from fportrait.diffusion.pipeline import FactorPortraitPipeline
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.errors import UserError
+from helpers.fake_card import fake_card
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import importlib.util
 import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +14,7 @@ from fportrait.body import rasterizer, rasterizer_pytorch3d, rasterizer_torch
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import intrinsics_from_fov
 from fportrait.errors import UserError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from ray_tracer import head_view, ray_traced
+from helpers.ray_tracer import head_view, ray_traced
 
 
 def by_torch(vertices, faces, k, height, width, rasterize=rasterizer_torch.rasterize):

@@ -1,6 +1,3 @@
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,9 +7,7 @@ from scipy.spatial.transform import Rotation
 from fportrait.body.model import Pose, load_body, rotation_matrix
 from fportrait.body.rasterizer import normal_map, rasterize, vertex_normals
 from fportrait.camera.cameras import intrinsics_from_fov, look_at
-
-sys.path.insert(0, str(Path(__file__).parent))
-from ray_tracer import head_view, ray_traced
+from helpers.ray_tracer import head_view, ray_traced
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -1,8 +1,6 @@
 """SMPL-X and MHR: read from files of their formats, posed as the contract says, and refused with a way out."""
 
 import pickle
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +11,7 @@ from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import intrinsics_from_fov
 from fportrait.camera.paths import orbit
 from fportrait.errors import UserError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from tiny_bodies import smplx_arrays, write_mhr, write_smplx
+from helpers.tiny_bodies import smplx_arrays, write_mhr, write_smplx
 
 
 @pytest.fixture(scope="module")

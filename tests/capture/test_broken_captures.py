@@ -4,9 +4,7 @@ import json
 import os
 import re
 import shutil
-import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,9 +14,7 @@ from safetensors.numpy import save_file
 from fportrait.capture.importers.place import import_captures
 from fportrait.capture.ingest import ingest_captures
 from fportrait.errors import UserError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from trees import audio_only, ava256, clip, movement, nersemble, seamless, studio, variable_clip
+from helpers.trees import audio_only, ava256, clip, movement, nersemble, seamless, studio, variable_clip
 
 
 def part(share):

@@ -1,7 +1,6 @@
 """Times: variable rates, two rates side by side, the sound beside the pictures, and what import says of them."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import av
@@ -16,9 +15,7 @@ from fportrait.capture.ingest import ingest_captures
 from fportrait.capture.manifest import read_manifest
 from fportrait.capture.sound import Sound
 from fportrait.capture.video_io import constant_frames, probe, write_video
-
-sys.path.insert(0, str(Path(__file__).parent))
-from clips import as_hdr, moving_frames, write_clip
+from helpers.clips import as_hdr, moving_frames, write_clip
 
 
 def test_a_gap_and_a_drift_are_variable_and_rounding_is_not():

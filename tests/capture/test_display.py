@@ -1,8 +1,6 @@
 """Videos are read as a player shows them, whatever they are stored as."""
 
-import sys
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
@@ -11,9 +9,7 @@ import pytest
 from fportrait.capture import colour
 from fportrait.capture.video_io import iter_video, probe, read_video, write_video
 from fportrait.errors import UserError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from clips import as_hdr, cut_at, moving_frames, set_matrix, write_clip
+from helpers.clips import as_hdr, cut_at, moving_frames, set_matrix, write_clip
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:

@@ -2,9 +2,7 @@
 
 import io
 import json
-import sys
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -27,9 +25,7 @@ from fportrait.capture.importers.seamless import read_movement
 from fportrait.capture.manifest import CAMERA_COLUMNS, MANIFEST_COLUMNS, read_manifest
 from fportrait.capture.video_io import probe, read_image
 from fportrait.errors import UserError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from trees import ava_cameras, calibration, clip, movement, ring
+from helpers.trees import ava_cameras, calibration, clip, movement, ring
 
 FUZZ = settings(
     max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -1,7 +1,6 @@
 """Importers on miniature trees: what is placed is what ingest accepts, in metres, upright, around the head."""
 
 import json
-import sys
 import zipfile
 from pathlib import Path
 
@@ -20,9 +19,18 @@ from fportrait.capture.ingest import ingest_captures
 from fportrait.capture.video_io import probe, read_video
 from fportrait.cli import main
 from fportrait.errors import UserError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from trees import ava256, calibration, clip, movement, nersemble, pictures, ring, seamless, studio, variable_clip
+from helpers.trees import (
+    ava256,
+    calibration,
+    clip,
+    movement,
+    nersemble,
+    pictures,
+    ring,
+    seamless,
+    studio,
+    variable_clip,
+)
 
 
 def bring(source, target, layout="auto", **options):

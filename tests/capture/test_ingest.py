@@ -1,7 +1,5 @@
 import json
 import re
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,9 +10,7 @@ from fportrait.capture.calibration import read_calibration
 from fportrait.capture.ingest import PHONE, STUDIO, ingest_captures, split_identities
 from fportrait.capture.manifest import CAMERA_COLUMNS, MANIFEST_COLUMNS
 from fportrait.errors import UserError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from trees import audio_only, clip, ring, studio
+from helpers.trees import audio_only, clip, ring, studio
 
 
 @pytest.fixture

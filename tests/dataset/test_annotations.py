@@ -1,8 +1,5 @@
 """Check columns: they say what the gate would measure, the gate reads them, and edited lists do not get past it."""
 
-import sys
-from pathlib import Path
-
 import duckdb
 import numpy as np
 import pandas as pd
@@ -18,10 +15,8 @@ from fportrait.errors import UserError
 from fportrait.tables.annotations import MARK, has_checks, join_frames, write_frames
 from fportrait.tables.rollup import CHECK_PREFIX, ROW_CHECKS, checked_clips, clip_motion, clip_structure, connect
 from fportrait.tables.schema import check_schema
-
-sys.path.insert(0, str(Path(__file__).parent))
-import test_validation as broken
-from tables import sound_tables, turn, write_tables
+from helpers import broken_tables as broken
+from helpers.tables import sound_tables, turn, write_tables
 
 DATASETS = ("DynamicSweep", "PhoneCapture", "ViewSweep")
 

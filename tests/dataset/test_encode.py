@@ -1,8 +1,6 @@
 """From annotated clips to shards: right pixels, right normals, right windows, named by what made them."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,9 +18,7 @@ from fportrait.diffusion.conditions import Reads
 from fportrait.errors import UserError
 from fportrait.pixels import to_model_range
 from fportrait.tracking.points import landmark_codes
-
-sys.path.insert(0, str(Path(__file__).parent))
-from tables import clip_rows, identity_row, small_codec, write_tables
+from helpers.tables import clip_rows, identity_row, small_codec, write_tables
 
 CONFIG = EncodeConfig(size=32, window=9, stride=4, test_stride=9, references=3)
 

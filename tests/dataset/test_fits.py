@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,7 @@ from fportrait.dataset.validation import validate_tables
 from fportrait.errors import UserError
 from fportrait.tables.annotations import write_frames
 from fportrait.tables.fits import HEAD_JOINT, HEAD_POINTS, NECK_JOINT, NECK_SHARE
-
-sys.path.insert(0, str(Path(__file__).parent))
-from tables import clip_rows, head, identity_row, landmarks_of, turn, write_tables
+from helpers.tables import clip_rows, head, identity_row, landmarks_of, turn, write_tables
 
 FRAMES = 40
 PEOPLE = {"ph0": "train", "ph1": "train", "ph2": "test"}

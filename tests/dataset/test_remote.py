@@ -1,8 +1,5 @@
 """Shards in an object store read like local ones: the same tensors, the same checks, only the bytes that are needed."""
 
-import sys
-from pathlib import Path
-
 import fsspec
 import pytest
 import torch
@@ -10,9 +7,7 @@ import torch
 from fportrait.dataset.remote import upload
 from fportrait.dataset.shards import ShardReader
 from fportrait.errors import UserError
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from small import shards
+from helpers.small import shards
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 import json
 import re
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,9 +12,8 @@ from fportrait.dataset.validation import validate_tables
 from fportrait.errors import UserError
 from fportrait.tables.rollup import clip_motion, connect
 from fportrait.tables.schema import check_schema, read_schema
-
-sys.path.insert(0, str(Path(__file__).parent))
-from tables import camera, sound_tables, turn, write_tables
+from helpers import broken_tables as broken
+from helpers.tables import sound_tables, turn, write_tables
 
 STRICT = ValidationConfig()
 
@@ -27,10 +24,6 @@ def gate(tmp_path, change=None, config=STRICT, datasets=("PhoneCapture", "ViewSw
         rows, people = change(rows, people) or (rows, people)
     write_tables(tmp_path / "tracks", rows, people)
     return validate_tables(tmp_path / "tracks", tmp_path / "out", config)
-
-
-def clip_of(rows, dataset):
-    return [row for row in rows if row["dataset"] == dataset][:9]
 
 
 def test_sound_tables_pass_and_are_copied_with_their_schema(tmp_path):
@@ -48,113 +41,29 @@ def test_sound_tables_pass_and_are_copied_with_their_schema(tmp_path):
     assert {rule["rule"] for rule in report["rules"]} == {rule.title for rule in rules(STRICT)}
 
 
-def mirror(rows, people):
-    clip_of(rows, "PhoneCapture")[4]["body_rotation"] = np.diag([-1.0, 1, 1]).ravel()
-
-
-def shear(rows, people):
-    clip_of(rows, "PhoneCapture")[4]["head_rotation"] = (np.eye(3) + 0.001 * np.eye(3, k=1)).ravel()
-
-
-def nan_code(rows, people):
-    clip_of(rows, "PhoneCapture")[2]["expression_code"][5] = np.nan
-
-
-def infinite_landmark(rows, people):
-    clip_of(rows, "PhoneCapture")[2]["landmarks"][955] = np.inf
-
-
-def short_code(rows, people):
-    clip_of(rows, "PhoneCapture")[2]["expression_code"] = np.zeros(127, np.float32)
-
-
-def hole(rows, people):
-    rows.pop(3)
-
-
-def late_start(rows, people):
-    rows.pop(0)
-
-
-def double(rows, people):
-    rows.append(dict(rows[3]))
-
-
-def moving_phone(rows, people):
-    for t, row in enumerate(clip_of(rows, "PhoneCapture")):
-        row["world_to_camera"] = camera(0.3 * t).ravel()
-
-
-def travelling_phone(rows, people):
-    clip_of(rows, "PhoneCapture")[8]["world_to_camera"] = camera(0, distance=0.57).ravel()
-
-
-def blinking_view_sweep(rows, people):
-    clip_of(rows, "ViewSweep")[5]["expression_code"] = clip_of(rows, "ViewSweep")[5]["expression_code"] + 0.4
-
-
-def nodding_view_sweep(rows, people):
-    clip_of(rows, "ViewSweep")[5]["head_rotation"] = turn(2).ravel()
-
-
-def still_view_sweep(rows, people):
-    for row in clip_of(rows, "ViewSweep"):
-        row["world_to_camera"] = camera(0).ravel()
-
-
-def frozen_dynamic_sweep(rows, people):
-    for row in clip_of(rows, "DynamicSweep"):
-        row["expression_code"] = clip_of(rows, "DynamicSweep")[0]["expression_code"]
-
-
-def wandering_crop(rows, people):
-    clip_of(rows, "PhoneCapture")[2]["crop"] = np.array([1.0, 0, 64])
-
-
-def two_splits(rows, people):
-    for row in clip_of(rows, "PhoneCapture"):
-        row["split"] = "test"
-
-
-def listed_twice(rows, people):
-    people.append(dict(people[0]))
-
-
-def unlisted(rows, people):
-    people.pop(0)
-
-
-def lost_reference(rows, people):
-    people[0]["reference_frame"] = 99
-
-
-def bad_shape(rows, people):
-    people[0]["shape"] = np.array([0, 0, np.nan, 0])
-
-
 @pytest.mark.parametrize(
     ("change", "rule"),
     [
-        (mirror, "determinants of 1"),
-        (shear, "orthonormal rotations"),
-        (nan_code, "finite numbers"),
-        (infinite_landmark, "finite numbers"),
-        (short_code, "list lengths"),
-        (hole, "no missing frames"),
-        (late_start, "first frame is 0"),
-        (double, "unique keys"),
-        (moving_phone, "PhoneCapture: camera does not turn"),
-        (travelling_phone, "PhoneCapture: camera does not travel"),
-        (blinking_view_sweep, "ViewSweep: expression is frozen"),
-        (nodding_view_sweep, "ViewSweep: pose does not turn"),
-        (still_view_sweep, "ViewSweep: camera moves"),
-        (frozen_dynamic_sweep, "DynamicSweep: expression moves"),
-        (wandering_crop, "constants of a clip"),
-        (two_splits, "one split"),
-        (listed_twice, "listed once"),
-        (unlisted, "listed once"),
-        (lost_reference, "reference exists"),
-        (bad_shape, "sound shape"),
+        (broken.mirror, "determinants of 1"),
+        (broken.shear, "orthonormal rotations"),
+        (broken.nan_code, "finite numbers"),
+        (broken.infinite_landmark, "finite numbers"),
+        (broken.short_code, "list lengths"),
+        (broken.hole, "no missing frames"),
+        (broken.late_start, "first frame is 0"),
+        (broken.double, "unique keys"),
+        (broken.moving_phone, "PhoneCapture: camera does not turn"),
+        (broken.travelling_phone, "PhoneCapture: camera does not travel"),
+        (broken.blinking_view_sweep, "ViewSweep: expression is frozen"),
+        (broken.nodding_view_sweep, "ViewSweep: pose does not turn"),
+        (broken.still_view_sweep, "ViewSweep: camera moves"),
+        (broken.frozen_dynamic_sweep, "DynamicSweep: expression moves"),
+        (broken.wandering_crop, "constants of a clip"),
+        (broken.two_splits, "one split"),
+        (broken.listed_twice, "listed once"),
+        (broken.unlisted, "listed once"),
+        (broken.lost_reference, "reference exists"),
+        (broken.bad_shape, "sound shape"),
     ],
     ids=lambda value: value.__name__ if callable(value) else None,
 )
@@ -219,7 +128,7 @@ def test_too_many_quarantined_identities_stop_the_chain(tmp_path):
 def test_severities_can_be_changed_by_rule_and_unknown_rules_are_refused(tmp_path):
     severities = {f"PhoneCapture: camera does not {verb}": "warning" for verb in ("turn", "travel")}
     config = ValidationConfig.from_dict({"severities": severities})
-    assert list(gate(tmp_path, moving_phone, config)["quarantined"]) == ["PhoneCapture/ph0"]
+    assert list(gate(tmp_path, broken.moving_phone, config)["quarantined"]) == ["PhoneCapture/ph0"]
     with pytest.raises(UserError, match="camera does not turn"):
         rules(ValidationConfig(severities={"PhoneCapture: camera does not trun": "warning"}))
     with pytest.raises(UserError, match="critical or warning"):

@@ -2,16 +2,12 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
-
-sys.path.insert(0, str(Path(__file__).parent))
-from wan_downloads import WRITERS, models, write_diffusers
 
 from fportrait.bundle import read_settings
 from fportrait.cli import main
@@ -20,6 +16,7 @@ from fportrait.diffusion.prompt import encode_empty_prompt, read_prompt
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.diffusion.wan_import import ImportSettings, import_wan
 from fportrait.errors import UserError
+from helpers.wan_downloads import WRITERS, models, write_diffusers
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

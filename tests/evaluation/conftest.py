@@ -1,6 +1,8 @@
-"""A rendered clip with a face, and one of somebody else."""
+"""A rendered clip with a face, and one of somebody else; a tiny house to evaluate in, and its people's annotations."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from fportrait.capture.motion import rotation_from_degrees
 from fportrait.capture.people import render, sample_person
 from fportrait.capture.world import HEAD_TARGET, orbit_camera
 from fportrait.evaluation.embedded import action_vector
+from helpers.houses import write_annotations, write_house
 
 FRAMES, SIZE = 6, 128
 
@@ -37,3 +40,13 @@ def clip() -> np.ndarray:
 @pytest.fixture(scope="session")
 def stranger() -> np.ndarray:
     return talking(170_000_002)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory) -> Path:
+    return write_house(tmp_path_factory.mktemp("house"))
+
+
+@pytest.fixture
+def annotations(tmp_path) -> Path:
+    return write_annotations(tmp_path)

@@ -1,8 +1,5 @@
 """Baselines: a portrait on the right mesh follows the head and keeps what the mesh does not cover; all are scored."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,10 +13,6 @@ from fportrait.dataset.shards import ShardReader
 from fportrait.errors import UserError
 from fportrait.evaluation.baselines import BASELINES, mean_frame, score_baselines, warp_portrait
 from fportrait.evaluation.metrics.psnr import psnr
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_cross import annotations  # noqa: F401  (a fixture)
-from test_protocol import house  # noqa: F401  (a fixture)
 
 SIZE = 96
 
@@ -54,7 +47,7 @@ def test_a_portrait_warped_onto_itself_is_the_portrait_and_the_background_never_
     assert psnr(unmoved[None], portrait[None])[0] > 28
 
 
-def test_every_baseline_is_scored_on_the_records_a_model_is_scored_on(house, annotations):  # noqa: F811
+def test_every_baseline_is_scored_on_the_records_a_model_is_scored_on(house, annotations):
     table = pd.read_parquet(annotations / "frames.parquet")
     people = pd.read_parquet(annotations / "identities.parquet")
     extra = table[table.identity == "p0"].assign(
@@ -75,7 +68,7 @@ def test_every_baseline_is_scored_on_the_records_a_model_is_scored_on(house, ann
     assert sharpness["mean_frame"] < 0.6 * sharpness["repeated_portrait"]
 
 
-def test_the_mean_frame_is_of_training_people_alone(house):  # noqa: F811
+def test_the_mean_frame_is_of_training_people_alone(house):
     from fportrait.dataset.sampling import decode
     from fportrait.diffusion.codec import load_vae
 

@@ -1,76 +1,27 @@
 """Cross-reenactment: the target's body in the driver's pose and cameras, measured without a truth."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
-import pandas as pd
 import pytest
 
-from fportrait.body.model import load_body
 from fportrait.camera.cameras import camera_centre
-from fportrait.capture.motion import rotation_from_degrees
-from fportrait.capture.world import HEAD_TARGET, orbit_camera
 from fportrait.dataset.sampling import Sampler, make_pipeline
 from fportrait.dataset.shards import ShardReader
+from fportrait.diffusion.codec import BlockCodec
 from fportrait.errors import UserError
 from fportrait.evaluation.cross import Annotations, driven, pairs, run_cross
 from fportrait.evaluation.report import Report
 from fportrait.evaluation.types import Evaluation, Protocol, Scorers
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_protocol import BlockCodec, house, transformer  # noqa: F401  (a fixture)
-
-PEOPLE = {"p0": 0.5, "p1": -0.5, "p2": 0.0}
+from helpers.small import transformer
 
 
-@pytest.fixture
-def annotations(tmp_path):
-    """Frames and identities of the house's people; p1 turns the head, and films a metre beside the others' world."""
-    body, frames, identities = load_body(), [], []
-    for person, first in PEOPLE.items():
-        shape = np.zeros(body.identity_dim)
-        shape[0] = first
-        away = np.array([1.0, 0, 0]) * (person == "p1")
-        camera = orbit_camera(0, 0, 0.55, HEAD_TARGET + away)
-        for segment in range(2):
-            for t in range(9):
-                turn = rotation_from_degrees(3 * t * (person == "p1"), 0, 0)
-                frames.append(
-                    {
-                        "dataset": "PhoneCapture",
-                        "identity": person,
-                        "clip": f"{person}/s{segment}/cam",
-                        "frame": t,
-                        "world_to_camera": camera.ravel(),
-                        "body_rotation": np.eye(3).ravel(),
-                        "body_translation": away,
-                        "head_rotation": turn.ravel(),
-                    }
-                )
-        identities.append(
-            {
-                "dataset": "PhoneCapture",
-                "identity": person,
-                "shape": shape,
-                "body_model": "embedded",
-                "reference_clip": f"{person}/s0/cam",
-                "reference_frame": 0,
-            }
-        )
-    pd.DataFrame(frames).to_parquet(tmp_path / "frames.parquet")
-    pd.DataFrame(identities).to_parquet(tmp_path / "identities.parquet")
-    return tmp_path
-
-
-def test_targets_are_never_their_own_drivers_and_may_come_from_any_dataset(house):  # noqa: F811
+def test_targets_are_never_their_own_drivers_and_may_come_from_any_dataset(house):
     reader = ShardReader(house / "shards")
     chosen = pairs(reader, "PhoneCapture", 4, 9)
     assert len(chosen) == 4 and all(driver.identity != target.identity for driver, target in chosen)
     assert {target.dataset for _, target in chosen} == {"PhoneCapture", "ViewSweep"}
 
 
-def test_the_target_takes_the_drivers_pose_around_its_own_heads_centre(house, annotations):  # noqa: F811
+def test_the_target_takes_the_drivers_pose_around_its_own_heads_centre(house, annotations):
     reader = ShardReader(house / "shards")
     records = {record.identity: record for record in reader.records("test")["PhoneCapture"]}
     intrinsics = np.array([[60.0, 0, 16], [0, 60, 16], [0, 0, 1]])
@@ -91,7 +42,7 @@ def test_the_target_takes_the_drivers_pose_around_its_own_heads_centre(house, an
         Annotations([annotations / "none"])
 
 
-def test_pairs_are_sampled_scored_and_shown(house, annotations, tmp_path):  # noqa: F811
+def test_pairs_are_sampled_scored_and_shown(house, annotations, tmp_path):
     pipeline = make_pipeline(transformer(1).eval(), BlockCodec.from_pretrained(house / "base/vae").eval(), 2.0)
     protocol = Protocol(steps=1, control=False, metrics={"iqa": "brisque"})
     scorers, report = Scorers.of(protocol, None), Report(tmp_path / "out")

@@ -8,9 +8,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-sys.path.insert(0, str(Path(__file__).parent))
-from test_protocol import PROTOCOL, house, moving_picture  # noqa: F401  (a fixture)
-
 from fportrait.capture.video_io import read_video, write_video
 from fportrait.cli.evaluation import evaluate as command
 from fportrait.dataset.sampling import held_out
@@ -19,12 +16,13 @@ from fportrait.errors import UserError
 from fportrait.evaluation.external import clip_path, export_inputs, run_method
 from fportrait.evaluation.run import evaluate
 from fportrait.evaluation.tables import rows_of, to_csv, to_latex, to_markdown
+from helpers.houses import PROTOCOL
 
 COPY = "import shutil, sys; shutil.copy(sys.argv[1], sys.argv[2])"
 
 
 @pytest.fixture(scope="module")
-def exported(house, tmp_path_factory):  # noqa: F811
+def exported(house, tmp_path_factory):
     reader, folder = ShardReader(house / "shards"), tmp_path_factory.mktemp("inputs")
     chosen = [(record, 9) for name in ("PhoneCapture", "ViewSweep") for record in held_out(reader, name, 3, 9)]
     assert export_inputs(reader, chosen, folder) == 5
@@ -66,7 +64,7 @@ def test_a_methods_command_is_run_per_clip_and_failures_are_told(exported, tmp_p
         run_method("mine", tmp_path, tmp_path / "evil", tmp_path / "z", copy)
 
 
-def test_other_videos_are_scored_beside_ours_and_missing_or_wrong_ones_listed(house, exported, tmp_path):  # noqa: F811
+def test_other_videos_are_scored_beside_ours_and_missing_or_wrong_ones_listed(house, exported, tmp_path):
     _, chosen = exported
     theirs = tmp_path / "theirs"
     reader = ShardReader(house / "shards")
@@ -122,7 +120,7 @@ def test_other_videos_are_scored_beside_ours_and_missing_or_wrong_ones_listed(ho
         )
 
 
-def test_the_command_scores_a_stage_and_exits_with_three_when_clips_are_missing(house, tmp_path, monkeypatch):  # noqa: F811
+def test_the_command_scores_a_stage_and_exits_with_three_when_clips_are_missing(house, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data/06_models").mkdir(parents=True)
     (tmp_path / "data/06_models/base").symlink_to(house / "base")

@@ -2,8 +2,6 @@
 
 import json
 import re
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,69 +10,16 @@ import torch
 from fportrait.capture.video_io import probe
 from fportrait.dataset.encode import vae_hash
 from fportrait.dataset.sampling import Sampler, held_out, make_pipeline, sample_records
-from fportrait.dataset.shards import ShardReader, ShardWriter, write_shard
-from fportrait.diffusion.codec import BlockCodec, encode_video
+from fportrait.dataset.shards import ShardReader
+from fportrait.diffusion.codec import BlockCodec
 from fportrait.errors import UserError
 from fportrait.evaluation.clips import control_scores
 from fportrait.evaluation.run import evaluate
 from fportrait.evaluation.types import Protocol, Request, load_encoder, sampling_settings
-from fportrait.pixels import to_model_range
 from fportrait.tracking.expression import ExpressionEncoder
 from fportrait.training.stages import check_stage, check_start
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from small import record, references, shards, stage, transformer
-
-
-def moving_picture(seed: int, frames: int = 9) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    picture = np.kron(rng.integers(0, 256, (8, 8, 3)), np.ones((4, 4, 1))).astype(np.uint8)
-    return np.stack([np.roll(picture, t, axis=1) for t in range(frames)])
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory):
-    """base/vae, base/expression_encoder absent, model/transformer, and shards with three held-out people."""
-    root = tmp_path_factory.mktemp("house")
-    codec = BlockCodec(refiner_blocks=0)
-    codec.fit_pca([to_model_range(np.stack([moving_picture(seed) for seed in range(8)]))])
-    codec.save_pretrained(root / "base/vae")
-    transformer().save_pretrained(root / "base/transformer")
-    transformer(1).save_pretrained(root / "model/transformer")
-    writer = ShardWriter(root / "shards", vae_hash(root / "base/vae"), {"window": 9})
-    for dataset, identity, split in (
-        ("PhoneCapture", "p0", "test"),
-        ("PhoneCapture", "p1", "test"),
-        ("ViewSweep", "v0", "test"),
-        ("PhoneCapture", "p2", "train"),
-        ("ViewSweep", "v1", "train"),
-    ):
-        records = []
-        for r in range(2):
-            tensors = record(r, 9)
-            video = moving_picture(10 * r + sum(map(ord, identity)))
-            tensors["latents"] = encode_video(codec, to_model_range(video[None]))[0]
-            if split == "test":
-                tensors["video"] = torch.from_numpy(video)
-                tensors["landmarks"] = torch.rand(9, 478, 2) * 32
-            records.append((f"r{r}", f"{identity}/s{r}/cam", 0, tensors))
-        portraits = references(0)
-        portraits["images"] = torch.from_numpy(moving_picture(sum(map(ord, identity)))[:2])
-        rows = write_shard(
-            root / "unit.safetensors",
-            dataset=dataset,
-            identity=identity,
-            split=split,
-            records=records,
-            references=portraits,
-        )
-        writer.add(root / "unit.safetensors", rows)
-        (root / "unit.safetensors").unlink()
-    writer.finish()
-    return root
-
-
-PROTOCOL = {"records": 3, "steps": 2, "batch": 2, "control": False}
+from helpers.houses import PROTOCOL
+from helpers.small import moving_picture, shards, stage, transformer
 
 
 def run(house, out, **changes):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,10 +29,7 @@ from fportrait.tracking.expression import ExpressionEncoder
 from fportrait.training.loop import train
 from fportrait.training.samples import factor_video
 from fportrait.training.stages import load_start
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_cross import annotations  # noqa: F401  (a fixture)
-from test_protocol import house, stage  # noqa: F401  (a fixture)
+from helpers.small import stage
 
 SIZE, FRAMES = 32, 5
 
@@ -51,7 +46,7 @@ class Stills(Animator):
 
 
 @pytest.fixture(scope="module")
-def bundle(house, tmp_path_factory):  # noqa: F811
+def bundle(house, tmp_path_factory):
     """A tiny bundle for pictures of 32 pixels: the house's codec, an untrained encoder."""
     folder = tmp_path_factory.mktemp("bundle")
     shutil.copytree(house / "base/vae", folder / "vae")
@@ -77,7 +72,7 @@ def studio(bundle) -> Studio:
 
 
 @pytest.fixture(params=list(VARIANTS))
-def trained(request, house, bundle, tmp_path):  # noqa: F811
+def trained(request, house, bundle, tmp_path):
     """A variant after two steps, in its own bundle: its name, the folder, its sampler."""
     settings = stage(
         variant=request.param, iterations=2, batch_size=2, mixture={"PhoneCapture": 50, "ViewSweep": 50}, held_out=2
@@ -92,7 +87,7 @@ def trained(request, house, bundle, tmp_path):  # noqa: F811
     return folder, Sampler(make_pipeline(model.eval(), vae, 5.0), 1, 0, {"expression": 2.0})
 
 
-def test_a_variant_goes_where_the_full_model_goes(trained, request_of, studio, house, annotations, tmp_path):  # noqa: F811
+def test_a_variant_goes_where_the_full_model_goes(trained, request_of, studio, house, annotations, tmp_path):
     folder, sampler = trained
     animator = Stills(folder)
     frames = list(animator.sample(animator.prepare(request_of)))
@@ -111,7 +106,7 @@ def test_a_variant_goes_where_the_full_model_goes(trained, request_of, studio, h
     assert set(found["methods"]["ours"]["gains"]) == {"jaw", "view"}
 
 
-def test_what_a_variant_reads_moves_its_picture_and_what_it_leaves_out_does_not(house, studio, bundle):  # noqa: F811
+def test_what_a_variant_reads_moves_its_picture_and_what_it_leaves_out_does_not(house, studio, bundle):
     """Each variant reads the conditions that it declares: the portrait camera's rays count where they are read."""
     vae = load_vae(bundle / "vae")
     scene = mode_scenes(studio, 1, FRAMES, 0)["everything"][0]

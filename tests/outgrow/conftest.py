@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from servers import KEYS, PASSWORD, ROOT, free_port, read_environment, wait_for
+from helpers.servers import KEYS, PASSWORD, ROOT, free_port, read_environment, wait_for
 
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin")) if Path("/usr/lib/postgresql").is_dir() else []
 

@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parent))
-from servers import PASSWORD, ROOT, free_port, node_of, read_environment, wait_for
+from helpers.servers import PASSWORD, ROOT, free_port, node_of, read_environment, wait_for
 
 
 @pytest.fixture
@@ -110,7 +109,7 @@ def test_units_run_on_a_ray_cluster_of_a_head_and_a_worker(tmp_path, monkeypatch
 
     # Short, because Ray makes sockets in it.
     folder, port = tempfile.mkdtemp(prefix="ray-"), free_port()
-    paths = os.pathsep.join([str(ROOT / "src"), str(Path(__file__).parent)])
+    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])
     token = tmp_path / "token"
     token.write_text(os.urandom(32).hex())
     for name, value in (read_environment("ray.env") | {"RAY_AUTH_TOKEN_PATH": str(token), "PYTHONPATH": paths}).items():
@@ -148,14 +147,12 @@ def test_units_run_on_a_ray_cluster_of_a_head_and_a_worker(tmp_path, monkeypatch
 
 
 def test_two_machines_train_one_model(tmp_path, monkeypatch):
-    sys.path.insert(0, str(ROOT / "tests/training"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
-    from small import Journal, shards, transformer
-
     from fportrait.dataset.encode import vae_hash
     from fportrait.diffusion.codec import BlockCodec
     from fportrait.training.launch import launch
     from fportrait.training.run import Job
+    from helpers.small import Journal, shards, transformer
 
     BlockCodec(refiner_blocks=0).save_pretrained(tmp_path / "base/vae")
     transformer().save_pretrained(tmp_path / "base/transformer")

@@ -1,7 +1,6 @@
 """The ablation end to end on tiny shards: shared stages, resuming, scores, tables and figures."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,10 +21,7 @@ from fportrait.ops.ablation import Plan, Run, equal_compute, plan_runs, run_abla
 from fportrait.ops.ablation_report import Results, checks, spread, table, write_results
 from fportrait.pixels import to_model_range
 from fportrait.tables.schema import DATASETS
-
-sys.path += [str(Path(__file__).parents[1] / "training"), str(Path(__file__).parents[1] / "evaluation")]
-from small import record, references, transformer
-from test_protocol import moving_picture
+from helpers.small import moving_picture, record, references, transformer
 
 MIXTURES = {1: [100, 0, 0, 0], 2: [60, 40, 0, 0], 3: [20, 20, 30, 30], 4: [20, 20, 30, 30]}
 STAGE = {

@@ -18,9 +18,8 @@ from fportrait.cli import main
 from fportrait.errors import UserError
 from fportrait.ops import code, evidence, registry, store
 from fportrait.ops.project import read_parameters
-
-from . import fabricated
-from .fabricated import BASE, EVALUATION, GOOD, REPORT, SHARDS, TRAINED, git, read
+from helpers import fabricated
+from helpers.fabricated import BASE, EVALUATION, GOOD, REPORT, SHARDS, TRAINED, git, read
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,7 @@ import yaml
 from fportrait.errors import UserError
 from fportrait.ops import gate, lineage
 from fportrait.ops.runs import numbers
-
-from .fabricated import GOOD, report_of, scores_of
+from helpers.fabricated import GOOD, report_of, scores_of
 
 ROOT = Path(__file__).resolve().parents[2]
 

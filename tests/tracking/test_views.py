@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from fportrait.body.model import Pose, rotation_matrix
 from fportrait.tracking.fit import Observations, solve_frames
 from fportrait.tracking.views import view_bias, without_bias
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_fit import BODY, MODEL, degrees_between, filmed
+from helpers.filmed import BODY, MODEL, degrees_between, filmed
 
 YAWS = (-40, -15, 10, 35)
 SHAPE = np.zeros(BODY.identity_dim)

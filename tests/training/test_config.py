@@ -1,15 +1,10 @@
 """A stage's settings: bad ones are refused before anything runs, and the rate follows its schedule."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
 from fportrait.errors import UserError
 from fportrait.training.config import StageConfig
-
-sys.path.insert(0, str(Path(__file__).parent))
-from small import stage
+from helpers.small import stage
 
 
 @pytest.mark.parametrize(

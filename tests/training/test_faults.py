@@ -5,16 +5,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 from fportrait.training.checkpoints import damage, saved_checkpoints
-
-sys.path.insert(0, str(Path(__file__).parent))
-from forks import Forks, journal, random_events
+from helpers.forks import Forks, journal, random_events
 
 SETTINGS = {"iterations": 24, "checkpoint_every": 2, "keep_checkpoints": 2}
 

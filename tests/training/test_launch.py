@@ -1,7 +1,6 @@
 """Children of a run: they train together, only the first publishes, and what stops one is told to the parent."""
 
 import json
-import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,9 +13,7 @@ from fportrait.diffusion.codec import BlockCodec
 from fportrait.errors import UserError
 from fportrait.training.launch import launch, launch_command, outcome, pass_on, work
 from fportrait.training.run import Job
-
-sys.path.insert(0, str(Path(__file__).parent))
-from small import Journal, shards, stage, transformer
+from helpers.small import Journal, shards, stage, transformer
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -17,9 +17,7 @@ from fportrait.training.checkpoints import best_checkpoint, checkpoint_to_resume
 from fportrait.training.loop import train
 from fportrait.training.losses import prepare, sample_losses, to_device
 from fportrait.training.stages import batches_of
-
-sys.path.insert(0, str(Path(__file__).parent))
-from small import Journal, same_weights, shards, stage, transformer
+from helpers.small import Journal, same_weights, shards, stage, transformer
 
 
 def checkpoint_root(folder: Path) -> Path:

@@ -1,16 +1,13 @@
 """However a model is spread, whatever a stage asks for and whatever stops it: the numbers are those of one process."""
 
-import sys
 from collections import Counter
 from importlib.util import find_spec
 from itertools import combinations, product
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from forks import Forks
-from matrix import (
+from helpers.forks import Forks
+from helpers.matrix import (
     COLUMNS,
     FEATURES,
     INTERRUPTIONS,

@@ -1,7 +1,6 @@
 """The plan: counted operations against a formula, and the settings as Kedro would merge them."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,9 +23,7 @@ from fportrait.training.plan import (
     usual_card,
 )
 from fportrait.training.stages import check_start, load_start
-
-sys.path.insert(0, str(Path(__file__).parent))
-from small import same_weights, shards, stage, transformer
+from helpers.small import same_weights, shards, stage, transformer
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,8 +1,5 @@
 """Sample videos: truth beside sample, and one factor moved at a time."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -16,18 +13,10 @@ from fportrait.errors import UserError
 from fportrait.pixels import to_model_range
 from fportrait.training.loop import train
 from fportrait.training.samples import factor_video, sample_videos, still_normals
-
-sys.path.insert(0, str(Path(__file__).parent))
-from small import Journal, record, references, same_weights, shards, stage, transformer
+from helpers.small import Journal, moving_picture, record, references, same_weights, shards, stage, transformer
 
 MIXTURE = {"PhoneCapture": 50, "DynamicSweep": 50}
 DATASETS = ("PhoneCapture", "ViewSweep", "DynamicSweep")
-
-
-def moving_picture(seed: int, frames: int = 9) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    picture = np.kron(rng.integers(0, 256, (8, 8, 3)), np.ones((4, 4, 1))).astype(np.uint8)
-    return np.stack([np.roll(picture, t, axis=1) for t in range(frames)])
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,8 @@ from fportrait.errors import UserError
 from fportrait.training.loop import train
 from fportrait.training.parallel import make_parallel
 from fportrait.training.zero import engine_settings
-
-sys.path.insert(0, str(Path(__file__).parent))
-from forks import Forks, journal
-from small import Journal, shards, stage, transformer
+from helpers.forks import Forks, journal
+from helpers.small import Journal, shards, stage, transformer
 
 SETTINGS = {"iterations": 6, "checkpoint_every": 2, "keep_checkpoints": 9}
 

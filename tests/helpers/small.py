@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from fportrait.dataset.shards import ShardReader, ShardWriter, write_shard
@@ -31,6 +32,13 @@ def record(seed: int, frames: int, video: bool = False) -> dict[str, torch.Tenso
     if video:
         tensors["video"] = torch.randint(0, 256, (frames, 32, 32, 3), generator=generator, dtype=torch.uint8)
     return tensors
+
+
+def moving_picture(seed: int, frames: int = 9) -> np.ndarray:
+    """A picture of 32 pixels that rolls sideways, `T 32 32 3` uint8."""
+    rng = np.random.default_rng(seed)
+    picture = np.kron(rng.integers(0, 256, (8, 8, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+    return np.stack([np.roll(picture, t, axis=1) for t in range(frames)])
 
 
 def references(seed: int, count: int = 2) -> dict[str, torch.Tensor]:

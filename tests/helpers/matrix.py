@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from forks import Forks, entries, journal
 from safetensors.torch import load_file
+
+from helpers.forks import Forks, entries, journal
 
 WAYS = ("none", "fsdp2", "zero2", "zero3")
 FEATURES: dict[str, dict[str, Any]] = {

@@ -1,6 +1,6 @@
 """Runs of the loop in processes that a test can kill: one child imports everything once and forks every run from it.
 
-    python forks.py WORK_FOLDER [MODULE …] < requests
+    python -P -m helpers.forks WORK_FOLDER [MODULE …] < requests
 
 A request is one JSON line; the answer is one JSON line, the exit codes (negative for signals). Each process writes its
 losses and sample ids, one JSON object a step, to `OUT/journal-RANK.jsonl`, and a final `OUT/weights.safetensors`.
@@ -21,8 +21,6 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 
 class Forks:
     """The test's side: `run(out=…, ranks=…, …)` waits for a run and returns its exit codes."""
@@ -31,7 +29,7 @@ class Forks:
         """`modules` are imported before the first fork: what all runs need, they import once."""
         self.folder = folder
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, __file__, str(folder), *modules]
+        command = [sys.executable, "-P", "-m", "helpers.forks", str(folder), *modules]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
 
@@ -80,10 +78,10 @@ def entries(out: Path) -> list[dict]:
 def one_process(request: dict, rank: int, ranks: int, port: int, shards_folder: str) -> None:
     import torch
     from safetensors.torch import save_file
-    from small import ShardReader, stage, transformer
 
     from fportrait.dataset.batches import Batches
     from fportrait.training.loop import train
+    from helpers.small import ShardReader, stage, transformer
 
     torch.set_num_threads(1)
     if ranks > 1:
@@ -173,10 +171,9 @@ def serve(folder: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
-    from small import shards, transformer
-
     import fportrait.training.loop  # noqa: F401
     from fportrait.training.cost import sample_cost
+    from helpers.small import shards, transformer
 
     shards_folder = str(shards(folder / "shards", splits=("train", "train", "test")).folder)  # checkpoints are scored
     sample_cost(transformer().config, 5, 4, 4, "fp32")  # cached; the forks need not count again

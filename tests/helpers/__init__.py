@@ -1,0 +1,1 @@
+"""What several test modules share: small inputs, forged projects, servers (`from helpers.tables import …`)."""
