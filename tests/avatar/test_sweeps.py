@@ -51,6 +51,67 @@ def test_cameras_keep_their_distance_and_half_the_dynamic_clips_spin(truth, capt
     assert sorted(clip.path_kind for clip in clips if clip.dataset == "DynamicSweep") == ["spin", "spiral"]
 
 
+def of_segments(frames: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The same capture as several segments, each with its own frames."""
+    parts = [frames.assign(segment=f"s{part}", clip=f"p/s{part}/" + frames["camera"]) for part in range(count)]
+    for number, part in enumerate(parts):
+        part["expression_code"] = [code + number for code in part["expression_code"]]  # so that a frame names its own
+    return pd.concat(parts, ignore_index=True)
+
+
+def dynamic(truth, table: pd.DataFrame, **changes) -> list[sweeps.SweepClip]:
+    config = sweep_config({**SMALL, "clips_view": 0, **changes})
+    return [clip for clip in plan_sweeps(truth, table, config, 0) if clip.dataset == "DynamicSweep"]
+
+
+def test_no_segment_is_played_again_before_all_have_been(truth, capture):
+    clips = dynamic(truth, of_segments(capture.frames, 3), clips_dynamic=7)
+    played = [clip.frames[0].segment for clip in clips]
+    assert sorted(played[:3]) == sorted(played[3:6]) == ["s0", "s1", "s2"]
+    assert all(len({frame.segment for frame in clip.frames}) == 1 for clip in clips)
+    assert [
+        clip.frames[0].segment for clip in dynamic(truth, of_segments(capture.frames, 3), clips_dynamic=4)
+    ] == played[:4]
+
+
+@pytest.mark.parametrize("length", [3, 31])
+def test_clips_of_one_segment_start_at_different_places(truth, capture, length):
+    """Shorter than the segment, and longer: then it is played forth and back."""
+    clips = dynamic(truth, capture.frames, clips_dynamic=4, frames_dynamic=length)
+    assert len({sweeps.clip_hash(clip, "x", sweep_config(SMALL)) for clip in clips}) == 4
+    assert len({id(clip.frames[0].code) for clip in clips}) >= 3
+    for clip in clips:
+        assert len(clip.frames) == length
+        steps = [a.code is not b.code for a, b in zip(clip.frames, clip.frames[1:], strict=False)]
+        assert all(steps)
+
+
+def test_the_mix_of_paths_and_how_high_they_climb_are_parameters(truth, capture):
+    def kinds(share: float) -> list[str]:
+        return [clip.path_kind for clip in dynamic(truth, capture.frames, clips_dynamic=4, spin_share_dynamic=share)]
+
+    assert [kinds(share).count("spin") for share in (0, 0.25, 0.5, 1)] == [0, 1, 2, 4]
+    view = plan_sweeps(truth, capture.frames, sweep_config({**SMALL, "clips_view": 4, "spin_share_view": 0.75}), 0)
+    assert [clip.path_kind for clip in view if clip.dataset == "ViewSweep"].count("spin") == 3
+
+    def climb(degrees: float) -> float:
+        most = 0.0
+        for clip in dynamic(truth, capture.frames, spin_share_dynamic=0, spiral_elevation_degrees=degrees):
+            away = np.stack([camera_centre(m) for m in clip.world_to_camera]) - sweeps.head_centre(truth, clip.frames)
+            most = max(most, float(np.degrees(np.arcsin(abs(away[:, 1]) / np.linalg.norm(away, axis=1))).max()))
+        return most
+
+    assert climb(0) < 1e-4 and 5 < climb(40) <= 40.0001 and climb(20) == pytest.approx(climb(40) / 2)
+    for wrong in (
+        {"spin_share_view": 1.5},
+        {"spiral_elevation_degrees": 90},
+        {"spin_yaw_degrees": -1},
+        {"spiral_seeds": 0},
+    ):
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            sweep_config({**SMALL, **wrong})
+
+
 def test_a_killed_job_renders_only_what_is_missing_and_gives_the_same_table(truth, capture, rendered, monkeypatch):
     folder, table = rendered
     videos = sorted(folder.glob("*.mp4"))

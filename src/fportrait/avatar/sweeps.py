@@ -1,7 +1,8 @@
 """Clips that no camera took: an avatar under a moving camera, with annotations that are exact.
 
 A *ViewSweep* clip freezes one frame of the person's capture and moves the camera alone. A *DynamicSweep* clip plays a
-random stretch of the capture, expression and pose, while the camera moves, and looks at the stretch's mean head centre.
+stretch of the capture, expression and pose, while the camera moves, and looks at the stretch's mean head centre; the
+clips of a person come from different segments of the capture, and where it has fewer, from different places in them.
 Cameras move on ovals (spin) or on curves through random positions (spiral).
 
 What a clip shows is a pure function of the avatar, the annotations, the parameters, the seed and the clip's number. Its
@@ -11,6 +12,7 @@ video is named by a hash of all of these: a job that died finds what it has fini
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +35,16 @@ if TYPE_CHECKING:
 
 VIEW_SWEEP, DYNAMIC_SWEEP = "ViewSweep", "DynamicSweep"
 CAMERA = "sweep"
+# Largest values; at an elevation of 90 degrees a camera has no way up.
+LIMITS = {
+    "spin_yaw_degrees": 180.0,
+    "spiral_yaw_degrees": 180.0,
+    "spin_elevation_degrees": 80.0,
+    "spiral_elevation_degrees": 80.0,
+    "spin_share_view": 1.0,
+    "spin_share_dynamic": 1.0,
+}
+GOLDEN = (5**0.5 - 1) / 2  # steps of it around a circle stay as far apart as can be, however many there are
 
 
 @dataclass(frozen=True)
@@ -40,10 +52,11 @@ class SweepConfig:
     """What is rendered per identity. Defaults are the small world's; the paper has 128 and 32 clips of 100 and 128
     frames at 1024².
 
-    The paper leaves open: `spin_yaw_degrees`, how far a spin swings to either side; `elevation_degrees`, its jitter;
-    `spiral_yaw_degrees` and `spiral_seeds`; and `spin_share`, the share of spins among ViewSweep clips (DynamicSweep:
-    half). A stretch shorter than a dynamic clip is played forth and back. normals: write the clips' normal maps as
-    videos too; training makes its own from the annotations. device: `cpu`, or `cuda` with gsplat.
+    Spins swing `spin_yaw_degrees` to either side and rise by at most `spin_elevation_degrees`; spirals pass through
+    `spiral_seeds` random positions within ±`spiral_yaw_degrees` and ±`spiral_elevation_degrees`. `spin_share_view` and
+    `spin_share_dynamic`: the share of spins among a dataset's clips, the others are spirals. A stretch shorter than a
+    dynamic clip is played forth and back. normals: write the clips' normal maps as videos too; training makes its own
+    from the annotations. device: `cpu`, or `cuda` with gsplat.
     """
 
     clips_view: int = 6
@@ -55,10 +68,12 @@ class SweepConfig:
     distance_min: float = 0.25
     distance_max: float = 0.40
     spin_yaw_degrees: float = 45.0
-    elevation_degrees: float = 5.0
+    spin_elevation_degrees: float = 5.0
     spiral_yaw_degrees: float = 90.0
+    spiral_elevation_degrees: float = 20.0
     spiral_seeds: int = 4
-    spin_share: float = 0.5
+    spin_share_view: float = 0.5
+    spin_share_dynamic: float = 0.5
     fps: float = 25.0
     crf: int = 12
     normals: bool = False
@@ -99,6 +114,11 @@ def sweep_config(values: Mapping[str, Any]) -> SweepConfig:
         raise UserError("a clip without frames or pixels", "positive numbers", "mend frames_view, frames_dynamic, size")
     if not 0 < config.fov_degrees < 170:
         raise UserError(f"a field of view of {config.fov_degrees} degrees", "0 to 170", "mend fov_degrees")
+    for name, most in LIMITS.items():
+        if not 0 <= getattr(config, name) <= most:
+            raise UserError(f"{name} = {getattr(config, name)}", f"0 to {most:g}", f"mend render_sweeps' {name}")
+    if config.spiral_seeds < 1:
+        raise UserError(f"spiral_seeds = {config.spiral_seeds}", "at least 1", "mend render_sweeps' spiral_seeds")
     return config
 
 
@@ -123,18 +143,20 @@ def plan_sweeps(avatar: GaussianAvatar, table: pd.DataFrame, config: SweepConfig
         segments.setdefault(frame.segment, []).append(frame)
     intrinsics = intrinsics_from_fov(config.fov_degrees, config.size, config.size)
     identity_number = int(hashlib.sha256(identity.encode()).hexdigest()[:8], 16)
-    spins_view = round(config.spin_share * config.clips_view)
+    spins = {
+        False: math.floor(config.spin_share_view * config.clips_view + 0.5),
+        True: math.floor(config.spin_share_dynamic * config.clips_dynamic + 0.5),
+    }
     clips = []
     for number in range(config.clips_view + config.clips_dynamic):
         dynamic = number >= config.clips_view
         index = number - config.clips_view if dynamic else number
         rng = np.random.default_rng([seed, identity_number, int(dynamic), index])
         if dynamic:
-            stretch = _stretch(segments[sorted(segments)[rng.integers(len(segments))]], config.frames_dynamic, rng)
-            spin = index < config.clips_dynamic - config.clips_dynamic // 2
+            stretch = _stretch(segments, config.frames_dynamic, [seed, identity_number], index)
         else:
             stretch = [frames[rng.integers(len(frames))]] * config.frames_view
-            spin = index < spins_view
+        spin = index < spins[dynamic]
         target = head_centre(avatar, stretch)
         distance = (config.distance_min, config.distance_max)
         if spin:
@@ -142,7 +164,7 @@ def plan_sweeps(avatar: GaussianAvatar, table: pd.DataFrame, config: SweepConfig
                 len(stretch),
                 rng,
                 distance=distance,
-                elevation_degrees=config.elevation_degrees,
+                elevation_degrees=config.spin_elevation_degrees,
                 yaw_degrees=config.spin_yaw_degrees,
                 target=target,
             )
@@ -152,6 +174,7 @@ def plan_sweeps(avatar: GaussianAvatar, table: pd.DataFrame, config: SweepConfig
                 rng,
                 distance=distance,
                 yaw_degrees=config.spiral_yaw_degrees,
+                elevation_degrees=config.spiral_elevation_degrees,
                 seeds=config.spiral_seeds,
                 target=target,
             )
@@ -270,13 +293,25 @@ def _stand_ins(body) -> np.ndarray:
     return valid[np.abs(numbers[:, None] - valid[None, :]).argmin(axis=1)]
 
 
-def _stretch(segment: list[CaptureFrame], length: int, rng: np.random.Generator) -> list[CaptureFrame]:
-    """A random run of `length` frames; a shorter segment is played forth and back."""
+def _stretch(
+    segments: Mapping[str, list[CaptureFrame]], length: int, seed: list[int], index: int
+) -> list[CaptureFrame]:
+    """`length` frames of the capture for dynamic clip `index`; a shorter segment is played forth and back.
+
+    Clips go through the segments in a shuffled order, so that none is played again before all have been; clips of one
+    segment start at places far from each other.
+    """
+    turn, place = divmod(index, len(segments))
+    name = sorted(segments)[np.random.default_rng([*seed, 2, turn]).permutation(len(segments))[place]]
+    segment = segments[name]
+    offset = np.random.default_rng([*seed, 3, *name.encode()]).random()
+    start = (offset + turn * GOLDEN) % 1
     if len(segment) >= length:
-        first = int(rng.integers(len(segment) - length + 1))
+        first = int(start * (len(segment) - length + 1))
         return segment[first : first + length]
     period = segment + segment[-2:0:-1]
-    return [period[i % len(period)] for i in range(length)]
+    first = int(start * len(period))
+    return [period[(first + i) % len(period)] for i in range(length)]
 
 
 def _is_whole(path: Path, length: int) -> bool:
