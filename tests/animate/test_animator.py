@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from fportrait.animate import animate, camera_path
@@ -22,6 +23,8 @@ from fportrait.capture.people import sample_person
 from fportrait.capture.video_io import probe, read_image, read_video, write_image, write_video
 from fportrait.capture.world import sample_training_clip
 from fportrait.cli import main
+from fportrait.diffusion.lora import LoraSettings, adapter_name, add_lora, save_lora
+from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.errors import UserError
 from fportrait.provenance import read_provenance
 
@@ -70,6 +73,29 @@ def test_the_models_own_guidance_is_used_unless_another_is_asked_for(files):
     assert read_provenance(own)["settings"]["guidance"] == shipped
     assert read_provenance(off)["settings"]["guidance"] == shipped | {"expression": 1.0}
     assert not np.array_equal(read_video(own), read_video(off))
+
+
+def test_an_adapter_changes_the_video_of_its_own_base_and_another_base_is_refused_before_any_tracking(files, tmp_path):
+    pytest.importorskip("peft")
+    base = FactorPortraitTransformer.from_pretrained(SHIPPED_BASE / "transformer")
+    add_lora(base, LoraSettings(rank=2, conditions=False))
+    with torch.no_grad():
+        for name, value in base.named_parameters():
+            if "lora_B" in name:
+                value.normal_(std=0.05, generator=torch.Generator().manual_seed(0))
+    adapter = save_lora(base, tmp_path / "adapter")
+    still = {"driving": files["portrait"], "steps": 1}
+    plain, adapted = run(files, "plain", **still), run(files, "adapted", adapter=adapter, **still)
+    assert np.abs(read_video(plain["video"]).astype(int) - read_video(adapted["video"])).mean() > 2
+    said = read_provenance(adapted["video"])
+    assert said["adapter"] == adapter_name(adapter) and "adapter" not in read_provenance(plain["video"])
+    other = json.loads((adapter / "adapter.json").read_text()) | {"base": "0" * 64}
+    write_json(adapter / "adapter.json", other)
+    arguments = ["animate", "--portrait", files["wall"], "--driving", files["portrait"], "--model", SHIPPED_BASE]
+    arguments += ["--adapter", adapter / "adapter.safetensors", "-o", tmp_path / "out.mp4"]
+    result = CliRunner().invoke(main, list(map(str, arguments)))
+    assert result.exit_code == 2 and "of the base 0000000000000000" in result.output
+    assert not (tmp_path / "out.mp4").exists()
 
 
 def test_a_still_drives_a_video_of_one_frame(files):

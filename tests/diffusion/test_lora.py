@@ -1,11 +1,25 @@
 """LoRA through peft: it starts as nothing, learns alone, travels as a file and merges into an ordinary model."""
 
 import json
+import shutil
+import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from fportrait.diffusion.lora import LoraSettings, add_lora, load_lora, merge_lora, merged_weights, save_lora
+from fportrait.diffusion.checkpoint import cast
+from fportrait.diffusion.lora import (
+    LoraSettings,
+    adapter_name,
+    add_lora,
+    apply_adapter,
+    load_lora,
+    merge_lora,
+    merged_weights,
+    save_lora,
+    weights_hash,
+)
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.errors import UserError
 
@@ -123,3 +137,67 @@ def test_mistakes_are_named(tmp_path):
             call()
     with pytest.raises(UserError, match=r"adapter\.json"):
         load_lora(tiny(), tmp_path / "none")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with an adapter of `tiny()`, as a stage leaves it, and the merged weights."""
+    stage = tmp_path_factory.mktemp("stage")
+    model, settings = tiny(), LoraSettings(rank=3, alpha=6)
+    add_lora(model, settings)
+    learn(model)
+    save_lora(model, stage / "adapter")
+    return stage, merged_weights(model.state_dict(), settings)
+
+
+def test_an_adapter_is_applied_without_peft_as_training_merges_it(trained, monkeypatch):
+    stage, merged = trained
+    monkeypatch.setitem(sys.modules, "peft", None)
+    for source in (stage, stage / "adapter", stage / "adapter" / "adapter.safetensors"):
+        model = tiny()
+        assert apply_adapter(model, source).base == weights_hash(tiny()) == adapter_name(source)["base"]
+        assert all(torch.equal(value, merged[name]) for name, value in model.state_dict().items())
+        assert model.state_dict().keys() == merged.keys()
+
+
+def test_a_model_in_memory_is_cast_as_it_would_have_been_loaded(tmp_path):
+    tiny().save_pretrained(tmp_path)
+    loaded = FactorPortraitTransformer.from_pretrained(tmp_path, torch_dtype=torch.bfloat16).state_dict()
+    for name, value in cast(tiny(), torch.bfloat16).state_dict().items():
+        assert value.dtype == loaded[name].dtype and torch.equal(value, loaded[name]), name
+
+
+def test_an_adapter_that_does_not_fit_is_refused_in_a_sentence_and_the_model_stays_as_it_was(trained, tmp_path):
+    stage, _ = trained
+
+    def refusal(source, model=None):
+        model = model or tiny()
+        before = weights_hash(model)
+        with pytest.raises(UserError) as caught:
+            apply_adapter(model, source)
+        assert weights_hash(model) == before and len(str(caught.value)) < 800
+        return str(caught.value)
+
+    def changed(name, change):
+        folder = shutil.copytree(stage / "adapter", tmp_path / name)
+        change(folder)
+        return folder
+
+    def tensors(folder, change):
+        state = load_file(folder / "adapter.safetensors")
+        change(state)
+        save_file(state, folder / "adapter.safetensors")
+
+    name = "blocks.0.attn1.to_q.lora_A.default.weight"
+    for model in (tiny(seed=1), tiny(num_layers=3)):
+        assert "the base that the adapter was trained on" in refusal(stage, model)
+    assert "adapter.json" in refusal(tmp_path / "none")
+    assert "broken" in refusal(changed("json", lambda f: (f / "adapter.json").write_text("[1")))
+    assert "without its base" in refusal(changed("base", lambda f: (f / "adapter.json").write_text('{"rank": 3}')))
+    assert "1 missing: " + name in refusal(changed("lost", lambda f: tensors(f, lambda state: state.pop(name))))
+    assert "not finite" in refusal(changed("nan", lambda f: tensors(f, lambda state: state[name].fill_(torch.nan))))
+    half = changed("half", lambda f: (f / "adapter.safetensors").write_bytes(
+        (stage / "adapter" / "adapter.safetensors").read_bytes()[:-8]))  # fmt: skip
+    assert "unfinished" in refusal(half)
+    assert "misshapen" in refusal(changed("rank", lambda f: (f / "adapter.json").write_text(
+        (f / "adapter.json").read_text().replace('"rank": 3', '"rank": 4'))))  # fmt: skip

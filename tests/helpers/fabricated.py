@@ -51,6 +51,8 @@ def write_code(project: Path) -> Path:
 def write_model(weight: str = "one") -> None:
     write_text(TRAINED / "transformer/config.json", "{}")
     write_text(TRAINED / "transformer/weights.safetensors", f"transformer {weight}")
+    write_text(TRAINED / "adapter/adapter.safetensors", f"low-rank updates {weight}")
+    write_json(TRAINED / "adapter/adapter.json", {"rank": 2, "base": "b" * 64})
     for part in ("transformer", "vae", "expression_encoder"):
         write_text(BASE / part / "config.json", "{}")
         write_text(BASE / part / "weights.safetensors", f"{part} of the base")

@@ -106,7 +106,10 @@ def test_the_promoted_version_carries_its_evidence_and_the_recorded_code(project
     first = promoted(project)
     assert (first["version"], first["no_change"]) == (1, False)
     server = mlflow.MlflowClient()
-    assert server.get_model_version("fportrait", "1").tags[evidence.TAG] == recorded["digest"]
+    tags = server.get_model_version("fportrait", "1").tags
+    assert tags[evidence.TAG] == recorded["digest"]
+    assert tags["adapter.base"] == "b" * 64 and len(tags["adapter.hash"]) == 16
+    assert f"adapter {tags['adapter.hash']} of base bbbb" in CliRunner().invoke(main, ["lineage"]).output
     assert registry.read_json(server, "1", evidence.NAME) == recorded
     kept = registry.bundle_of("1").parents[1] / "code/fportrait"
     assert (kept / "ops/gate.py").read_text() == "FLOOR = 1\n" and (kept / "pipelines/promote.py").is_file()

@@ -30,6 +30,7 @@ from fportrait.devices import pick_device, sampling_dtype
 from fportrait.diffusion.cameras import Cameras
 from fportrait.diffusion.conditions import padded
 from fportrait.diffusion.factors import FACTORS
+from fportrait.diffusion.lora import adapter_name, find_adapter
 from fportrait.errors import UserError
 from fportrait.outputs import check_file, check_folder
 from fportrait.provenance import provenance_tags
@@ -52,16 +53,26 @@ class Animator:
     model: a bundle folder. remember: how many tracked files to keep, so that a second video of them starts at once.
     size: pixels of the picture, one of those the model was trained at; None takes its own.
     device: where its networks run; None asks the rule of `fportrait.devices`.
+    adapter: LoRA weights over the model's transformer: a folder, its `adapter.safetensors`, or the stage that holds it.
 
     Raises:
-        UserError: the folder is no bundle, or its model was not trained at the size.
+        UserError: the folder is no bundle, its model was not trained at the size, or there is no adapter (that it is
+            of another base is told when the sampling pipeline is first asked for).
     """
 
-    def __init__(self, model: str | Path, remember: int = 0, size: int | None = None, device: str | None = None):
+    def __init__(
+        self,
+        model: str | Path,
+        remember: int = 0,
+        size: int | None = None,
+        device: str | None = None,
+        adapter: str | Path | None = None,
+    ):
         from fportrait.tracking.expression import ExpressionEncoder
 
         self.model, self.remember, self.device = Path(model), remember, pick_device(device)
         self._kept: OrderedDict[Any, Any] = OrderedDict()
+        self.adapter = None if adapter is None else find_adapter(adapter)
         self.settings: BundleSettings = at_size(read_settings(self.model), size)
         self.encoder = ExpressionEncoder.from_pretrained(self.model / "expression_encoder").to(self.device)
         self.body = load_body()
@@ -74,7 +85,9 @@ class Animator:
 
         from fportrait.diffusion.pipeline import FactorPortraitPipeline
 
-        pipeline = FactorPortraitPipeline.from_bundle(self.model, sampling_dtype(self.device), self.device)
+        pipeline = FactorPortraitPipeline.from_bundle(
+            self.model, sampling_dtype(self.device), self.device, self.adapter
+        )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -238,7 +251,7 @@ class Animator:
             "sound": prepared.sound is not None,
             "neutral": request.neutral,
         }
-        return provenance_tags(self.model, inputs, settings)
+        return provenance_tags(self.model, inputs, settings, self.adapter and adapter_name(self.adapter))
 
     def write(self, prepared: Prepared, output: Path, report: Report = quiet) -> dict[str, Path]:
         """Sample and write `output` (.mp4) and, beside it, a picture (.png) of portrait, driving frames and result.
@@ -328,6 +341,7 @@ def animate(
     conditions: Path | None = None,
     size: int | None = None,
     force: bool = False,
+    adapter: Path | None = None,
     **settings: Any,
 ) -> dict[str, Path]:
     """Animate `portrait` with the expressions and head pose of `driving`, seen along `camera`.
@@ -335,19 +349,23 @@ def animate(
     Args:
         output: the video (.mp4). model: a bundle folder. conditions: a folder for what the model was given.
         size: pixels of the model's picture; None takes the model's own. force: replace files that fportrait did not
-            write, and go on with what is unlike a face. settings: the other fields of `Request`.
+            write, and go on with what is unlike a face. adapter: LoRA weights over the model; see `Animator`.
+        settings: the other fields of `Request`.
 
     Returns:
         `video` and `picture`: the files written; `conditions` when asked for.
 
     Raises:
-        UserError: unreadable files, no face or two faces, a bad camera, a model folder with parts missing, an output
-            that cannot be written, is one of the inputs, or would replace what fportrait did not write.
+        UserError: unreadable files, no face or two faces, a bad camera, a model folder with parts missing, an adapter
+            of another base, an output that cannot be written, is one of the inputs, or would replace what fportrait
+            did not write.
     """
     output = Path(output)
     request = Request(Path(portrait), Path(driving), camera, force=force, **settings)
     check_output(output, [request.portrait, request.driving, request.expression], conditions, force)
-    animator = Animator(model, size=size)
+    animator = Animator(model, size=size, adapter=adapter)
+    if adapter is not None:
+        _ = animator.pipeline  # an adapter of another base is refused before a video is tracked
     prepared = animator.prepare(request, report)
     for note in prepared.notes:
         report(f"note: {note}", 0, 0)

@@ -40,6 +40,12 @@ def parse_guidance(entries: tuple[str, ...]) -> dict[str, float]:
 @click.option("-o", "--output", required=True, type=path_type, help="The video to write (.mp4).")
 @click.option("--model", type=path_type, help="A model folder. Default: the promoted one, else the shipped base.")
 @click.option(
+    "--adapter",
+    type=path_type,
+    metavar="FILE|FOLDER",
+    help="LoRA weights over the model they were trained on: adapter.safetensors, its folder, or a trained stage.",
+)
+@click.option(
     "--guidance",
     multiple=True,
     metavar="FACTOR=SCALE",
@@ -91,6 +97,7 @@ def animate(
     camera: str,
     output: Path,
     model: Path | None,
+    adapter: Path | None,
     guidance: tuple[str, ...],
     steps: int | None,
     seed: int,
@@ -121,6 +128,7 @@ def animate(
       fportrait animate --portrait me.jpg --driving talk.mp4 --camera '-40,0; 0,15,0.9; 40,0' -o keys.mp4
       fportrait animate --portrait me.jpg --driving nod.mp4 --expression talk.mp4 -o mixed.mp4
       fportrait animate --portrait me.jpg --driving talk.mp4 --guidance expression=2 -o strong.mp4
+      fportrait animate --portrait me.jpg --driving talk.mp4 --model BASE --adapter STAGE/adapter -o adapted.mp4
     """
     scales = parse_guidance(guidance)
     from fportrait.animate import animate as run_animation
@@ -137,6 +145,7 @@ def animate(
             conditions,
             size=size,
             force=force,
+            adapter=adapter,
             sound=not no_audio,
             expression=expression,
             guidance=scales,
@@ -181,6 +190,8 @@ def provenance(file: Path, as_json: bool) -> None:
     click.echo(f"made by    {found.get('generator', '?')}")
     model = found.get("model", {})
     click.echo(f"model      {model.get('name', '?')} {model.get('hash', '')}")
+    if adapter := found.get("adapter"):
+        click.echo(f"adapter    {adapter.get('hash', '?')} of base {adapter.get('base', '?')[:16]}")
     for name, entry in found.get("inputs", {}).items():
         click.echo(f"{name:<10} sha256 {entry.get('sha256', '?')}")
     for name, value in found.get("settings", {}).items():

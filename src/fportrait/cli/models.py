@@ -154,6 +154,8 @@ def lineage(model: str, as_json: bool) -> None:
     )
     if entry.tags.get(EVIDENCE):
         click.echo(f"    evidence {entry.tags[EVIDENCE][:16]}")
+    if entry.tags.get("adapter.hash"):
+        click.echo(f"    adapter {entry.tags['adapter.hash']} of base {entry.tags['adapter.base'][:16]}")
     if entry.tags.get(registry.REASON_TAG):
         click.echo(f"    {entry.tags[registry.REASON_TAG]}")
     shown = {

@@ -87,13 +87,23 @@ def load_model(
     indexed = (location / f"{STANDARD_NAMES[0]}.safetensors.index.json").is_file()
     if (whole or indexed) and read_header(files[0]).keys() <= stored.keys():
         return loader(location, use_safetensors=True, torch_dtype=torch_dtype, **options)
-    kept = set(getattr(cls, "_keep_in_fp32_modules", None) or ())
-    state = {}
-    for name, entry in stored.items():
-        dtype = entry.dtype if torch_dtype is None else torch.float32 if kept & set(name.split(".")) else torch_dtype
-        state[name] = entry.read().to(dtype)
+    state = {name: entry.read().to(_type_of(cls, name, torch_dtype) or entry.dtype) for name, entry in stored.items()}
     model.load_state_dict(state, assign=True)
     return model.eval()
+
+
+def cast(model: Any, torch_dtype: torch.dtype | None) -> Any:
+    """A model in memory as `load_model` gives it for this type; None leaves it as it is."""
+    if torch_dtype is not None:
+        state = {name: value.to(_type_of(type(model), name, torch_dtype)) for name, value in model.state_dict().items()}
+        model.load_state_dict(state, assign=True)
+    return model
+
+
+def _type_of(cls: Any, name: str, torch_dtype: torch.dtype | None) -> torch.dtype | None:
+    """What a tensor becomes when its model is loaded as `torch_dtype`: the class keeps some in float32."""
+    kept = set(getattr(cls, "_keep_in_fp32_modules", None) or ())
+    return torch.float32 if torch_dtype is not None and kept & set(name.split(".")) else torch_dtype
 
 
 def empty_model(cls: Any, config: Mapping[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fportrait.atomic_io import atomic_folder, tensors_hash, write_json, write_safetensors
+from fportrait.atomic_io import atomic_folder, file_hash, tensors_hash, value_hash, write_json, write_safetensors
 from fportrait.errors import UserError
 from fportrait.parameters import settings_from
 
@@ -104,7 +104,7 @@ def add_lora(model: FactorPortraitTransformer, settings: LoraSettings | None = N
     settings = settings or LoraSettings()
     if getattr(model, "peft_config", None):
         raise UserError("a model that has an adapter", "one without", "merge it first (`merge_lora`)")
-    base = tensors_hash({name: value.cpu() for name, value in model.state_dict().items()})
+    base = weights_hash(model)
     chosen = list(adapted_matrices(model, settings))
     model.add_adapter(LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=chosen))
     model.requires_grad_(False)
@@ -135,8 +135,67 @@ def write_adapter(folder: str | Path, state: dict[str, Tensor], adapter: Adapter
     return Path(folder)
 
 
+def find_adapter(source: str | Path) -> Path:
+    """The folder of an adapter, named by itself, by its `adapter.safetensors`, or by the trained stage that holds it.
+
+    Raises:
+        UserError: none of these.
+    """
+    source = Path(source)
+    for folder in (source.parent if source.name in (WEIGHTS, CONFIG) else source, source / "adapter"):
+        if (folder / CONFIG).is_file():
+            return folder
+    raise UserError(
+        f"no {CONFIG} in {source}",
+        f"an adapter: a folder with {CONFIG} and {WEIGHTS}, or a stage that was trained with `lora`",
+        "check the path, or train one with `lora` among a stage's settings",
+    )
+
+
+def read_adapter(source: str | Path) -> Adapter:
+    """Settings and base of an adapter, without its numbers; see `find_adapter`.
+
+    Raises:
+        UserError: no adapter there, or settings that are unknown, broken or out of range.
+    """
+    path = find_adapter(source) / CONFIG
+    try:
+        values = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise UserError(f"a broken {path}", "the settings of an adapter, as JSON", "write or copy it again") from None
+    base = values.pop("base", None)
+    settings = LoraSettings.from_dict(values, str(path))
+    if not isinstance(base, str):
+        raise UserError(f"{path} without its base", "the hash of the weights that it adapts", "train the adapter again")
+    return Adapter(settings, base)
+
+
+def adapter_name(source: str | Path) -> dict[str, str]:
+    """What names an adapter beyond doubt: `hash`, sixteen hexadecimal digits over its files, and `base`."""
+    folder = find_adapter(source)
+    return {
+        "hash": value_hash([file_hash(folder / name) for name in (WEIGHTS, CONFIG)]),
+        "base": read_adapter(folder).base,
+    }
+
+
+def weights_hash(model: torch.nn.Module) -> str:
+    """What an adapter calls its `base`: the hash of a model's weights, in the types they are stored in."""
+    return tensors_hash({name: value.cpu() for name, value in model.state_dict().items()})
+
+
+def refuse_other_base(source: Path, adapter: Adapter, found: str) -> None:
+    """Raise `UserError` unless a model with the weights `found` is the one that the adapter belongs to."""
+    if adapter.base != found:
+        raise UserError(
+            f"the adapter {source} of the base {adapter.base[:16]}, and a model with the weights {found[:16]}",
+            "the base that the adapter was trained on",
+            "load that base, or the merged transformer beside the adapter",
+        )
+
+
 def load_lora(model: FactorPortraitTransformer, folder: str | Path) -> LoraSettings:
-    """Add the adapter of `save_lora` to the base it was trained on.
+    """Add the adapter of `save_lora` to the base it was trained on, to be trained on (needs peft).
 
     Raises:
         UserError: no adapter there, unknown settings, keys missing, extra or misshapen (another architecture; all
@@ -146,28 +205,59 @@ def load_lora(model: FactorPortraitTransformer, folder: str | Path) -> LoraSetti
 
     from fportrait.diffusion import checkpoint
 
-    folder = Path(folder)
-    if not (folder / CONFIG).is_file():
-        raise UserError(f"no {folder / CONFIG}", "a folder that `save_lora` wrote", "check the path")
-    values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    base = values.pop("base", None)
-    settings = LoraSettings.from_dict(values, str(folder / CONFIG))
+    folder = find_adapter(folder)
+    read = read_adapter(folder)
     state = checkpoint.read_tensors(folder)
-    trainable = set(add_lora(model, settings))
+    trainable = set(add_lora(model, read.settings))
     parameters = {name: value for name, value in model.named_parameters() if name in trainable}
     found = {name: tuple(value.shape) for name, value in state.items()}
     checkpoint.check_keys(found, {name: tuple(value.shape) for name, value in parameters.items()}, str(folder))
-    adapter = adapter_of(model)
-    if adapter is not None and base != adapter.base:
-        raise UserError(
-            f"the adapter {folder} of the base {base}, and a model with the weights {adapter.base}",
-            "the base that the adapter was trained on",
-            "load that base, or the merged transformer beside the adapter",
-        )
+    own = adapter_of(model)
+    assert own is not None
+    refuse_other_base(folder, read, own.base)
     with torch.no_grad():
         for name, value in state.items():
             parameters[name].copy_(value)
-    return settings
+    return read.settings
+
+
+def apply_adapter(model: FactorPortraitTransformer, source: str | Path) -> Adapter:
+    """Merge an adapter into the model it belongs to, in place: an ordinary model with the adapter's weights in it.
+
+    For sampling and evaluation. Needs no peft, and gives bit for bit the `transformer/` that training leaves beside
+    the adapter. The model keeps the types it is stored in; cast it afterwards (`checkpoint.cast`).
+
+    Args:
+        source: see `find_adapter`.
+
+    Raises:
+        UserError: no adapter there, a broken one, one that does not fit its settings, or one of another base.
+    """
+    import torch
+
+    from fportrait.diffusion import checkpoint
+
+    folder = find_adapter(source)
+    adapter = read_adapter(folder)
+    refuse_other_base(folder, adapter, weights_hash(model))
+    settings, own = adapter.settings, model.state_dict()
+    low, whole = set(adapted_matrices(model, settings)), trained_whole(model, settings)
+    expected = {name: tuple(value.shape) for name, value in own.items() if whole and name.startswith(whole)}
+    for name in low:
+        out, into = own[f"{name}.weight"].shape
+        expected |= {f"{name}.lora_A.default.weight": (settings.rank, into)}
+        expected |= {f"{name}.lora_B.default.weight": (out, settings.rank)}
+    state = checkpoint.read_tensors(folder)
+    checkpoint.check_keys({name: tuple(value.shape) for name, value in state.items()}, expected, str(folder))
+    broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise UserError(f"{broken[0]} in {folder}, which is not finite", "finite numbers", "train the adapter again")
+    spread = {}
+    for name, value in own.items():
+        module, _, kind = name.rpartition(".")
+        spread[f"{module}.base_layer.{kind}" if module in low else name] = value
+    model.load_state_dict(merged_weights({**spread, **state}, settings))
+    return adapter
 
 
 def merge_lora(model: FactorPortraitTransformer) -> FactorPortraitTransformer:

@@ -16,10 +16,12 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from fportrait.bundle import BundleSettings, read_settings
 from fportrait.devices import pick_device, sampling_dtype
+from fportrait.diffusion import checkpoint
 from fportrait.diffusion.codec import decode_parts, load_vae
 from fportrait.diffusion.conditions import Conditions, Reads
 from fportrait.diffusion.factors import FACTORS
 from fportrait.diffusion.inputs import Cameras, Pictures, WindowConditions, as_latents, read_codes
+from fportrait.diffusion.lora import apply_adapter
 from fportrait.diffusion.numerics import first_not_finite
 from fportrait.diffusion.schedule import make_scheduler, set_noise_levels
 from fportrait.diffusion.shapes import latent_frames
@@ -118,18 +120,26 @@ class FactorPortraitPipeline(DiffusionPipeline):
         folder: str | Path,
         torch_dtype: torch.dtype | None = None,
         device: str | torch.device | None = "cpu",
+        adapter: str | Path | None = None,
     ) -> FactorPortraitPipeline:
         """The sampler of a bundle (`fportrait.bundle`), with the noise schedule, clip length, steps and guidance of its
         settings, on a device: None asks the rule of `fportrait.devices`, which then also chooses the type.
 
+        Args:
+            adapter: LoRA weights over the bundle's transformer (`lora.apply_adapter`).
+
         Raises:
-            UserError: a part is missing or does not fit, or the device cannot be used.
+            UserError: a part is missing or does not fit, an adapter of another base, or the device cannot be used.
         """
         settings = read_settings(folder)
         place = pick_device(device)
         if device is None and torch_dtype is None:
             torch_dtype = sampling_dtype(place)
-        transformer = FactorPortraitTransformer.from_pretrained(Path(folder) / "transformer", torch_dtype=torch_dtype)
+        stored = torch_dtype if adapter is None else None  # updates are added to the weights as they were trained
+        transformer = FactorPortraitTransformer.from_pretrained(Path(folder) / "transformer", torch_dtype=stored)
+        if adapter is not None:
+            apply_adapter(transformer, adapter)
+            checkpoint.cast(transformer, torch_dtype)
         vae = load_vae(Path(folder) / "vae")
         made = cls.of(
             transformer.eval(),

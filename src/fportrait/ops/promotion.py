@@ -239,8 +239,22 @@ def _enter(
         if recorded is not None:
             package = code.copy_recorded(recorded["code"]["files"], recorded["code"]["commit"], Path(folder))
             tags[evidence.TAG] = recorded["digest"]
+        if candidate.proof is not None:
+            tags |= adapter_tags(candidate.proof.inputs.trained)
         uri = log_model(bundle, run_id, candidate, story, package, recorded)
     return register(server, uri, run_id, tags, base)
+
+
+def adapter_tags(trained: Path) -> dict[str, str]:
+    """`adapter.hash` and `adapter.base` of a model that LoRA trained: with what, and the weights that it adapts.
+
+    A folder that holds no adapter, or one whose weights were all trained, has none.
+    """
+    if not (trained / "adapter").is_dir():
+        return {}
+    from fportrait.diffusion.lora import adapter_name
+
+    return {f"adapter.{name}": value for name, value in adapter_name(trained).items()}
 
 
 def log_model(
