@@ -45,6 +45,7 @@ def references(seed: int, count: int = 2) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1000 + seed)
     return {
         "latents": torch.randn(count, 16, 1, SIDE, SIDE, generator=generator),
+        "normals": torch.randn(count, 16, 1, SIDE, SIDE, generator=generator),
         "world_to_camera": torch.eye(4).repeat(count, 1, 1),
         "intrinsics": torch.tensor([[40.0, 0, 16], [0, 40, 16], [0, 0, 1]]).repeat(count, 1, 1),
         "images": torch.zeros(count, 32, 32, 3, dtype=torch.uint8),

@@ -40,7 +40,8 @@ from fportrait.tracking.neutral import Rest, check_neutral, rendered_rest, rest_
 from fportrait.tracking.points import landmark_codes
 from fportrait.tracking.segments import segment_codes
 
-CONDITIONS = ("provenance.json", "normals.mp4", "cameras.json", "codes.npy")  # what `write_conditions` leaves
+CONDITIONS = ("provenance.json", "normals.mp4", "portrait_normals.png", "cameras.json", "codes.npy")
+"""What `write_conditions` leaves."""
 MAX_FRAMES = 10**9  # of a video that another one's seconds cut
 
 
@@ -159,6 +160,12 @@ class Animator:
             numbers,
         )
 
+    def portrait_normals(self, person: Tracked) -> np.ndarray:
+        """The portrait's own normal map `S S 3`: its body in its pose, seen by its camera."""
+        own = crop_intrinsics(person.intrinsics, person.crop, self.settings.size)
+        cameras, size = person.reference_camera[None], self.settings.size
+        return next(draw_normals(self.body, person.shape, person, cameras, own[None], size, [0]))
+
     def expression(self, prepared: Prepared) -> np.ndarray:
         """What the model reads of the expression: codes `T 128`, or for the ablation C3 landmarks `T 476`."""
         if self.pipeline.transformer.config.expression == "landmarks":
@@ -215,6 +222,7 @@ class Animator:
             self.cameras(prepared).take(rows),
             self.normals(prepared, rows.tolist()),
             torch.from_numpy(self.expression(prepared)[rows])[None],
+            reference_normals=self.portrait_normals(prepared.person),
             num_inference_steps=steps,
             guidance=self.guidance(request),
             generator=torch.Generator().manual_seed(request.seed),
@@ -290,6 +298,7 @@ class Animator:
         """What the model was given, for use elsewhere: see `CONDITIONS`."""
         tags = self.tags(prepared)
         write_video(folder / "normals.mp4", self.normals(prepared, range(len(prepared))), prepared.drive.fps, crf=8)
+        write_image(folder / "portrait_normals.png", self.portrait_normals(prepared.person), tags)
         view = prepared.view
         save_camera_path(folder / "cameras.json", view.world_to_camera, view.intrinsics)
         codes = self.expression(prepared)[: len(prepared)]

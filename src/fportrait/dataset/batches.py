@@ -102,7 +102,12 @@ def record_conditions(
         portraits["intrinsics"][which].double().numpy(),
     )
     return Conditions.of_clip(
-        reads, portraits["latents"][which], cameras, window["normals"], expression_of(window, reads)
+        reads,
+        portraits["latents"][which],
+        cameras,
+        window["normals"],
+        expression_of(window, reads),
+        portraits["normals"][which] if "normals" in portraits else None,  # shards of before have none
     )
 
 

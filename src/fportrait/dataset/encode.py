@@ -255,13 +255,14 @@ def encode_identity(
         crop = whole_pixels(table["crop"].iloc[0])
         video = read_crops(str(table["path"].iloc[0]), crop, config.size, len(table))
         intrinsics = crop_intrinsics(rows["intrinsics"][0], crop, config.size)
-        for name, frame in wanted:
-            if name == clip:
-                portraits[name, frame] = {
-                    "images": video[frame],
-                    "world_to_camera": rows["world_to_camera"][frame],
-                    "intrinsics": intrinsics,
-                }
+        own = [frame for name, frame in wanted if name == clip]
+        for frame, drawn in zip(own, draw_normals(body, shape, table, rows, intrinsics, config, own), strict=True):
+            portraits[str(clip), frame] = {
+                "images": video[frame],
+                "normals": drawn,
+                "world_to_camera": rows["world_to_camera"][frame],
+                "intrinsics": intrinsics,
+            }
         starts = window_starts(len(table), config.window, stride)
         if not starts:
             short.append(f"{unit.dataset}/{clip}")
@@ -370,12 +371,15 @@ def draw_normals(
     rows: Mapping[str, np.ndarray],
     intrinsics: np.ndarray,
     config: EncodeConfig,
+    frames: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """Normal maps `T S S 3` uint8 of the neutral person in each frame's pose and camera; equal ones once."""
+    """Normal maps `T S S 3` uint8 of the neutral person in the pose and camera of each frame (all of them when None);
+    equal ones are drawn once."""
     drawn: dict[bytes, np.ndarray] = {}
-    maps = []
-    for t, translation in enumerate(table["body_translation"]):
-        pose = Pose(rows["body_rotation"][t], np.asarray(translation, np.float64), rows["head_rotation"][t])
+    maps: list[np.ndarray] = []
+    translations = table["body_translation"].to_list()
+    for t in range(len(table)) if frames is None else frames:
+        pose = Pose(rows["body_rotation"][t], np.asarray(translations[t], np.float64), rows["head_rotation"][t])
         parts = (pose.body_rotation, pose.body_translation, pose.head_rotation, rows["world_to_camera"][t])
         key = b"".join(np.asarray(part, np.float64).tobytes() for part in parts)
         if key not in drawn:
@@ -391,7 +395,7 @@ def draw_normals(
                 body.weld,
             )
         maps.append(drawn[key])
-    return np.stack(maps)
+    return np.stack(maps) if maps else np.zeros((0, config.size, config.size, 3), np.uint8)
 
 
 def encode_windows(vae: Any, video: np.ndarray, starts: list[int], config: EncodeConfig) -> list[torch.Tensor]:
@@ -411,8 +415,13 @@ def encode_references(vae: Any, portraits: list[dict[str, np.ndarray]]) -> dict[
     from fportrait.diffusion.codec import encode_video
 
     stacked = {key: np.stack([portrait[key] for portrait in portraits]) for key in portraits[0]}
+    latents, normals = (
+        encode_video(vae, to_model_range(stacked[key][:, None]).to(device_of(vae))).float().cpu()
+        for key in ("images", "normals")
+    )
     return {
-        "latents": encode_video(vae, to_model_range(stacked["images"][:, None]).to(device_of(vae))).float().cpu(),
+        "latents": latents,
+        "normals": normals,
         "images": torch.from_numpy(stacked["images"]),
         "world_to_camera": torch.from_numpy(stacked["world_to_camera"]).float(),
         "intrinsics": torch.from_numpy(stacked["intrinsics"]).float(),

@@ -68,7 +68,7 @@ def write_shard(
 
     Args:
         records: `(record, clip, first_frame, tensors)`; tensors named as in the contract, without the record's prefix.
-        references: `latents`, `world_to_camera`, `intrinsics`, `images`.
+        references: `latents`, `normals`, `world_to_camera`, `intrinsics`, `images`.
 
     Raises:
         UserError: a tensor holds a number that is not finite (the clip is named), a window is not 4k+1 frames long, or

@@ -32,6 +32,7 @@ class Reads:
     ray_channels: int = 24
     use_normals: bool = True
     reference_rays: str = "zeros"
+    reference_normals: str = "zeros"
     expression: str = "codes"
     code_dim: int = 128
     landmarks: int = 238
@@ -92,6 +93,14 @@ CONDITIONS = (
         "rays",
         lambda reads: reads.reference_rays == "identity",
     ),
+    Condition(
+        "reference_normals",
+        "identity",
+        "one",
+        lambda reads: reads.latent_channels,
+        "normals",
+        lambda reads: reads.use_normals and reads.reference_normals == "portrait",
+    ),
 )
 BY_NAME = {one.name: one for one in CONDITIONS}
 
@@ -106,6 +115,8 @@ class Conditions:
         normals: `B C l h w`, latents of the body's normal maps: pose; None for a model without.
         codes: `B T 128`, standardised expression codes, or `B T 476`, landmarks (the ablation C3): expression.
         reference_rays: `B 24|6 1 h w`, rays of the portrait's own camera, for `reference_rays="identity"`; else None.
+        reference_normals: `B C 1 h w`, latents of the portrait's own normal map, for `reference_normals="portrait"`:
+            where on the portrait each part of the body lies; else None.
     """
 
     reference: Tensor
@@ -113,14 +124,33 @@ class Conditions:
     normals: Tensor | None
     codes: Tensor
     reference_rays: Tensor | None = None
+    reference_normals: Tensor | None = None
 
     @classmethod
-    def of_clip(cls, reads: Reads, reference: Tensor, cameras: Cameras, normals: Tensor, codes: Tensor) -> Conditions:
+    def of_clip(
+        cls,
+        reads: Reads,
+        reference: Tensor,
+        cameras: Cameras,
+        normals: Tensor,
+        codes: Tensor,
+        reference_normals: Tensor | None = None,
+    ) -> Conditions:
         """Of one clip (`B` = 1), for a model: `reference` `C 1 h w`, `normals` `C l h w`, `codes` `T 128|476`.
 
+        Args:
+            reference_normals: `C 1 h w`, wanted by a model with `reference_normals="portrait"`; others leave them out.
+
         Raises:
-            UserError: the number of cameras is not 4k+1.
+            UserError: the number of cameras is not 4k+1, or the portrait's normal map is wanted and missing.
         """
+        wanted = BY_NAME["reference_normals"].read(reads)
+        if wanted and reference_normals is None:
+            raise UserError(
+                "no normal map of the portrait",
+                'one, for a model with reference_normals="portrait"',
+                "encode the shards again, or pass reference_normals",
+            )
         size = (reads.ray_channels, *(SPATIAL_STRIDE * side for side in reference.shape[-2:]))
         return cls(
             reference=reference[None].float(),
@@ -128,6 +158,7 @@ class Conditions:
             normals=normals[None].float(),
             codes=codes[None].float(),
             reference_rays=cameras.reference_rays(*size) if reads.reference_rays == "identity" else None,
+            reference_normals=reference_normals[None].float() if wanted and reference_normals is not None else None,
         )
 
     @classmethod

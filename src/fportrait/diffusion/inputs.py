@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,7 @@ class WindowConditions:
         codes: torch.Tensor,
         reference_rays: torch.Tensor | None,
         device: torch.device,
+        reference_normals: Pictures | None = None,
     ):
         self.windows, self.device = windows, device
         self.size = (reads.ray_channels, *(SPATIAL_STRIDE * side for side in portrait.shape[3:]))
@@ -150,6 +152,10 @@ class WindowConditions:
         if reference_rays is None and isinstance(rays, Cameras) and reads.reference_rays == "identity":
             reference_rays = rays.reference_rays(*self.size).expand(len(codes), -1, -1, -1, -1)
         self.reference_rays = reference_rays
+        self.reference_normals: torch.Tensor | None = None
+        if BY_NAME["reference_normals"].read(reads) and reference_normals is not None:
+            latents = as_latents(vae, reference_normals, "reference_normals", device)
+            self.reference_normals = check_finite(latents, "reference_normals")
         self.normals: list[torch.Tensor | None] = [None] * len(windows)
         if reads.use_normals and normals is not None:
             for index, part in enumerate(self._normals(vae, normals)):
@@ -163,6 +169,7 @@ class WindowConditions:
             rays = cut(BY_NAME["rays"], self.rays, window)
         codes = cut(BY_NAME["codes"], self.codes, window)
         conditions = Conditions(self.portrait, rays.float(), self.normals[index], codes, self.reference_rays)
+        conditions = replace(conditions, reference_normals=self.reference_normals)
         return conditions.to(self.device)
 
     def _check_rays(self, rays: torch.Tensor | Cameras) -> torch.Tensor | Cameras:

@@ -166,6 +166,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
         output_type: str = "uint8",
         callback_on_step_end: Callable[..., dict[str, torch.Tensor] | None] | None = None,
         reference_rays: torch.Tensor | None = None,
+        reference_normals: Pictures | None = None,
         window_frames: int | None = None,
         overlap_frames: int | None = None,
     ) -> FactorPortraitPipelineOutput:
@@ -189,6 +190,8 @@ class FactorPortraitPipeline(DiffusionPipeline):
             output_type: `uint8`, `pt`, `latent`, or `stream`: frames are decoded as the iterator is read.
             callback_on_step_end: called with (pipeline, step, timestep, {"latents"}); may return new latents.
             reference_rays: `B 24|6 1 h w`, only for models with `reference_rays="identity"`; `Cameras` bring their own.
+            reference_normals: the portrait's own normal map, given like `reference`, only for models with
+                `reference_normals="portrait"`.
             window_frames: overrides the pipeline's own.
             overlap_frames: shared by neighbouring windows of a long video; about a third of a window when None.
 
@@ -210,7 +213,16 @@ class FactorPortraitPipeline(DiffusionPipeline):
         device = self._execution_device
         portrait = as_latents(self.vae, reference, "reference", device)
         conditions = WindowConditions(
-            self.vae, Reads.of(self.transformer.config), windows, portrait, rays, normals, codes, reference_rays, device
+            self.vae,
+            Reads.of(self.transformer.config),
+            windows,
+            portrait,
+            rays,
+            normals,
+            codes,
+            reference_rays,
+            device,
+            reference_normals,
         )
         latents = self._denoise(windows, conditions, steps, guidance, generator, callback_on_step_end)
         del conditions

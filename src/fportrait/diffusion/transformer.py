@@ -65,6 +65,7 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         use_normals: False leaves the normal maps out (the ablation C2).
         reference_init: the reference's columns start at `zeros`, or as a copy of the noise columns (`wan`).
         reference_rays: the reference's ray map is `zeros`, or `identity`: given by the caller for the identity camera.
+        reference_normals: the reference's normal map is `zeros`, as in the paper, or the `portrait`'s own.
         controller_width: C; D // 4 when None.
         controller_init_std: of the controller's output layer; 0 keeps the base exact at initialisation.
     """
@@ -98,6 +99,7 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         use_normals: bool = True,
         reference_init: str = "zeros",
         reference_rays: str = "zeros",
+        reference_normals: str = "zeros",
         controller_width: int | None = None,
         controller_layers: int = 2,
         controller_init_std: float = 0.0,
@@ -108,6 +110,7 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
             ("expression", expression, ("codes", "landmarks")),
             ("reference_init", reference_init, ("zeros", "wan")),
             ("reference_rays", reference_rays, ("zeros", "identity")),
+            ("reference_normals", reference_normals, ("zeros", "portrait")),
             ("patch_size[0]", patch_size[0], (1,)),
         ):
             if value not in known:
@@ -218,6 +221,7 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         prompt: torch.Tensor | None = None,
         prompt_cache: list[KeyValue] | None = None,
         reference_rays: torch.Tensor | None = None,
+        reference_normals: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Velocity `B C l h w` of the l noisy frames (the reference frame is dropped).
 
@@ -231,11 +235,12 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
             prompt: `B|1 tokens text_dim`; the checkpoint's empty prompt when None.
             prompt_cache: `prompt_key_values()`, instead of `prompt`.
             reference_rays: `B 24|6 1 h w`, only with `reference_rays="identity"`.
+            reference_normals: `B C 1 h w`, only with `reference_normals="portrait"`.
 
         Raises:
             UserError: a shape does not fit; the message names it.
         """
-        conditions = Conditions(reference, rays, normals, codes, reference_rays)
+        conditions = Conditions(reference, rays, normals, codes, reference_rays, reference_normals)
         self.check_inputs(latents, conditions)
         fused = self.fuse_conditions(latents, conditions)
         rotary_emb = self.rope(fused)

@@ -171,6 +171,7 @@ def cross_clip(
         Cameras(asked.cameras, intrinsics, asked.reference, portraits["intrinsics"][0].double().numpy()),
         encode_video(sampler.vae, to_model_range(asked.normals[None]))[0],
         expression_of(window, sampler.reads),
+        portraits["normals"][0] if "normals" in portraits else None,
     )
     name = f"{target.identity} as {driver.id}"
     video = sampler(conditions, [noise_of(sampler.seed, name)])[0]

@@ -63,6 +63,7 @@ class Scene:
     codes: np.ndarray
     cameras: np.ndarray
     reference: np.ndarray
+    reference_normals: np.ndarray
     reference_camera: np.ndarray
     landmarks: np.ndarray
     intrinsics: np.ndarray
@@ -107,6 +108,7 @@ class Studio:
             codes=self.encoder.encode(np.stack([frame["crop"] for frame in driven])),
             cameras=np.stack([frame["camera"] for frame in drawn]),
             reference=own["picture"],
+            reference_normals=own["normals"],
             reference_camera=own["camera"],
             landmarks=np.stack([frame["landmarks"] for frame in drawn]),
             intrinsics=self.intrinsics,
@@ -176,9 +178,13 @@ def ramp_and_hold(shot: Shot, frames: int) -> list[Shot]:
 @torch.no_grad()
 def scene_conditions(vae: Any, scenes: Sequence[Scene], reads: Reads) -> Conditions:
     """The conditions of scenes of one length."""
-    portraits, normals = (
+    portraits, own_normals, normals = (
         encode_video(vae, to_model_range(np.stack(videos)))
-        for videos in ([scene.reference[None] for scene in scenes], [scene.normals for scene in scenes])
+        for videos in (
+            [scene.reference[None] for scene in scenes],
+            [scene.reference_normals[None] for scene in scenes],
+            [scene.normals for scene in scenes],
+        )
     )
     return Conditions.cat(
         Conditions.of_clip(
@@ -187,6 +193,7 @@ def scene_conditions(vae: Any, scenes: Sequence[Scene], reads: Reads) -> Conditi
             Cameras(scene.cameras, scene.intrinsics, scene.reference_camera),
             normals[row],
             torch.from_numpy(scene.expression(reads)),
+            own_normals[row],
         )
         for row, scene in enumerate(scenes)
     )

@@ -21,7 +21,7 @@ from fportrait.atomic_io import atomic_path
 from fportrait.dataset.focus import focus_weights
 from fportrait.diffusion.cameras import Cameras
 from fportrait.diffusion.codec import encode_video
-from fportrait.diffusion.conditions import Conditions, Reads
+from fportrait.diffusion.conditions import BY_NAME, Conditions, Reads
 from fportrait.diffusion.flow import flow_loss, noise_latents, sample_sigmas
 from fportrait.errors import UserError
 from fportrait.pixels import to_model_range
@@ -48,6 +48,7 @@ class BaseTraining:
     shift: float = 5.0
     focus_weight: float = 8.0
     dropout: float = 0.05
+    own_reference: float = 0.5  # the portrait is another frame of the clip itself; else a picture taken elsewhere
     contrast: float = 5.0  # weight of the error in what differs between two pictures of one person
     clip_contrast: float = 3.0  # and between the frames of a clip
     ema: float = 0.998
@@ -97,20 +98,25 @@ class ClipBatches:
         window = starts[:, None] + np.arange(frames)
         take = (picks[:, None], window)
         count, copies = (len(picks) // 2, 2) if pairs else (len(picks), 1)
-        own = np.tile(rng.random(count) < 0.5, copies)
+        own = np.tile(rng.random(count) < self.settings.own_reference, copies)
         extra = np.tile(rng.integers(0, clips["references"].shape[1], count), copies)
         inside = np.tile(rng.integers(0, clips["video"].shape[1], count), copies)
-        reference = np.where(own[:, None, None, None], clips["video"][picks, inside], clips["references"][picks, extra])
+
+        def portrait(of_clip: str, of_extra: str) -> np.ndarray:
+            return np.where(own[:, None, None, None], clips[of_clip][picks, inside], clips[of_extra][picks, extra])
+
+        wanted = BY_NAME["reference_normals"].read(self.reads)
+        given = [clips["video"][take], clips["normals"][take], portrait("video", "references")[:, None]]
+        if wanted:
+            given.append(portrait("normals", "reference_normals")[:, None])
         camera = np.where(
             own[:, None, None],
             clips["world_to_camera"][picks, inside],
             clips["reference_world_to_camera"][picks, extra],
         )
         with torch.no_grad():
-            latents, normals, portraits = (
-                encode_video(self.vae, to_model_range(video))
-                for video in (clips["video"][take], clips["normals"][take], reference[:, None])
-            )
+            encoded = [encode_video(self.vae, to_model_range(video)) for video in given]
+        latents, normals, portraits = encoded[:3]
         codes = torch.from_numpy(self.codes[take].astype(np.float32))
         clip_conditions = [
             Conditions.of_clip(
@@ -119,6 +125,7 @@ class ClipBatches:
                 Cameras(clips["world_to_camera"][i, w], clips["intrinsics"][i], camera[row]),
                 normals[row],
                 codes[row],
+                encoded[3][row] if wanted else None,
             )
             for row, (i, w) in enumerate(zip(picks, window, strict=True))
         ]

@@ -6,7 +6,7 @@ other seeds.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -62,7 +62,8 @@ def render_clip(index: int, recipe: ClipRecipe, body: BodyModel) -> dict[str, np
     """One clip with everything known about it.
 
     Returns:
-        `video`, `normals` `T S S 3` uint8; `crops` `T crop crop 3` uint8; `references` `R S S 3` uint8;
+        `video`, `normals` `T S S 3` uint8; `crops` `T crop crop 3` uint8; `references`, `reference_normals`
+        `R S S 3` uint8;
         `world_to_camera` `T 4 4`, `reference_world_to_camera` `R 4 4`, `intrinsics` `3 3` (pixels of `video`);
         `actions` `T 52`; `pose` `T 6` (head rotation vector, translation); `focus` `T 3 2` (eyes and mouth, pixels of
         `video`).
@@ -107,20 +108,32 @@ def render_clip(index: int, recipe: ClipRecipe, body: BodyModel) -> dict[str, np
             normal_map(neutral, body.faces, cameras[t], small_intrinsics, recipe.size, recipe.size, 2, body.weld)
         )
 
-    references, reference_cameras = [], []
+    references, reference_normals, reference_cameras = [], [], []
     for _ in range(recipe.references):
         view = world.sample_training_clip(
             rng, body, "studio" if rng.random() < 0.5 else "phone", 1, large, person=person
         )
         picture = view["video"][0] if marks is None else marks(view["video"][0], wild)
         references.append(shrink(picture, recipe.size))
-        reference_cameras.append(sample_disturbance(body, wild, disturbance).camera(view["world_to_camera"][0]))
+        # One person has one shape and one field of view, right or wrong; the portrait's pose has errors of its own.
+        own = replace(sample_disturbance(body, wild, disturbance), shape=errors.shape, distance=errors.distance)
+        shape, pose = view["shape"], view["poses"][0]
+        if disturbance:
+            shape, pose = own.body(body, shape, pose, wild)
+        reference_cameras.append(own.camera(view["world_to_camera"][0]))
+        intrinsics = own.intrinsics(scale_intrinsics(view["intrinsics"], 1 / recipe.render_scale))
+        vertices = body.vertices(shape, None, pose)
+        size = recipe.size
+        reference_normals.append(
+            normal_map(vertices, body.faces, reference_cameras[-1], intrinsics, size, size, 2, body.weld)
+        )
 
     return {
         "video": np.stack([shrink(frame, recipe.size) for frame in clip["video"]]),
         "normals": np.stack(normals),
         "crops": np.stack(crops),
         "references": np.stack(references),
+        "reference_normals": np.stack(reference_normals),
         "world_to_camera": np.asarray(cameras, np.float32),
         "reference_world_to_camera": np.asarray(reference_cameras, np.float32),
         "intrinsics": np.asarray(small_intrinsics, np.float32),
