@@ -55,22 +55,17 @@ def shared_finder() -> FaceFinder:
 
 
 def _find(frame: np.ndarray, near: np.ndarray | None) -> Face | None:
-    from fportrait.tracking.landmarks import Face, shared_landmarker
+    from fportrait.tracking.landmarks import Face, shared_landmarker, upright
 
     scale = max(1, -(-DETECTION_SIZE // frame.shape[0]))
     large = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC) if scale > 1 else frame
     if near is None:
-        faces = [face for face in shared_landmarker().detect(large, max_faces=1) if upright(face.landmarks)]
+        faces = shared_landmarker().detect(large, max_faces=1)
+        faces = [face for face in faces if upright(face.landmarks)]  # as in every video that is scored; noise does not
         face = faces[0] if faces else None
     else:
         face = shared_landmarker().follow(large, np.asarray(near) * scale)
     return face and Face(face.landmarks / scale, face.blendshapes, face.confidence)
-
-
-def upright(landmarks: np.ndarray) -> bool:
-    """Whether a face `478 2` stands within 60 degrees of upright, as in every video that is scored; noise does not."""
-    across = landmarks[LEFT_EYE_CORNERS[0]] - landmarks[RIGHT_EYE_CORNERS[0]]
-    return bool(across[0] > 0.5 * np.hypot(*across))
 
 
 def lip_distance(landmarks: np.ndarray) -> np.ndarray:

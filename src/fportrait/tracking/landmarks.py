@@ -23,7 +23,17 @@ import numpy as np
 
 from fportrait.errors import UserError
 from fportrait.tracking.points import BLENDSHAPE_POINTS, LEFT_EYE_CORNERS, POINT_COUNT, RIGHT_EYE_CORNERS
-from fportrait.tracking.unlikeness import MARGIN, POOR, SURE, TURNED, TURNED_MARGIN, WORSE, evidence, unsteadiness
+from fportrait.tracking.unlikeness import (
+    DOUBTFUL,
+    MARGIN,
+    POOR,
+    SURE,
+    TURNED,
+    TURNED_MARGIN,
+    WORSE,
+    evidence,
+    unsteadiness,
+)
 
 MODELS_FOLDER = Path(__file__).parent.parent / "assets" / "face_landmarker"
 DETECTOR_SIZE = 128
@@ -138,9 +148,10 @@ class FaceLandmarker:
             return self._search(image, max_faces, [known], quarter_turns(known.landmarks) * math.pi / 2)
         faces = self._search(image, max_faces, [], 0.0)
         if all(face.evidence < POOR for face in faces):
-            for quarters in (2, 1, -1):
-                turned = self._search(image, max_faces, [], quarters * math.pi / 2)
-                faces += [face for face in turned if face.evidence > TURNED]
+            turned = [face for turns in (2, 1, -1) for face in self._search(image, max_faces, [], turns * math.pi / 2)]
+            faces += [face for face in turned if face.evidence > TURNED]
+            if all(face.evidence < POOR for face in faces):
+                faces += [face for face in turned if self._stands(image, face)]
         return _best(faces, max_faces)
 
     def _search(self, image: np.ndarray, max_faces: int, known: list[Face], roll: float) -> list[Face]:
@@ -165,6 +176,10 @@ class FaceLandmarker:
         """The face in a square. A second look, cropped by the points as in tracking, is steadier than by the box."""
         face = self._refine(image, square)
         return face and (self._refine(image, _square_of(face.landmarks)) or face)
+
+    def _stands(self, image: np.ndarray, face: Face) -> bool:
+        """Whether a face that only a turned window shows is an upright one, cut in two by the edge or seen aside."""
+        return face.evidence > POOR and upright(face.landmarks) and self.unlikeness(image, face) < DOUBTFUL
 
     def _upright(self, image: np.ndarray, face: Face) -> Face:
         """The same face seen the right way up: the detector takes one that is upside down for an upright one."""
@@ -363,6 +378,11 @@ def roll_of(landmarks: np.ndarray) -> float:
     """Roll of a face `478 2` in radians, clockwise on screen: the direction of the line of its outer eye corners."""
     dx, dy = landmarks[LEFT_EYE_CORNERS[0]].astype(np.float64) - landmarks[RIGHT_EYE_CORNERS[0]]
     return float(np.arctan2(dy, dx))
+
+
+def upright(landmarks: np.ndarray) -> bool:
+    """Whether a face `478 2` stands within 60 degrees of upright."""
+    return abs(roll_of(landmarks)) < math.pi / 3
 
 
 def quarter_turns(landmarks: np.ndarray) -> int:
