@@ -42,6 +42,7 @@ class BundleSettings:
     trained_elevation: float = 18.0  # and up or down
     trained_turn: float = 2.8  # degrees a frame that cameras turned; four frames are one latent: a faster turn smears
     moving_yaw: float = 50.0  # degrees to either side that cameras went on the way: named paths go as far
+    teacher: str = ""  # of a student, the hash of whom it learned from: it samples in few calls, guidance inside
 
 
 def read_settings(bundle: str | Path) -> BundleSettings:

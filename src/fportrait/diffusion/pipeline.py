@@ -169,6 +169,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
         reference_normals: Pictures | None = None,
         window_frames: int | None = None,
         overlap_frames: int | None = None,
+        given: torch.Tensor | None = None,
     ) -> FactorPortraitPipelineOutput:
         """Sample a video of as many frames as there are codes.
 
@@ -194,6 +195,8 @@ class FactorPortraitPipeline(DiffusionPipeline):
                 `reference_normals="portrait"`.
             window_frames: overrides the pipeline's own.
             overlap_frames: shared by neighbouring windows of a long video; about a third of a window when None.
+            given: `B C k h w`, latents that the video begins with and that stay: what follows goes on from them. Only
+                students learn to read them (`training.distill`), and only in a video of one window.
 
         Raises:
             UserError: files, shapes or lengths that do not fit, unknown factors, values that are not finite.
@@ -224,7 +227,13 @@ class FactorPortraitPipeline(DiffusionPipeline):
             device,
             reference_normals,
         )
-        latents = self._denoise(windows, conditions, steps, guidance, generator, callback_on_step_end)
+        if given is not None and (len(windows) > 1 or given.shape[2] >= windows[0].stop):
+            raise UserError(
+                f"{given.shape[2]} given latents in {len(windows)} windows of {windows[0].stop}",
+                "fewer than one window has, in a video of one window",
+                "sample window by window",
+            )
+        latents = self._denoise(windows, conditions, steps, guidance, generator, callback_on_step_end, given)
         del conditions
         if output_type == "latent":
             self.maybe_free_model_hooks()
@@ -250,6 +259,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
         guidance: Mapping[str, float],
         generator: torch.Generator | list[torch.Generator] | None,
         callback: Callable[..., dict[str, torch.Tensor] | None] | None,
+        given: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Latents `B C l h w` of the whole video, from noise.
 
@@ -269,8 +279,13 @@ class FactorPortraitPipeline(DiffusionPipeline):
         with self.progress_bar(total=steps) as progress:
             for step, timestep in enumerate(self.scheduler.timesteps):
                 scales = guidance if float(timestep) <= guided_from else {}
+                times = timestep.to(latents).expand(len(latents))
+                if given is not None:
+                    latents[:, :, : given.shape[2]] = given
+                    times = times[:, None].repeat(1, latents.shape[2])
+                    times[:, : given.shape[2]] = 0
                 velocity = blend.mean(
-                    self._velocity(blend.part(latents, index), timestep, conditions[index], scales, prompt_cache)
+                    self._velocity(blend.part(latents, index), times, conditions[index], scales, prompt_cache)
                     for index in range(len(windows))
                 )
                 if not torch.isfinite(velocity).all():
@@ -280,18 +295,20 @@ class FactorPortraitPipeline(DiffusionPipeline):
                     changed = callback(self, step, timestep, {"latents": blend.video(latents)}) or {}
                     latents = blend.replaced(latents, changed.get("latents"))
                 progress.update()
-        return blend.video(latents).clone()
+        video = blend.video(latents).clone()
+        if given is not None:
+            video[:, :, : given.shape[2]] = given
+        return video
 
     def _velocity(
         self,
         latents: torch.Tensor,
-        timestep: torch.Tensor,
+        times: torch.Tensor,
         conditions: Conditions,
         guidance: Mapping[str, float],
         prompt_cache: list[Any] | None,
     ) -> torch.Tensor:
         """The model's velocity, and over it what guidance adds (ours); a factor of scale 1 costs no model call."""
-        times = timestep.to(latents).expand(latents.shape[0])
 
         def model(given: Conditions) -> torch.Tensor:
             return self.transformer(latents, times, **given.inputs(), prompt_cache=prompt_cache).float()
@@ -317,7 +334,8 @@ class FactorPortraitPipeline(DiffusionPipeline):
 
         def run() -> None:
             for index, window in enumerate(windows):
-                self._velocity(state[:, :, window.start : window.stop], timestep, conditions[index], {}, None)
+                times = timestep.to(state).expand(len(state))
+                self._velocity(state[:, :, window.start : window.stop], times, conditions[index], {}, None)
 
         where = first_not_finite(self.transformer, run)
         limit = f", whose largest number is {torch.finfo(dtype).max:.3g}" if where else ""

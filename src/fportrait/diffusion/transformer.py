@@ -184,15 +184,18 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         device = timestep.device.type
         with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
             time_dtype = embedder.time_embedder.linear_1.weight.dtype
-            shared = embedder.time_embedder(embedder.timesteps_proj(timestep).to(time_dtype))
+            if timestep.ndim == 2:  # a level per latent frame; the reference's is that of the noisiest
+                timestep = torch.cat([timestep.amax(1, keepdim=True), timestep], 1)
+            shared = embedder.time_embedder(embedder.timesteps_proj(timestep.flatten()).to(time_dtype))
             shared = shared.to(embedder.time_proj.weight.dtype)
-            if self.controller is None:
+            if timestep.ndim == 1 and self.controller is None:
                 projected = embedder.time_proj(embedder.act_fn(shared)).unflatten(1, (6, -1))
                 frames = 1 + latent_frames(codes.shape[1])
                 return shared[:, None].expand(-1, frames, -1), projected[:, None].expand(-1, frames, -1, -1)
-            expression = self.controller(codes.to(self.controller.input.weight.dtype))
-            expression = torch.cat([torch.zeros_like(expression[:, :1]), expression], dim=1)
-            times_BFD = shared[:, None] + expression
+            times_BFD = shared[:, None] if timestep.ndim == 1 else shared.unflatten(0, timestep.shape)
+            if self.controller is not None:
+                expression = self.controller(codes.to(self.controller.input.weight.dtype))
+                times_BFD = times_BFD + torch.cat([torch.zeros_like(expression[:, :1]), expression], dim=1)
             # Frame by frame: B rows are what bare Wan multiplies, and a matrix product's last bits depend on its rows.
             by_frame = [embedder.time_proj(embedder.act_fn(time)) for time in times_BFD.unbind(1)]
         return times_BFD, torch.stack(by_frame, dim=1).unflatten(2, (6, -1))
@@ -227,7 +230,8 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
 
         Args:
             latents: `B C l h w`, noisy, normalised.
-            timestep: `B`, sigma * 1000.
+            timestep: `B`, sigma * 1000; or `B l`, where some latents are less noisy than others (a student's, given
+                what came before).
             reference: `B C 1 h w`, the portrait's latent.
             rays: `B 24 l h w` or `B 6 l h w`.
             normals: `B C l h w`; unused (may be None) without `use_normals`.
