@@ -166,7 +166,7 @@ def test_a_bad_camera_file_is_one_clear_message(tmp_path, content, found, fix):
 
 def test_files_that_are_no_json_or_do_not_exist_are_refused(tmp_path):
     path = tmp_path / "cameras.json"
-    for data in (b"", b'{"frames": [', b"\xff\xfe\x00", b"[" * 100_000):
+    for data in (b"", b'{"frames": [', b"\xff\xfe\x00", b"[" * 100_000, b"9" * 5000):
         path.write_bytes(data)
         with pytest.raises(UserError, match="not JSON"):
             load_camera_path(path, 1)

@@ -224,3 +224,30 @@ def test_reading_needs_no_more_than_the_bytes_on_disk(tmp_path):
     Image.fromarray(moving_frames(1)[0]).save(buffer, "JPEG")
     (tmp_path / "really_jpeg.png").write_bytes(buffer.getvalue())
     assert read_image(tmp_path / "really_jpeg.png").shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("before", "size", "message"),
+    [(3, 80, "changes from 96×96 to 80×80 at frame 3"), (250, 1024, "damaged at frame 250")],
+    ids=["smaller", "larger, where FFmpeg did not look for the size"],
+)
+def test_a_stream_that_changes_its_size_on_the_way_is_refused_and_takes_no_memory(tmp_path, before, size, message):
+    """In-band headers may promise more than the file's: a decoder would ask for gigabytes."""
+    packets = []
+    for side, count in ((96, before), (size, 3)):
+        with av.open(str(tmp_path / f"{side}.h264"), "w", format="h264") as raw:
+            stream = raw.add_stream("libx264", rate=25, options={"x264-params": "keyint=1:repeat-headers=1"})
+            stream.width = stream.height = side
+            for frame in moving_frames(count, side, side):
+                raw.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+            raw.mux(stream.encode())
+        with av.open(str(tmp_path / f"{side}.h264")) as raw:
+            packets += [bytes(packet) for packet in raw.demux(video=0) if packet.size]
+    with av.open(str(tmp_path / "96.h264")) as first, av.open(str(tmp_path / "grows.mkv"), "w") as grown:
+        stream = grown.add_stream_from_template(first.streams.video[0])
+        for index, content in enumerate(packets):
+            packet = av.Packet(content)
+            packet.stream, packet.time_base, packet.pts, packet.dts = stream, Fraction(1, 25), index, index
+            grown.mux(packet)
+    with pytest.raises(UserError, match=message):
+        list(iter_video(tmp_path / "grows.mkv"))

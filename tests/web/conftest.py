@@ -21,7 +21,7 @@ from fportrait.bundle import SHIPPED_BASE
 
 SOURCES = Path(__file__).parents[2] / "src"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-PATIENCE = 180  # seconds; a busy machine is no failure
+PATIENCE = 600  # seconds; a busy machine is no failure
 
 
 class Server:

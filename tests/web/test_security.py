@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import secrets
+import shutil
 import urllib.error
 import urllib.request
 from http.cookies import SimpleCookie
@@ -13,7 +15,15 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from fportrait.errors import UserError
-from fportrait.web.security import COOKIE, StudioDefence, Uploads, served_file, visitor_of
+from fportrait.web.security import (
+    COOKIE,
+    OTHER_BYTES,
+    UPLOAD_BYTES,
+    StudioDefence,
+    Uploads,
+    served_file,
+    visitor_of,
+)
 
 SCRIPTS = {
     "page.html": b"<script>alert(document.cookie)</script>",
@@ -54,10 +64,19 @@ class Visitor:
     def fetch(self, path: str) -> http.client.HTTPResponse:
         return self.ask("GET", f"/gradio_api/file={quote(path)}")
 
-    def look_at(self, path: str, meta: bool = True) -> str:
-        """What the studio answers when a portrait is said to lie at `path`, through the address that a page uses."""
-        value = {"path": path, "orig_name": "x.png"} | ({"meta": {"_type": "gradio.FileData"}} if meta else {})
-        data = [value, None, None, "front", "", None, 1, 1, 1, 1, 1, 0, 1, "auto", False]
+    def job(self, portrait: object, **values: object) -> dict:
+        """Ask for a video as a page does, with any values; the event that ends the job."""
+        given = {
+            "kind": "front",
+            "keys": "",
+            "file": None,
+            "steps": 1,
+            "frames": 1,
+            "seed": 0,
+            "neutral": "auto",
+        } | values
+        data = [portrait, None, None, given["kind"], given["keys"], given["file"], 1, 1, 1, 1]
+        data += [given["steps"], given["seed"], given["frames"], given["neutral"], False]
         functions = json.loads(self.ask("GET", "/config").content)["dependencies"]
         (number,) = [one["id"] for one in functions if one["api_name"] == "generate"]
         session = secrets.token_hex(6)
@@ -67,8 +86,17 @@ class Visitor:
         events = self.ask("GET", f"/gradio_api/queue/data?session_hash={session}").content.decode()
         done = [json.loads(line[5:]) for line in events.splitlines() if line.startswith("data:")]
         (end,) = [event for event in done if event["msg"] == "process_completed"]
+        return end
+
+    @staticmethod
+    def refusal(end: dict) -> str | None:
         assert not end["success"]
         return end["output"]["error"]
+
+    def look_at(self, path: str, meta: bool = True) -> str:
+        """What the studio answers when a portrait is said to lie at `path`, through the address that a page uses."""
+        value = {"path": path, "orig_name": "x.png"} | ({"meta": {"_type": "gradio.FileData"}} if meta else {})
+        return self.refusal(self.job(value))
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +133,92 @@ def test_a_path_that_was_never_uploaded_is_neither_read_nor_told_about(server, v
     assert "passwd" not in (answer or "") and str(server.folder) not in (answer or "")
     if not meta:  # else Gradio itself refuses, without a word
         assert "that you did not upload" in answer
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(
+            "/gradio_api/file/etc/passwd",
+            "/gradio_api/proxy=http://127.0.0.1:1/",
+            "/gradio_api/dev/reload",
+            "/monitoring",
+        ),
+        *("/gradio_api/openapi.json", "/openapi.json", "/gradio_api/deep_link?session_hash=x", "/gradio_api/vibe-code"),
+        *("/gradio_api/component_server", "/gradio_api/process_recording", "/gradio_api/token", "/docs"),
+        *("/gradio_api/file=http://127.0.0.1:1/x", "/gradio_api/file=/etc/passwd", "/custom_component/x/y/z/passwd"),
+    ],
+)
+def test_what_gradio_offers_beside_the_pages_is_not_there(visitors, address):
+    for method in ("GET", "POST"):
+        answer = visitors[0].ask(method, address)
+        assert (answer.status, answer.content) == (404, b"Not found.")
+
+
+def test_of_a_result_its_files_leave_and_not_its_settings_nor_the_studios_lock(server, visitors):
+    result = server.folder / "20260101-000000-abcdef"
+    result.mkdir()
+    try:
+        for name in ("video.mp4", "picture.png", "settings.json"):
+            (result / name).write_bytes(b"x")
+        assert visitors[0].fetch(str(result / "video.mp4")).status == 200
+        for path in (result / "settings.json", server.folder / ".lock", result / "../.lock", result):
+            assert visitors[0].fetch(str(path)).status == 404
+    finally:
+        shutil.rmtree(result)
+
+
+def test_many_files_in_one_request_count_as_one_upload(server, visitors):
+    part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="f.png"\r\n\r\n' + bytes(2**20) + b"\r\n"
+    kind = "multipart/form-data; boundary=x"
+    announced = visitors[0].ask("POST", "/gradio_api/upload", part, content_type=kind, content_length=str(2**30))
+    assert announced.status == 413
+
+    def endless():  # without a Content-Length, as a stranger's client may send it
+        for _ in range(UPLOAD_BYTES // len(part) + 8):
+            yield part
+
+    with contextlib.suppress(OSError):  # the studio may hang up while we still send
+        sent = visitors[0].ask("POST", "/gradio_api/upload", endless(), content_type=kind, transfer_encoding="chunked")
+        assert sent.status >= 400
+    assert sum(path.stat().st_size for path in server.folder.rglob("*") if path.is_file()) < UPLOAD_BYTES
+    assert visitors[0].ask("POST", "/gradio_api/queue/join", b" " * (OTHER_BYTES + 1)).status == 413
+    assert server.answers()
+
+
+def test_a_full_space_for_uploads_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("fportrait.web.security.SPACE", 10)
+    (tmp_path / "x.png").write_bytes(b"x" * 11)
+    defence = StudioDefence(None, Uploads(tmp_path))
+    assert defence._no_room({}, True, UPLOAD_BYTES)[0] == 507 and defence._no_room({}, False, OTHER_BYTES) is None
+
+
+def test_a_proxys_word_for_the_name_is_checked_like_the_name(visitors):
+    assert visitors[0].ask("GET", "/", x_forwarded_host="evil.example").status == 421
+
+
+@pytest.mark.parametrize(
+    ("mode", "dest", "status"), [("no-cors", "image", 403), ("navigate", "iframe", 403), ("navigate", "document", 200)]
+)
+def test_another_site_may_link_to_the_studio_and_that_is_all(visitors, mode, dest, status):
+    headers = {"sec_fetch_site": "cross-site", "sec_fetch_mode": mode, "sec_fetch_dest": dest}
+    assert visitors[0].ask("GET", "/", **headers).status == status
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *({"steps": 10**9}, {"frames": 10**9}, {"seed": -5}, {"seed": 1e308}, {"kind": "/etc/passwd.json"}),
+        *(
+            {"neutral": "9" * 5000},
+            {"kind": "own path", "keys": "0,0;" * 100_000},
+            {"kind": "own path", "keys": "nan,1"},
+        ),
+    ],
+)
+def test_values_that_no_slider_has_are_refused(visitors, values, tmp_path):
+    refusal = visitors[0].refusal(visitors[0].job(None, **values))
+    assert "fault" not in (refusal or "").lower() and "Traceback" not in (refusal or "")
 
 
 @pytest.mark.parametrize(

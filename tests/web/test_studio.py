@@ -112,6 +112,18 @@ def test_a_decompression_bomb_is_refused_by_its_header(tmp_path):
         check_picture(tmp_path / "bomb.png")
 
 
+def test_a_progressive_picture_of_hundreds_of_scans_is_refused_before_it_is_decoded(tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(buffer, "JPEG", progressive=True)
+    whole = buffer.getvalue()
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    (tmp_path / "scans.jpg").write_bytes(whole[:-2] + last * 200 + whole[-2:])
+    (tmp_path / "usual.jpg").write_bytes(whole)
+    assert check_picture(tmp_path / "usual.jpg")
+    with pytest.raises(UserError, match="scans"):
+        check_picture(tmp_path / "scans.jpg")
+
+
 @pytest.mark.parametrize(
     "content", [b"#EXTM3U\n/etc/passwd\n", b"ffconcat version 1.0\nfile /etc/passwd\n", b"\0" * 64]
 )

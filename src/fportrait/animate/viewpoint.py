@@ -18,6 +18,7 @@ from fportrait.errors import UserError, nearest_name
 
 CAMERAS = ("front", "spin", "spiral")
 ENOUGH = 0.75  # share of frames that must show the head where another convention would show it in all
+MOST_KEYS = 100
 KEY_LIMITS = {"yaw": (-90.0, 90.0), "elevation": (-60.0, 60.0), "distance": (0.5, 2.0)}
 
 
@@ -161,6 +162,8 @@ def parse_keys(text: str) -> list[tuple[float, float, float]]:
         UserError: not numbers, or out of range.
     """
     keys = []
+    if text.count(";") > MOST_KEYS:
+        raise UserError(f"{text.count(';') + 1} key positions", f"at most {MOST_KEYS}", "write a camera file instead")
     for part in filter(str.strip, text.split(";")):
         try:
             values = [float(number) for number in part.split(",")]

@@ -135,7 +135,7 @@ def _parsed(path: Path) -> Any:
         raise UserError(f"{path} of {path.stat().st_size >> 20} MiB", "a camera file", "export the cameras alone")
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a number of thousands of digits
         raise UserError(f"{path}, which is not JSON ({error})", "a camera file", "export it as JSON") from None
 
 

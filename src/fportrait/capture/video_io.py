@@ -324,6 +324,10 @@ class _Opened:
         try:
             self.stream, self.note = choose_stream(self.container, path)
             self.stream.thread_type = "AUTO"
+            # A stream may swell on its way: its decoder asks for little more memory than its header promised.
+            width, height = self.stream.codec_context.width, self.stream.codec_context.height
+            if width and height:
+                self.stream.codec_context.options = {"max_pixels": str(4 * (width + 256) * (height + 256))}
             self.screen = Screen(self.container, self.stream, path)
         except BaseException:
             self.container.close()
@@ -343,9 +347,17 @@ class _Opened:
         """
         import av
 
-        index = 0
+        index, size = 0, (0, 0)
         try:
             for frame in self._clear() if self._has_clear_layer() else self.container.decode(self.stream):
+                if index and (frame.width, frame.height) != size:
+                    raise UserError(
+                        f"{self.path}, whose picture changes from {size[0]}×{size[1]} to {frame.width}×{frame.height} "
+                        f"at frame {index}",
+                        "one size throughout",
+                        _FIX_VIDEO,
+                    )
+                size = frame.width, frame.height
                 yield frame
                 index += 1
         except av.error.FFmpegError as error:

@@ -51,8 +51,8 @@ def check_neutral(value: str) -> None:
     Raises:
         UserError: it is none of these.
     """
-    if value not in ("auto", "off") and not value.isdecimal():
-        raise UserError(f"--neutral {value}", "auto, off, or the number of a frame", "write e.g. --neutral 0")
+    if value not in ("auto", "off") and not (value.isdecimal() and len(value) < 10):
+        raise UserError(f"--neutral {value[:20]}", "auto, off, or the number of a frame", "write e.g. --neutral 0")
 
 
 def calm_frames(seen: ClipLandmarks) -> np.ndarray:

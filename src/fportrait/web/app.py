@@ -154,7 +154,7 @@ def serve(
     from starlette.middleware import Middleware
 
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
-    owned = Uploads(uploads, shared=[samples])
+    owned = Uploads(uploads, shared=[samples], results=studio.store.folder)
     pages = build(studio, samples, owned)
     pages.queue(default_concurrency_limit=8, max_size=64)
     _, address, _ = pages.launch(

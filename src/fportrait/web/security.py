@@ -5,8 +5,11 @@ uploaded. So every request passes `StudioDefence` first:
 
 - **Host.** A name that an attacker lets point here (DNS rebinding) is refused; addresses and listed names are answered.
 - **Origin.** What another site's page asks for is refused, uploads included.
+- **Addresses.** Gradio has some sixty; those that the pages and a script need are answered, all others are not there.
+- **Bodies.** They are counted while they arrive, all files of a request together, and uploads have one space in all.
 - **Uploads.** They belong to the visitor who made them, told apart by a cookie; others can neither fetch nor use them.
   They leave as attachments in a sandbox, so that no script within them ever runs on this origin.
+- **Results.** Of a result's folder the video, the pictures and the conditions leave, and nothing else.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fportrait.errors import UserError
+from fportrait.web.uploads import MIB, VIDEO_BYTES
 
 COOKIE = "fportrait_visitor"
 SANDBOX = "sandbox; default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'"
@@ -32,6 +36,17 @@ EVERYWHERE = {
     "x-frame-options": "SAMEORIGIN",
 }
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+# What is answered, without `/gradio_api`. Left out on purpose: `file/` and `proxy=` (other ways to files and servers),
+# `component_server`, `process_recording`, `deep_link`, `dev/`, `vibe`, `profiling`, `monitoring`, `run-history`.
+ADDRESSES = {
+    *("", "config", "info", "theme.css", "favicon.ico", "manifest.json", "robots.txt", "login", "logout"),
+    *("login_check", "user", "app_id", "upload", "upload_progress", "queue/join", "queue/data", "cancel", "reset"),
+    "startup-events",
+}
+FOLDERS = ("static/", "assets/", "svelte/", "heartbeat/", "call/", "run/", "api/", "stream/", "file=")
+UPLOAD_BYTES, OTHER_BYTES = VIDEO_BYTES + MIB, 4 * MIB  # of one request: all files together; anything else
+SPACE = 20 * VIDEO_BYTES  # for the uploads of everyone; those of a day ago go
+SERVED = (".mp4", ".png", ".zip", ".gif")  # of a result's folder
 
 
 class Uploads:
@@ -39,10 +54,12 @@ class Uploads:
 
     Args:
         folder: where Gradio keeps uploads. shared: folders that every visitor may use, such as the samples.
+        results: the folder of the results' folders, which everyone sees.
     """
 
-    def __init__(self, folder: Path, shared: Iterable[Path] = ()):
+    def __init__(self, folder: Path, shared: Iterable[Path] = (), results: Path | None = None):
         self.folder, self.shared = folder.resolve(), [path.resolve() for path in shared]
+        self.results = results.resolve() if results else None
         self._owners: dict[Path, set[str]] = {}
         self._lock = threading.Lock()
 
@@ -61,6 +78,18 @@ class Uploads:
         with self._lock:
             owners = self._owners.get(real)
         return visitor in owners if owners else real.is_file()
+
+    def may_fetch(self, visitor: str, path: str | Path) -> bool:
+        """Whether a visitor's browser may have this file: what it may use, and the results' videos and pictures."""
+        real = Path(path).resolve()
+        name = real.parent.name
+        if self.results and real.parent.parent == self.results and not name.startswith("."):
+            return real.suffix in SERVED
+        return self.may_use(visitor, path)
+
+    def full(self) -> bool:
+        """Whether all uploads together have used their space."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file()) > SPACE
 
     def check(self, visitor: str, path: str | None, what: str) -> str | None:
         """The path, unchanged, when the visitor may use it; nothing chosen passes.
@@ -89,21 +118,24 @@ class StudioDefence:
             await self.app(scope, receive, send)
             return
         headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
-        method = scope.get("method", "GET")
-        refusal = self._refusal(headers, method)
         known = visitor_of(headers.get("cookie", ""))
         file = served_file(scope["path"])
-        if refusal is None and file is not None and self._foreign(known, file):
+        uploading = scope.get("method") == "POST" and scope["path"].rstrip("/").endswith("/upload")
+        limit = UPLOAD_BYTES if uploading else OTHER_BYTES
+        refusal = self._refusal(scope, headers) or self._no_room(headers, uploading, limit)
+        if refusal is None and file is not None and not self.uploads.may_fetch(known, file):
             refusal = (404, "Not found.")  # the same as for a file that is not there
         if refusal is not None:
             await respond(scope, send, *refusal)
             return
         visitor = known or secrets.token_urlsafe(24)
-        uploading = method == "POST" and scope["path"].rstrip("/").endswith("/upload")
-        body = bytearray()
+        answer, body = bytearray(), Counted(receive, limit)
+        started = False
 
         async def guarded(message: Any) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 extra = dict(EVERYWHERE)
                 if file is not None:
                     extra["content-security-policy"] = SANDBOX
@@ -115,24 +147,44 @@ class StudioDefence:
                 kept = [(key, value) for key, value in message["headers"] if key.lower() not in replaced]
                 message["headers"] = kept + [(key.encode(), value.encode()) for key, value in extra.items()]
             elif uploading and message["type"] == "http.response.body":
-                body.extend(message.get("body", b""))
+                answer.extend(message.get("body", b""))
                 if not message.get("more_body"):  # before the browser learns the name, so that no request comes earlier
-                    self.uploads.record(visitor, uploaded_paths(bytes(body)))
+                    self.uploads.record(visitor, uploaded_paths(bytes(answer)))
                     if not known:  # a client that keeps no cookie comes back without one
-                        self.uploads.record("", uploaded_paths(bytes(body)))
+                        self.uploads.record("", uploaded_paths(bytes(answer)))
             await send(message)
 
-        await self.app(scope, receive, guarded)
+        try:
+            await self.app(scope, body.receive, guarded)
+        except Exception:
+            if not body.over or started:
+                raise
+        if body.over and not started:
+            await respond(scope, send, *too_large(limit))
 
-    def _refusal(self, headers: dict[str, str], method: str) -> tuple[int, str] | None:
-        host = headers.get("host", "")
-        if not self.answers_to(host):
-            return 421, f"This studio does not answer to the name {host!r}. Start it with --name to allow one."
+    def _refusal(self, scope: Any, headers: dict[str, str]) -> tuple[int, str] | None:
+        host, method = headers.get("host", ""), scope.get("method", "GET")
+        for name in (host, headers.get("x-forwarded-host", host)):  # Gradio writes the latter into its pages
+            if not self.answers_to(name):
+                return 421, f"This studio does not answer to the name {name!r}. Start it with --name to allow one."
+        if not answered(scope["path"]):
+            return 404, "Not found."
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
             return 403, "Requests from other sites are refused."
-        if method not in SAFE_METHODS and headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        # Another site may link here, and that is all: no picture, script or form of it reaches the studio.
+        linked = method in SAFE_METHODS and headers.get("sec-fetch-mode", "navigate") == "navigate"
+        linked = linked and headers.get("sec-fetch-dest", "document") == "document"
+        if not linked and headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return 403, "Requests from other sites are refused."
+        return None
+
+    def _no_room(self, headers: dict[str, str], uploading: bool, limit: int) -> tuple[int, str] | None:
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > limit:
+            return too_large(limit)
+        if uploading and self.uploads.full():
+            return 507, "The studio's space for uploads is full. Uploads go a day after they came; try again later."
         return None
 
     def answers_to(self, host: str) -> bool:
@@ -150,8 +202,29 @@ class StudioDefence:
     def _is_upload(self, file: str) -> bool:
         return Path(file).resolve().is_relative_to(self.uploads.folder)
 
-    def _foreign(self, visitor: str, file: str) -> bool:
-        return self._is_upload(file) and not self.uploads.may_use(visitor, file)
+
+class Counted:
+    """An ASGI `receive` that hangs up once a body is longer than `limit` bytes, which then is `over`."""
+
+    def __init__(self, receive: Callable[..., Any], limit: int):
+        self._receive, self._left, self.over = receive, limit, False
+
+    async def receive(self) -> Any:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._left -= len(message.get("body", b""))
+            self.over = self._left < 0
+        return {"type": "http.disconnect"} if self.over else message
+
+
+def too_large(limit: int) -> tuple[int, str]:
+    return 413, f"More than {limit // MIB} MiB at once are not taken."
+
+
+def answered(path: str) -> bool:
+    """Whether the studio has this address; Gradio has many more."""
+    path = path.removeprefix("/gradio_api").strip("/") if served_file(path) is None else "file="
+    return path in ADDRESSES or path.startswith(FOLDERS)
 
 
 def visitor_of(cookies: str) -> str:

@@ -10,6 +10,8 @@ MIB = 1024 * 1024
 PICTURE_BYTES, VIDEO_BYTES, CAMERA_BYTES = 20 * MIB, 200 * MIB, 4 * MIB
 PICTURE_PIXELS, VIDEO_PIXELS = 50_000_000, 3840 * 2160
 VIDEO_SECONDS = 600
+PICTURE_SCANS = 64  # of a progressive JPEG, which has about ten; each is a pass over the whole picture
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"  # FFmpeg's names
 PICTURE_KINDS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 
 
@@ -35,6 +37,8 @@ def check_picture(path: str | Path | None, what: str = "portrait") -> Path:
             f"at most {PICTURE_PIXELS // 1_000_000} megapixels",
             "make it smaller",
         )
+    if opened.format in ("JPEG", "MPO") and (scans := checked.read_bytes().count(b"\xff\xda")) > PICTURE_SCANS:
+        raise UserError(f"a {what} of {scans} scans", f"at most {PICTURE_SCANS}", "save it again as PNG or JPEG")
     return checked
 
 
@@ -61,7 +65,8 @@ def check_video(path: str | Path | None, what: str = "driving video") -> Path:
     if not known:
         raise unreadable
     try:
-        with av.open(str(checked)) as container:
+        # The first bytes are a stranger's word: FFmpeg might still find a playlist behind them.
+        with av.open(str(checked), options={"format_whitelist": CONTAINERS}) as container:
             stream = container.streams.video[0]
             width, height = stream.codec_context.width, stream.codec_context.height
             seconds = (container.duration or 0) / av.time_base
