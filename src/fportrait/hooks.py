@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +49,27 @@ class RunHooks:
         self._catalog: Any = None
         self._parent: str | None = None
         self._environment = "base"
+        self._given: dict[str, Any] = {}
+        self._began: dict[str, float] = {}
+        self._done: dict[str, float] = {}
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], catalog: Any) -> None:
         self._catalog, self._parent = catalog, None
         self._environment = run_params.get("env") or "base"
+        self._given = run_params.get("runtime_params") or run_params.get("extra_params") or {}
+        self._began, self._done = {}, {}
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        self._tell_dvc()
 
     @hook_impl
     def before_node_run(self, node: Any, inputs: dict[str, Any]) -> None:
         from fportrait.ops.runs import StageRun
 
         name = _stage_of(node)
+        self._began[name] = time.time()
         self._run = StageRun(name, environment=self._environment, parent=self._parent)
         self._parent = self._run.parent
         self._run.records = Path(self._path(f"{name}_report")).parent / "lineage"  # an environment may have its own
@@ -77,6 +88,7 @@ class RunHooks:
     def after_dataset_saved(self, dataset_name: str) -> None:
         if self._run is not None and dataset_name == f"{self._run.stage}_report":
             self._run.finish()
+            self._done[self._run.stage] = self._began[self._run.stage]
             self._run = None
 
     @hook_impl
@@ -84,6 +96,15 @@ class RunHooks:
         if self._run is not None:
             self._run.fail(error)
             self._run = None
+        self._tell_dvc()
+
+    def _tell_dvc(self) -> None:
+        """What is done is done, whatever came after it."""
+        from fportrait.ops.dvc_lock import tell_dvc
+
+        done, self._done = self._done, {}
+        if done:
+            tell_dvc(done, self._environment, self._given)
 
     def _path(self, entry: str) -> str:
         path = Path(self._catalog[entry]._describe()["filepath"])

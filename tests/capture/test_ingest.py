@@ -201,7 +201,12 @@ def test_the_split_depends_on_names_and_seed_only_and_keeps_a_person_on_one_side
     assert len(split[PHONE]) >= 4 and len(split[STUDIO]) >= 3
     assert split[PHONE] & set(people[5:]) == split[STUDIO]
     assert split != split_identities({PHONE: people, STUDIO: people[5:]}, {PHONE: 4, STUDIO: 3}, seed=1)
-    with pytest.raises(UserError, match="to be held out"):
-        split_identities({PHONE: people[:2], STUDIO: []}, {PHONE: 2})
+    notes: list[str] = []
+    assert len(split_identities({PHONE: people[:2], STUDIO: []}, {PHONE: 2}, notes=notes)[PHONE]) == 1
+    assert split_identities({PHONE: people[:1], STUDIO: []}, {PHONE: 2}, notes=notes)[PHONE] == set()
+    assert "of 2 people in PhoneCapture 1 is held out, not 2" in notes[0] and "0 are held out, not 2" in notes[1]
+    for seed in range(4):  # who is the only one of a dataset is held out of none
+        alone = split_identities({PHONE: people[:2], STUDIO: people[:1]}, {PHONE: 1, STUDIO: 1}, seed)
+        assert alone == {PHONE: {people[1]}, STUDIO: set()}
     with pytest.raises(UserError, match="Phone"):
         split_identities({PHONE: people}, {"Phone": 1})

@@ -13,7 +13,14 @@ WORLD = {
     **{"phone_identities": 1, "phone_clips": 1, "phone_frames": 5, "studio_identities": 0, "size": 32},
     "supersample": 1,
 }
-SETTINGS = {"default_fov_degrees": 40.0, "test_identities": {}, "min_frames": 5, "workers": 1}
+SETTINGS = {
+    "fill": True,
+    "require_consent": False,
+    "default_fov_degrees": 40.0,
+    "test_identities": {},
+    "min_frames": 5,
+    "workers": 1,
+}
 
 
 def run(folder, **changes):

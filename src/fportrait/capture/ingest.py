@@ -24,17 +24,23 @@ from fportrait.errors import UserError
 
 FOLDERS = {PHONE: "phone", STUDIO: "studio"}  # under the raw folder
 FPS_RANGE = (1.0, 1000.0)
+CONSENT = ("consent.txt", "consent.md", "consent.pdf", "consent.json")  # in a person's folder: what they agreed to
 RATE_DIFFERENCE = 0.01  # relative, between the cameras of one segment
 
 
 @dataclass(frozen=True)
 class IngestResult:
-    """Row counts, the quarantined units, and how many files had to be read (the rest came from the cache)."""
+    """Row counts, the quarantined units, and how many files had to be read (the rest came from the cache).
+
+    `held_out`: people of the test split by dataset. `notes`: what came out otherwise than it was asked for.
+    """
 
     videos: int
     identities: dict[str, int]
     files_read: int
     quarantine: list[dict[str, str]]
+    held_out: dict[str, int]
+    notes: list[str]
 
 
 @dataclass
@@ -44,6 +50,8 @@ class _Scan:
     raw: Path
     facts: Mapping[str, dict[str, Any]]
     min_frames: int
+    require_consent: bool = False
+    nobody_real: frozenset[str] = frozenset()
     rows: list[dict[str, Any]] = field(default_factory=list)
     cameras: list[dict[str, Any]] = field(default_factory=list)
     quarantine: list[dict[str, str]] = field(default_factory=list)
@@ -65,6 +73,8 @@ def ingest_captures(
     seed: int = 0,
     cache: str | Path | None = None,
     map_function: Callable[..., Iterable[Any]] = map,
+    require_consent: bool = False,
+    nobody_real: Iterable[str] = (),
 ) -> IngestResult:
     """Scan `raw/phone` and `raw/studio`; write `manifest.parquet`, `cameras.parquet`, `quarantine.json` to `target`.
 
@@ -74,9 +84,11 @@ def ingest_captures(
         min_frames: shorter clips are quarantined; five is the shortest window of two latent frames.
         cache: JSON file of what is known about files of unchanged size and time, so they are not read again.
         map_function: applied to `(read_facts, paths)`; an engine's map runs the reads in parallel.
+        require_consent: set people aside whose folder holds no `consent.txt` (or .md, .pdf, .json).
+        nobody_real: `phone/PERSON` and `studio/PERSON` of embedded people, who need not agree.
 
     Raises:
-        UserError: nothing usable was found, or a split would leave no identity to train on.
+        UserError: nothing usable was found, or `test_identities` of an unknown dataset.
     """
     raw, project_root = Path(raw).resolve(), Path(project_root).resolve()
     if not raw.is_dir() or not any((raw / name).is_dir() for name in FOLDERS.values()):
@@ -87,7 +99,7 @@ def ingest_captures(
     parents = people[PHONE] + [segment for person in people[STUDIO] for segment in _folders(person)]
     files = [path for parent in parents for path in _entries(parent) if _is_video_name(path) and not path.is_dir()]
     facts, files_read = _all_facts(files, raw, cache, map_function)
-    scan = _Scan(raw, facts, min_frames)
+    scan = _Scan(raw, facts, min_frames, require_consent, frozenset(nobody_real))
     for dataset, name in FOLDERS.items():
         _refuse_strays(dataset, "", raw / name, scan)
     for person in people[PHONE]:
@@ -101,42 +113,48 @@ def ingest_captures(
     for row in (*scan.rows, *scan.quarantine):
         row["path"] = _relative(raw / row["path"], project_root)
     identities = {name: sorted({r["identity"] for r in scan.rows if r["dataset"] == name}) for name in FOLDERS}
-    test = split_identities(identities, test_identities, seed)
+    notes: list[str] = []
+    test = split_identities(identities, test_identities, seed, notes)
     for row in scan.rows:
         row["split"] = "test" if row["identity"] in test[row["dataset"]] else "train"
     write_manifest(target, scan.rows, scan.cameras, scan.quarantine)
     counts = {name: len(members) for name, members in identities.items()}
-    return IngestResult(len(scan.rows), counts, files_read, scan.quarantine)
+    held_out = {name: len(members) for name, members in test.items()}
+    return IngestResult(len(scan.rows), counts, files_read, scan.quarantine, held_out, notes)
 
 
 def split_identities(
-    identities: Mapping[str, Iterable[str]], test_identities: Mapping[str, int], seed: int = 0
+    identities: Mapping[str, Iterable[str]],
+    test_identities: Mapping[str, int],
+    seed: int = 0,
+    notes: list[str] | None = None,
 ) -> dict[str, set[str]]:
     """Dataset to its test identities: the lowest hashes of (seed, name), so order and machine do not matter.
 
-    A person held out of one dataset is held out of every other one that knows the same name.
+    A person held out of one dataset is held out of every other one that knows the same name. Where fewer people are
+    there than are to be held out, fewer are, and a sentence goes to `notes`: every dataset keeps somebody to train on.
 
     Raises:
-        UserError: an unknown dataset, or nobody left to train on.
+        UserError: an unknown dataset.
     """
     for dataset in test_identities:
         if dataset not in identities:
             raise UserError(f"test identities for '{dataset}'", f"one of {', '.join(identities)}", "correct the name")
-    test: dict[str, set[str]] = {}
+    people = {dataset: set(members) for dataset, members in identities.items()}
     chosen: set[str] = set()
-    for dataset, members in identities.items():
-        names = sorted(members, key=lambda name: (name not in chosen, _hash(seed, name)))
-        count = int(test_identities.get(dataset, 0))
-        if names and count >= len(names):
-            raise UserError(
-                f"{len(names)} identities in {dataset}, of which {count} are to be held out",
-                "somebody left to train on",
-                f"set ingest.test_identities.{dataset} to {len(names) - 1} at most, or add people",
+    for dataset, members in people.items():
+        wanted = min(int(test_identities.get(dataset, 0)), len(members))
+        for name in sorted(members, key=lambda name: (name not in chosen, _hash(seed, name))):
+            emptied = any(others and others <= chosen | {name} for others in people.values())
+            if len(chosen & members) < wanted and not emptied:
+                chosen.add(name)
+        held = len(chosen & members)
+        if notes is not None and members and held < int(test_identities.get(dataset, 0)):
+            notes.append(
+                f"of {len(members)} people in {dataset} {held} {'is' if held == 1 else 'are'} held out, not "
+                f"{test_identities[dataset]} as ingest.test_identities asks: somebody must be left to train on"
             )
-        chosen |= set(names[:count])
-    for dataset, members in identities.items():
-        test[dataset] = chosen & set(members)
-    return test
+    return {dataset: chosen & members for dataset, members in people.items()}
 
 
 def read_facts(path: str | Path) -> dict[str, Any]:
@@ -158,15 +176,31 @@ def _check_identity(dataset: str, name: str, scan: _Scan) -> None:
         raise UserError(f"the identity {name} beside {other}", "names that differ in more than case", "rename one")
 
 
+def has_consent(folder: Path) -> bool:
+    """Whether a person's folder holds a consent file that is not empty."""
+    return any((folder / name).is_file() and (folder / name).stat().st_size > 0 for name in CONSENT)
+
+
+def _check_consent(folder: Path, scan: _Scan) -> None:
+    needed = scan.require_consent and _relative(folder, scan.raw) not in scan.nobody_real
+    if needed and not has_consent(folder):
+        raise UserError(
+            f"no consent file for {folder.name}, and ingest.require_consent is on",
+            f"one of {', '.join(CONSENT)} in {folder.name}'s folder, not empty",
+            "write down what the person agreed to, or leave them out",
+        )
+
+
 def _scan_phone(folder: Path, scan: _Scan, default_fov: float) -> None:
     identity = folder.name
     try:
         _check_identity(PHONE, identity, scan)
+        _check_consent(folder, scan)
         fov = phone_field_of_view(folder / "capture.json", default_fov)
     except UserError as error:
         scan.refuse(PHONE, identity, folder, error)
         return
-    clips = [path for path in _entries(folder) if path.name != "capture.json"]
+    clips = [path for path in _entries(folder) if path.name not in ("capture.json", *CONSENT)]
     videos = [path for path in clips if not path.name.endswith(FEATURES_SUFFIX)]
     if not videos:
         scan.refuse(PHONE, identity, folder, UserError("an empty folder", "clips", "add clips or remove the folder"))
@@ -199,6 +233,7 @@ def _scan_studio(folder: Path, scan: _Scan) -> None:
     identity = folder.name
     try:
         _check_identity(STUDIO, identity, scan)
+        _check_consent(folder, scan)
         cameras = read_calibration(folder / "calibration.json")
         segments = _folders(folder)
         if not segments:
