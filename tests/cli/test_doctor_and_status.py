@@ -84,6 +84,20 @@ def test_status_shows_what_ran_what_never_did_and_who_was_set_aside(folder):
     assert report["stages"][0]["state"] == status.UNKNOWN and len(report["quarantine"]) == 7
 
 
+def test_status_of_an_environment_shows_its_own_stages_and_quarantine(folder):
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    for environment in ("base", "gpu"):
+        shutil.copytree(ROOT / "conf" / environment, folder / "conf" / environment)
+    record(folder, "ingest")
+    write_json(folder / "data/gpu/03_primary/tracks/quarantine.json", [{"identity": "anna", "reason": "no face"}])
+    report = json.loads(call("status", "--env", "gpu", "--json").output)
+    assert report["stages"][0] == {"stage": "ingest", "state": status.NEVER}
+    assert [row["who"] for row in report["quarantine"]] == ["anna"]
+    assert json.loads(call("status", "--fast", "--json").output)["quarantine"] == []
+    refused = call("status", "--env", "gpuu")
+    assert refused.exit_code == 2 and "there are base, gpu" in refused.output
+
+
 def test_status_tells_a_changed_stage_from_a_fresh_one_as_dvc_does(folder):
     stages = "stages:\n" + "".join(
         f"  {name}:\n    cmd: echo {name} > {name}.txt\n    deps: [{name}.in]\n    outs: [{name}.txt]\n"

@@ -13,15 +13,17 @@ COLOURS = {"fresh": "green", "changed": "yellow", "elsewhere": "yellow"}
 
 @click.command()
 @click.option("--fast", is_flag=True, help="Do not ask DVC what changed (it reads every input).")
+@click.option("--env", "environment", default="base", show_default=True, help="Folder of conf/ whose stages to show.")
 @click.option("--all", "everything", is_flag=True, help="All quarantined items, not the first five.")
 @json_option
-def status(fast: bool, everything: bool, as_json: bool) -> None:
+def status(fast: bool, environment: str, everything: bool, as_json: bool) -> None:
     """Stages, champion, quarantine and last study on one screen.
 
     \b
     Examples:
       fportrait status
       fportrait status --fast
+      fportrait status --env gpu
       fportrait status --json
     """
     from fportrait.errors import UserError
@@ -30,7 +32,7 @@ def status(fast: bool, everything: bool, as_json: bool) -> None:
     names = chain()
     if not names:
         raise UserError("no dvc.yaml here", "the project's folder", "cd into a clone of the repository")
-    report = collect(names, ask_dvc=not fast)
+    report = collect(names, ask_dvc=not fast, environment=environment)
     if as_json:
         print_json(report)
         return

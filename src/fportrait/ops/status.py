@@ -15,13 +15,18 @@ from fportrait.ops import lineage
 FRESH, CHANGED, NEVER, UNKNOWN, ELSEWHERE = "fresh", "changed", "never run", "?", "elsewhere"
 
 
-def stages(names: list[str], ask_dvc: bool = True) -> list[dict[str, Any]]:
+def stages(names: list[str], ask_dvc: bool = True, environment: str = "base") -> list[dict[str, Any]]:
     """Per stage: `state`, why it changed, when and how long it ran, and its MLflow run."""
-    changed = changed_stages() if ask_dvc else None
+    records = lineage.FOLDER
+    if environment != "base":
+        from fportrait.training.plan import read_folder
+
+        records = Path(read_folder("reports", environment)) / "lineage"
+    changed = changed_stages(environment) if ask_dvc else None
     rows: list[dict[str, Any]] = []
     for name in names:
-        record = lineage.read_record(name)
-        path = lineage.FOLDER / f"{name}.json"
+        record = lineage.read_record(name, records)
+        path = records / f"{name}.json"
         if record is None:
             rows.append({"stage": name, "state": NEVER})
             continue
@@ -44,16 +49,25 @@ def stages(names: list[str], ask_dvc: bool = True) -> list[dict[str, Any]]:
     return rows
 
 
-def changed_stages() -> dict[str, list[str]] | None:
+def changed_stages(environment: str = "base") -> dict[str, list[str]] | None:
     """What `dvc status` says: changed things by stage; None when DVC cannot tell (no repository, or it is locked)."""
-    run = subprocess.run([sys.executable, "-m", "dvc", "status", "--json"], capture_output=True, text=True)
+    command = [sys.executable, "-m", "dvc", "status", "--json"]
+    if environment != "base":
+        chain = Path("conf") / environment / "dvc.yaml"  # of tools/environment_stages.py
+        if not chain.is_file():
+            return None
+        command.append(str(chain))
+    run = subprocess.run(command, capture_output=True, text=True)
     try:
         entries = json.loads(run.stdout) if run.returncode == 0 else None
     except ValueError:
         entries = None
     if entries is None:
         return None
-    return {name: [reason for part in parts for reason in _reasons(part)] for name, parts in entries.items()}
+    return {
+        name.rpartition(":")[2]: [reason for part in parts for reason in _reasons(part)]
+        for name, parts in entries.items()
+    }
 
 
 def _reasons(part: Any) -> list[str]:
@@ -67,10 +81,11 @@ def _reasons(part: Any) -> list[str]:
     return reasons
 
 
-def quarantine() -> list[dict[str, Any]]:
+def quarantine(environment: str = "base") -> list[dict[str, Any]]:
     """Everything set aside, by stage: who and why."""
     rows = []
-    for path in sorted(Path("data").glob("0*/*/quarantine.json")):
+    data = Path("data") if environment == "base" else Path("data") / environment
+    for path in sorted(data.glob("0*/*/quarantine.json")):
         try:
             entries = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
@@ -79,7 +94,7 @@ def quarantine() -> list[dict[str, Any]]:
             keys = ("dataset", "clip") if "clip" in entry else ("dataset", "identity", "path", "unit")
             who = "/".join(str(entry[key]) for key in keys if entry.get(key))  # a clip's name begins with the identity
             rows.append({"where": path.parent.as_posix(), "who": who, "reason": entry.get("reason", "")})
-    report = Path("data/03_primary/validated/report.json")
+    report = data / "03_primary/validated/report.json"
     if report.is_file():
         found = json.loads(report.read_text(encoding="utf-8")).get("quarantined", {})
         for who, reason in found.items() if isinstance(found, dict) else []:
@@ -144,9 +159,18 @@ def last_study(storage: Path = Path("mlruns/optuna.db")) -> dict[str, Any] | Non
     }
 
 
-def collect(names: list[str], ask_dvc: bool = True) -> dict[str, Any]:
-    """Everything; a part that does not answer holds its reason under `error`."""
-    report: dict[str, Any] = {"stages": stages(names, ask_dvc), "quarantine": quarantine()}
+def collect(names: list[str], ask_dvc: bool = True, environment: str = "base") -> dict[str, Any]:
+    """Everything; a part that does not answer holds its reason under `error`.
+
+    Stages and quarantine are an environment's own; registry and studies are the project's.
+
+    Raises:
+        UserError: no such environment.
+    """
+    report: dict[str, Any] = {
+        "stages": stages(names, ask_dvc, environment),
+        "quarantine": quarantine(environment),
+    }
     for key, ask in (("models", models), ("study", last_study)):
         try:
             report[key] = ask()
