@@ -203,6 +203,37 @@ def test_every_command_that_runs_networks_takes_a_device(command):
     assert VARIABLE not in os.environ
 
 
+def test_a_gpu_that_disappears_stops_the_run_and_what_was_finished_is_kept(tmp_path):
+    from fportrait.scale.map_engine import map_units
+
+    def encode(unit, folder):
+        if unit == "second" and not (tmp_path / "back").exists():
+            raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+        return unit
+
+    units = ["first", "second", "third"]
+    with pytest.raises(UserError, match=r"failed or disappeared.*what was finished is kept"):
+        map_units(encode, units, cache_folder=tmp_path / "units", key=str)
+    (tmp_path / "back").touch()
+    report = map_units(encode, units, cache_folder=tmp_path / "units", key=str)
+    assert [result.cached for result in report.results] == [True, False, False]
+
+
+def test_training_in_bf16_is_float32_where_the_card_only_emulates_it_and_its_record_says_so(card, monkeypatch, caplog):
+    from fportrait import devices
+    from fportrait.training.loop import as_the_card_computes
+    from helpers.small import stage
+
+    monkeypatch.setattr(devices, "_said", set())
+    asked = stage(precision="bf16")
+    assert as_the_card_computes(asked).learned_from()["precision"] == "fp32"
+    assert "no native bfloat16: float32 is used" in caplog.text
+    with use_device("cpu"):
+        assert as_the_card_computes(asked) is asked
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 9))
+    assert as_the_card_computes(asked) is asked
+
+
 def test_a_unit_that_a_card_refuses_is_a_failure_with_its_reason_and_the_rest_goes_on(tmp_path):
     from fportrait.scale.map_engine import map_units
 

@@ -2,7 +2,8 @@
 
 `auto` is CUDA where there is one, else the CPU. Another choice comes from `--device`, from `scale.device` of the
 parameters, or from the variable `FPORTRAIT_DEVICE`, which worker processes inherit. Sampling is in bfloat16 where the
-card computes it natively, else in float32; codecs, encoders and metrics stay in float32.
+card computes it natively, else in float32, and so is a training that asks for bf16; codecs, encoders and metrics stay
+in float32.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "FPORTRAIT_DEVICE"
 AUTO = "auto"
+LOST_DEVICE = "a GPU that failed or disappeared"
 NATIVE_BF16 = (8, 0)  # compute capability: Ampere and later
 logger = logging.getLogger(__name__)
 _said: set[str] = set()
@@ -104,19 +106,24 @@ def use_device(name: str | None) -> Iterator[None]:
 
 
 def sampling_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device computes it natively, else float32; that a card does not is said once."""
+    """bfloat16 on a card that computes it natively, else float32."""
     import torch
 
-    if device.type != "cuda":
-        return torch.float32
+    return torch.bfloat16 if device.type == "cuda" and native_bf16(device) else torch.float32
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether a card computes bfloat16 natively; that it does not, and float32 is taken instead, is said once."""
+    import torch
+
     capability = torch.cuda.get_device_capability(device)
     if capability >= NATIVE_BF16:
-        return torch.bfloat16
+        return True
     name = torch.cuda.get_device_name(device)
     if name not in _said:
         _said.add(name)
-        logger.warning("%s (compute capability %d.%d) has no native bfloat16: sampling in float32", name, *capability)
-    return torch.float32
+        logger.warning("%s (compute capability %d.%d) has no native bfloat16: float32 is used", name, *capability)
+    return False
 
 
 def device_of(module: Any) -> torch.device:
@@ -181,7 +188,7 @@ def device_error(error: BaseException) -> UserError | None:
         )
     if isinstance(error, torch.AcceleratorError) or "CUDA error" in text or "cuDNN error" in text or "NCCL" in text:
         return UserError(
-            f"a GPU that failed or disappeared ('{first}')",
+            f"{LOST_DEVICE} ('{first}')",
             "one that answers",
             "look at `nvidia-smi`, then run the same command again: what was finished is kept",
         )

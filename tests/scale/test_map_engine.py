@@ -144,6 +144,21 @@ def test_units_run_side_by_side_only_as_their_resources_allow(tmp_path, monkeypa
         Resources(cpus=0)
 
 
+def whereabouts(unit: int, folder: Path) -> list:
+    if unit == 1:
+        raise UserError("a card too small", "room", "take a larger one")
+    return [os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES")]
+
+
+def test_a_process_keeps_its_gpu_from_unit_to_unit_until_one_fails_on_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    gpu = Resources(gpus=1)
+    report = map_units(whereabouts, [0, 1, 2, 3], workers=2, cache_folder=tmp_path, key=key, resources=gpu)
+    (first, device), second, third = (result.value for result in report.results)
+    assert device == "3" and second == third and second == [second[0], "3"]
+    assert first != second[0], "what a card said to a process stays with it"
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_bug_stops_the_run_and_shows_where(tmp_path, workers):
     with pytest.raises(RuntimeError, match="a bug"):

@@ -32,7 +32,9 @@ def run_locally(function: Callable[[Any, Path], Any], tasks: Sequence[Task], wor
 class _Pool:
     """Processes that each take one unit after the other; a dead one costs its own unit and is replaced.
 
-    Units that need the same wait in one line, so that handing one out costs the same however many wait.
+    Units that need the same wait in one line, so that handing one out costs the same however many wait. A process
+    keeps the GPUs that it was started with, because CUDA remembers those that it saw first: units that need as many
+    follow each other there, and what the first one loaded is loaded for all.
     """
 
     def __init__(self, function: Callable[[Any, Path], Any], tasks: Sequence[Task], workers: int):
@@ -46,7 +48,7 @@ class _Pool:
         self.gpus = _visible_gpus() if any(needs.gpus for needs in self.lines) else []
         self.memory_gib = _memory_gib() * MEMORY_SHARE if any(needs.memory_gib for needs in self.lines) else 0.0
         self.used_gib = 0.0
-        self.idle: list[tuple[Connection, Any]] = []
+        self.idle: list[tuple[Connection, Any, list[str]]] = []
         self.busy: dict[Connection, tuple[Any, Task, list[str]]] = {}  # our end of the pipe -> process, unit, GPUs
 
     def run(self) -> Answers:
@@ -57,21 +59,21 @@ class _Pool:
                 for ready in wait(list(self.busy)):
                     assert isinstance(ready, Connection)
                     process, task, devices = self.busy.pop(ready)
-                    self._give_back(task.resources, devices)
+                    self._give_back(task.resources)
                     try:
                         answer = ready.recv()
                     except (EOFError, ConnectionResetError):
                         process.join()
                         answer = killed(f"exit code {process.exitcode}")
+                        self.gpus += devices
                     else:
-                        if devices:  # CUDA remembers the devices that a process saw first
-                            self._dismiss(ready, process)
-                        else:
-                            self.idle.append((ready, process))
+                        self.idle.append((ready, process, devices))
+                        if devices and answer["status"] != "done":  # a card's error stays with its process
+                            self._dismiss(len(self.idle) - 1)
                     self._hand_out()
                     yield task.index, answer
-            for pipe, process in self.idle:
-                self._dismiss(pipe, process)
+            while self.idle:
+                self._dismiss(0)
         finally:
             for process, _, _ in self.busy.values():
                 process.terminate()
@@ -96,15 +98,30 @@ class _Pool:
             needs = task.resources
             if not line:
                 del self.lines[needs]
-            devices = [self.gpus.pop() for _ in range(needs.gpus)]
             self.free_slots -= min(needs.cpus, self.slots)
             self.used_gib += needs.memory_gib
-            pipe, process = self.idle.pop() if self.idle and not devices else self._start(devices)
+            pipe, process, devices = self._process_for(task)
             self.busy[pipe] = (process, task, devices)
-            pipe.send((task.unit, task.folder))
 
-    def _give_back(self, needs: Resources, devices: list[str]) -> None:
-        self.gpus += devices
+    def _process_for(self, task: Task) -> tuple[Connection, Any, list[str]]:
+        """A process that has been sent the unit: an idle one with as many GPUs, else a new one."""
+        count = task.resources.gpus
+        while alike := [number for number, (_, _, devices) in enumerate(self.idle) if len(devices) == count]:
+            pipe, process, devices = self.idle[alike[-1]]
+            try:
+                pipe.send((task.unit, task.folder))
+            except OSError:  # it died while it had nothing to do
+                self._dismiss(alike[-1])
+                continue
+            return self.idle.pop(alike[-1])
+        while len(self.gpus) < count:
+            self._dismiss(next(number for number, (_, _, devices) in enumerate(self.idle) if devices))
+        devices = [self.gpus.pop() for _ in range(count)]
+        pipe, process = self._start(devices)
+        pipe.send((task.unit, task.folder))
+        return pipe, process, devices
+
+    def _give_back(self, needs: Resources) -> None:
         self.free_slots += min(needs.cpus, self.slots)
         self.used_gib = self.used_gib - needs.memory_gib if self.busy else 0.0  # no sum of roundings is kept
 
@@ -112,7 +129,7 @@ class _Pool:
         memory = self.used_gib + needs.memory_gib
         return (
             min(needs.cpus, self.slots) <= self.free_slots
-            and needs.gpus <= len(self.gpus)
+            and needs.gpus <= len(self.gpus) + sum(len(devices) for _, _, devices in self.idle)
             and (not memory or memory <= self.memory_gib)
         )
 
@@ -127,11 +144,13 @@ class _Pool:
         theirs.close()
         return ours, process
 
-    @staticmethod
-    def _dismiss(pipe: Connection, process: Any) -> None:
-        with contextlib.suppress(BrokenPipeError):
+    def _dismiss(self, number: int) -> None:
+        """End an idle process; its GPUs are free again."""
+        pipe, process, devices = self.idle.pop(number)
+        with contextlib.suppress(OSError):
             pipe.send(None)
         process.join()
+        self.gpus += devices
 
 
 def _serve(pipe: Connection, function: Callable[[Any, Path], Any]) -> None:

@@ -49,7 +49,8 @@ def map_units(
         resources: what each unit takes while it runs.
 
     Raises:
-        UserError: two units share a key, the disk is full, or the engine is not installed or not reachable.
+        UserError: two units share a key, the disk is full, a GPU is gone, or the engine is not installed or not
+            reachable.
         RuntimeError: the function raised anything but `UserError`; finished results stay.
     """
     cache_folder = Path(cache_folder)
@@ -74,8 +75,8 @@ def map_units(
             if answer["status"] == "done":
                 outcomes[index] = UnitResult(unit, cache_folder / name, answer["value"], False, answer["seconds"])
             elif answer["status"] in ("refused", "killed"):
-                if answer.get("full_disk"):
-                    raise UserError(*answer["full_disk"])
+                if answer.get("stop"):
+                    raise UserError(*answer["stop"])
                 outcomes[index] = UnitFailure(unit, name, answer["status"], answer["reason"])
             else:
                 raise RuntimeError(f"the unit {unit} failed:\n{answer['reason']}")

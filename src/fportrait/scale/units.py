@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fportrait.atomic_io import atomic_folder, write_json
-from fportrait.devices import device_errors
+from fportrait.devices import LOST_DEVICE, device_errors
 from fportrait.errors import UserError
 
 RESULT = "result.json"
@@ -95,8 +95,8 @@ def work(function: Callable[[Any, Path], Any], unit: Any, folder: Path) -> dict[
         return {"status": "done", "value": value, "seconds": time.perf_counter() - started}
     except UserError as error:
         found = getattr(error, "found", "")
-        full = [found, error.expected, error.fix] if found.startswith("a full disk") else None
-        return {"status": "refused", "reason": str(error), "full_disk": full}
+        stop = [found, error.expected, error.fix] if found.startswith(("a full disk", LOST_DEVICE)) else None
+        return {"status": "refused", "reason": str(error), "stop": stop}  # what every other unit would meet, too
     except Exception:
         return {"status": "broken", "reason": traceback.format_exc()}
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fportrait.devices import pick_device
 from fportrait.errors import UserError
 from fportrait.training.average import Average, learned_state
 from fportrait.training.config import StageConfig
@@ -60,7 +61,10 @@ class Parallel:
         from accelerate import Accelerator
 
         self.stage = stage
-        self.accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+        chosen = pick_device()
+        if chosen.type == "cuda":
+            torch.cuda.set_device(chosen)  # where accelerate looks
+        self.accelerator = Accelerator(mixed_precision="no", cpu=chosen.type == "cpu")
         self.processes, self.process = self.accelerator.num_processes, self.accelerator.process_index
         self.is_main, self.device = self.accelerator.is_main_process, self.accelerator.device
         self.model: Any = None
