@@ -20,8 +20,18 @@ def rescorer(
     """
 
     def rescore(bundle: Path) -> dict[str, Any]:
+        from fportrait.dataset.encode import vae_hash
+        from fportrait.dataset.shards import ShardReader
+        from fportrait.errors import UserError
         from fportrait.evaluation.run import evaluate
 
+        reader, own = ShardReader(shards), vae_hash(bundle / "vae")
+        if own != reader.vae_hash:
+            raise UserError(
+                f"a champion of the VAE {own}, and a candidate whose held-out shards are of {reader.vae_hash}",
+                "models of one VAE in one registry: only they can be compared clip by clip",
+                "give this environment a registry of its own: MLFLOW_TRACKING_URI=sqlite:///mlruns/ENV.db kedro run …",
+            )
         settings = report["settings"]
         with tempfile.TemporaryDirectory() as folder:
             evaluate(
