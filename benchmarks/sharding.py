@@ -1,6 +1,7 @@
 """Sharded training by combination: every way to spread a model, with everything that a stage can ask for.
 
-Two processes, interrupted, against one that is not: `tests/helpers/matrix.py` says how the cells are chosen. Needs
+Two processes, interrupted, against one that is not: `tests/helpers/matrix.py` says how the cells are chosen. With the
+argument `buckets` the shards have two shapes of picture. Needs
 `pip install fportrait[deepspeed,lora]`; without DeepSpeed its two rows are left out.
 """
 
@@ -25,7 +26,7 @@ def main() -> None:
         server = Forks(Path(folder), "peft", *modules)
         try:
             ways = WAYS if deepspeed else ("none", "fsdp2")
-            table = run_matrix(server, ways, Path(folder))
+            table = run_matrix(server, ways, Path(folder), shards=sys.argv[1] if len(sys.argv) > 1 else "shards")
         finally:
             server.close()
     print("| | " + " | ".join(COLUMNS) + " |\n| --- |" + " --- |" * len(COLUMNS))

@@ -28,7 +28,8 @@ def promote(
 ) -> dict[str, Any]:
     """Register the bundle as the next version; refusals state every reason, and then nothing is registered."""
     from fportrait.atomic_io import atomic_folder
-    from fportrait.bundle import assemble
+    from fportrait.bundle import assemble, read_settings
+    from fportrait.dataset.shards import trained_buckets
     from fportrait.errors import UserError
     from fportrait.ops import runs
     from fportrait.ops.chain import CHAIN
@@ -59,6 +60,9 @@ def promote(
     with atomic_folder(model) as folder:  # stays away when the gate refuses
         keys = ("shift", "steps", "scheduler", "guidance", "guidance_below")
         sampling = {key: scores["settings"][key] for key in keys if key in scores["settings"]}  # as it was scored
-        bundle = assemble(trained / "transformer", base, folder / "bundle", frames=frames, **sampling)
+        sizes = {side for side, other in trained_buckets(shards) if side == other} | set(read_settings(base).sizes)
+        bundle = assemble(
+            trained / "transformer", base, folder / "bundle", frames=frames, sizes=sorted(sizes), **sampling
+        )
         rescore = rescorer(shards, protocol, probes, scores)
         return promote_bundle(bundle, candidate, settings, rescore=rescore, smoke=smoke_animation)

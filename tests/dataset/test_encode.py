@@ -11,7 +11,8 @@ from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import crop_intrinsics
 from fportrait.capture.video_io import read_video, write_video
 from fportrait.dataset.batches import Batches
-from fportrait.dataset.encode import EncodeConfig, crop_picture, encode_tables, window_starts
+from fportrait.dataset.encode import EncodeConfig, crop_picture, encode_tables
+from fportrait.dataset.identities import window_starts
 from fportrait.dataset.shards import ShardReader
 from fportrait.diffusion.codec import BlockCodec, encode_video
 from fportrait.diffusion.conditions import Reads

@@ -173,10 +173,14 @@ def serve(folder: Path) -> None:
     torch.set_num_threads(1)
     import fportrait.training.loop  # noqa: F401
     from fportrait.training.cost import sample_cost
-    from helpers.small import shards, transformer
+    from helpers.small import SHAPES, bucket_shards, shards, transformer
 
-    shards_folder = str(shards(folder / "shards", splits=("train", "train", "test")).folder)  # checkpoints are scored
-    sample_cost(transformer().config, 5, 4, 4, "fp32")  # cached; the forks need not count again
+    folders = {  # checkpoints are scored
+        "shards": str(shards(folder / "shards", splits=("train", "train", "test")).folder),
+        "buckets": str(bucket_shards(folder / "buckets").folder),
+    }
+    for shape in set(SHAPES):
+        sample_cost(transformer().config, 5, *shape, "fp32")  # cached; the forks need not count again
     for line in sys.stdin:
         request = json.loads(line)
         ranks = request.get("ranks", 1)
@@ -190,7 +194,7 @@ def serve(folder: Path) -> None:
                 code = 1
                 try:
                     os.dup2(2, 1)  # the answer's channel is the parent's
-                    one_process(request, rank, ranks, port, shards_folder)
+                    one_process(request, rank, ranks, port, folders[request.get("shards", "shards")])
                     code = 0
                 except SystemExit as stopped:
                     code = int(stopped.code or 0)

@@ -2,7 +2,7 @@
 
 Six settings that a stage switches on or off and two ways to be interrupted are crossed by an orthogonal array: in its
 eight rows every pair of them meets in all four combinations. Each row is run by every way on two processes. The
-reference is the same row on one process, uninterrupted.
+reference is the same row on one process, uninterrupted. All of it is run on shards of one shape, or of two (buckets).
 """
 
 from __future__ import annotations
@@ -50,23 +50,24 @@ def settings_of(features: tuple[str, ...], way: str) -> dict[str, Any]:
     return {**BASE, **OFF, **changes, "sharding": way}
 
 
-def run_reference(forks: Forks, features: tuple[str, ...], out: Path) -> None:
-    assert forks.run(out, settings=settings_of(features, "none"), seconds=PATIENCE) == [0], forks.error()
+def run_reference(forks: Forks, features: tuple[str, ...], out: Path, shards: str = "shards") -> None:
+    codes = forks.run(out, settings=settings_of(features, "none"), shards=shards, seconds=PATIENCE)
+    assert codes == [0], forks.error()
 
 
-def run_cell(forks: Forks, way: str, features: tuple[str, ...], interruption: str, out: Path) -> None:
+def run_cell(
+    forks: Forks, way: str, features: tuple[str, ...], interruption: str, out: Path, shards: str = "shards"
+) -> None:
     """Two processes, interrupted; they go on to the end."""
-    settings = settings_of(features, way)
+    request = {"settings": settings_of(features, way), "shards": shards, "seconds": PATIENCE}
     if interruption == "SIGKILL":  # the second one, just before its fourth optimiser step
-        codes = forks.run(out, ranks=2, settings=settings, kill=[{"rank": 1, "event": 4}], seconds=PATIENCE)
+        codes = forks.run(out, ranks=2, kill=[{"rank": 1, "event": 4}], **request)
         assert codes == [1, -9], (codes, forks.error())
     else:
         for step, ranks in ((2, 2), (4, 1)):
-            codes = forks.run(
-                out, ranks=ranks, settings=settings, seconds=PATIENCE, signal=[{"step": step, "name": "SIGTERM"}]
-            )
+            codes = forks.run(out, ranks=ranks, signal=[{"step": step, "name": "SIGTERM"}], **request)
             assert codes == [143] * ranks, (codes, forks.error())
-    assert forks.run(out, ranks=2, settings=settings, seconds=PATIENCE) == [0, 0], forks.error()
+    assert forks.run(out, ranks=2, **request) == [0, 0], forks.error()
 
 
 def compare(out: Path, reference: Path) -> float:
@@ -116,16 +117,18 @@ def last_state(out: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def run_matrix(forks: Forks, ways: tuple[str, ...], folder: Path, report: Any = print) -> dict[str, dict[str, Any]]:
+def run_matrix(
+    forks: Forks, ways: tuple[str, ...], folder: Path, report: Any = print, shards: str = "shards"
+) -> dict[str, dict[str, Any]]:
     """Worst difference, or what went wrong, by way and column: of all rows in which that column is on."""
     table: dict[str, dict[str, Any]] = {way: {} for way in ways}
     for number, (features, interruption) in enumerate(array()):
         reference = folder / f"reference-{number}"
-        run_reference(forks, features, reference)
+        run_reference(forks, features, reference, shards)
         for way in ways:
             out = folder / f"{way}-{number}"
             try:
-                run_cell(forks, way, features, interruption, out)
+                run_cell(forks, way, features, interruption, out, shards)
                 found: Any = compare(out, reference)
             except AssertionError as error:
                 found = str(error)

@@ -14,15 +14,20 @@ from fportrait.training.config import StageConfig
 SIDE = 4
 
 
-def record(seed: int, frames: int, video: bool = False) -> dict[str, torch.Tensor]:
+SHAPES = ((SIDE, SIDE), (SIDE, SIDE), (SIDE + 2, SIDE))  # of a person's three records, with buckets: one is upright
+
+
+def record(
+    seed: int, frames: int, video: bool = False, shape: tuple[int, int] = (SIDE, SIDE)
+) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     latent_frames = (frames + 3) // 4
     camera = torch.eye(4).repeat(frames, 1, 1)
     camera[:, 0, 3] = torch.linspace(0, 0.1, frames)
     camera[:, 2, 3] = 0.5
     tensors = {
-        "latents": torch.randn(16, latent_frames, SIDE, SIDE, generator=generator),
-        "normals": torch.randn(16, latent_frames, SIDE, SIDE, generator=generator),
+        "latents": torch.randn(16, latent_frames, *shape, generator=generator),
+        "normals": torch.randn(16, latent_frames, *shape, generator=generator),
         "codes": torch.randn(frames, 128, generator=generator),
         "world_to_camera": camera,
         "intrinsics": torch.tensor([[40.0, 0, 16], [0, 40, 16], [0, 0, 1]]),
@@ -41,11 +46,11 @@ def moving_picture(seed: int, frames: int = 9) -> np.ndarray:
     return np.stack([np.roll(picture, t, axis=1) for t in range(frames)])
 
 
-def references(seed: int, count: int = 2) -> dict[str, torch.Tensor]:
+def references(seed: int, count: int = 2, shape: tuple[int, int] = (SIDE, SIDE)) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1000 + seed)
     return {
-        "latents": torch.randn(count, 16, 1, SIDE, SIDE, generator=generator),
-        "normals": torch.randn(count, 16, 1, SIDE, SIDE, generator=generator),
+        "latents": torch.randn(count, 16, 1, *shape, generator=generator),
+        "normals": torch.randn(count, 16, 1, *shape, generator=generator),
         "world_to_camera": torch.eye(4).repeat(count, 1, 1),
         "intrinsics": torch.tensor([[40.0, 0, 16], [0, 40, 16], [0, 0, 1]]).repeat(count, 1, 1),
         "images": torch.zeros(count, 32, 32, 3, dtype=torch.uint8),
@@ -74,6 +79,31 @@ def shards(
             )
             writer.add(unit, rows)
             unit.unlink()
+    writer.finish()
+    return ShardReader(folder)
+
+
+def bucket_shards(
+    folder: Path, datasets=("PhoneCapture", "ViewSweep"), frames: int = 9, splits=("train", "train", "test")
+) -> ShardReader:
+    """As `shards`, with one in three records of training of another shape (`SHAPES`)."""
+    writer = ShardWriter(folder, "vae0", {"window": frames, "buckets": ["48x32"]})
+    for d, dataset in enumerate(datasets):
+        for i, split in enumerate(splits):
+            shapes = SHAPES if split == "train" else (SHAPES[0],) * 3
+            for shape in sorted(set(shapes)):
+                unit = folder / "unit.safetensors"
+                records = [
+                    (f"r{r}", f"p{i}/s/cam", r, record(100 * d + 10 * i + r, frames, split == "test", shape))
+                    for r in range(3)
+                    if shapes[r] == shape
+                ]
+                portraits = references(10 * d + i, shape=shape)
+                names = {"dataset": dataset, "identity": f"p{i}", "split": split}
+                rows = write_shard(unit, **names, records=records, references=portraits)
+                size = {"height": 8 * shape[0], "width": 8 * shape[1]}
+                writer.add(unit, [row | size for row in rows], "" if shape == SHAPES[0] else "48x32")
+                unit.unlink()
     writer.finish()
     return ShardReader(folder)
 

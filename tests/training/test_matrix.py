@@ -39,7 +39,7 @@ def references(forks, tmp_path_factory):
     def reference(features):
         if features not in made:
             made[features] = tmp_path_factory.mktemp("reference")
-            run_reference(forks, features, made[features])
+            run_reference(forks, features, made[features], "buckets")
         return made[features]
 
     return reference
@@ -62,13 +62,14 @@ def test_in_the_rows_of_the_matrix_every_pair_meets_in_every_way():
 def test_two_interrupted_processes_give_the_numbers_of_one(forks, references, tmp_path, way, features, interruption):
     if way.startswith("zero") and not DEEPSPEED:
         pytest.skip("needs DeepSpeed")
-    run_cell(forks, way, features, interruption, tmp_path)
+    run_cell(forks, way, features, interruption, tmp_path, "buckets")
     assert compare(tmp_path, references(features)) < TOLERANCE
 
 
 @pytest.mark.slow
-def test_every_cell_of_the_matrix_gives_the_numbers_of_one_process(forks, tmp_path):
+@pytest.mark.parametrize("shards", ["shards", "buckets"])
+def test_every_cell_of_the_matrix_gives_the_numbers_of_one_process(forks, tmp_path, shards):
     ways = WAYS if DEEPSPEED else ("none", "fsdp2")
-    table = run_matrix(forks, ways, tmp_path)
+    table = run_matrix(forks, ways, tmp_path, shards=shards)
     assert all(isinstance(value, float) and value < TOLERANCE for row in table.values() for value in row.values())
     assert all(row.keys() == set(COLUMNS) for row in table.values())

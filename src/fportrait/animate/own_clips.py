@@ -20,8 +20,9 @@ import numpy as np
 from fportrait.animate.animator import Animator, Prepared, Request
 from fportrait.animate.viewpoint import Viewpoint
 from fportrait.atomic_io import file_hash, value_hash, write_json
+from fportrait.camera.cameras import crop_intrinsics
 from fportrait.capture.video_io import iter_video, write_image
-from fportrait.dataset.encode import crop_intrinsics, crop_picture
+from fportrait.dataset.encode import crop_picture
 from fportrait.dataset.sampling import decode
 from fportrait.errors import UserError
 from fportrait.evaluation.clips import frechet_of, score_clip, summarise

@@ -48,11 +48,19 @@ def camera_centre(world_to_camera: np.ndarray) -> np.ndarray:
 def crop_intrinsics(intrinsics: np.ndarray, crop: tuple[float, float, float] | np.ndarray, out_size: int) -> np.ndarray:
     """Intrinsics of the square `crop` (`x0, y0, size`, pixels) resized to `out_size` pixels."""
     x0, y0, size = (float(value) for value in crop)
-    scale = out_size / size
+    return rectangle_intrinsics(intrinsics, (x0, y0, size, size), (out_size, out_size))
+
+
+def rectangle_intrinsics(
+    intrinsics: np.ndarray, crop: tuple[float, float, float, float], out: tuple[int, int]
+) -> np.ndarray:
+    """Intrinsics of the rectangle `crop` (`x0, y0, width, height`, pixels) resized to `out` (height, width)."""
+    x0, y0, width, height = crop
     moved = np.array(intrinsics, np.float64)
     moved[0, 2] -= x0
     moved[1, 2] -= y0
-    moved[:2] *= scale
+    moved[0] *= out[1] / width
+    moved[1] *= out[0] / height
     return moved
 
 

@@ -83,10 +83,13 @@ def plan(
         if shards:
             raise
         missing = str(error)
-    picture = plans.read_section("encode", environment)["encoding"]["size"]
+    encoding = plans.read_section("encode", environment)["encoding"]
+    picture = encoding["size"]
     numbers = [number] if number else list(plans.STAGES)
     stages = [plans.read_stage(n, environment) for n in numbers]
     costs = [plans.plan(stage, config, picture, reader, gpu, mfu) for stage in stages]
+    tables = [Path(plans.read_folder(name, environment)) for name in ("validated", "sweeps")]
+    encode = plans.plan_encode(encoding, plans.vae_config(model), tables, gpu, mfu)
     proposed = [] if gpu_memory is None else plans.propose(stages, config, gpu_memory, gpu, mfu)
     total = sum(cost["gpu_hours"] for cost in costs)
     if as_json:
@@ -97,6 +100,7 @@ def plan(
                 "picture": picture,
                 "stages": costs,
                 "gpu_hours": total,
+                "encode": encode,
                 **({"proposed": proposed} if gpu_memory is not None else {}),
                 "shards": None if reader is None else reader.hash,
             }
@@ -108,6 +112,8 @@ def plan(
         table(label, [form.format(cost[key]) for cost in costs])
     table(f"{gpu}-hours at {mfu:.0%} MFU", [f"{cost['gpu_hours']:,.4g}" for cost in costs])
     click.echo(f"{gpu}-hours of {'all stages' if len(costs) > 1 else costs[0]['stage']}: {total:,.4g}")
+    show_buckets(costs)
+    show_encode(encode, gpu)
     if gpu_memory is not None:
         show_proposals(proposed, gpu_memory, gpu, environment)
     if reader is None:
@@ -126,6 +132,26 @@ def plan(
             for name, count in cost["records"].items()
         )
         click.echo(f"shards of {cost['stage']}: {found}")
+
+
+def show_buckets(costs: list[dict[str, Any]]) -> None:
+    """The shapes of pictures that a stage trains on, where the shards have several."""
+    for cost in costs:
+        if len(cost["buckets"]) > 1:
+            shown = ", ".join(
+                f"{one['picture']} {one['share']:.0%} ({one['tokens_per_sample']:,} tokens)" for one in cost["buckets"]
+            )
+            click.echo(f"buckets of {cost['stage']}: {shown}; memory is that of the largest")
+
+
+def show_encode(cost: dict[str, Any], gpu: str) -> None:
+    """What `encode` takes, by the window or as a whole."""
+    each = f"{cost['flops_per_window']:.3g} FLOPs a window of {cost['window']} frames at {cost['picture']}"
+    if "windows" not in cost:
+        seconds = cost["seconds_per_window"]
+        click.echo(f"encode: {each}, {seconds:.3g} s each; no annotation tables yet to count windows in")
+        return
+    click.echo(f"encode: {cost['windows']:,} windows, {each}: {cost['gpu_hours']:,.3g} {gpu}-hours (TF32)")
 
 
 def shipped_vae() -> str:

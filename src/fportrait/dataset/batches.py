@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fportrait.dataset.buckets import BucketOrder, shares
 from fportrait.dataset.focus import focus_weights
 from fportrait.dataset.mixing import draw_integer, sample_at
 from fportrait.dataset.shards import Record, ShardReader
@@ -30,6 +31,8 @@ class Batches:
         frames: T = 4k+1 video frames, at most the shards' window.
         reads: what the model reads of the conditions; None: what one of the default configuration does.
         focus_gain: add `weights` `B 1 l h w`, one plus this much on eyes and mouth; 0 for none.
+        batch_size: samples of a global batch. Where the records have several shapes (`buckets`), every batch of this
+            many consecutive indices, counted from 0, is of one.
     """
 
     def __init__(
@@ -41,19 +44,32 @@ class Batches:
         split: str = "train",
         reads: Reads | None = None,
         focus_gain: float = 0.0,
+        batch_size: int = 1,
     ):
         self.reader, self.mixture, self.frames, self.seed = reader, dict(mixture), frames, seed
         self.reads, self.focus_gain = reads or Reads(), focus_gain
         self.records = reader.records(split)
         self.sizes = reader.sizes(split)
+        self.buckets = {name: reader.shapes(split).get(name, []) for name, share in self.mixture.items() if share}
+        several = len({shape for some in self.buckets.values() for shape in some}) > 1
+        self.order = BucketOrder(seed, self.mixture, self.buckets, batch_size) if several else None
 
     def like(self, split: str, mixture: Mapping[str, int], seed: int) -> Batches:
         """Batches of the same shape from another split, mixture and seed."""
         return Batches(self.reader, mixture, self.frames, seed, split, self.reads, self.focus_gain)
 
+    def shapes(self) -> dict[tuple[int, int], float]:
+        """Latent height and width of the samples, and their shares; one shape unless the shards have buckets."""
+        if self.order is None:
+            height, width = self([0])["latents"].shape[-2:]
+            return {(height, width): 1.0}
+        found = shares(self.mixture, self.buckets)
+        return {(height // SPATIAL_STRIDE, width // SPATIAL_STRIDE): share for (height, width), share in found.items()}
+
     def record(self, index: int) -> Record:
         """The record of a global index."""
-        sample = sample_at(self.seed, index, self.mixture, self.sizes)
+        draw = index if self.order is None else self.order(index)
+        sample = sample_at(self.seed, draw, self.mixture, self.sizes)
         return self.records[sample.dataset][sample.item]
 
     def __call__(self, indices: Sequence[int]) -> dict[str, Any]:
@@ -79,8 +95,8 @@ class Batches:
             "conditions": record_conditions(window, portraits, self.reads, which),
         }
         if self.focus_gain and "focus" in window:
-            size = window["latents"].shape[-1] * SPATIAL_STRIDE
-            sample["weights"] = focus_weights(window["focus"].numpy()[None], size, self.focus_gain)[0]
+            height, width = (SPATIAL_STRIDE * side for side in window["latents"].shape[-2:])
+            sample["weights"] = focus_weights(window["focus"].numpy()[None], (height, width), self.focus_gain)[0]
         return sample
 
 

@@ -8,8 +8,7 @@ parameters, annotations and video bytes made it, so nothing made by other means 
 from __future__ import annotations
 
 import functools
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +19,11 @@ import numpy as np
 from fportrait.atomic_io import code_hash, file_hash, value_hash
 from fportrait.body.model import BodyModel, Pose, load_body
 from fportrait.body.rasterizer import normal_map
-from fportrait.camera.cameras import crop_intrinsics
+from fportrait.camera.cameras import rectangle_intrinsics
 from fportrait.capture.video_io import iter_video
+from fportrait.dataset.buckets import Bucket, bucket_counts, bucket_crop, nearest_bucket, parse_buckets
 from fportrait.dataset.focus import FOCUS_LANDMARKS
+from fportrait.dataset.identities import IdentityUnit, identity_units, window_starts
 from fportrait.dataset.mixing import draw_integer
 from fportrait.dataset.shards import ShardWriter, write_shard
 from fportrait.devices import device_of, pick_device
@@ -31,15 +32,14 @@ from fportrait.errors import UserError
 from fportrait.parameters import settings_from
 from fportrait.pixels import to_model_range
 from fportrait.scale.map_engine import Resources, map_units
-from fportrait.tables.schema import check_schema
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-HASH_HERE = 2**30  # bytes of videos; more are hashed by the engine's workers
 # What decides a shard besides tables, videos, VAE and settings: a unit made by other code is not reused.
 CODE = (
+    "dataset/buckets.py",
     "dataset/encode.py",
     "dataset/focus.py",
     "dataset/mixing.py",
@@ -64,9 +64,13 @@ class EncodeConfig:
 
     `window` frames from every `stride`-th frame of a clip (`test_stride` for held-out identities, whose pixels are kept
     too); `references` portraits per identity; normal maps drawn with `supersample`² samples per pixel.
+
+    Pictures are `size` pixels square. `buckets` ("HEIGHTxWIDTH") are further sizes and shapes, for clips of training
+    alone (`dataset.buckets`): scores are taken of squares.
     """
 
     size: int = 64
+    buckets: Sequence[str] = ()
     window: int = 17
     stride: int = 8
     test_stride: int = 17
@@ -78,6 +82,7 @@ class EncodeConfig:
     def __post_init__(self) -> None:
         latent_frames(self.window)
         check_picture_size(self.size, self.size)
+        parse_buckets(self.size, self.buckets)
         for key in ("stride", "test_stride", "references", "supersample", "encode_batch"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key} = {getattr(self, key)}", "at least 1", f"raise encode's {key}")
@@ -85,17 +90,6 @@ class EncodeConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EncodeConfig:
         return settings_from(cls, values, "the parameters of encode")
-
-
-@dataclass(frozen=True)
-class IdentityUnit:
-    """One identity of one annotation folder. `rows_hash` and `videos` (path, SHA-256) name its content."""
-
-    folder: str
-    dataset: str
-    identity: str
-    rows_hash: str
-    videos: tuple[tuple[str, str], ...]
 
 
 def vae_hash(folder: str | Path) -> str:
@@ -131,6 +125,9 @@ def encode_tables(
         for unit in identity_units(Path(folder), Path(units_folder) / "hashes", workers)
     ]
     parameters = {key: value for key, value in asdict(config).items() if key != "encode_batch"}
+    parameters["buckets"] = list(config.buckets)
+    if not config.buckets:
+        del parameters["buckets"]  # shards of one bucket are named as ever
     code = code_hash(*CODE)
     device = pick_device()
     report = map_units(
@@ -146,8 +143,8 @@ def encode_tables(
     short: list[str] = []
     for result in report.results:
         short += result.value["short_clips"]
-        if result.value["rows"]:
-            writer.add(result.folder / SHARD, result.value["rows"])
+        for bucket, rows in result.value["rows"].items():
+            writer.add(result.folder / shard_name(bucket), rows, bucket)
     failures = {f"{failure.unit.dataset}/{failure.unit.identity}": failure.reason for failure in report.failures}
     if not writer.rows:
         if failures:
@@ -163,71 +160,20 @@ def encode_tables(
     for row in writer.rows:
         split = counts.setdefault(row["dataset"], {})
         split[row["split"]] = split.get(row["split"], 0) + 1
-    return {"records": counts, "short_clips": short, "failures": failures, "vae_hash": vae_name}
-
-
-def identity_units(folder: Path, hashes: Path, workers: int = 0) -> list[IdentityUnit]:
-    """The identities of an annotation folder, each with hashes of its rows and of its videos.
-
-    Args:
-        hashes: where hashes of videos are kept. A video of the same path, size and time of change is not read again.
-    """
-    from fportrait.tables.rollup import connect
-
-    for table in ("frames", "identities"):
-        check_schema(table, folder / f"{table}.parquet")
-    database = connect(folder / "frames.parquet", folder / "identities.parquet")
-    rows = database.execute(
-        "SELECT f.dataset, f.identity, f.hash, i.hash, f.paths FROM "
-        "(SELECT dataset, identity, bit_xor(hash(frames)) AS hash, list_sort(list(DISTINCT path)) AS paths "
-        " FROM frames GROUP BY ALL) f "
-        "JOIN (SELECT dataset, identity, bit_xor(hash(identities)) AS hash FROM identities GROUP BY ALL) i "
-        "USING (dataset, identity) ORDER BY ALL"
-    ).fetchall()
-    stated: list[tuple[str, str, tuple[tuple[str, int, int], ...]]] = []
-    for dataset, identity, *_, paths in rows:
-        try:
-            videos = tuple((path, (at := os.stat(path)).st_size, at.st_mtime_ns) for path in paths)
-            stated.append((dataset, identity, videos))
-        except OSError as error:
-            raise UserError(
-                f"no video {error.filename}, which {folder}/frames.parquet names",
-                "every video in its place",
-                "run from the project's root, or run the stage that made the videos again",
-            ) from None
-    much = sum(size for *_, videos in stated for _, size, _ in videos) > HASH_HERE
-    report = map_units(
-        hash_videos,
-        stated,
-        workers=workers if much else 0,
-        cache_folder=hashes,
-        key=list,
-        progress="hash videos" if much else None,
-    )
-    if report.failures:
-        raise UserError(report.failures[0].reason, "videos that can be read", "run the stage that made them again")
-    return [
-        IdentityUnit(
-            str(folder),
-            dataset,
-            identity,
-            f"{frames_hash}-{identity_hash}",
-            tuple((path, digest) for path, digest in zip(paths, result.value, strict=True)),
-        )
-        for (dataset, identity, frames_hash, identity_hash, paths), result in zip(rows, report.results, strict=True)
-    ]
-
-
-def hash_videos(unit: tuple[str, str, Sequence[tuple[str, int, int]]], folder: Path) -> list[str]:
-    """SHA-256 of one person's videos (dataset, identity, and path, size and time of change of each), as a unit of the
-    map engine: read where the engine runs, and once."""
-    return [file_hash(path) for path, _, _ in unit[2]]
+    found = {"records": counts, "short_clips": short, "failures": failures, "vae_hash": vae_name}
+    if config.buckets:
+        train = [row for row in writer.rows if row["split"] == "train"]
+        found["buckets"] = bucket_counts(Bucket(row["height"], row["width"]) for row in train)
+    return found
 
 
 def encode_identity(
     unit: IdentityUnit, folder: Path, vae_folder: str, config: EncodeConfig, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Write one identity's shard into `folder`; returns its rows of the index and its clips that are too short.
+    """Write one identity's shards into `folder`, one for each bucket that a clip of theirs is in.
+
+    Returns:
+        `rows` of the index by the bucket's name (the square's is empty), and `short_clips`, those that are too short.
 
     Raises:
         UserError: a video is broken or shorter than its annotations, or a latent is not finite.
@@ -247,31 +193,40 @@ def encode_identity(
     stride = config.stride if split == "train" else config.test_stride
 
     wanted = reference_frames(frames, person, config)
-    portraits: dict[tuple[str, int], dict[str, np.ndarray]] = {}
-    records, short = [], []
+    buckets = clip_buckets(frames, config, split)
+    portraits: dict[tuple[Bucket, str, int], dict[str, np.ndarray]] = {}
+    records: dict[Bucket, list[Any]] = {bucket: [] for bucket, _ in buckets.values()}
+    short = []
     for clip, table in frames.groupby("clip", sort=True):
         table = table.sort_values("frame")
+        bucket, frame_size = buckets[clip]
         rows = {name: np.stack(table[name].to_list()).reshape(-1, *size) for name, size in LIST_SHAPES.items()}
         crop = whole_pixels(table["crop"].iloc[0])
-        video = read_crops(str(table["path"].iloc[0]), crop, config.size, len(table))
-        intrinsics = crop_intrinsics(rows["intrinsics"][0], crop, config.size)
-        own = [frame for name, frame in wanted if name == clip]
-        for frame, drawn in zip(own, draw_normals(body, shape, table, rows, intrinsics, config, own), strict=True):
-            portraits[str(clip), frame] = {
-                "images": video[frame],
-                "normals": drawn,
-                "world_to_camera": rows["world_to_camera"][frame],
-                "intrinsics": intrinsics,
-            }
+        cuts = {each: bucket_crop(crop, each, frame_size) for each in records}
+        cameras = {each: rectangle_intrinsics(rows["intrinsics"][0], cut, each) for each, cut in cuts.items()}
+        shown = sorted({frame for name, frame in wanted if name == clip})
+        video, pictures = read_crops(str(table["path"].iloc[0]), cuts, bucket, len(table), shown)
+        for each in records:
+            maps = draw_normals(body, shape, table, rows, cameras[each], each, config.supersample, shown)
+            for frame, drawn in zip(shown, maps, strict=True):
+                portraits[each, str(clip), frame] = {
+                    "images": pictures[each, frame],
+                    "normals": drawn,
+                    "world_to_camera": rows["world_to_camera"][frame],
+                    "intrinsics": cameras[each],
+                }
+        intrinsics = cameras[bucket]
         starts = window_starts(len(table), config.window, stride)
         if not starts:
             short.append(f"{unit.dataset}/{clip}")
             continue
-        normals = draw_normals(body, shape, table, rows, intrinsics, config)
+        normals = draw_normals(body, shape, table, rows, intrinsics, bucket, config.supersample)
         codes = np.stack(table["expression_code"].to_list()).astype(np.float32)
-        scale = config.size / crop[2]
-        landmarks = (np.stack(table["landmarks"].to_list()).reshape(-1, 478, 2) - np.array(crop[:2])) * scale
-        points = landmark_codes(landmarks, config.size)
+        x0, y0, width, height = cuts[bucket]
+        scale = np.array([bucket.width / width, bucket.height / height])
+        landmarks = (np.stack(table["landmarks"].to_list()).reshape(-1, 478, 2) - np.array([x0, y0])) * scale
+        middle = np.array([bucket.width - bucket.short, bucket.height - bucket.short]) / 2
+        points = landmark_codes(landmarks - middle, bucket.short)  # faces of one size have points of one size
         focus = np.stack([landmarks[:, list(group)].mean(1) for group in FOCUS_LANDMARKS], 1)
         latents = encode_windows(vae, video, starts, config)
         normal_latents = encode_windows(vae, normals, starts, config)
@@ -289,19 +244,44 @@ def encode_identity(
             if split == "test":
                 tensors["video"] = torch.from_numpy(video[cut])
                 tensors["landmarks"] = torch.from_numpy(landmarks[cut]).float()
-            records.append((f"{value_hash(clip)[:8]}-{start:05d}", str(clip), start, tensors))
-    if not records:
-        return {"rows": [], "short_clips": short}
-    references = encode_references(vae, [portraits[key] for key in wanted])
-    rows_of_index = write_shard(
-        folder / SHARD,
-        dataset=unit.dataset,
-        identity=unit.identity,
-        split=split,
-        records=records,
-        references=references,
-    )
-    return {"rows": rows_of_index, "short_clips": short}
+            records[bucket].append((f"{value_hash(clip)[:8]}-{start:05d}", str(clip), start, tensors))
+    written: dict[str, list[dict[str, Any]]] = {}
+    for bucket, some in records.items():
+        if not some:
+            continue
+        name = "" if bucket == (config.size, config.size) else str(bucket)
+        rows_of_index = write_shard(
+            folder / shard_name(name),
+            dataset=unit.dataset,
+            identity=unit.identity,
+            split=split,
+            records=some,
+            references=encode_references(vae, [portraits[bucket, *key] for key in wanted]),
+        )
+        shape = {"height": bucket.height, "width": bucket.width} if config.buckets else {}
+        written[name] = [row | shape for row in rows_of_index]
+    return {"rows": written, "short_clips": short}
+
+
+def shard_name(bucket: str) -> str:
+    """A unit's file of a bucket; of the square without a name."""
+    return f"shard-{bucket}.safetensors" if bucket else SHARD
+
+
+def clip_buckets(
+    frames: pd.DataFrame, config: EncodeConfig, split: str
+) -> dict[str, tuple[Bucket, tuple[int, int] | None]]:
+    """The bucket of every clip, and the height and width of its video where there is a choice."""
+    square, *further = parse_buckets(config.size, config.buckets)
+    found: dict[str, tuple[Bucket, tuple[int, int] | None]] = {}
+    for clip, table in frames.groupby("clip", sort=True):
+        if not further or split != "train":
+            found[str(clip)] = square, None
+            continue
+        height, width = next(iter(iter_video(str(table["path"].iloc[0]), 0, 1))).shape[:2]
+        side = whole_pixels(table["crop"].iloc[0])[2]
+        found[str(clip)] = nearest_bucket((height, width), side, (square, *further)), (height, width)
+    return found
 
 
 @functools.lru_cache(maxsize=1)
@@ -327,14 +307,6 @@ def reference_frames(frames: pd.DataFrame, person: pd.Series, config: EncodeConf
     return chosen
 
 
-def window_starts(frames: int, window: int, stride: int) -> list[int]:
-    """First frames of the windows of a clip; the last window ends with the clip. Empty for a clip that is too short."""
-    if frames < window:
-        return []
-    starts = list(range(0, frames - window + 1, stride))
-    return starts if starts[-1] == frames - window else [*starts, frames - window]
-
-
 def whole_pixels(crop: Sequence[float]) -> tuple[int, int, int]:
     """A crop on whole pixels; pictures and intrinsics are both made from this one, so nothing shifts between them."""
     x0, y0, size = (round(float(value)) for value in crop)
@@ -344,24 +316,39 @@ def whole_pixels(crop: Sequence[float]) -> tuple[int, int, int]:
 def crop_picture(picture: np.ndarray, crop: tuple[int, int, int], size: int) -> np.ndarray:
     """The square `x0, y0, side` of a picture, black outside it, resized by area to `size`."""
     x0, y0, side = crop
+    return crop_rectangle(picture, (x0, y0, side, side), Bucket(size, size))
+
+
+def crop_rectangle(picture: np.ndarray, crop: tuple[int, int, int, int], bucket: Bucket) -> np.ndarray:
+    """The rectangle `x0, y0, width, height` of a picture, black outside it, resized by area to `bucket`."""
+    x0, y0, across, down = crop
     height, width = picture.shape[:2]
-    square = np.zeros((side, side, 3), np.uint8)
-    top, left, bottom, right = max(y0, 0), max(x0, 0), min(y0 + side, height), min(x0 + side, width)
+    cut = np.zeros((down, across, 3), np.uint8)
+    top, left, bottom, right = max(y0, 0), max(x0, 0), min(y0 + down, height), min(x0 + across, width)
     if top < bottom and left < right:
-        square[top - y0 : bottom - y0, left - x0 : right - x0] = picture[top:bottom, left:right]
-    return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA)
+        cut[top - y0 : bottom - y0, left - x0 : right - x0] = picture[top:bottom, left:right]
+    return cv2.resize(cut, (bucket.width, bucket.height), interpolation=cv2.INTER_AREA)
 
 
-def read_crops(path: str, crop: tuple[int, int, int], size: int, frames: int) -> np.ndarray:
-    """`T size size 3` uint8, frame by frame: a long, large video never lies in memory as a whole."""
-    video = [crop_picture(picture, crop, size) for picture in iter_video(path, 0, frames)]
+def read_crops(
+    path: str, cuts: Mapping[Bucket, tuple[int, int, int, int]], bucket: Bucket, frames: int, shown: Collection[int]
+) -> tuple[np.ndarray, dict[tuple[Bucket, int], np.ndarray]]:
+    """A clip as `T H W 3` uint8 of its bucket, and its frames `shown` as pictures of every bucket of `cuts`.
+
+    Frame by frame: a long, large video never lies in memory as a whole.
+    """
+    video, pictures = [], {}
+    for number, picture in enumerate(iter_video(path, 0, frames)):
+        video.append(crop_rectangle(picture, cuts[bucket], bucket))
+        if number in shown:
+            pictures |= {(each, number): crop_rectangle(picture, cut, each) for each, cut in cuts.items()}
     if len(video) != frames:
         raise UserError(
             f"{len(video)} frames in {path}, which has {frames} annotated",
             "a frame for every row of the table",
             "track that video again",
         )
-    return np.stack(video)
+    return np.stack(video), pictures
 
 
 def draw_normals(
@@ -370,10 +357,11 @@ def draw_normals(
     table: pd.DataFrame,
     rows: Mapping[str, np.ndarray],
     intrinsics: np.ndarray,
-    config: EncodeConfig,
+    bucket: Bucket,
+    supersample: int,
     frames: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """Normal maps `T S S 3` uint8 of the neutral person in the pose and camera of each frame (all of them when None);
+    """Normal maps `T H W 3` uint8 of the neutral person in the pose and camera of each frame (all of them when None);
     equal ones are drawn once."""
     drawn: dict[bytes, np.ndarray] = {}
     maps: list[np.ndarray] = []
@@ -389,13 +377,12 @@ def draw_normals(
                 body.faces,
                 rows["world_to_camera"][t],
                 intrinsics,
-                config.size,
-                config.size,
-                config.supersample,
+                *bucket,
+                supersample,
                 body.weld,
             )
         maps.append(drawn[key])
-    return np.stack(maps) if maps else np.zeros((0, config.size, config.size, 3), np.uint8)
+    return np.stack(maps) if maps else np.zeros((0, *bucket, 3), np.uint8)
 
 
 def encode_windows(vae: Any, video: np.ndarray, starts: list[int], config: EncodeConfig) -> list[torch.Tensor]:

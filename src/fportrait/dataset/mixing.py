@@ -10,7 +10,7 @@ is one integer, the index of the next sample; the same global batch holds the sa
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from math import gcd
 from typing import NamedTuple
@@ -47,6 +47,20 @@ def sample_at(seed: int, index: int, weights: Mapping[str, int], sizes: Mapping[
     name = names[which]
     epoch, position = divmod(rounds * shares[which] + int(before[place]), sizes[name])
     return Sample(name, epoch, permuted(f"{seed}/{name}/{epoch}", position, sizes[name]))
+
+
+def samples_at(
+    seed: int, start: int, stop: int, weights: Mapping[str, int], sizes: Mapping[str, int]
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """`sample_at` for the draws `start` to `stop`, quickly: dataset, draws counted from `start`, and their items."""
+    names, cycle, before, shares = _checked(tuple(sorted(weights.items())), tuple(sorted(sizes.items())))
+    rounds, places = np.divmod(np.arange(start, stop), len(cycle))
+    for which, name in enumerate(names):
+        rows = np.flatnonzero(cycle[places] == which)
+        epochs, positions = np.divmod(rounds[rows] * shares[which] + before[places[rows]], sizes[name])
+        for epoch in np.unique(epochs):
+            part = epochs == epoch
+            yield name, rows[part], permuted_many(f"{seed}/{name}/{epoch}", positions[part], sizes[name])
 
 
 @lru_cache(maxsize=64)
@@ -109,6 +123,24 @@ def permuted(key: str, position: int, size: int) -> int:
             return value
 
 
+def permuted_many(key: str, positions: np.ndarray, size: int) -> np.ndarray:
+    """`permuted` of many positions."""
+    values = np.asarray(positions, np.uint64).copy()
+    if size == 1:
+        return values.astype(np.int64)
+    half = max(1, ((size - 1).bit_length() + 1) // 2)
+    mask, shift = np.uint64((1 << half) - 1), np.uint64(half)
+    round_keys = np.array(_round_keys(key), np.uint64)
+    left_over = np.arange(len(values))
+    while len(left_over):
+        left, right = values[left_over] >> shift, values[left_over] & mask
+        for round_key in round_keys:
+            left, right = right, left ^ (_mix_many(right ^ round_key) & mask)
+        values[left_over] = (left << shift) | right
+        left_over = left_over[values[left_over] >= size]
+    return values.astype(np.int64)
+
+
 @lru_cache(maxsize=1024)
 def _round_keys(key: str) -> tuple[int, ...]:
     return tuple(_hash_integer(f"{key}/{number}") for number in range(FEISTEL_ROUNDS))
@@ -123,6 +155,13 @@ def _mix(value: int) -> int:
     value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
     value = (value ^ (value >> 27)) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
     return value ^ (value >> 31)
+
+
+def _mix_many(values: np.ndarray) -> np.ndarray:
+    """`_mix`; products of uint64 wrap around by themselves."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
 
 
 def draw_integer(seed: int, index: int, purpose: str, size: int) -> int:

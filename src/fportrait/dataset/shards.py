@@ -2,6 +2,7 @@
 
 ```
 SHARDS/DATASET/IDENTITY.safetensors    NAME.latents, NAME.normals, … and reference.latents, … (docs/data-contracts.md)
+SHARDS/DATASET/HxW/IDENTITY.safetensors    the same of a further bucket (`dataset.buckets`)
 SHARDS/index.parquet                   one row per record, with the record's SHA-256
 SHARDS/encode.json                     hash of the VAE and of the parameters that made the latents
 ```
@@ -49,6 +50,8 @@ class Record:
     shard: str
     checksum: str
     references_checksum: str
+    height: int = 0  # pixels of the picture, in shards of several buckets; 0 where all are of one
+    width: int = 0
 
     @property
     def id(self) -> str:
@@ -128,9 +131,14 @@ class ShardWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / INDEX).unlink(missing_ok=True)
 
-    def add(self, shard: str | Path, rows: list[dict[str, Any]]) -> None:
-        """Publish a shard written by `write_shard`: a hard link where the disk allows, else a copy."""
-        relative = f"{_plain_name(rows[0]['dataset'])}/{_plain_name(rows[0]['identity'])}.safetensors"
+    def add(self, shard: str | Path, rows: list[dict[str, Any]], folder: str = "") -> None:
+        """Publish a shard written by `write_shard`: a hard link where the disk allows, else a copy.
+
+        Args:
+            folder: of a bucket, inside the dataset's; empty for the first.
+        """
+        names = [_plain_name(rows[0]["dataset"]), *([_plain_name(folder)] if folder else [])]
+        relative = "/".join([*names, f"{_plain_name(rows[0]['identity'])}.safetensors"])
         target = self.folder / relative
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".tmp-{target.name}")
@@ -146,9 +154,10 @@ class ShardWriter:
         import pandas as pd
 
         columns = ["dataset", "identity", "split", "record", "clip", "first_frame", "frames", "shard", "checksum"]
-        table = pd.DataFrame(self.rows, columns=[*columns, "references_checksum"])
+        shapes = [name for name in ("height", "width") if any(name in row for row in self.rows)]
+        table = pd.DataFrame(self.rows, columns=[*columns, "references_checksum", *shapes])
         table = table.sort_values(["dataset", "identity", "record"], ignore_index=True)
-        table = table.astype({"first_frame": "int32", "frames": "int32"})
+        table = table.astype(dict.fromkeys(["first_frame", "frames", *shapes], "int32"))
         info = {
             "vae_hash": self.vae_hash,
             "parameters": self.parameters,
@@ -225,6 +234,11 @@ class ShardReader:
 
     def sizes(self, split: str = "train") -> dict[str, int]:
         return {dataset: len(records) for dataset, records in self.records(split).items()}
+
+    def shapes(self, split: str = "train") -> dict[str, list[tuple[int, int]]]:
+        """Height and width of every record's picture; zeros in shards of one shape, which do not say."""
+        records = self.records(split)
+        return {dataset: [(record.height, record.width) for record in some] for dataset, some in records.items()}
 
     def read(self, record: Record, frames: int | None = None) -> dict[str, Tensor]:
         """Tensors of a record, cut to its first `frames` frames (T = 4k+1; None keeps all).
@@ -310,6 +324,15 @@ class ShardReader:
         if tensors_hash({name: handle.get_tensor(f"{prefix}.{name}") for name in names}) != checksum:
             raise _wrong_bytes(shard, where, f"delete {Path(self.folder) / shard} and {AGAIN}")
         self._verified.add(key)
+
+
+def trained_buckets(folder: str | Path) -> list[tuple[int, int]]:
+    """Height and width of the further pictures that shards hold beside the square (`dataset.buckets`)."""
+    from fportrait.dataset.buckets import parse_bucket
+
+    file = Path(folder) / PARAMETERS
+    parameters = json.loads(file.read_text())["parameters"] if file.is_file() else {}
+    return [tuple(parse_bucket(text)) for text in parameters.get("buckets", ())]  # type: ignore[misc]
 
 
 def _wrong_bytes(shard: str, where: str, fix: str) -> UserError:

@@ -80,18 +80,11 @@ def _sample_cost(config: tuple, frames: int, height: int, width: int, precision:
 
 def _counted_cost(config: tuple, frames: int, height: int, width: int, precision: str, recompute: bool) -> SampleCost:
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
     from fportrait.diffusion.conditions import Conditions
     from fportrait.diffusion.transformer import FactorPortraitTransformer
 
     values, latents = dict(config), latent_frames(frames)
-
-    def attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-        """PyTorch counts attention on GPUs only."""
-        return sdpa_flop_count(query, key, value)
-
-    attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
     with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True):
         warnings.simplefilter("ignore", UserWarning)  # slow paths of a CPU that computes nothing here
         model = FactorPortraitTransformer(**values).train()
@@ -100,7 +93,7 @@ def _counted_cost(config: tuple, frames: int, height: int, width: int, precision
             "timestep": torch.zeros(1),
             **Conditions.zeros(model.reads, 1, latents, height, width).inputs(),
         }
-        with FlopCounterMode(display=False, custom_mapping=attention) as counter, torch.no_grad():
+        with _counter() as counter, torch.no_grad():
             model(**inputs)
         kept = _kept_bytes(model, inputs, precision)
         if recompute:
@@ -110,6 +103,45 @@ def _counted_cost(config: tuple, frames: int, height: int, width: int, precision
         parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     tokens = (1 + latents) * height * width // math.prod(model.config["patch_size"])
     return SampleCost(parameters, tokens, int(counter.get_total_flops()), kept)
+
+
+def _counter() -> Any:
+    """Counts operations; attention too, which PyTorch counts on GPUs only."""
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+    def attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return sdpa_flop_count(query, key, value)
+
+    attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
+    return FlopCounterMode(display=False, custom_mapping=attention)
+
+
+def vae_flops(config: Mapping[str, Any], frames: int, height: int, width: int) -> int:
+    """Operations of one pass of a video VAE's encoder over T = 4k+1 `frames` of `height` x `width` pixels.
+
+    A causal VAE takes the first frame, then four by four: two short clips tell what any length costs.
+
+    Args:
+        config: of a `BlockCodec` or an `AutoencoderKLWan`; an empty one is Wan 2.1's.
+    """
+    one, five = (_vae_flops(_frozen(config), config.get("_class_name"), few, height, width) for few in (1, 5))
+    return one + (latent_frames(frames) - 1) * (five - one)
+
+
+@functools.lru_cache(maxsize=64)
+def _vae_flops(config: tuple, name: str | None, frames: int, height: int, width: int) -> int:
+    from diffusers import AutoencoderKLWan
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from fportrait.diffusion.codec import BlockCodec, encode_video
+
+    kind: Any = BlockCodec if name == "BlockCodec" else AutoencoderKLWan
+    with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        warnings.simplefilter("ignore", UserWarning)
+        vae = kind.from_config(dict(config)).eval()
+        with _counter() as counter:
+            encode_video(vae, torch.zeros(1, 3, frames, height, width))
+    return int(counter.get_total_flops())
 
 
 def _kept_bytes(model: torch.nn.Module, inputs: Mapping[str, Tensor], precision: str) -> int:

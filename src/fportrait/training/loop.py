@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from torch import Tensor
 from fportrait.atomic_io import atomic_folder, value_hash, write_json, write_safetensors
 from fportrait.dataset.batches import Batches
 from fportrait.dataset.shards import ShardReader, tensors_hash
+from fportrait.devices import native_bf16, pick_device
 from fportrait.diffusion.lora import adapter_of, add_lora, merged_weights, write_adapter
 from fportrait.errors import UserError
 from fportrait.training.average import Average, decay_at
@@ -102,6 +104,7 @@ class Trainer:
         log: Log,
         sample: Callable[[int], None] | None = None,
     ):
+        stage = as_the_card_computes(stage)
         self.stage, self.transformer, self.reader, self.log, self.sample = stage, transformer, reader, log, sample
         self.parallel = parallel = make_parallel(stage)
         self.share = stage.micro_batch(parallel.processes)
@@ -272,6 +275,19 @@ class Trainer:
         return summary
 
 
+def as_the_card_computes(stage: StageConfig) -> StageConfig:
+    """The stage in float32 where it asks for bf16 on a card that has it only in emulation, which is said once.
+
+    The run is then one of float32 in every respect, its name and `training.json` included.
+    """
+    device = pick_device()
+    return (
+        stage
+        if stage.precision != "bf16" or device.type != "cuda" or native_bf16(device)
+        else replace(stage, precision="fp32")
+    )
+
+
 def start_meter(
     stage: StageConfig, transformer: torch.nn.Module, batches: Batches, parallel: Parallel, log: Log
 ) -> Meter:
@@ -279,10 +295,13 @@ def start_meter(
     config = getattr(transformer, "config", None)
     if config is None:
         return Meter(stage, parallel.device)
-    height, width = batches([0])["latents"].shape[-2:]
-    cost = sample_cost(config, stage.frames, height, width, stage.precision)
+    costs = [  # a shape that the model does not take is refused here, before the first step
+        (sample_cost(config, stage.frames, height, width, stage.precision), share)
+        for (height, width), share in batches.shapes().items()
+    ]
     learned = sum(value.numel() for value in transformer.parameters() if value.requires_grad)
-    tokens, flops = cost.tokens * stage.batch_size, stage.passes * cost.flops * stage.batch_size
+    tokens = round(sum(share * cost.tokens for cost, share in costs) * stage.batch_size)
+    flops = round(sum(share * cost.flops for cost, share in costs) * stage.passes * stage.batch_size)
     peak = peak_flops(parallel.device, stage.precision)
     if parallel.is_main:
         log({"parameters": learned, "tokens_per_step": tokens, "flops_per_step": flops}, 0)

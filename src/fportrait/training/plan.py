@@ -8,11 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fportrait.dataset.buckets import parse_buckets, shares
+from fportrait.dataset.encode import EncodeConfig
+from fportrait.dataset.identities import count_windows
 from fportrait.dataset.shards import ShardReader
 from fportrait.diffusion.shapes import SPATIAL_STRIDE
 from fportrait.errors import UserError
 from fportrait.training.config import StageConfig
-from fportrait.training.cost import GIB, learned_parameters, named_peak, sample_cost, state_bytes
+from fportrait.training.cost import GIB, learned_parameters, named_peak, sample_cost, state_bytes, vae_flops
 
 STAGES = (1, 2, 3, 4)
 CARDS = {24: "RTX 4090", 48: "L40S", 80: "A100"}  # a usual GPU of that much memory (GiB)
@@ -114,13 +117,24 @@ def plan(
     """
     if not 0 < mfu <= 1:
         raise UserError(f"an MFU of {mfu}", "a share of the peak, above 0 and at most 1", "0.35 is usual")
-    side, processes = picture // SPATIAL_STRIDE, stage.processes * stage.nodes
-    cost = sample_cost(config, stage.frames, side, side, stage.precision, stage.gradient_checkpointing)
+    processes = stage.processes * stage.nodes
+    buckets = bucket_shares(stage, reader) or {(picture, picture): 1.0}
+    costs = {
+        (height, width): sample_cost(
+            *(config, stage.frames, height // SPATIAL_STRIDE, width // SPATIAL_STRIDE),
+            *(stage.precision, stage.gradient_checkpointing),
+        )
+        for height, width in buckets
+    }
+    cost = max(costs.values(), key=lambda one: one.activation_bytes)  # the largest picture decides what fits
+    tokens = round(sum(share * costs[bucket].tokens for bucket, share in buckets.items()) * stage.batch_size)
     learned = learned_parameters(config, stage.adapter)
     frozen = 0 if stage.adapter is None else cost.parameters
     state = state_bytes(learned, stage.optimizer, stage.precision, processes, stage.sharding, frozen)
     activations = cost.activation_bytes * stage.micro_batch(processes)
-    flops = stage.passes * cost.flops * stage.batch_size
+    flops = round(
+        sum(share * costs[bucket].flops for bucket, share in buckets.items()) * stage.passes * stage.batch_size
+    )
     seconds = flops / (named_peak(gpu) * mfu)
     sizes = reader.sizes() if reader is not None else {}
     drawn = {dataset: share for dataset, share in stage.mixture.items() if share}
@@ -130,7 +144,11 @@ def plan(
         "parameters": cost.parameters,
         "learned": learned,
         "tokens_per_sample": cost.tokens,
-        "tokens_per_step": cost.tokens * stage.batch_size,
+        "tokens_per_step": tokens,
+        "buckets": [
+            {"picture": f"{height}x{width}", "share": share, "tokens_per_sample": costs[height, width].tokens}
+            for (height, width), share in buckets.items()
+        ],
         "flops_per_step": flops,
         "flops_of_stage": flops * stage.iterations,
         "processes": processes,
@@ -151,6 +169,57 @@ def plan(
             if sizes.get(dataset)
         },
     }
+
+
+def plan_encode(
+    encoding: Mapping[str, Any],
+    vae: Mapping[str, Any],
+    tables: Sequence[Path] = (),
+    gpu: str = "H100",
+    mfu: float = 0.35,
+) -> dict[str, Any]:
+    """What `encode` costs on a GPU: every window goes through the VAE twice, as video and as normal maps.
+
+    Args:
+        encoding: encode's settings. vae: its configuration (empty: Wan 2.1's). tables: annotation folders, where there
+            are any yet; without them the number of windows is not known.
+        mfu: share of the peak that is reached. Codecs compute in float32, which cards do as TF32, at half the peak.
+
+    Returns:
+        `flops_per_window` and `seconds_per_window`; with tables also `windows`, `references` and `gpu_hours`.
+    """
+    config = EncodeConfig.from_dict(encoding)
+    square, *further = parse_buckets(config.size, config.buckets)
+    largest = max((square, *further), key=lambda bucket: bucket.height * bucket.width)
+    speed = named_peak(gpu) / 2 * mfu
+    flops = 2 * vae_flops(vae, config.window, *largest)
+    found: dict[str, Any] = {
+        "window": config.window,
+        "picture": str(largest),
+        "flops_per_window": flops,
+        "seconds_per_window": flops / speed,
+    }
+    there = [folder for folder in tables if (folder / "frames.parquet").is_file()]
+    if there:
+        windows, people = count_windows(there, config.window, config.stride, config.test_stride)
+        references = people * config.references
+        total = flops * windows + vae_flops(vae, 1, *largest) * references
+        found |= {"windows": windows, "references": references, "gpu_hours": total / speed / 3600}
+    return found
+
+
+def vae_config(model: str) -> dict[str, Any]:
+    """Configuration of a model's VAE; an empty one, which means Wan 2.1's, for `wan-1.3b` and `wan-14b`."""
+    file = Path(model) / "vae" / "config.json"
+    return json.loads(file.read_text()) if model not in WAN and file.is_file() else {}
+
+
+def bucket_shares(stage: StageConfig, reader: ShardReader | None) -> dict[tuple[int, int], float]:
+    """Height, width and share of the pictures that a stage trains on; nothing where the shards have one shape."""
+    if reader is None:
+        return {}
+    shapes = {dataset: some for dataset, some in reader.shapes().items() if stage.mixture.get(dataset)}
+    return {} if (0, 0) in {shape for some in shapes.values() for shape in some} else shares(stage.mixture, shapes)
 
 
 def usual_card(memory_gib: float) -> str:

@@ -116,4 +116,5 @@ def batches_of(stage: StageConfig, transformer: torch.nn.Module, reader: ShardRe
         split,
         reads=Reads.of(config),
         focus_gain=stage.focus_gain,
+        batch_size=stage.batch_size,
     )
