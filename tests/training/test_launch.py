@@ -71,6 +71,27 @@ def test_a_childs_complaint_reaches_the_user_and_so_does_its_silence(house, tmp_
         outcome(tmp_path / "elsewhere", short.stage, 1)
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB."), "a card too small"),
+        (torch.AcceleratorError("CUDA error: unspecified launch failure"), "a GPU that failed or disappeared"),
+    ],
+)
+def test_what_a_card_said_to_a_child_is_a_sentence_for_the_parent(tmp_path, monkeypatch, error, words):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("fportrait.training.launch.run_stage", fail)
+    folders = dict.fromkeys(("start", "base", "shards", "out", "checkpoints"), str(tmp_path))
+    settings = {"name": "stage3", "frames": 5, "iterations": 4, "learning_rate": 1e-3, "mixture": {"ViewSweep": 100}}
+    Job(settings, **folders, metrics=str(tmp_path / "metrics.jsonl")).save(tmp_path / "job.json")
+    with pytest.raises(UserError, match=words):
+        work(tmp_path / "job.json")
+    with pytest.raises(UserError, match=words):
+        outcome(tmp_path, stage(), 1)
+
+
 def test_every_machine_starts_its_own_processes(house, tmp_path):
     settings = stage(nodes=2, processes=2, rendezvous="node0:1234")
     command = " ".join(launch_command(settings, tmp_path / "job.json", node=1))

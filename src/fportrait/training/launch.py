@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 
 from fportrait.atomic_io import write_json
+from fportrait.devices import device_errors, pick_device
 from fportrait.errors import UserError
 from fportrait.training.config import StageConfig
 from fportrait.training.run import Job, run_stage
@@ -170,8 +171,6 @@ def work(job_file: Path) -> None:
     """What a child process does."""
     import torch
 
-    if not torch.cuda.is_available():
-        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     job, rank = Job.load(job_file), int(os.environ.get("RANK", "0"))
     assert job.metrics is not None
     with open(job.metrics, "a") as lines:
@@ -181,7 +180,10 @@ def work(job_file: Path) -> None:
             lines.flush()
 
         try:
-            summary = run_stage(job, log, main=rank == 0)
+            with device_errors():
+                if pick_device().type == "cpu":
+                    torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+                summary = run_stage(job, log, main=rank == 0)
         except UserError as error:
             reason = {"found": error.found, "expected": error.expected, "fix": error.fix}
             write_json(job_file.parent / f"error-{rank}.json", reason)
