@@ -32,6 +32,14 @@ def training_stage(number: int) -> Pipeline:
         writes={"trained": name},
         uses={"units": "folders.units", "curves": "folders.curves"},
         settings=SETTINGS,
+        steps=(
+            f"weights of {parent or 'the base'}",
+            "records drawn by the mixture, in an order that a restart repeats",
+            "noise added; conditions dropped now and then",
+            "the velocity predicted; loss with more weight on eyes and mouth",
+            "held-out loss and sample videos at checkpoints",
+            "averaged weights, samples, the curve of losses",
+        ),
     )
 
 

@@ -40,7 +40,9 @@ def environment_stages(environment: str, root: Path = Path()) -> dict[str, Any]:
             f"write conf/{environment}/globals.yml after conf/paper/globals.yml",
         )
     moved = {base[name]: own[name] for name in base}
-    source = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
+    source = yaml.safe_load((root / "dvc.yaml").read_text())
+    plots = source.get("plots", [])
+    source = source["stages"]
     stages = {name: _in_environment(name, stage, environment, moved, root) for name, stage in source.items()}
     made = {out for stage in stages.values() for out in map(_path, [*stage["outs"], *stage.get("plots", [])])}
     for other in sorted({*root.glob("conf/*/dvc.yaml"), *root.glob("docs/**/dvc.yaml")}):
@@ -55,7 +57,17 @@ def environment_stages(environment: str, root: Path = Path()) -> dict[str, Any]:
                 "one stage for every folder",
                 f"run `dvc repro {other.relative_to(root)}`",
             )
-    return {"stages": stages}
+    return {"stages": stages, "plots": [_plot(plot, moved) for plot in plots]}
+
+
+def _plot(plot: Any, moved: dict[str, str]) -> Any:
+    """A plot of the environment's files; DVC takes their places from conf/ENV, where its dvc.yaml lies."""
+    if isinstance(plot, str):
+        return f"../../{_moved(plot, moved)}"
+    return {
+        title: {**drawn, "y": {f"../../{_moved(path, moved)}": column for path, column in drawn["y"].items()}}
+        for title, drawn in plot.items()
+    }
 
 
 def _in_environment(

@@ -13,4 +13,11 @@ def create_pipeline() -> Pipeline:
         reads={"validated": "validated", "sweeps": "sweeps", "base": "base"},
         writes={"shards": "shards"},
         uses={"units": "folders.units"},
+        steps=(
+            "clips cut into windows of frames",
+            "pictures to latents by the video codec",
+            "normal maps and cameras per frame, codes, landmarks",
+            "one shard per person, a checksum per record",
+            "index.parquet",
+        ),
     )

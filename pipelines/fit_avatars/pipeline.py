@@ -13,4 +13,11 @@ def create_pipeline() -> Pipeline:
         reads={"validated": "validated"},
         writes={"avatars": "avatars"},
         uses={"units": "folders.units"},
+        steps=(
+            "frames and cameras of one studio person",
+            "Gaussians on the body's surface, from the prior",
+            "fitted to the pictures; some frames and a camera kept out",
+            "scored on what was kept out",
+            "avatar.safetensors and a contact sheet",
+        ),
     )

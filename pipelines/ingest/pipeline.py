@@ -13,4 +13,11 @@ def create_pipeline() -> Pipeline:
         reads={},
         writes={"captures": "captures", "manifest": "manifest"},
         uses={"truth": "folders.truth", "units": "folders.units"},
+        steps=(
+            "the embedded world filmed, or your own captures",
+            "every video opened: size, rate, clock, sound",
+            "cameras read or assumed; broken ones to quarantine",
+            "people split into train and test",
+            "manifest.parquet",
+        ),
     )

@@ -31,7 +31,7 @@ def promote(
     from fportrait.bundle import assemble, read_settings
     from fportrait.dataset.shards import trained_buckets
     from fportrait.errors import UserError
-    from fportrait.ops import runs
+    from fportrait.ops import headline, runs
     from fportrait.ops.chain import CHAIN
     from fportrait.ops.evidence import Inputs
     from fportrait.ops.gate import GateSettings
@@ -41,7 +41,7 @@ def promote(
     from fportrait.ops.smoke import smoke_animation
 
     settings = GateSettings(
-        *(runs.flatten(floors), slice_floors, min_slice_clips, runs.flatten(limits), against_champion),
+        *(headline.flatten(floors), slice_floors, min_slice_clips, headline.flatten(limits), against_champion),
         *(clean_tree, smoke),
     )
     if "settings" not in scores:

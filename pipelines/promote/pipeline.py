@@ -19,4 +19,11 @@ def create_pipeline() -> Pipeline:
         },
         writes={"model": "model"},
         uses={"protocol": "evaluate.protocol", "probes": "evaluate.probes"},
+        steps=(
+            "evidence: hashes of what was evaluated, compared",
+            "floors, slices, limits",
+            "no worse than the champion and the anchor, person by person",
+            "the version registered; champion moves",
+            "a smoke animation through the alias",
+        ),
     )

@@ -13,4 +13,11 @@ def create_pipeline() -> Pipeline:
         reads={"validated": "validated", "avatars": "avatars"},
         writes={"sweeps": "sweeps"},
         uses={"units": "folders.units", "thresholds": "validate.thresholds"},
+        steps=(
+            "avatars, and motions of recorded people",
+            "ViewSweep: the camera moves; DynamicSweep: all moves",
+            "frames splatted, cameras and codes known exactly",
+            "the gate's rules on the annotations",
+            "clips, frames.parquet",
+        ),
     )

@@ -16,4 +16,9 @@ def create_pipeline() -> Pipeline:
             **{f"stage{number}": f"train_stage{number}" for number in (1, 2, 3, 4)},
             **{f"parent{number}": f"folders.stage{number - 1}" for number in (2, 3, 4)},
         },
+        steps=(
+            "settings drawn by Optuna",
+            "a short training each; bad ones pruned",
+            "the best settings for the next run",
+        ),
     )

@@ -8,5 +8,14 @@ from fportrait.pipelines.wiring import stage
 
 def create_pipeline() -> Pipeline:
     return stage(
-        "validate", validate, reads={"manifest": "manifest", "tracks": "tracks"}, writes={"validated": "validated"}
+        "validate",
+        validate,
+        reads={"manifest": "manifest", "tracks": "tracks"},
+        writes={"validated": "validated"},
+        steps=(
+            "frames rolled up: a row per clip, per person, per dataset (DuckDB)",
+            "five suites of rules (Great Expectations)",
+            "critical: stop; warning: the person to quarantine",
+            "the tables without them, and Data Docs",
+        ),
     )

@@ -255,3 +255,16 @@ def test_data_docs_need_no_network_and_are_the_same_bytes_twice(tmp_path):
     assert "camera_degrees" in (tmp_path / "a/out/data_docs/motion.html").read_text()
     assert "PhoneCapture: camera does not turn" in (tmp_path / "a/out/data_docs/index.html").read_text()
     assert (tmp_path / "a/out/report.json").read_text() == (tmp_path / "b/out/report.json").read_text()
+    page = (tmp_path / "a/out/data_docs/motion.html").read_text()
+    assert page.index("Does in each clip move what must") < page.index("Great Expectations")
+
+
+def test_a_rule_that_nothing_was_asked_of_is_not_passed():
+    from fportrait.dataset.data_docs import run_phase, verdict
+
+    some = [rule for rule in rules(ValidationConfig()) if rule.phase == "identities" and rule.dataset is None][:2]
+    empty = pd.DataFrame({"dataset": pd.Series(dtype=str), **{rule.column: pd.Series(dtype=float) for rule in some}})
+    phase = run_phase("identities", empty, some)
+    assert [summary["checked"] for summary in phase.summaries] == [0, 0]
+    assert "0 rules passed" in verdict(phase) and "2 had nothing to check" in verdict(phase)
+    assert "passed</span>" not in phase.page and "nothing to check" in phase.page

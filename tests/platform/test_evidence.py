@@ -221,9 +221,9 @@ def a_number_in_mlflows_database() -> str:
     connection = sqlite3.connect("mlruns/mlflow.db")
     with connection:
         for table in ("metrics", "latest_metrics"):
-            connection.execute(f"UPDATE {table} SET value = 9.99 WHERE key = 'PhoneCapture.ours.psnr.mean'")
+            connection.execute(f"UPDATE {table} SET value = 9.99 WHERE key = 'PhoneCapture/psnr'")
     connection.close()
-    return "has 9.99 as PhoneCapture.ours.psnr.mean"
+    return "has 9.99 as PhoneCapture/psnr"
 
 
 def the_run_removed_from_the_store() -> str:

@@ -10,7 +10,7 @@ import yaml
 
 from fportrait.errors import UserError
 from fportrait.ops import gate, lineage
-from fportrait.ops.runs import numbers
+from fportrait.ops.headline import numbers
 from helpers.fabricated import GOOD, report_of, scores_of
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -30,6 +30,10 @@ def test_every_stage_is_a_run_under_one_parent_with_its_keys(dry_project, kedro_
     runs = {run.data.tags.get("stage", "chain"): run for run in runs_of(dry_project)}
     assert set(runs) == {"chain", "count", "add"}
     parent = runs["chain"].info.run_id
+    assert runs["chain"].info.run_name == "count … add (2 stages)"
+    (used,) = runs["add"].inputs.dataset_inputs
+    assert (used.dataset.name, json.loads(used.dataset.source)) == ("numbers", {"uri": "data/numbers"})
+    assert used.dataset.digest == read_record("count")["outputs"]["data/numbers"]["hash"]
     for name in ("count", "add"):
         run = runs[name]
         assert run.data.tags["mlflow.parentRunId"] == parent

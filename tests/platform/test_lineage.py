@@ -11,9 +11,10 @@ import pytest
 
 from fportrait.errors import UserError
 from fportrait.ops import lineage
+from fportrait.ops.headline import flatten
 from fportrait.ops.parameters import check_parameters
 from fportrait.ops.resources import Watch
-from fportrait.ops.runs import flatten, launcher
+from fportrait.ops.runs import launcher
 
 
 def record(stage: str, inputs: dict[str, str], outputs: dict[str, str], folder: Path) -> None:

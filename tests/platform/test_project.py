@@ -73,8 +73,11 @@ def test_an_environment_changes_known_keys_and_writes_into_folders_of_its_own(en
 
 
 def test_dvc_serves_an_environment_in_folders_and_a_lock_of_its_own(dvc_stages):
-    stages = environment_stages("paper", ROOT)["stages"]
+    made = environment_stages("paper", ROOT)
+    stages = made["stages"]
     assert tuple(stages) == CHAIN
+    assert "../../data/paper/08_reporting/curves/gains.json" in str(made["plots"])
+    assert "../../data/0" not in str(made["plots"])
     demo = {folder for stage in dvc_stages.values() for folder in [*stage["deps"], *map(out_path, stage["outs"])]}
     for name, stage in stages.items():
         assert "kedro run --env=paper --pipelines=" in stage["cmd"] and stage["wdir"] == "../.."
@@ -143,7 +146,8 @@ def test_dvc_reads_and_writes_the_folders_that_the_nodes_do(dvc_stages):
         outs = {next(iter(out)) if isinstance(out, dict) else out for out in dvc_stages[name]["outs"]}
         assert read <= set(dvc_stages[name]["deps"])
         assert written <= outs and f"data/08_reporting/lineage/{name}.json" in outs
-        assert f"data/08_reporting/{name}.json" in dvc_stages[name]["metrics"]
+        assert f"data/08_reporting/{name}.json" in outs
+        assert dvc_stages[name]["metrics"] == [f"data/08_reporting/metrics/{name}.json"]
 
 
 def test_dvc_watches_code_that_exists(dvc_stages):

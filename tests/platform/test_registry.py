@@ -73,7 +73,13 @@ def test_promotion_refusal_and_rollback_from_one_model_to_the_next(stage_run, tm
     assert (two["version"], two["previous"]) == (2, 1) and aliases() == ("2", "1")
     info = mlflow.models.get_model_info("models:/fportrait@champion")
     (job,) = info.signature.inputs.input_types()
-    assert {item.name for item in job.properties} == {"portrait", "driving", "output", "camera", "seed"}
+    assert {item.name for item in job.properties} == {
+        *("portrait", "driving", "output", "expression", "camera", "seed", "steps", "guidance")
+    }
+    assert {item.name for item in job.properties if item.required} == {"portrait", "driving", "output"}
+    assert "| data set |" not in runs.client().get_registered_model("fportrait").description  # nothing was measured
+    assert "## Limits" in runs.client().get_registered_model("fportrait").description
+    assert stage_run.run_id in runs.client().get_model_version("fportrait", "2").description
     assert bundle_hashes(registry.default_model()) == bundle_hashes(tmp_path / "two")
 
     back = registry.rollback("mouths stay shut")
@@ -115,9 +121,19 @@ def test_a_model_is_logged_without_a_warning_and_checks_what_it_is_asked_for(sta
     with pytest.raises(mlflow.MlflowException, match="driving"):
         model.predict([{"portrait": "me.jpg", "output": "out.mp4"}])
     row = {"portrait": str(tmp_path / "me.jpg"), "driving": "talk.mp4", "output": "out.mp4", "seed": 3}
-    for asked in ([row], pd.DataFrame([row])):
+    asked = [[row], pd.DataFrame([row]), [{**row, "guidance": {"pose": 2.0}, "steps": 3}]]
+    for jobs in [*asked, pd.DataFrame([row, {**row, "camera": "spin"}])]:  # the table's first camera is empty
         with pytest.raises(UserError, match=r"me\.jpg"):
-            model.predict(asked)
+            model.predict(jobs)
+    with pytest.raises(mlflow.MlflowException, match="camra"):
+        model.predict([{**row, "camra": "spin"}])
+    (example,) = (
+        model.input_example.to_dict("records") if hasattr(model.input_example, "to_dict") else model.input_example
+    )
+    assert example["portrait"] == "example/portrait.png"
+    own = model.unwrap_python_model()
+    assert own.path(example["portrait"]).is_file() and own.path(example["driving"]).is_file()
+    assert str(own.path("example/../../secret")) == "example/../../secret"
 
 
 def test_of_two_promotions_at_once_exactly_one_wins(stage_run, tmp_path):

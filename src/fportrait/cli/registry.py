@@ -18,6 +18,7 @@ def registry() -> None:
       fportrait registry export runs.tar              in the project that has them
       fportrait registry import runs.tar              in a clone
       fportrait registry anchor 3 --reason "measured by hand"
+      export MLFLOW_TRACKING_URI=$(fportrait registry uri)    for MLflow alone
     """
 
 
@@ -100,3 +101,24 @@ def relocate(as_json: bool) -> None:
         print_json({"relocated": count})
     else:
         click.echo(f"{count} places relocated" if count else "all places are this project's")
+
+
+@registry.command()
+def uri() -> None:
+    """Print where MLflow finds this project's runs and models, with places set right.
+
+    \b
+    A shell or notebook that uses MLflow alone needs it, because MLflow would else make an empty mlflow.db:
+      export MLFLOW_TRACKING_URI=$(fportrait registry uri)
+      python -c 'import mlflow; mlflow.pyfunc.load_model("models:/fportrait@champion")'
+    """
+    from fportrait.cli.models import need_store
+    from fportrait.errors import UserError
+    from fportrait.ops import store
+
+    need_store()
+    if any(character in str(store.database()) for character in "%?"):
+        raise UserError(
+            f"{store.home()}, a path that MLflow cannot be given", "a path without % and ?", "rename the folder"
+        )
+    click.echo(store.tracking_uri())

@@ -323,7 +323,7 @@ def log_runs(results: Mapping[str, Any]) -> None:
     """One MLflow run per variant and seed under the stage's own: settings, loss by step over all stages, scores."""
     from mlflow.entities import Metric, Param
 
-    from fportrait.ops import runs
+    from fportrait.ops import headline, runs
 
     parent = runs.current_run_id()
     if parent is None:
@@ -335,7 +335,7 @@ def log_runs(results: Mapping[str, Any]) -> None:
         run_id = server.create_run(runs.experiment_id(server), run_name=name, tags=tags).info.run_id
         shown = ("frames", "iterations", "learning_rate", "mixture", "seed")
         settings = {stage["name"]: {key: stage[key] for key in shown} for stage in run["stages"]}
-        server.log_batch(run_id, params=[Param(key, str(value)) for key, value in runs.flatten(settings).items()])
+        server.log_batch(run_id, params=[Param(key, str(value)) for key, value in headline.flatten(settings).items()])
         before, points = 0, []
         for stage in run["stages"]:
             for point in stage["curve"]:
@@ -343,7 +343,7 @@ def log_runs(results: Mapping[str, Any]) -> None:
             before += stage["iterations"]
         numbers = {
             key: value
-            for key, value in runs.flatten(run["scores"]).items()
+            for key, value in headline.flatten(run["scores"]).items()
             if isinstance(value, int | float) and key.endswith(("mean", "seconds"))
         }
         points += [Metric(runs.metric_name(key), float(value), 0, 0) for key, value in numbers.items()]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 NOTE = "mlflow.note.content"
 EXPERIMENT = (
-    "Controllable portrait animation. One run per stage, all stages of one launch under a run named *chain*; trials of "
-    "a study under their study. Every run holds commit, parameters, hashes of inputs, seconds, memory and bytes."
+    "Controllable portrait animation. One run per stage, all stages of one launch under a run that is named for them; "
+    "trials of a study under their study. Every run holds commit, parameters, hashes of inputs, seconds and memory."
 )
 CHAIN = "One launch of the chain; its stages are the runs below it."
 STAGES = {
@@ -25,6 +27,28 @@ STAGES = {
     "ablate": "What each component is worth: variants under equal seeds, data and budget; a run each below.",
     "study": "A search over a stage's settings; its trials are the runs below it.",
 }
+
+
+def launch(stages: Sequence[str], environment: str = "base", experiment: str = "") -> str:
+    """The name of a launch: what ran in it, where, and as which experiment.
+
+    >>> launch(["train_stage4", "evaluate", "promote"], "base", "warm-start")
+    'train_stage4 … promote (3 stages), warm-start'
+    >>> launch(["track"], "mini")
+    'track, mini'
+    """
+    if len(stages) > 1:
+        words = f"{stages[0]} … {stages[-1]} ({len(stages)} stages)"
+    else:
+        words = stages[0] if stages else "a launch"
+    return ", ".join([words, *([environment] if environment != "base" else []), *([experiment] if experiment else [])])
+
+
+def context(stage: str) -> str:
+    """What a stage's inputs are for, in MLflow's word for it."""
+    if stage in ("evaluate", "promote"):
+        return "evaluation"
+    return "training" if stage.startswith("train_") or stage in ("fit_avatars", "study", "ablate") else "input"
 
 
 def note(stage: str) -> dict[str, str]:

@@ -24,7 +24,7 @@ from typing import Any
 
 from fportrait.atomic_io import file_hash, write_json
 from fportrait.errors import UserError
-from fportrait.ops import code, lineage, runs
+from fportrait.ops import code, headline, lineage, runs
 from fportrait.ops.gate import Check
 
 NAME, FORMAT = "evidence.json", 1
@@ -301,7 +301,7 @@ def _changed_run(record: Mapping[str, Any], report: Mapping[str, Any], server: A
         return [f"the evaluation's run {run_id[:8]} is {run.info.status.lower()}, not finished; {AGAIN}"]
     if run.data.tags.get(TAG) != record["digest"]:
         return [f"the MLflow run {run_id[:8]} keeps another evidence than the one here; {AGAIN}"]
-    for name, value in runs.numbers(report).items():
+    for name, value in headline.named_scores(report).items():
         kept = run.data.metrics.get(runs.metric_name(name))
         if kept is None or not _same_number(kept, value):
             found = "no" if kept is None else f"{kept:.6g} as"

@@ -16,7 +16,7 @@ from fportrait.errors import UserError
 from fportrait.evaluation.bootstrap import Comparison, compare_people
 from fportrait.evaluation.measures import measure_of
 from fportrait.ops import lineage
-from fportrait.ops.runs import flatten
+from fportrait.ops.headline import flatten
 from fportrait.parameters import settings_from
 
 PROBES = "probes/"  # names of what is compared per probed person; the others are METHOD/METRIC of clips

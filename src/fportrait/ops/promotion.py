@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fportrait.errors import UserError
-from fportrait.ops import code, evidence, gate, lineage, runs
+from fportrait.ops import code, evidence, gate, headline, lineage, model_card, runs
 from fportrait.ops.registry import (
     ANCHOR,
     BASE_TAG,
@@ -44,9 +45,11 @@ from fportrait.ops.registry import (
     read_json,
     versions,
 )
+from fportrait.ops.smoke import write_inputs
 from fportrait.ops.store import store_errors
 
 CLAIM_SECONDS = 1800
+EXAMPLE = "example"  # the folder that `served_model` looks into
 REQUIREMENTS = (
     *("torch", "diffusers", "safetensors", "numpy", "scipy", "numba", "pandas", "pyarrow", "av", "opencv-python"),
     *("ai-edge-litert", "click", "mlflow", "pydantic"),
@@ -121,6 +124,7 @@ def promote(
             result = _enter(server, bundle, candidate, recorded, base, run_id)
             if smoke is not None and settings.smoke:
                 checks += _smoke(server, result, settings, smoke)
+            _describe(server, bundle, candidate, result)
             if alias_version(server, ANCHOR) is None:
                 server.set_registered_model_alias(MODEL, ANCHOR, anchor_version(server) or str(result["version"]))
     changed = base is None or result["version"] != int(base)
@@ -140,7 +144,7 @@ def examine(
             records=proof.records,
         )
     checks += gate.lineage_checks(candidate.stages, settings.clean_tree, candidate.records)
-    checks += gate.floor_checks(runs.numbers(candidate.report), settings.floors)
+    checks += gate.floor_checks(headline.numbers(candidate.report), settings.floors)
     checks += gate.slice_checks(candidate.report.get("slices") or {}, settings.slice_floors, settings.min_slice_clips)
     own = lineage.read_record("evaluate", candidate.records) or {} if "evaluate" in candidate.stages else {}
     costs = {f"evaluate.{name}": own[name] for name in ("seconds", "peak_memory_mib") if name in own}
@@ -216,6 +220,20 @@ def _recorded(candidate: Candidate, bundle: Path) -> dict[str, Any] | None:
     return record
 
 
+def _describe(server: Any, bundle: Path, candidate: Candidate, result: Mapping[str, Any]) -> None:
+    """The model card with a picture of a person held out, and the version's numbers: for readers, not for the gate."""
+    run_id, sample = result["run_id"], {}
+    if candidate.proof is not None:
+        sample = model_card.sample_of(candidate.proof.evaluation)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, file in sample.items():
+            shutil.copyfile(file, Path(folder) / name)
+        server.log_artifacts(run_id, folder, model_card.FOLDER)
+    story = lineage.collect(candidate.stages, candidate.records)
+    version, picture = str(result["version"]), model_card.PICTURE in sample
+    model_card.describe_version(server, MODEL, version, candidate.report, story, bundle, run_id, picture)
+
+
 def _is_version(version: str, files: Mapping[str, str], packaged: str | None) -> bool:
     try:
         kept = metadata_of(version)
@@ -272,19 +290,30 @@ def log_model(
     """
     import mlflow
 
-    metrics = runs.numbers(candidate.report) if candidate else {}
-    metadata: dict[str, Any] = {"metrics": metrics, "bundle": bundle_files(bundle)}
+    report = candidate.report if candidate else {}
+    metadata: dict[str, Any] = {"metrics": headline.numbers(report), "bundle": bundle_files(bundle)}
     if recorded is not None:
         metadata |= {"evidence": recorded["digest"], "code": code.listing_hash(recorded["code"]["files"])}
-    with mlflow.start_run(run_id=run_id):
+    with mlflow.start_run(run_id=run_id), tempfile.TemporaryDirectory() as folder:
+        portrait, driving, _ = write_inputs(Path(folder))
         info = mlflow.pyfunc.log_model(
             name=MODEL,
             python_model=str(Path(__file__).with_name("served_model.py")),
-            artifacts={"bundle": str(bundle)},
+            artifacts={"bundle": str(bundle), EXAMPLE: folder},
+            input_example=[
+                {
+                    "portrait": f"{EXAMPLE}/{portrait.name}",
+                    "driving": f"{EXAMPLE}/{driving.name}",
+                    "output": "animated.mp4",
+                    "camera": "front",
+                }
+            ],
             code_paths=[str(package or code.PACKAGE)],  # the version keeps animating with the code it was made with
             pip_requirements=[f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in REQUIREMENTS],
             metadata=metadata,
         )
+        if scores := headline.named_scores(report):
+            mlflow.log_metrics(scores, model_id=info.model_id)
         if story is not None:
             mlflow.log_dict(dict(story), "gate/lineage.json")
         if candidate is not None and candidate.proof is not None:

@@ -5,6 +5,7 @@ Runs are written with explicit ids through the client, so no global "active run"
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -14,12 +15,14 @@ from typing import Any
 
 import psutil
 
-from fportrait.ops import describe, lineage
+from fportrait.ops import describe, headline, lineage
+from fportrait.ops.headline import flatten
 from fportrait.ops.resources import MIB, Watch
 
 EXPERIMENT = "fportrait"
 PARENT_VARIABLE = "FPORTRAIT_PARENT_RUN"
-PARENT_TAG, LAUNCHER_TAG = "mlflow.parentRunId", "fportrait.launcher"
+PARENT_TAG, LAUNCHER_TAG, STAGES_TAG = "mlflow.parentRunId", "fportrait.launcher", "fportrait.stages"
+TABLE = "all_metrics.json"
 _FLUSH_SECONDS = 5.0
 _current: StageRun | None = None
 
@@ -70,27 +73,17 @@ def find_or_start_parent(server: Any, experiment: str) -> str:
         return found[0].info.run_id
     tags = {LAUNCHER_TAG: key, describe.NOTE: describe.CHAIN, "git_commit": lineage.git_commit(), **lineage.dvc_keys()}
     tags.pop("DVC_STAGE", None)
-    return server.create_run(experiment, run_name="chain", tags=tags).info.run_id
+    return server.create_run(experiment, run_name=describe.launch([]), tags=tags).info.run_id
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots.
-
-    >>> flatten({"a": {"b": 1}, "c": 2})
-    {'a.b': 1, 'c': 2}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def numbers(report: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a report by flat name."""
-    return {k: v for k, v in flatten(report).items() if isinstance(v, int | float) and not isinstance(v, bool)}
+def name_parent(server: Any, parent: str, stage: str, environment: str) -> None:
+    """Name a launch after the stages that ran in it so far; a parent that somebody else named keeps its name."""
+    tags = server.get_run(parent).data.tags
+    if LAUNCHER_TAG not in tags:
+        return
+    stages = [name for name in tags.get(STAGES_TAG, "").split(",") if name and name != stage] + [stage]
+    server.set_tag(parent, STAGES_TAG, ",".join(stages))
+    server.set_tag(parent, "mlflow.runName", describe.launch(stages, environment, tags.get("DVC_EXP_NAME", "")))
 
 
 class StageRun:
@@ -112,6 +105,7 @@ class StageRun:
         }
         run = self._client.create_run(experiment, run_name=stage, tags={**tags, **lineage.dvc_keys()})
         self.run_id: str = run.info.run_id
+        name_parent(self._client, self.parent, stage, environment)
         self._inputs: dict[str, dict[str, Any]] = {}
         self._outputs: dict[str, dict[str, Any]] = {}
         self._parameters: dict[str, Any] = {}
@@ -124,6 +118,17 @@ class StageRun:
         self._inputs.update({path: lineage.describe(path) for path in paths.values()})
         for name, path in paths.items():
             self._client.set_tag(self.run_id, f"input.{name}", self._inputs[path]["hash"])
+        if paths:
+            self._client.log_inputs(self.run_id, [self._dataset(name, path) for name, path in paths.items()])
+
+    def _dataset(self, name: str, path: str) -> Any:
+        """What MLflow shows as an input: the catalog's name, the record's hash as digest, the folder as source."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        entry = self._inputs[path]
+        profile = json.dumps({"bytes": entry["bytes"], "files": entry["files"]})
+        dataset = Dataset(name, entry["hash"], "local", json.dumps({"uri": path}), profile=profile)
+        return DatasetInput(dataset, [InputTag("mlflow.data.context", describe.context(self.stage))])
 
     def add_parameters(self, parameters: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
@@ -136,8 +141,10 @@ class StageRun:
         self._outputs.update({path: {} for path in paths.values()})
 
     def add_report(self, report: Mapping[str, Any]) -> None:
-        for name, value in numbers(report).items():
-            self.log_metrics({name: value}, 0)
+        """Log a report's numbers; of a long one the named ones, and all of them as one table."""
+        self.log_metrics(headline.logged(self.stage, report), 0)
+        if self.stage in headline.NAMED:
+            self._client.log_table(self.run_id, headline.table(report), TABLE)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Keep points of curves; they are sent together every few seconds, because each write is a transaction."""

@@ -5,17 +5,34 @@ from typing import Any
 
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, model_validator
+
+EXAMPLE = "example"  # paths below this folder are the model's own, so that its input example runs anywhere
 
 
 class Job(BaseModel):
-    """One video to make. `camera` is a viewpoint as `fportrait animate` takes it; `output` the video to write."""
+    """One video to make: a picture, a video that drives it, and where the result is written.
+
+    `camera` is a viewpoint as `fportrait animate` takes it (front), `expression` another video for the expressions,
+    `guidance` a scale per factor and `steps` sampling steps, in place of the model's own.
+    """
+
+    model_config = ConfigDict(extra="forbid")
 
     portrait: str
     driving: str
     output: str
-    camera: str = "front"
-    seed: int = 0
+    expression: str | None = None
+    camera: str | None = None
+    seed: int | None = None
+    steps: int | None = None
+    guidance: dict[str, float] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def leave_out_empty_cells(cls, values: Any) -> Any:
+        """A table has a cell in every column; an empty one (None, NaN) says nothing."""
+        return {k: v for k, v in values.items() if v is not None and v == v} if isinstance(values, dict) else values
 
 
 class PortraitModel(PythonModel):
@@ -26,19 +43,29 @@ class PortraitModel(PythonModel):
 
     def load_context(self, context: Any) -> None:
         self.bundle = Path(context.artifacts["bundle"])
+        self.example = Path(context.artifacts[EXAMPLE]) if EXAMPLE in context.artifacts else None
 
     def predict(self, context: Any, model_input: list[Job]) -> list[dict[str, str]]:  # type: ignore[override]
+        return [self.animate(job) for job in model_input]
+
+    def animate(self, job: Job) -> dict[str, str]:
         from fportrait.animate import animate
 
-        return [
-            {
-                name: str(path)
-                for name, path in animate(
-                    Path(job.portrait), Path(job.driving), job.camera, Path(job.output), self.bundle, seed=job.seed
-                ).items()
-            }
-            for job in model_input
-        ]
+        settings: dict[str, Any] = {"seed": job.seed or 0, "steps": job.steps, "guidance": job.guidance or {}}
+        if job.expression is not None:
+            settings["expression"] = self.path(job.expression)
+        made = animate(
+            *(self.path(job.portrait), self.path(job.driving), job.camera or "front", Path(job.output), self.bundle),
+            **settings,
+        )
+        return {name: str(path) for name, path in made.items()}
+
+    def path(self, name: str) -> Path:
+        """A file of the user's; `example/NAME` is the one that lies with the model, unless the user has such a file."""
+        path = Path(name)
+        if self.example is not None and not path.exists() and path.parts[:1] == (EXAMPLE,) and len(path.parts) == 2:
+            return self.example / path.name
+        return path
 
 
 set_model(PortraitModel())

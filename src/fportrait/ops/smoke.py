@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import time
 from pathlib import Path
@@ -47,6 +48,15 @@ def smoke_animation(model: Any) -> dict[str, float]:
 
 def write_inputs(folder: Path) -> tuple[Path, Path, Path]:
     """A portrait, a driving video of another person who opens the mouth and turns, and where to write the result."""
+    portrait, driving = folder / "portrait.png", folder / "driving.mp4"
+    for path, content in zip((portrait, driving), _inputs(), strict=True):
+        path.write_bytes(content)
+    return portrait, driving, folder / "smoke.mp4"
+
+
+@functools.cache
+def _inputs() -> tuple[bytes, bytes]:
+    """The picture's and the video's file; rendered once in a process."""
     from fportrait.body.model import Pose, load_body
     from fportrait.camera.cameras import intrinsics_from_fov
     from fportrait.capture.motion import rotation_from_degrees
@@ -58,12 +68,14 @@ def write_inputs(folder: Path) -> tuple[Path, Path, Path]:
     body = load_body()
     camera, intrinsics = orbit_camera(0, 0, 0.55, HEAD_TARGET), intrinsics_from_fov(40, SIZE, SIZE)
     person, driver = sample_person(PORTRAIT_SEED, body), sample_person(DRIVER_SEED, body)
-    write_image(folder / "portrait.png", render(person, None, Pose.rest(), camera, intrinsics, SIZE, 1, body))
     frames = []
     for t in range(FRAMES):
         share = t / (FRAMES - 1)
         pose = Pose(np.eye(3), np.zeros(3), rotation_from_degrees(12 * share, 0, 0))
         actions = action_vector({"jawOpen": share}, body)
         frames.append(render(driver, actions, pose, camera, intrinsics, SIZE, 1, body))
-    write_video(folder / "driving.mp4", np.stack(frames), 25.0)
-    return folder / "portrait.png", folder / "driving.mp4", folder / "smoke.mp4"
+    with tempfile.TemporaryDirectory() as name:
+        portrait, driving = Path(name) / "portrait.png", Path(name) / "driving.mp4"
+        write_image(portrait, render(person, None, Pose.rest(), camera, intrinsics, SIZE, 1, body))
+        write_video(driving, np.stack(frames), 25.0)
+        return portrait.read_bytes(), driving.read_bytes()

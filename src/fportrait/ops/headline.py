@@ -1,0 +1,120 @@
+"""The few numbers of a stage's report that are worth a name: for MLflow's charts, DVC's tables and the model card.
+
+The whole report stays beside them (`data/08_reporting/STAGE.json`, and as one table in the run).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any
+
+DATASETS = ("PhoneCapture", "StudioCapture", "ViewSweep", "DynamicSweep")
+SCORES = ("psnr", "ssim", "expression_gain", "lip_error", "gaze_error", "head_pose_error", "reprojection_error")
+NAMED = ("evaluate",)  # stages whose reports are too long to log number by number
+SUMMARY = {  # over all data sets, for DVC
+    **{"psnr": "psnr", "ssim": "ssim", "expression_gain": "gain"},
+    **{"lip_error": "lip_error", "head_pose_error": "pose_error"},
+}
+COUNTS = {
+    "pretrain": {"size": "base_pixels", "frames": "base_frames"},
+    "ingest": {"videos": "videos", "quarantined": "clips_quarantined"},
+    "track": {"frames": "frames", "reprojection_error_percent_of_eye_distance": "tracking_error_percent"},
+    "validate": {"identities": "people_validated", "rules": "rules"},
+    "fit_avatars": {"avatars": "avatars"},
+    "render_sweeps": {"failures": "sweep_failures"},
+    "promote": {"version": "version"},
+}
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots.
+
+    >>> flatten({"a": {"b": 1}, "c": 2})
+    {'a.b': 1, 'c': 2}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def numbers(report: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a report by flat name."""
+    return {k: v for k, v in flatten(report).items() if isinstance(v, int | float) and not isinstance(v, bool)}
+
+
+def named_scores(report: Mapping[str, Any]) -> dict[str, float]:
+    """The dozens of an evaluation by name, `DATA SET/measure`, `gain/FACTOR`, `control/worst_leak`.
+
+    >>> named_scores({"ViewSweep": {"ours": {"psnr": {"mean": 27.5}}}})
+    {'ViewSweep/psnr': 27.5}
+    """
+    found = {
+        f"{dataset}/{score}": _mean(report.get(dataset, {}).get("ours", {}).get(score))
+        for dataset in DATASETS
+        for score in SCORES
+    }
+    found |= {
+        f"{name}/better_than_portrait": _mean(report.get(name, {}).get("ours_minus_portrait")) for name in DATASETS
+    }
+    ours = report.get("control", {}).get("methods", {}).get("ours", {})
+    found |= {f"gain/{factor}": _mean(entry.get("gain")) for factor, entry in ours.get("gains", {}).items()}
+    found["control/worst_leak"] = ours.get("worst_leak")
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def logged(stage: str, report: Mapping[str, Any]) -> dict[str, float]:
+    """What an MLflow run carries by name: every number of a short report, the named ones of a long one."""
+    return named_scores(report) if stage in NAMED else numbers(report)
+
+
+def table(report: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Every number of a report, as the columns `metric` and `value` of one table."""
+    found = numbers(report)
+    return {"metric": list(found), "value": list(found.values())}
+
+
+def headline(stage: str, report: Mapping[str, Any]) -> dict[str, float]:
+    """At most eight numbers, under names that no other stage uses: what DVC compares between experiments."""
+    if stage == "evaluate":
+        return _overall(report)
+    if stage.startswith("train_stage"):
+        return (
+            {f"{stage.removeprefix('train_')}_loss": round(report["final_loss"], 4)} if "final_loss" in report else {}
+        )
+    if stage == "encode":
+        return {"records": sum(numbers(report.get("records", {})).values())}
+    found = {name: report[key] for key, name in COUNTS.get(stage, {}).items() if key in report}
+    if stage == "fit_avatars" and report.get("scores"):
+        found["avatar_psnr"] = round(fmean(one["psnr_both"] for one in report["scores"].values()), 2)
+    return found
+
+
+def _overall(report: Mapping[str, Any]) -> dict[str, float]:
+    named = named_scores(report)
+    found = {}
+    for score, name in SUMMARY.items():
+        values = [named[f"{dataset}/{score}"] for dataset in DATASETS if f"{dataset}/{score}" in named]
+        if values:
+            found[name] = round(fmean(values), 4)
+    if "control/worst_leak" in named:
+        found["leak"] = named["control/worst_leak"]
+    return found
+
+
+def curves(report: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Rows that DVC plots of an evaluation: `psnr` of each data set and `gains` of each factor."""
+    named = named_scores(report)
+    gains = {name.removeprefix("gain/"): value for name, value in named.items() if name.startswith("gain/")}
+    return {
+        "psnr": [{"dataset": n, "psnr": named[f"{n}/psnr"]} for n in DATASETS if f"{n}/psnr" in named],
+        "gains": [{"factor": factor, "gain": value} for factor, value in gains.items()],
+    }
+
+
+def _mean(entry: Any) -> float | None:
+    return entry.get("mean") if isinstance(entry, Mapping) else None
