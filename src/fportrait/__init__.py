@@ -3,4 +3,4 @@
 Importing the package is free: it pulls in neither torch nor any orchestrator. Import the subpackage you need.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -6,11 +6,13 @@ their code. A fence may hold a command of another tool only if that tool is list
 
 from __future__ import annotations
 
+import ast
 import functools
 import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import click
@@ -176,6 +178,38 @@ def test_a_stale_command_would_be_noticed():
     ):
         with pytest.raises(AssertionError):
             check(words)
+
+
+def module_file(name: str) -> Path | None:
+    path = ROOT / "src" / Path(*name.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def names_of(file: Path) -> set[str]:
+    """What a module defines or imports at its top level."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_python_of_the_pages_parses_and_imports_what_is_there(page):
+    for fence in FENCE.finditer(page.read_text(encoding="utf-8")):
+        if fence["language"] != "python":
+            continue
+        for node in ast.walk(ast.parse(textwrap.dedent(fence["body"]))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fportrait":
+                file = module_file(node.module)
+                assert file is not None, f"{page.name}: no module {node.module}"
+                for alias in node.names:
+                    there = alias.name in names_of(file) or module_file(f"{node.module}.{alias.name}")
+                    assert there, f"{page.name}: no {alias.name} in {node.module}"
 
 
 def test_every_picture_of_the_pages_is_there_and_small():

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -17,6 +21,7 @@ from fportrait.bundle import SHIPPED_BASE, bundle_hashes
 from fportrait.errors import UserError
 from fportrait.ops import code, gate, lineage, promotion, registry, runs
 
+ROOT = Path(__file__).resolve().parents[2]
 FLOORS = gate.GateSettings(floors={"psnr": 19.0}, against_champion={"ours/psnr": 0.1})
 NOTHING = gate.GateSettings()
 
@@ -267,3 +272,24 @@ def test_the_lineage_is_printed_back_to_the_captures(stage_run, dry_project, tmp
         assert words in shown.output
     refused = CliRunner().invoke(command, ["7"])
     assert isinstance(refused.exception, UserError) and "no model '7'" in str(refused.exception)
+
+
+def test_the_documented_lines_load_the_champion_in_a_fresh_shell_and_leave_no_stray_database(stage_run, dry_project):
+    page = (ROOT / "docs/promotion.md").read_text()
+    shell = re.search(r"^export MLFLOW_TRACKING_URI=.*$", page, re.M)[0]
+    python = re.search(r"```python\n(import mlflow.*?)```", page, re.S)[1]
+    promotion.promote(SHIPPED_BASE, promotion.Candidate({}, None, [], None), NOTHING)
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    environment |= {"PYTHONPATH": str(ROOT / "src")}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    (dry_project / "example.py").write_text(python)
+    run = subprocess.run(
+        ["bash", "-ec", f"{shell}\npython example.py"],
+        cwd=dry_project,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert "animated.mp4" in run.stdout and (dry_project / "animated.mp4").stat().st_size > 1000
+    assert not (dry_project / "mlflow.db").exists()

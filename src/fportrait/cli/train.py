@@ -92,6 +92,7 @@ def plan(
     encode = plans.plan_encode(encoding, plans.vae_config(model), tables, gpu, mfu)
     proposed = [] if gpu_memory is None else plans.propose(stages, config, gpu_memory, gpu, mfu)
     total = sum(cost["gpu_hours"] for cost in costs)
+    warnings = [] if reader is None else shard_warnings(reader, environment, config, picture)
     if as_json:
         print_json(
             {
@@ -103,6 +104,7 @@ def plan(
                 "encode": encode,
                 **({"proposed": proposed} if gpu_memory is not None else {}),
                 "shards": None if reader is None else reader.hash,
+                "warnings": warnings,
             }
         )
         return
@@ -119,11 +121,8 @@ def plan(
     if reader is None:
         click.echo(f"shards: {missing}")
         return
-    if config.get("num_layers", 0) >= plans.WAN["wan-1.3b"]["num_layers"] and reader.vae_hash == shipped_vae():
-        click.echo(f"shards: the demo's ({reader.folder}), of the shipped base's VAE: encode this environment's own")
-    encoded = reader.info["parameters"].get("size", picture)
-    if encoded != picture:
-        click.echo(f"shards: of {encoded}² pixels, and these settings train on {picture}²: run encode with them")
+    for warning in warnings:
+        click.echo(f"shards: {warning}")
     for cost in costs:
         found = ", ".join(
             f"{name} {count} records ({cost['epochs'].get(name, 0):g} epochs)"
@@ -152,6 +151,22 @@ def show_encode(cost: dict[str, Any], gpu: str) -> None:
         click.echo(f"encode: {each}, {seconds:.3g} s each; no annotation tables yet to count windows in")
         return
     click.echo(f"encode: {cost['windows']:,} windows, {each}: {cost['gpu_hours']:,.3g} {gpu}-hours (TF32)")
+
+
+def shard_warnings(reader: Any, environment: str, config: dict[str, Any], picture: int) -> list[str]:
+    """Why these shards are not what a model of this configuration should be trained on."""
+    from fportrait.training import plan as plans
+
+    found = []
+    own_folder = environment == "base" or str(reader.folder) != plans.read_folder("shards", "base")
+    large = config.get("num_layers", 0) >= plans.WAN["wan-1.3b"]["num_layers"]
+    other_base = large or plans.read_section("pretrain", environment)["source"] != "shipped"
+    if not own_folder or (other_base and reader.vae_hash == shipped_vae()):
+        found.append(f"the demo's ({reader.folder}), of the shipped base's VAE: encode this environment's own")
+    encoded = reader.info["parameters"].get("size", picture)
+    if encoded != picture:
+        found.append(f"of {encoded}² pixels, and these settings train on {picture}²: run encode with them")
+    return found
 
 
 def shipped_vae() -> str:
