@@ -16,6 +16,7 @@ SUMMARY = {  # over all data sets, for DVC
     **{"psnr": "psnr", "ssim": "ssim", "expression_gain": "gain"},
     **{"lip_error": "lip_error", "head_pose_error": "pose_error"},
 }
+LONGEST = 8  # numbers of a stage that DVC compares
 COUNTS = {
     "pretrain": {"size": "base_pixels", "frames": "base_frames"},
     "ingest": {"videos": "videos", "quarantined": "clips_quarantined"},
@@ -88,7 +89,10 @@ def headline(stage: str, report: Mapping[str, Any]) -> dict[str, float]:
         )
     if stage == "encode":
         return {"records": sum(numbers(report.get("records", {})).values())}
-    found = {name: report[key] for key, name in COUNTS.get(stage, {}).items() if key in report}
+    if stage not in COUNTS:
+        plain = {key: value for key, value in numbers(report).items() if "." not in key}
+        return {f"{stage}_{key}": plain[key] for key in list(plain)[:LONGEST]}
+    found = {name: report[key] for key, name in COUNTS[stage].items() if key in report}
     if stage == "fit_avatars" and report.get("scores"):
         found["avatar_psnr"] = round(fmean(one["psnr_both"] for one in report["scores"].values()), 2)
     return found
