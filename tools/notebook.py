@@ -32,7 +32,7 @@ def run(notebook: dict[str, Any]) -> None:
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.utils.capture import capture_output
 
-    shell = InteractiveShell()
+    shell = InteractiveShell.instance()  # the one that `display` and the capture ask
     for number, cell in enumerate(code_cells(notebook), 1):
         with capture_output() as caught:
             result = shell.run_cell("".join(cell["source"]), silent=False)
