@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from fportrait.animate import Request
+from fportrait.animate.clip_check import upload_words
 from fportrait.animate.viewpoint import parse_keys, viewpoint
 from fportrait.bundle import BundleSettings
 from fportrait.diffusion.factors import FACTORS
@@ -152,6 +153,8 @@ class Handlers:
                 return None
             if check is check_video and not browsers_play(checked):
                 gr.Info("Browsers may not play this kind of video. It is used all the same.", title=what.capitalize())
+            if check is check_video and (words := upload_words(checked)):
+                gr.Info(words, duration=None, title=f"{what.capitalize()}: how it was filmed")
             return gr.skip()
 
         return look_at
