@@ -31,12 +31,12 @@ def test_every_stage_has_a_few_numbers_under_names_that_no_other_stage_uses():
     for stage, numbers in found.items():
         assert 1 <= len(numbers) <= headline.LONGEST, stage
         assert all(isinstance(value, int | float) for value in numbers.values())
-        assert all(len(name) <= 22 for name in numbers), "columns of `dvc exp show` are as wide as their names"
+        assert all(len(name) <= 17 for name in numbers), "columns of `dvc exp show` are as wide as their names"
     assert headline.headline("distil", {"loss": 0.1, "steps": 3, "hashes": {"a": 1}}) == {
         "distil_loss": 0.1,
         "distil_steps": 3,
     }
-    assert found["fit_avatars"] == {"avatars": 2, "avatar_psnr": 27.0}
+    assert found["fit_avatars"] == {"avatars": 2, "avatar": 27.0}
     assert {"psnr", "gain", "leak"} <= set(found["evaluate"])
 
 

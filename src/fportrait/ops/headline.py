@@ -12,15 +12,13 @@ from typing import Any
 DATASETS = ("PhoneCapture", "StudioCapture", "ViewSweep", "DynamicSweep")
 SCORES = ("psnr", "ssim", "expression_gain", "lip_error", "gaze_error", "head_pose_error", "reprojection_error")
 NAMED = ("evaluate",)  # stages whose reports are too long to log number by number
-SUMMARY = {  # over all data sets, for DVC
-    **{"psnr": "psnr", "ssim": "ssim", "expression_gain": "gain"},
-    **{"lip_error": "lip_error", "head_pose_error": "pose_error"},
-}
+# Over all data sets, for DVC; short, because a column of its tables is as wide as its name.
+SUMMARY = {"psnr": "psnr", "expression_gain": "gain", "head_pose_error": "pose"}
 LONGEST = 8  # numbers of a stage that DVC compares
 COUNTS = {
     "pretrain": {"size": "base_pixels", "frames": "base_frames"},
     "ingest": {"videos": "videos", "quarantined": "clips_quarantined"},
-    "track": {"frames": "frames", "reprojection_error_percent_of_eye_distance": "tracking_error_percent"},
+    "track": {"frames": "frames", "reprojection_error_percent_of_eye_distance": "track"},
     "validate": {"identities": "people_validated", "rules": "rules"},
     "fit_avatars": {"avatars": "avatars"},
     "render_sweeps": {"failures": "sweep_failures"},
@@ -85,7 +83,9 @@ def headline(stage: str, report: Mapping[str, Any]) -> dict[str, float]:
         return _overall(report)
     if stage.startswith("train_stage"):
         return (
-            {f"{stage.removeprefix('train_')}_loss": round(report["final_loss"], 4)} if "final_loss" in report else {}
+            {f"loss{stage.removeprefix('train_stage')}": round(report["final_loss"], 4)}
+            if "final_loss" in report
+            else {}
         )
     if stage == "encode":
         return {"records": sum(numbers(report.get("records", {})).values())}
@@ -94,7 +94,7 @@ def headline(stage: str, report: Mapping[str, Any]) -> dict[str, float]:
         return {f"{stage}_{key}": plain[key] for key in list(plain)[:LONGEST]}
     found = {name: report[key] for key, name in COUNTS[stage].items() if key in report}
     if stage == "fit_avatars" and report.get("scores"):
-        found["avatar_psnr"] = round(fmean(one["psnr_both"] for one in report["scores"].values()), 2)
+        found["avatar"] = round(fmean(one["psnr_both"] for one in report["scores"].values()), 2)
     return found
 
 
