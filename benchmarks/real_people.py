@@ -100,9 +100,9 @@ def psnr(a: np.ndarray, b: np.ndarray, box: tuple[slice, slice]) -> float:
 class Bench:
     """One model and the set."""
 
-    def __init__(self, bundle: Path, folder: Path, frames: int, neutral: str = "auto"):
+    def __init__(self, bundle: Path, folder: Path, frames: int, neutral: str = "auto", size: int | None = None):
         self.neutral = neutral
-        self.animator = Animator(bundle, remember=200)
+        self.animator = Animator(bundle, remember=200, size=size)
         self.size, self.frames = self.animator.settings.size, frames
         here = [entry for entry in entries(folder) if entry.path.is_file()]
         self.photographs = [entry for entry in here if entry.kind == "photographs"]
@@ -409,10 +409,11 @@ def main() -> None:
         "--pictures", type=Path, help="a folder for pictures; files under unclear licences are left out"
     )
     parser.add_argument("--neutral", default="auto", help="the driver's face at rest, as `fportrait animate` takes it")
+    parser.add_argument("--size", type=int, help="pixels of the pictures; the model's own when left out")
     parser.add_argument("--only", nargs="*", default=["self", "identity", "expression", "clips", "codes"])
     arguments = parser.parse_args()
     begun = time.process_time()
-    bench = Bench(arguments.bundle, arguments.folder, arguments.frames, arguments.neutral)
+    bench = Bench(arguments.bundle, arguments.folder, arguments.frames, arguments.neutral, arguments.size)
     if not bench.photographs or not bench.clips:
         raise SystemExit(f"nothing in {arguments.folder}: python benchmarks/real_people_set.py --fetch")
     portraits = [entry for entry in bench.photographs if not entry.about.get("pair_only")]
