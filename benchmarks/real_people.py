@@ -354,7 +354,7 @@ def on_mesh(
     body, drive = bench.animator.body, prepared.drive
 
     def vertices(t: int) -> np.ndarray:
-        pose = to_pose(body, drive.shape, drive.track.rotations[t], drive.track.translations[t] - drive.middle)
+        pose = to_pose(body, drive.shape, drive.track.rotations[t], drive.track.translations[t] - drive.centre)
         return body.vertices(drive.shape, None, pose) @ camera[:3, :3].T + camera[:3, 3]
 
     start = vertices(0)
