@@ -13,7 +13,7 @@ from fportrait.diffusion.transformer import channel_groups
 from fportrait.diffusion.windows import plan_windows
 from fportrait.errors import UserError
 
-EVERYTHING = Reads(reference_rays="identity", reference_normals="portrait")
+EVERYTHING = Reads(reference_rays="identity", reference_normals="portrait", warped_reference=True)
 
 
 def random_conditions(batch: int = 2, frames: int = 3, reads: Reads = EVERYTHING) -> Conditions:
@@ -84,11 +84,13 @@ def test_a_condition_that_does_not_fit_is_named(name):
 def test_a_clip_holds_the_rays_of_its_cameras_and_where_asked_of_the_portrait_s():
     path = cameras(5)
     parts = torch.randn(16, 1, 4, 4), path, torch.randn(16, 2, 4, 4), torch.randn(5, 128)
-    normals = torch.randn(16, 1, 4, 4)
-    plain, own = Conditions.of_clip(Reads(), *parts, normals), Conditions.of_clip(EVERYTHING, *parts, normals)
+    normals, painted = torch.randn(16, 1, 4, 4), torch.randn(16, 2, 4, 4)
+    plain, own = (Conditions.of_clip(reads, *parts, normals, painted) for reads in (Reads(), EVERYTHING))
     assert plain.reference_normals is None and torch.equal(own.reference_normals[0], normals)
-    with pytest.raises(UserError, match="normal map of the portrait"):
-        Conditions.of_clip(EVERYTHING, *parts)
+    assert plain.warped is None and torch.equal(own.warped[0], painted)
+    for name, given in (("no reference normals", (None, painted)), ("no warped", (normals, None))):
+        with pytest.raises(UserError, match=name):
+            Conditions.of_clip(EVERYTHING, *parts, *given)
     expected = fold_rays(plucker_rays(path.world_to_camera, path.intrinsics, path.world_to_camera[0], 32, 32))
     assert plain.reference_rays is None and torch.equal(plain.rays[0], torch.from_numpy(expected.copy()))
     still = plucker_rays(path.world_to_camera[:1], 2 * path.intrinsics, path.world_to_camera[0], 32, 32)[0]

@@ -112,15 +112,25 @@ def test_what_a_variant_reads_moves_its_picture_and_what_it_leaves_out_does_not(
     scene = mode_scenes(studio, 1, FRAMES, 0)["everything"][0]
     turned = replace(scene, normals=scene.normals[:, ::-1].copy())
     stood = replace(scene, reference_normals=scene.reference_normals[:, ::-1].copy())
+    painted = replace(scene, warped=scene.warped[:, ::-1].copy())
     zoomed = {}
-    for name in ("full", "c2", "identity_rays", "portrait_normals"):
+    for name in ("full", "c2", "identity_rays", "portrait_normals", "warped_reference"):
         model = load_start(stage(variant=name), house / "model").eval()
         torch.manual_seed(3)
         torch.nn.init.normal_(model.patch_embedding.weight, std=0.1)
         sampler = Sampler(make_pipeline(model, vae, 5.0), 1)
-        given, other, own = (scene_conditions(vae, [one], sampler.reads) for one in (scene, turned, stood))
+        given, other, own, warped = (
+            scene_conditions(vae, [one], sampler.reads) for one in (scene, turned, stood, painted)
+        )
         moved = not np.array_equal(sampler(given, [0]), sampler(other, [0]))
         assert moved == (name != "c2")
         assert np.array_equal(sampler(given, [0]), sampler(own, [0])) == (name != "portrait_normals")
+        assert np.array_equal(sampler(given, [0]), sampler(warped, [0])) == (name != "warped_reference")
         zoomed[name] = given.reference_rays is not None
-    assert zoomed == {"full": False, "c2": False, "identity_rays": True, "portrait_normals": False}
+    assert zoomed == {
+        "full": False,
+        "c2": False,
+        "identity_rays": True,
+        "portrait_normals": False,
+        "warped_reference": False,
+    }

@@ -34,6 +34,8 @@ def record(
         "focus": torch.full((frames, 3, 2), 16.0),
         "landmark_codes": torch.rand(frames, 476, generator=generator).half(),
     }
+    painted = torch.Generator().manual_seed(2000 + seed)  # drawn apart: what was there before stays as it was
+    tensors["warped"] = torch.randn(2, 16, latent_frames, SIDE, SIDE, generator=painted).half()
     if video:
         tensors["video"] = torch.randint(0, 256, (frames, 32, 32, 3), generator=generator, dtype=torch.uint8)
     return tensors

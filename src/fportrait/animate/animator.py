@@ -16,7 +16,7 @@ import numpy as np
 from fportrait.animate.pictures import enlarge, rows_of_pictures, shown_frames
 from fportrait.animate.portrait import track_picture
 from fportrait.animate.request import Prepared, Request, clock_notes
-from fportrait.animate.tracked import Report, Tracked, draw_normals, track_video
+from fportrait.animate.tracked import Report, Tracked, draw_normals, paint_portrait, track_video
 from fportrait.animate.viewpoint import training_fit, viewpoint
 from fportrait.atomic_io import atomic_path, file_hash, write_json
 from fportrait.body.model import load_body
@@ -40,7 +40,7 @@ from fportrait.tracking.neutral import Rest, check_neutral, rendered_rest, rest_
 from fportrait.tracking.points import landmark_codes
 from fportrait.tracking.segments import segment_codes
 
-CONDITIONS = ("provenance.json", "normals.mp4", "portrait_normals.png", "cameras.json", "codes.npy")
+CONDITIONS = ("provenance.json", "normals.mp4", "warped.mp4", "portrait_normals.png", "cameras.json", "codes.npy")
 """What `write_conditions` leaves."""
 MAX_FRAMES = 10**9  # of a video that another one's seconds cut
 
@@ -160,6 +160,17 @@ class Animator:
             numbers,
         )
 
+    def portrait(self, prepared: Prepared) -> np.ndarray:
+        """The model's picture of the portrait, `S S 3`."""
+        return crop_picture(prepared.image, prepared.person.crop, self.settings.size)
+
+    def painted(self, prepared: Prepared, numbers: Iterable[int]) -> Iterator[np.ndarray]:
+        """The portrait painted on its body in the driver's poses, `S S 3`, one by one."""
+        numbers, view = list(numbers), prepared.view
+        cameras, intrinsics = view.world_to_camera[numbers], view.intrinsics[numbers]
+        portrait = self.portrait(prepared)
+        return paint_portrait(self.body, prepared.person, portrait, prepared.drive, cameras, intrinsics, numbers)
+
     def portrait_normals(self, person: Tracked) -> np.ndarray:
         """The portrait's own normal map `S S 3`: its body in its pose, seen by its camera."""
         own = crop_intrinsics(person.intrinsics, person.crop, self.settings.size)
@@ -218,11 +229,12 @@ class Animator:
 
         report("sample", 0, steps)
         result = self.pipeline(
-            crop_picture(prepared.image, prepared.person.crop, self.settings.size),
+            self.portrait(prepared),
             self.cameras(prepared).take(rows),
             self.normals(prepared, rows.tolist()),
             torch.from_numpy(self.expression(prepared)[rows])[None],
             reference_normals=self.portrait_normals(prepared.person),
+            warped=self.painted(prepared, rows.tolist()),
             num_inference_steps=steps,
             guidance=self.guidance(request),
             generator=torch.Generator().manual_seed(request.seed),
@@ -285,7 +297,7 @@ class Animator:
         if prepared.express is not prepared.drive:
             rows[0] = ("pose from", None, rows[0][2])
             rows.insert(0, ("expression from", None, prepared.express.crops(prepared.express_numbers(numbers), size)))
-        reference = crop_picture(prepared.image, prepared.person.crop, size)
+        reference = self.portrait(prepared)
         rows += [
             ("pose", None, list(self.normals(prepared, numbers))),
             ("portrait, result", reference, shown),
@@ -298,6 +310,7 @@ class Animator:
         """What the model was given, for use elsewhere: see `CONDITIONS`."""
         tags = self.tags(prepared)
         write_video(folder / "normals.mp4", self.normals(prepared, range(len(prepared))), prepared.drive.fps, crf=8)
+        write_video(folder / "warped.mp4", self.painted(prepared, range(len(prepared))), prepared.drive.fps, crf=8)
         write_image(folder / "portrait_normals.png", self.portrait_normals(prepared.person), tags)
         view = prepared.view
         save_camera_path(folder / "cameras.json", view.world_to_camera, view.intrinsics)

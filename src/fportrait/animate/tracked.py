@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from fportrait.body.model import BodyModel
+from fportrait.body.painting import WARP_REACH, WARP_SCALE, warp_portrait
 from fportrait.body.rasterizer import normal_map
+from fportrait.camera.cameras import crop_intrinsics
 from fportrait.capture.clock import picked
 from fportrait.capture.image_io import exposure_note
 from fportrait.capture.video_io import constant_frames, iter_video, probe
@@ -186,8 +188,33 @@ def draw_normals(
     Args:
         cameras: `N 4 4`. intrinsics: `N 3 3`. numbers: `N` frame numbers of the driver.
     """
-    for camera, matrix, number in zip(cameras, intrinsics, numbers, strict=True):
-        translation = drive.track.translations[number] - drive.centre
-        pose = to_pose(body, shape, drive.track.rotations[number], translation)
-        vertices = body.vertices(shape, None, pose)
+    for camera, matrix, vertices in zip(cameras, intrinsics, posed(body, shape, drive, numbers), strict=True):
         yield normal_map(vertices, body.faces, camera, matrix, size, size, 2, body.weld)
+
+
+def posed(body: BodyModel, shape: np.ndarray, drive: Tracked, numbers: Iterable[int]) -> Iterator[np.ndarray]:
+    """Vertices `V 3` of a body of `shape` in the driver's poses, in a world whose origin is the head's centre."""
+    for number in numbers:
+        translation = drive.track.translations[number] - drive.centre
+        yield body.vertices(shape, None, to_pose(body, shape, drive.track.rotations[number], translation))
+
+
+def paint_portrait(
+    body: BodyModel,
+    person: Tracked,
+    portrait: np.ndarray,
+    drive: Tracked,
+    cameras: np.ndarray,
+    intrinsics: np.ndarray,
+    numbers: Iterable[int],
+) -> Iterator[np.ndarray]:
+    """The portrait `S S 3` painted on its body and drawn in the driver's poses, one by one; see `draw_normals`."""
+
+    def before(vertices: np.ndarray, camera: np.ndarray) -> np.ndarray:
+        return np.asarray(vertices @ camera[:3, :3].T + camera[:3, 3])
+
+    own = before(next(posed(body, person.shape, person, [0])), person.reference_camera)
+    lens = crop_intrinsics(person.intrinsics, person.crop, portrait.shape[0])
+    for camera, matrix, vertices in zip(cameras, intrinsics, posed(body, person.shape, drive, numbers), strict=True):
+        target = before(vertices, camera)
+        yield warp_portrait(portrait, own, lens, target, matrix, body.faces, WARP_REACH, WARP_SCALE)

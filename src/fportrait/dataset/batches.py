@@ -124,6 +124,7 @@ def record_conditions(
         window["normals"],
         expression_of(window, reads),
         portraits["normals"][which] if "normals" in portraits else None,  # shards of before have none
+        window["warped"][which] if "warped" in window else None,
     )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from fportrait.atomic_io import code_hash, file_hash, value_hash
 from fportrait.body.model import BodyModel, Pose, load_body
+from fportrait.body.painting import WARP_REACH, WARP_SCALE, warp_portrait
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import rectangle_intrinsics
 from fportrait.capture.video_io import iter_video
@@ -76,6 +77,7 @@ class EncodeConfig:
     test_stride: int = 17
     references: int = 4
     supersample: int = 2
+    warped: bool = False
     encode_batch: int = 8  # windows through the VAE at once
     seed: int = 0
 
@@ -197,6 +199,7 @@ def encode_identity(
     portraits: dict[tuple[Bucket, str, int], dict[str, np.ndarray]] = {}
     records: dict[Bucket, list[Any]] = {bucket: [] for bucket, _ in buckets.values()}
     short = []
+    placed: dict[str, tuple[list[np.ndarray], np.ndarray]] = {}
     for clip, table in frames.groupby("clip", sort=True):
         table = table.sort_values("frame")
         bucket, frame_size = buckets[clip]
@@ -206,12 +209,14 @@ def encode_identity(
         cameras = {each: rectangle_intrinsics(rows["intrinsics"][0], cut, each) for each, cut in cuts.items()}
         shown = sorted({frame for name, frame in wanted if name == clip})
         video, pictures = read_crops(str(table["path"].iloc[0]), cuts, bucket, len(table), shown)
+        stand = placed_vertices(body, shape, table, rows, shown)
         for each in records:
             maps = draw_normals(body, shape, table, rows, cameras[each], each, config.supersample, shown)
-            for frame, drawn in zip(shown, maps, strict=True):
+            for frame, drawn, vertices in zip(shown, maps, stand, strict=True):
                 portraits[each, str(clip), frame] = {
                     "images": pictures[each, frame],
                     "normals": drawn,
+                    "vertices": vertices,
                     "world_to_camera": rows["world_to_camera"][frame],
                     "intrinsics": cameras[each],
                 }
@@ -245,10 +250,15 @@ def encode_identity(
                 tensors["video"] = torch.from_numpy(video[cut])
                 tensors["landmarks"] = torch.from_numpy(landmarks[cut]).float()
             records[bucket].append((f"{value_hash(clip)[:8]}-{start:05d}", str(clip), start, tensors))
+        if config.warped:
+            placed[str(clip)] = placed_vertices(body, shape, table, rows, range(len(table))), intrinsics
     written: dict[str, list[dict[str, Any]]] = {}
     for bucket, some in records.items():
         if not some:
             continue
+        drawn_from = [portraits[bucket, *key] for key in wanted]
+        if config.warped:
+            add_warped(vae, body, some, placed, drawn_from, config)
         name = "" if bucket == (config.size, config.size) else str(bucket)
         rows_of_index = write_shard(
             folder / shard_name(name),
@@ -256,7 +266,7 @@ def encode_identity(
             identity=unit.identity,
             split=split,
             records=some,
-            references=encode_references(vae, [portraits[bucket, *key] for key in wanted]),
+            references=encode_references(vae, drawn_from),
         )
         shape = {"height": bucket.height, "width": bucket.width} if config.buckets else {}
         written[name] = [row | shape for row in rows_of_index]
@@ -385,6 +395,44 @@ def draw_normals(
     return np.stack(maps) if maps else np.zeros((0, *bucket, 3), np.uint8)
 
 
+def placed_vertices(
+    body: BodyModel, shape: np.ndarray, table: pd.DataFrame, rows: Mapping[str, np.ndarray], frames: Sequence[int]
+) -> list[np.ndarray]:
+    """The neutral person's vertices `V 3` of some frames, in the space of the frame's camera."""
+    placed, translations = [], table["body_translation"].to_list()
+    for t in frames:
+        pose = Pose(rows["body_rotation"][t], np.asarray(translations[t], np.float64), rows["head_rotation"][t])
+        camera = rows["world_to_camera"][t]
+        placed.append((body.vertices(shape, None, pose) @ camera[:3, :3].T + camera[:3, 3]).astype(np.float32))
+    return placed
+
+
+def add_warped(
+    vae: Any,
+    body: BodyModel,
+    records: Sequence[tuple[str, str, int, dict[str, torch.Tensor]]],
+    placed: Mapping[str, tuple[list[np.ndarray], np.ndarray]],
+    portraits: Sequence[Mapping[str, np.ndarray]],
+    config: EncodeConfig,
+) -> None:
+    """Give every record `warped` `R C l h w`: each portrait painted on the body in the record's poses."""
+    import torch
+
+    for clip, (frames, intrinsics) in placed.items():
+        own = [(start, tensors) for _, name, start, tensors in records if name == clip]
+        if not own:  # a clip of another bucket
+            continue
+        for portrait in portraits:
+            source = (portrait["images"], portrait["vertices"], portrait["intrinsics"])
+            video = np.stack(
+                [warp_portrait(*source, frame, intrinsics, body.faces, WARP_REACH, WARP_SCALE) for frame in frames]
+            )
+            for (_, tensors), latents in zip(own, encode_windows(vae, video, [s for s, _ in own], config), strict=True):
+                tensors["warped"] = torch.cat(
+                    [*([tensors["warped"]] if "warped" in tensors else []), latents[None].half()]
+                )
+
+
 def encode_windows(vae: Any, video: np.ndarray, starts: list[int], config: EncodeConfig) -> list[torch.Tensor]:
     """Normalised latents `16 l h w` of each window."""
     from fportrait.diffusion.codec import encode_video
@@ -401,7 +449,7 @@ def encode_references(vae: Any, portraits: list[dict[str, np.ndarray]]) -> dict[
 
     from fportrait.diffusion.codec import encode_video
 
-    stacked = {key: np.stack([portrait[key] for portrait in portraits]) for key in portraits[0]}
+    stacked = {key: np.stack([portrait[key] for portrait in portraits]) for key in portraits[0] if key != "vertices"}
     latents, normals = (
         encode_video(vae, to_model_range(stacked[key][:, None]).to(device_of(vae))).float().cpu()
         for key in ("images", "normals")

@@ -32,6 +32,7 @@ from fportrait.errors import UserError
 
 INDEX, PARAMETERS = "index.parquet", "encode.json"
 REFERENCE = "reference"
+TIME_AXIS = {"latents": 1, "normals": 1, "warped": 2}  # of a record's tensors; all others begin with it
 OPEN_SHARDS = 128
 AGAIN = "run `kedro run --pipelines=encode` again"
 
@@ -255,14 +256,15 @@ class ShardReader:
             )
         names = self._tensor_names(record.shard, record.record)
         parts = self._parts(record.shard, record.record, names, record.checksum, record.id)
-        lengths = {"latents": (frames + 3) // 4, "normals": (frames + 3) // 4, "intrinsics": None}
+        latents = (frames + 3) // 4
+        lengths = {"latents": latents, "normals": latents, "warped": latents, "intrinsics": None}
         tensors = {}
         for name, part in parts.items():
             length = lengths.get(name, frames)
             if length is None:
                 tensors[name] = part[:]
             else:
-                tensors[name] = part[:, :length] if name in ("latents", "normals") else part[:length]
+                tensors[name] = part[(*[slice(None)] * TIME_AXIS.get(name, 0), slice(length))]
         return tensors
 
     def references(self, record: Record) -> dict[str, Tensor]:

@@ -33,6 +33,7 @@ class Reads:
     use_normals: bool = True
     reference_rays: str = "zeros"
     reference_normals: str = "zeros"
+    warped_reference: bool = False
     expression: str = "codes"
     code_dim: int = 128
     landmarks: int = 238
@@ -101,6 +102,14 @@ CONDITIONS = (
         "normals",
         lambda reads: reads.use_normals and reads.reference_normals == "portrait",
     ),
+    Condition(
+        "warped",
+        "identity",
+        "latent",
+        lambda reads: reads.latent_channels,
+        "reference",
+        lambda reads: reads.warped_reference,
+    ),
 )
 BY_NAME = {one.name: one for one in CONDITIONS}
 
@@ -117,6 +126,8 @@ class Conditions:
         reference_rays: `B 24|6 1 h w`, rays of the portrait's own camera, for `reference_rays="identity"`; else None.
         reference_normals: `B C 1 h w`, latents of the portrait's own normal map, for `reference_normals="portrait"`:
             where on the portrait each part of the body lies; else None.
+        warped: `B C l h w`, latents of the portrait painted on the body and drawn in each frame's pose
+            (`body.painting`), for `warped_reference=True`; else None.
     """
 
     reference: Tensor
@@ -125,6 +136,7 @@ class Conditions:
     codes: Tensor
     reference_rays: Tensor | None = None
     reference_normals: Tensor | None = None
+    warped: Tensor | None = None
 
     @classmethod
     def of_clip(
@@ -135,22 +147,28 @@ class Conditions:
         normals: Tensor,
         codes: Tensor,
         reference_normals: Tensor | None = None,
+        warped: Tensor | None = None,
     ) -> Conditions:
         """Of one clip (`B` = 1), for a model: `reference` `C 1 h w`, `normals` `C l h w`, `codes` `T 128|476`.
 
         Args:
             reference_normals: `C 1 h w`, wanted by a model with `reference_normals="portrait"`; others leave them out.
+            warped: `C l h w`, wanted by a model with `warped_reference=True`; others leave it out.
 
         Raises:
-            UserError: the number of cameras is not 4k+1, or the portrait's normal map is wanted and missing.
+            UserError: the number of cameras is not 4k+1, or something that the model reads is missing.
         """
-        wanted = BY_NAME["reference_normals"].read(reads)
-        if wanted and reference_normals is None:
-            raise UserError(
-                "no normal map of the portrait",
-                'one, for a model with reference_normals="portrait"',
-                "encode the shards again, or pass reference_normals",
-            )
+        own: dict[str, Tensor] = {}
+        for name, value in (("reference_normals", reference_normals), ("warped", warped)):
+            if not BY_NAME[name].read(reads):
+                continue
+            if value is None:
+                raise UserError(
+                    f"no {name.replace('_', ' ')}",
+                    "it, for a model that reads it",
+                    f"pass {name}; from shards: run `kedro run --pipelines=encode` again",
+                )
+            own[name] = value[None].float()
         size = (reads.ray_channels, *(SPATIAL_STRIDE * side for side in reference.shape[-2:]))
         return cls(
             reference=reference[None].float(),
@@ -158,7 +176,7 @@ class Conditions:
             normals=normals[None].float(),
             codes=codes[None].float(),
             reference_rays=cameras.reference_rays(*size) if reads.reference_rays == "identity" else None,
-            reference_normals=reference_normals[None].float() if wanted and reference_normals is not None else None,
+            **own,
         )
 
     @classmethod

@@ -143,6 +143,7 @@ class WindowConditions:
         reference_rays: torch.Tensor | None,
         device: torch.device,
         reference_normals: Pictures | None = None,
+        warped: Pictures | Iterable[np.ndarray] | None = None,
     ):
         self.windows, self.device = windows, device
         self.size = (reads.ray_channels, *(SPATIAL_STRIDE * side for side in portrait.shape[3:]))
@@ -156,10 +157,10 @@ class WindowConditions:
         if BY_NAME["reference_normals"].read(reads) and reference_normals is not None:
             latents = as_latents(vae, reference_normals, "reference_normals", device)
             self.reference_normals = check_finite(latents, "reference_normals")
-        self.normals: list[torch.Tensor | None] = [None] * len(windows)
-        if reads.use_normals and normals is not None:
-            for index, part in enumerate(self._normals(vae, normals)):
-                self.normals[index] = check_finite(part, "normals")
+        self.normals, self.warped = (
+            self._by_window(vae, name, value if BY_NAME[name].read(reads) else None)
+            for name, value in (("normals", normals), ("warped", warped))
+        )
 
     def __getitem__(self, index: int) -> Conditions:
         window = self.windows[index]
@@ -169,7 +170,7 @@ class WindowConditions:
             rays = cut(BY_NAME["rays"], self.rays, window)
         codes = cut(BY_NAME["codes"], self.codes, window)
         conditions = Conditions(self.portrait, rays.float(), self.normals[index], codes, self.reference_rays)
-        conditions = replace(conditions, reference_normals=self.reference_normals)
+        conditions = replace(conditions, reference_normals=self.reference_normals, warped=self.warped[index])
         return conditions.to(self.device)
 
     def _check_rays(self, rays: torch.Tensor | Cameras) -> torch.Tensor | Cameras:
@@ -188,31 +189,40 @@ class WindowConditions:
             )
         return check_finite(rays, "rays")
 
-    def _normals(self, vae: Any, normals: Pictures | Iterable[np.ndarray]) -> Iterator[torch.Tensor]:
+    def _by_window(
+        self, vae: Any, name: str, value: Pictures | Iterable[np.ndarray] | None
+    ) -> list[torch.Tensor | None]:
+        """Latents of each window of pictures that follow the video; None where nothing is given."""
+        if value is None:
+            return [None] * len(self.windows)
+        return [check_finite(part, name) for part in self._encoded(vae, name, value)]
+
+    def _encoded(self, vae: Any, name: str, value: Pictures | Iterable[np.ndarray]) -> Iterator[torch.Tensor]:
         frames = self.codes.shape[1]
-        if isinstance(normals, str | Path):
+        title = {"normals": "normal maps", "warped": "painted portraits"}[name]
+        if isinstance(value, str | Path):
             from fportrait.capture.video_io import iter_video
 
-            normals = iter_video(normals)
-        if not isinstance(normals, torch.Tensor | np.ndarray):
-            stream = FrameStream(normals, "normal maps")
+            value = iter_video(value)
+        if not isinstance(value, torch.Tensor | np.ndarray):
+            stream = FrameStream(value, title)
             for window in self.windows:
-                yield as_latents(vae, stream.take(window.frames), "normals", self.device)
+                yield as_latents(vae, stream.take(window.frames), name, self.device)
             stream.check_end(frames)
             return
-        if isinstance(normals, np.ndarray) and normals.ndim == 3:
-            normals = normals[None]
-        pictures = isinstance(normals, np.ndarray) or (normals.ndim == 5 and normals.shape[1] == 3)
+        if isinstance(value, np.ndarray) and value.ndim == 3:
+            value = value[None]
+        pictures = isinstance(value, np.ndarray) or (value.ndim == 5 and value.shape[1] == 3)
         if not pictures:
-            latents = as_latents(vae, normals, "normals", self.device)
+            latents = as_latents(vae, value, name, self.device)
             whole = len(self.windows) == 1
-            yield from (latents if whole else cut(BY_NAME["normals"], latents, window) for window in self.windows)
+            yield from (latents if whole else cut(BY_NAME[name], latents, window) for window in self.windows)
             return
-        count = len(normals) if isinstance(normals, np.ndarray) else normals.shape[2]
+        count = len(value) if isinstance(value, np.ndarray) else value.shape[2]
         if len(self.windows) > 1 and count != frames:
-            raise UserError(f"{count} normal maps for {frames} codes", "one per frame", "cut the longer one")
+            raise UserError(f"{count} {title} for {frames} codes", "one per frame", "cut the longer one")
         latent_frames(count)
         for window in self.windows:
             part = slice(None) if len(self.windows) == 1 else window.frames
-            own = normals[part] if isinstance(normals, np.ndarray) else normals[:, :, part]
-            yield as_latents(vae, own, "normals", self.device)
+            own = value[part] if isinstance(value, np.ndarray) else value[:, :, part]
+            yield as_latents(vae, own, name, self.device)

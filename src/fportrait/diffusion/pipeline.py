@@ -167,6 +167,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
         callback_on_step_end: Callable[..., dict[str, torch.Tensor] | None] | None = None,
         reference_rays: torch.Tensor | None = None,
         reference_normals: Pictures | None = None,
+        warped: Pictures | Iterable[np.ndarray] | None = None,
         window_frames: int | None = None,
         overlap_frames: int | None = None,
         given: torch.Tensor | None = None,
@@ -193,6 +194,8 @@ class FactorPortraitPipeline(DiffusionPipeline):
             reference_rays: `B 24|6 1 h w`, only for models with `reference_rays="identity"`; `Cameras` bring their own.
             reference_normals: the portrait's own normal map, given like `reference`, only for models with
                 `reference_normals="portrait"`.
+            warped: the portrait painted on the body in every pose (`body.painting`), given like `normals`, only for
+                models with `warped_reference=True`.
             window_frames: overrides the pipeline's own.
             overlap_frames: shared by neighbouring windows of a long video; about a third of a window when None.
             given: `B C k h w`, latents that the video begins with and that stay: what follows goes on from them. Only
@@ -226,6 +229,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
             reference_rays,
             device,
             reference_normals,
+            warped,
         )
         if given is not None and (len(windows) > 1 or given.shape[2] >= windows[0].stop):
             raise UserError(

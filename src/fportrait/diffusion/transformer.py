@@ -66,6 +66,8 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         reference_init: the reference's columns start at `zeros`, or as a copy of the noise columns (`wan`).
         reference_rays: the reference's ray map is `zeros`, or `identity`: given by the caller for the identity camera.
         reference_normals: the reference's normal map is `zeros`, as in the paper, or the `portrait`'s own.
+        warped_reference: the reference's channels beside the l frames are zeros, as in the paper, or (True) hold the
+            portrait painted on the body in each frame's pose.
         controller_width: C; D // 4 when None.
         controller_init_std: of the controller's output layer; 0 keeps the base exact at initialisation.
     """
@@ -100,6 +102,7 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         reference_init: str = "zeros",
         reference_rays: str = "zeros",
         reference_normals: str = "zeros",
+        warped_reference: bool = False,
         controller_width: int | None = None,
         controller_layers: int = 2,
         controller_init_std: float = 0.0,
@@ -225,6 +228,7 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         prompt_cache: list[KeyValue] | None = None,
         reference_rays: torch.Tensor | None = None,
         reference_normals: torch.Tensor | None = None,
+        warped: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Velocity `B C l h w` of the l noisy frames (the reference frame is dropped).
 
@@ -240,11 +244,12 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
             prompt_cache: `prompt_key_values()`, instead of `prompt`.
             reference_rays: `B 24|6 1 h w`, only with `reference_rays="identity"`.
             reference_normals: `B C 1 h w`, only with `reference_normals="portrait"`.
+            warped: `B C l h w`, only with `warped_reference=True`.
 
         Raises:
             UserError: a shape does not fit; the message names it.
         """
-        conditions = Conditions(reference, rays, normals, codes, reference_rays, reference_normals)
+        conditions = Conditions(reference, rays, normals, codes, reference_rays, reference_normals, warped)
         self.check_inputs(latents, conditions)
         fused = self.fuse_conditions(latents, conditions)
         rotary_emb = self.rope(fused)

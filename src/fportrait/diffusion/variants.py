@@ -31,6 +31,7 @@ VARIANTS = {
     "c2": Variant("C2: without normal maps", {"use_normals": False}),
     "c3": Variant("C3: landmarks for codes", {"expression": "landmarks"}),
     "portrait_normals": Variant("the portrait's own normal map", {"reference_normals": "portrait"}),
+    "warped_reference": Variant("the portrait painted on the body", {"warped_reference": True}),
     "identity_rays": Variant("rays of the portrait's own camera", {"reference_rays": "identity"}),
 }
 ARCHITECTURES = tuple(name for name, variant in VARIANTS.items() if variant.mixture is None)

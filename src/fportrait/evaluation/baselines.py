@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
+from fportrait.body.painting import warp_portrait
 from fportrait.dataset.sampling import decode, held_out
 from fportrait.dataset.shards import Record, ShardReader
 from fportrait.diffusion.codec import load_vae
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from fportrait.body.model import BodyModel
 
 BASELINES = ("repeated_portrait", "mean_frame", "warped_portrait")
-DRAW_SCALE = 3  # the warped portrait is drawn larger and averaged down, as the truth was
 
 
 def mean_frame(reader: ShardReader, dataset: str, vae: Any, max_records: int = 64) -> np.ndarray:
@@ -45,47 +44,6 @@ def mean_frame(reader: ShardReader, dataset: str, vae: Any, max_records: int = 6
     picks = np.unique(np.linspace(0, len(records) - 1, min(max_records, len(records))).round().astype(int))
     means = [decode(vae, reader.read(records[pick])["latents"]).mean(0) for pick in picks]
     return np.mean(means, 0).round().astype(np.uint8)
-
-
-def warp_portrait(
-    portrait: np.ndarray,
-    portrait_vertices: np.ndarray,
-    portrait_intrinsics: np.ndarray,
-    vertices: np.ndarray,
-    intrinsics: np.ndarray,
-    faces: np.ndarray,
-) -> np.ndarray:
-    """The portrait as a texture of the mesh, drawn elsewhere: `S S 3` uint8.
-
-    Every pixel that sees the mesh takes the portrait's colour at the place where the same point of the surface was,
-    which is a piecewise projective map (piecewise affine but for the perspective within a triangle). Points that the
-    portrait does not see take what lies before them there; pixels beside the mesh keep the portrait's.
-
-    Args:
-        portrait: `S S 3` uint8. portrait_vertices, vertices: `V 3` in the space of their own OpenCV cameras, metres.
-        portrait_intrinsics, intrinsics: `3 3`, pixels. faces: `F 3`.
-    """
-    from fportrait.body.rasterizer import rasterize
-    from fportrait.camera.cameras import scale_intrinsics
-
-    size = portrait.shape[0]
-    large = size * DRAW_SCALE
-    ids, weights, _ = rasterize(vertices, faces, scale_intrinsics(intrinsics, DRAW_SCALE), large, large)
-    corners = np.asarray(portrait_vertices, np.float64)[np.asarray(faces)[np.maximum(ids, 0)]]  # S S 3 3
-    points = np.einsum("hwc,hwcx->hwx", weights.astype(np.float64), corners)
-    pixels = points @ np.asarray(portrait_intrinsics, np.float64).T
-    seen = (ids >= 0) & (pixels[..., 2] > 0)
-    depth = np.where(seen, pixels[..., 2], 1.0)[..., None]
-    grid = (np.stack(np.meshgrid(np.arange(large), np.arange(large)), -1) + 0.5) / DRAW_SCALE
-    source = np.where(seen[..., None], pixels[..., :2] / depth, grid) - 0.5  # OpenCV samples at whole numbers
-    drawn = cv2.remap(
-        portrait,
-        source[..., 0].astype(np.float32),
-        source[..., 1].astype(np.float32),
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
-    return cv2.resize(drawn, (size, size), interpolation=cv2.INTER_AREA)
 
 
 def warped_record(reader: ShardReader, annotations: Annotations, record: Record, frames: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fportrait.body.painting import WARP_REACH, WARP_SCALE, warp_portrait
 from fportrait.dataset.batches import expression_of
 from fportrait.dataset.sampling import held_out, noise_of
 from fportrait.dataset.shards import Record, ShardReader
@@ -32,13 +33,25 @@ CROSS_DATASETS = ("PhoneCapture", "DynamicSweep")  # as in the paper's section 5
 @dataclass(frozen=True)
 class Driven:
     """What one frame sequence asks of a target: `normals` `T S S 3` uint8, `cameras` `T 4 4` around the head's centre,
-    `landmarks` `T 478 2` (projected, neutral face), `rotations` `T 3 3` head to camera, `reference` `4 4`."""
+    `landmarks` `T 478 2` (projected, neutral face), `rotations` `T 3 3` head to camera, `reference` `4 4`; `vertices`
+    `T V 3` and `own_vertices` `V 3` (the portrait's) before their cameras, `faces` `F 3`, `intrinsics` `3 3`."""
 
     normals: np.ndarray
     cameras: np.ndarray
     landmarks: np.ndarray
     rotations: np.ndarray
     reference: np.ndarray
+    vertices: np.ndarray
+    own_vertices: np.ndarray
+    faces: np.ndarray
+    intrinsics: np.ndarray
+
+    def painted(self, portrait: np.ndarray, own_intrinsics: np.ndarray) -> np.ndarray:
+        """The portrait `S S 3` painted on the body in every pose, `T S S 3`."""
+        source = (portrait, self.own_vertices, own_intrinsics)
+        return np.stack(
+            [warp_portrait(*source, one, self.intrinsics, self.faces, WARP_REACH, WARP_SCALE) for one in self.vertices]
+        )
 
 
 class Annotations:
@@ -115,11 +128,12 @@ def driven(
     rows = table.to_dict("records")
     poses = [pose_of(row) for row in rows]
     cameras = np.stack([np.asarray(row["world_to_camera"], np.float64).reshape(4, 4) for row in rows])
-    normals, points, rotations = [], [], []
+    normals, points, rotations, placed = [], [], [], []
     for pose, camera in zip(poses, cameras, strict=True):
         vertices = body.vertices(shape, None, pose)
         normals.append(normal_map(vertices, body.faces, camera, intrinsics, size, size, 2, body.weld))
         points.append(project(body.landmarks(vertices), camera, intrinsics)[0])
+        placed.append(vertices @ camera[:3, :3].T + camera[:3, 3])
         rotations.append(camera[:3, :3] @ pose.body_rotation @ pose.head_rotation)
     # Two captures have two worlds; what they share is the head's centre, as in `animate`.
     centre = np.mean([body.head_centre(np.asarray(actor["shape"], np.float64), pose) for pose in poses], 0)
@@ -131,6 +145,10 @@ def driven(
         np.stack(points),
         np.stack(rotations),
         _recentred(reference[None], body.head_centre(shape, pose_of(own)))[0],
+        np.stack(placed),
+        body.vertices(shape, None, pose_of(own)) @ reference[:3, :3].T + reference[:3, 3],
+        body.faces,
+        intrinsics,
     )
 
 
@@ -164,14 +182,16 @@ def cross_clip(
     sampler, reader = evaluation.sampler, evaluation.reader
     window, portraits = reader.read(driver, frames), reader.references(target)
     portrait, intrinsics = portraits["images"][0].numpy(), window["intrinsics"].double().numpy()
+    own_lens = portraits["intrinsics"][0].double().numpy()
     asked = driven(annotations, driver, target, intrinsics, frames, portrait.shape[0])
     conditions = Conditions.of_clip(
         sampler.reads,
         portraits["latents"][0],
-        Cameras(asked.cameras, intrinsics, asked.reference, portraits["intrinsics"][0].double().numpy()),
+        Cameras(asked.cameras, intrinsics, asked.reference, own_lens),
         encode_video(sampler.vae, to_model_range(asked.normals[None]))[0],
         expression_of(window, sampler.reads),
         portraits["normals"][0] if "normals" in portraits else None,
+        encode_video(sampler.vae, to_model_range(asked.painted(portrait, own_lens)[None]))[0],
     )
     name = f"{target.identity} as {driver.id}"
     video = sampler(conditions, [noise_of(sampler.seed, name)])[0]

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from fportrait.body.model import BodyModel, Pose, load_body
+from fportrait.body.painting import WARP_REACH, WARP_SCALE, warp_portrait
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import project, scale_intrinsics
 from fportrait.dataset.focus import FOCUS_LANDMARKS, focus_weights
@@ -53,9 +54,9 @@ class Shot:
 class Scene:
     """A clip with its conditions and its truth.
 
-    `video`, `normals` `T S S 3` uint8; `codes` `T 128`; `cameras` `T 4 4` and `intrinsics` `3 3`; `reference` `S S 3`
-    uint8 and its `reference_camera` `4 4`; `landmarks` `T 478 2` (projected, pixels of `video`), `driver_landmarks`
-    those of who drives.
+    `video`, `normals`, `warped` `T S S 3` uint8; `codes` `T 128`; `cameras` `T 4 4` and `intrinsics` `3 3`;
+    `reference`, `reference_normals` `S S 3` uint8 and its `reference_camera` `4 4`; `landmarks` `T 478 2` (projected,
+    pixels of `video`), `driver_landmarks` those of who drives.
     """
 
     video: np.ndarray
@@ -64,6 +65,7 @@ class Scene:
     cameras: np.ndarray
     reference: np.ndarray
     reference_normals: np.ndarray
+    warped: np.ndarray
     reference_camera: np.ndarray
     landmarks: np.ndarray
     intrinsics: np.ndarray
@@ -109,6 +111,7 @@ class Studio:
             cameras=np.stack([frame["camera"] for frame in drawn]),
             reference=own["picture"],
             reference_normals=own["normals"],
+            warped=np.stack([self._paint(own, frame) for frame in drawn]),
             reference_camera=own["camera"],
             landmarks=np.stack([frame["landmarks"] for frame in drawn]),
             intrinsics=self.intrinsics,
@@ -144,7 +147,13 @@ class Studio:
                 neutral, self.body.faces, camera, self.intrinsics, self.size, self.size, 2, self.body.weld
             ),
             "camera": camera,
+            "vertices": neutral @ camera[:3, :3].T + camera[:3, 3],
         }
+
+    def _paint(self, portrait: Mapping[str, np.ndarray], frame: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The portrait `S S 3` painted on the body in a frame's pose."""
+        lens, parts = self.intrinsics, (frame["vertices"], self.intrinsics, self.body.faces)
+        return warp_portrait(portrait["picture"], portrait["vertices"], lens, *parts, WARP_REACH, WARP_SCALE)
 
 
 def action_vector(strengths: Mapping[str, float], body: BodyModel | None = None) -> np.ndarray:
@@ -178,12 +187,13 @@ def ramp_and_hold(shot: Shot, frames: int) -> list[Shot]:
 @torch.no_grad()
 def scene_conditions(vae: Any, scenes: Sequence[Scene], reads: Reads) -> Conditions:
     """The conditions of scenes of one length."""
-    portraits, own_normals, normals = (
+    portraits, own_normals, normals, warped = (
         encode_video(vae, to_model_range(np.stack(videos)))
         for videos in (
             [scene.reference[None] for scene in scenes],
             [scene.reference_normals[None] for scene in scenes],
             [scene.normals for scene in scenes],
+            [scene.warped for scene in scenes],
         )
     )
     return Conditions.cat(
@@ -194,6 +204,7 @@ def scene_conditions(vae: Any, scenes: Sequence[Scene], reads: Reads) -> Conditi
             normals[row],
             torch.from_numpy(scene.expression(reads)),
             own_normals[row],
+            warped[row],
         )
         for row, scene in enumerate(scenes)
     )

@@ -101,31 +101,37 @@ class ClipBatches:
         own = np.tile(rng.random(count) < self.settings.own_reference, copies)
         extra = np.tile(rng.integers(0, clips["references"].shape[1], count), copies)
         inside = np.tile(rng.integers(0, clips["video"].shape[1], count), copies)
+        if BY_NAME["warped"].read(self.reads):
+            inside = clips["own_frame"][picks]  # the one that was painted on the mesh
 
         def portrait(of_clip: str, of_extra: str) -> np.ndarray:
             return np.where(own[:, None, None, None], clips[of_clip][picks, inside], clips[of_extra][picks, extra])
 
-        wanted = BY_NAME["reference_normals"].read(self.reads)
-        given = [clips["video"][take], clips["normals"][take], portrait("video", "references")[:, None]]
-        if wanted:
-            given.append(portrait("normals", "reference_normals")[:, None])
+        given = {
+            "latents": clips["video"][take],
+            "normals": clips["normals"][take],
+            "reference": portrait("video", "references")[:, None],
+        }
+        if BY_NAME["reference_normals"].read(self.reads):
+            given["reference_normals"] = portrait("normals", "reference_normals")[:, None]
+        if BY_NAME["warped"].read(self.reads):
+            which = np.where(own, clips["warped"].shape[1] - 1, extra)
+            given["warped"] = clips["warped"][picks[:, None], which[:, None], window]
         camera = np.where(
             own[:, None, None],
             clips["world_to_camera"][picks, inside],
             clips["reference_world_to_camera"][picks, extra],
         )
         with torch.no_grad():
-            encoded = [encode_video(self.vae, to_model_range(video)) for video in given]
-        latents, normals, portraits = encoded[:3]
+            encoded = {name: encode_video(self.vae, to_model_range(video)) for name, video in given.items()}
+        latents = encoded.pop("latents")
         codes = torch.from_numpy(self.codes[take].astype(np.float32))
         clip_conditions = [
             Conditions.of_clip(
                 self.reads,
-                portraits[row],
-                Cameras(clips["world_to_camera"][i, w], clips["intrinsics"][i], camera[row]),
-                normals[row],
-                codes[row],
-                encoded[3][row] if wanted else None,
+                cameras=Cameras(clips["world_to_camera"][i, w], clips["intrinsics"][i], camera[row]),
+                codes=codes[row],
+                **{name: value[row] for name, value in encoded.items()},
             )
             for row, (i, w) in enumerate(zip(picks, window, strict=True))
         ]

@@ -6,7 +6,7 @@ other seeds.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import cv2
@@ -14,6 +14,7 @@ import numpy as np
 
 from fportrait.atomic_io import atomic_path, value_hash
 from fportrait.body.model import BodyModel, Pose, load_body
+from fportrait.body.painting import WARP_REACH, WARP_SCALE, warp_portrait
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import project, scale_intrinsics
 from fportrait.capture import people, world
@@ -63,7 +64,8 @@ def render_clip(index: int, recipe: ClipRecipe, body: BodyModel) -> dict[str, np
 
     Returns:
         `video`, `normals` `T S S 3` uint8; `crops` `T crop crop 3` uint8; `references`, `reference_normals`
-        `R S S 3` uint8;
+        `R S S 3` uint8; `warped` `R+1 T S S 3` uint8, each reference, and the clip's own frame `own_frame`, painted on
+        the mesh in every frame's pose;
         `world_to_camera` `T 4 4`, `reference_world_to_camera` `R 4 4`, `intrinsics` `3 3` (pixels of `video`);
         `actions` `T 52`; `pose` `T 6` (head rotation vector, translation); `focus` `T 3 2` (eyes and mouth, pixels of
         `video`).
@@ -88,7 +90,7 @@ def render_clip(index: int, recipe: ClipRecipe, body: BodyModel) -> dict[str, np
     small_intrinsics = errors.intrinsics(scale_intrinsics(clip["intrinsics"], 1 / recipe.render_scale))
     cameras = np.stack([errors.camera(camera) for camera in clip["world_to_camera"]])
 
-    normals, crops, focus = [], [], []
+    normals, crops, focus, placed = [], [], [], []
     for t in range(recipe.frames):
         pose, actions, w2c = clip["poses"][t], clip["actions"][t], clip["world_to_camera"][t]
         vertices = people.person_vertices(person, actions, pose, body)
@@ -104,29 +106,41 @@ def render_clip(index: int, recipe: ClipRecipe, body: BodyModel) -> dict[str, np
         if disturbance:
             shape, pose = errors.body(body, shape, pose, wild)
         neutral = body.vertices(shape, None, pose)
+        placed.append(before_camera(neutral, cameras[t]))
         normals.append(
             normal_map(neutral, body.faces, cameras[t], small_intrinsics, recipe.size, recipe.size, 2, body.weld)
         )
 
     references, reference_normals, reference_cameras = [], [], []
+    portraits: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # pictures, vertices before the camera, lenses
     for _ in range(recipe.references):
         view = world.sample_training_clip(
             rng, body, "studio" if rng.random() < 0.5 else "phone", 1, large, person=person
         )
         picture = view["video"][0] if marks is None else marks(view["video"][0], wild)
         references.append(shrink(picture, recipe.size))
-        # One person has one shape and one field of view, right or wrong; the portrait's pose has errors of its own.
-        own = replace(sample_disturbance(body, wild, disturbance), shape=errors.shape, distance=errors.distance)
+        # The tracker is wrong about a person in one way. Were it wrong about the portrait in another, the portrait
+        # painted on the body would lie beside the truth, and a model would learn not to believe its details.
         shape, pose = view["shape"], view["poses"][0]
         if disturbance:
-            shape, pose = own.body(body, shape, pose, wild)
-        reference_cameras.append(own.camera(view["world_to_camera"][0]))
-        intrinsics = own.intrinsics(scale_intrinsics(view["intrinsics"], 1 / recipe.render_scale))
+            shape, pose = errors.body(body, shape, pose, wild)
+        reference_cameras.append(errors.camera(view["world_to_camera"][0]))
+        intrinsics = errors.intrinsics(scale_intrinsics(view["intrinsics"], 1 / recipe.render_scale))
         vertices = body.vertices(shape, None, pose)
         size = recipe.size
         reference_normals.append(
             normal_map(vertices, body.faces, reference_cameras[-1], intrinsics, size, size, 2, body.weld)
         )
+        portraits.append((references[-1], before_camera(vertices, reference_cameras[-1]), intrinsics))
+    own_frame = int(rng.integers(recipe.frames))
+    portraits.append((shrink(clip["video"][own_frame], recipe.size), placed[own_frame], small_intrinsics))
+    warped = [
+        [
+            warp_portrait(*portrait, vertices, small_intrinsics, body.faces, WARP_REACH, WARP_SCALE)
+            for vertices in placed
+        ]
+        for portrait in portraits
+    ]
 
     return {
         "video": np.stack([shrink(frame, recipe.size) for frame in clip["video"]]),
@@ -134,6 +148,8 @@ def render_clip(index: int, recipe: ClipRecipe, body: BodyModel) -> dict[str, np
         "crops": np.stack(crops),
         "references": np.stack(references),
         "reference_normals": np.stack(reference_normals),
+        "warped": np.stack([np.stack(frames) for frames in warped]),
+        "own_frame": np.array(own_frame, np.int32),
         "world_to_camera": np.asarray(cameras, np.float32),
         "reference_world_to_camera": np.asarray(reference_cameras, np.float32),
         "intrinsics": np.asarray(small_intrinsics, np.float32),
@@ -159,6 +175,11 @@ def driver_crop(
     points = body.landmarks(people.person_vertices(driver, actions, pose, body))
     pixels, _ = project(points, world_to_camera, intrinsics)
     return face_crop(picture, pixels.astype(np.float32), crop_size)
+
+
+def before_camera(vertices: np.ndarray, world_to_camera: np.ndarray) -> np.ndarray:
+    """Vertices `V 3` in the camera's space."""
+    return np.asarray(vertices @ world_to_camera[:3, :3].T + world_to_camera[:3, 3])
 
 
 def pose_vector(pose) -> np.ndarray:

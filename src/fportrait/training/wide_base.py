@@ -98,7 +98,7 @@ class MixedBatches:
         sources: Sequence[tuple[GrowingClips, BaseTraining]],
         shares: Sequence[float],
         vae: Any,
-        every: float = 300.0,
+        every: float = 120.0,
         reads: Reads | None = None,
     ):
         self.sources, self.shares, self.vae = list(sources), list(shares), vae
@@ -147,7 +147,7 @@ def train_wide(
     vae = load_vae(parent / "vae")
     encoder = ExpressionEncoder.from_pretrained(parent / "expression_encoder")
     model = FactorPortraitTransformer.from_pretrained(
-        parent / "transformer", torch_dtype=torch.float32, reference_normals="portrait"
+        parent / "transformer", torch_dtype=torch.float32, reference_normals="portrait", warped_reference=True
     )
     if compiled:
         model.compile_repeated_blocks(dynamic=False)
