@@ -67,7 +67,8 @@ class EncodeConfig:
     too); `references` portraits per identity; normal maps drawn with `supersample`² samples per pixel.
 
     Pictures are `size` pixels square. `buckets` ("HEIGHTxWIDTH") are further sizes and shapes, for clips of training
-    alone (`dataset.buckets`): scores are taken of squares.
+    alone (`dataset.buckets`): scores are taken of squares. With `warped` every portrait is also painted on the body in
+    every window's poses, for a model of `warped_reference`.
     """
 
     size: int = 64
