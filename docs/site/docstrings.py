@@ -73,7 +73,9 @@ def with_rows(text: str, names: list[str]) -> str:
         first = re.match(r" *", section["body"])
         indent = first[0] if first else ""
         body = re.sub(rf"(?<=[.;]) (?=(?:{known})(?:, (?:{known}))*: )", f"\n{indent}", section["body"])
-        body = re.sub(rf"(?m)^{indent}({known}), ({known})(?=: )", rf"{indent}\1: as `\2`.\n{indent}\2", body)
+        pair, count = re.compile(rf"(?m)^{indent}({known}), ((?:{known})(?:, (?:{known}))*)(?=: )"), 1
+        while count:
+            body, count = pair.subn(rf"{indent}\1: as `\2`.\n{indent}\2", body)
         return section[0].replace(section["body"], body)
 
     return SECTION.sub(rows, text)

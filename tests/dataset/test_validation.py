@@ -256,7 +256,8 @@ def test_data_docs_need_no_network_and_are_the_same_bytes_twice(tmp_path):
     assert "PhoneCapture: camera does not turn" in (tmp_path / "a/out/data_docs/index.html").read_text()
     assert (tmp_path / "a/out/report.json").read_text() == (tmp_path / "b/out/report.json").read_text()
     page = (tmp_path / "a/out/data_docs/motion.html").read_text()
-    assert page.index("Does in each clip move what must") < page.index("Great Expectations")
+    assert page.index("<title>Does in each clip move what must") < page.index("Great Expectations")
+    assert page.index("PhoneCapture: camera does not turn") < page.index("Great Expectations")
 
 
 def test_a_rule_that_nothing_was_asked_of_is_not_passed():

@@ -178,6 +178,8 @@ def with_words(phase: Phase, rules: Sequence[Rule], page: str) -> str:
         + "".join(_row(summary) for summary in phase.summaries)
         + f"</table>{told}<h2>The same as Great Expectations' own page</h2>"
     )
+    title = f"<title>{html.escape(QUESTIONS.get(phase.name, phase.name))}</title>"
+    page = re.sub(r"<title>.*?</title>", lambda match: title, page, count=1, flags=re.S)
     return re.sub(r"(<body[^>]*>)", lambda match: match[1] + lead, page, count=1)
 
 
