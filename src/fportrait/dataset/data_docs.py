@@ -180,7 +180,8 @@ def with_words(phase: Phase, rules: Sequence[Rule], page: str) -> str:
     )
     title = f"<title>{html.escape(QUESTIONS.get(phase.name, phase.name))}</title>"
     page = re.sub(r"<title>.*?</title>", lambda match: title, page, count=1, flags=re.S)
-    return re.sub(r"(<body[^>]*>)", lambda match: match[1] + lead, page, count=1)
+    top = r'<body[^>]*>\s*(?:<p><a href="index\.html">[^<]*</a></p>)?'
+    return re.sub(top, lambda match: match[0] + lead, page, count=1)
 
 
 def verdict(phase: Phase) -> str:
