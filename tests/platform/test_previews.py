@@ -16,7 +16,7 @@ from PIL import Image
 
 from fportrait.capture.image_io import write_image
 from fportrait.capture.video_io import write_video
-from fportrait.ops.chain import BESIDE, CHAIN
+from fportrait.ops.chain import CHAIN
 from fportrait.ops.datasets import Report
 from fportrait.ops.previews import CurveFolder, PictureFolder, TableFolder
 
@@ -60,7 +60,7 @@ def test_the_catalog_previews_pictures_tables_and_curves_and_every_node_draws_it
     for kind in ("PictureFolder", "TableFolder", "CurveFolder"):
         assert f"fportrait.ops.previews.{kind}" in kinds
     pipelines = register_pipelines()
-    for name in (*CHAIN, *BESIDE):
+    for name in (*CHAIN, "study", "ablate"):
         (node,) = pipelines[name].nodes
         drawn = node.preview()
         assert drawn.kind == "mermaid" and drawn.content.count("-->") >= 2, name
