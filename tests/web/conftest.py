@@ -21,6 +21,7 @@ from fportrait.bundle import SHIPPED_BASE
 
 SOURCES = Path(__file__).parents[2] / "src"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+CHECKS = (Path(__file__).parent / "page_checks.js").read_text()
 PATIENCE = 600  # seconds; a busy machine is no failure
 
 
@@ -38,7 +39,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}/"
         self.log = self.folder.with_suffix(".log")
         command = [sys.executable, "-m", "fportrait", "web", "--model", str(SHIPPED_BASE)]
-        command += ["--results", str(self.folder), "--port", str(self.port)]
+        command += ["--no-browser"]
         environment = os.environ | {"PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1"}
         with open(self.log, "a") as log:
             self.process = subprocess.Popen(
@@ -173,6 +174,28 @@ class Page:
             field,
             str(value),
         )
+
+    def tab(self, name: str) -> None:
+        script = "[...document.querySelectorAll('button[role=tab]')].find(b => b.innerText == arguments[0]).click()"
+        self.driver.execute_script(script, name)
+
+    def tabs(self) -> list[str]:
+        script = "return [...document.querySelectorAll('button[role=tab]')].map(b => b.innerText).filter(t => t)"
+        return list(dict.fromkeys(self.driver.execute_script(script)))
+
+    def look(self, width: int, dark: bool = False) -> None:
+        """As on a screen so wide, in light or dark colours."""
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+
+    def faults(self, seconds: float = 10) -> list[str]:
+        """What `page_checks.js` finds on the page and does not go by itself: colours change slowly."""
+        end = time.monotonic() + seconds
+        while (found := self.driver.execute_script(CHECKS)) and time.monotonic() < end:
+            time.sleep(0.5)
+        return found
 
     def toasts(self) -> str:
         """What all toasts say, read at one moment: they come and go by themselves."""

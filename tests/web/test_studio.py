@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from fportrait.errors import UserError
-from fportrait.web.results import ResultStore
+from fportrait.web.results import ResultStore, file_names, stem_of
 from fportrait.web.uploads import PICTURE_BYTES, check_camera, check_picture, check_video
 
 pytest.importorskip("gradio", reason="the extra 'web' is not installed")
@@ -136,6 +136,33 @@ def test_playlists_and_noise_never_reach_the_video_library(tmp_path, content, mo
         check_video(tmp_path / "clip.mp4")
 
 
+@pytest.mark.parametrize(
+    ("portrait", "stem"),
+    [
+        ("me.jpg", "me"),
+        ("../a b/Zoë 2.png", "Zoë-2"),
+        ("<img src=x>.png", "img-src-x"),
+        ("...png", "portrait"),
+        ("a" * 99, "a" * 60),
+    ],
+)
+def test_downloads_are_named_after_the_portrait_and_never_lead_elsewhere(tmp_path, portrait, stem):
+    assert stem_of(portrait) == stem
+    assert all("/" not in name and stem in name for name in file_names(stem))
+
+
+def test_a_result_of_before_files_had_names_is_still_found(tmp_path):
+    store = ResultStore(tmp_path)
+    old = tmp_path / "20200101-000000-abcdef"
+    old.mkdir()
+    for name in ("video.mp4", "picture.png"):
+        (old / name).write_bytes(b"x")
+    (old / "settings.json").write_text('{"seed": 1}')
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list/settings.json").write_text("[]")
+    assert [result.name for result in store.list()] == [old.name] and store.list()[0].video.name == "video.mp4"
+
+
 def test_nothing_uploaded_is_a_sentence_for_each_input():
     for check in (check_picture, check_video, check_camera):
         with pytest.raises(UserError, match="upload"):
@@ -143,15 +170,15 @@ def test_nothing_uploaded_is_a_sentence_for_each_input():
 
 
 def write(folder: Path) -> None:
-    (folder / "video.mp4").write_bytes(b"v")
-    (folder / "picture.png").write_bytes(b"p")
+    for name in file_names("me")[:2]:
+        (folder / name).write_bytes(b"v")
     (folder / "conditions").mkdir()
     (folder / "conditions/codes.npy").write_bytes(b"c")
 
 
 def test_results_are_kept_newest_first_up_to_a_number_and_outlive_the_server(tmp_path):
     store = ResultStore(tmp_path, keep=2)
-    names = [store.add(write, {"seed": seed}).name for seed in range(3)]
+    names = [store.add(write, {"seed": seed, "files": "me"}).name for seed in range(3)]
     kept = {result.name: result.settings["seed"] for result in store.list()}
     assert len(kept) == 2 and set(kept) <= set(names)
     with zipfile.ZipFile(store.list()[0].conditions) as conditions:
@@ -171,7 +198,7 @@ def test_a_failure_while_writing_leaves_no_result(tmp_path):
         raise Cancelled
 
     with pytest.raises(Cancelled):
-        store.add(broken, {})
+        store.add(broken, {"files": "me"})
     assert store.list() == [] and not list(tmp_path.glob(".tmp-*"))
 
 

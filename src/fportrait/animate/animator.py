@@ -16,6 +16,7 @@ import numpy as np
 from fportrait.animate.pictures import enlarge, rows_of_pictures, shown_frames
 from fportrait.animate.portrait import track_picture
 from fportrait.animate.request import Prepared, Request, clock_notes
+from fportrait.animate.retarget import check_strengths, directions, offset
 from fportrait.animate.tracked import Report, Tracked, draw_normals, paint_portrait, track_video
 from fportrait.animate.viewpoint import training_fit, viewpoint
 from fportrait.atomic_io import atomic_path, file_hash, write_json
@@ -92,6 +93,16 @@ class Animator:
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
+    @cached_property
+    def directions(self) -> dict[str, np.ndarray]:
+        """What expression sliders add in this encoder's code space; see `fportrait.animate.retarget`."""
+        return directions(self.encoder)
+
+    @property
+    def reads_landmarks(self) -> bool:
+        """Whether the model reads landmarks and not codes: the ablation C3."""
+        return bool(self.pipeline.transformer.config.expression == "landmarks")
+
     def guidance(self, request: Request) -> dict[str, float]:
         """Scale per factor: the model's own, and over it what the request asks for."""
         return {**self.settings.guidance, **request.guidance}
@@ -108,12 +119,10 @@ class Animator:
                     f"guidance {factor}={value:g}", f"one of {', '.join(FACTORS)} and a scale from 0 to 20", "change it"
                 )
         check_neutral(request.neutral)
+        check_strengths(request.adjust)
         size, max_frames = self.encoder.crop_size, request.max_frames
         config = replace(self.config, force=request.force)
-        person, image = self._once(
-            (("portrait", request.portrait_fov, request.force), request.portrait),
-            lambda: track_picture(request.portrait, self.landmarks, config, size, request.portrait_fov),
-        )
+        person, image = self.portrait(request.portrait, request.portrait_fov, request.force)
 
         def track(path: Path, what: str, seconds: float = math.inf) -> Tracked:
             limits = (self.landmarks, config, size, max_frames)
@@ -134,6 +143,13 @@ class Animator:
         rest = self.rest(request, express, segment_codes(express.track, self.encoder))
         notes += [rest.note] * bool(rest.note)
         return Prepared(request, person, drive, express, image, view, notes)
+
+    def portrait(self, path: Path, fov: float | None = None, force: bool = False) -> tuple[Tracked, np.ndarray]:
+        """A portrait's track and its upright picture `H W 3`; see `track_picture`."""
+        config, size = replace(self.config, force=force), self.encoder.crop_size
+        return self._once(
+            (("portrait", fov, force), path), lambda: track_picture(path, self.landmarks, config, size, fov)
+        )
 
     def _once(self, key: tuple[Any, Path], make: Callable[[], Any]) -> Any:
         """What `make` gives, kept under the file's bytes when this animator remembers."""
@@ -179,13 +195,17 @@ class Animator:
 
     def expression(self, prepared: Prepared) -> np.ndarray:
         """What the model reads of the expression: codes `T 128`, or for the ablation C3 landmarks `T 476`."""
-        if self.pipeline.transformer.config.expression == "landmarks":
+        if self.reads_landmarks:
+            if prepared.request.adjust:
+                raise UserError("expression sliders for a model that reads landmarks", "one of codes", "leave them out")
             codes = landmark_codes(prepared.express.landmarks(self.settings.size), self.settings.size)
         else:
             codes = segment_codes(prepared.express.track, self.encoder)
             rest = self.rest(prepared.request, prepared.express, codes)
             if rest.code is not None:
                 codes = codes - rest.code + self.portrait_rest(prepared.person)
+            if any(prepared.request.adjust.values()):
+                codes = codes + offset(prepared.request.adjust, self.directions)
         before, after, share = prepared.express_rows()
         mixed = codes[before] * (1 - share[:, None]) + codes[after] * share[:, None]
         return np.asarray(mixed, codes.dtype)
@@ -248,8 +268,8 @@ class Animator:
             if left <= 0:
                 return
 
-    def tags(self, prepared: Prepared) -> dict[str, str]:
-        """Provenance of a video; see `fportrait.provenance`."""
+    def tags(self, prepared: Prepared, changes: dict[str, Any] | None = None) -> dict[str, str]:
+        """Provenance of a video, or with `changes` of an edited picture; see `fportrait.provenance`."""
         request = prepared.request
         inputs = {"portrait": request.portrait, "driving": request.driving}
         if request.expression is not None:
@@ -270,6 +290,8 @@ class Animator:
             "fps": round(prepared.drive.fps, 3),
             "sound": prepared.sound is not None,
             "neutral": request.neutral,
+            **({"adjust": dict(request.adjust)} if request.adjust else {}),
+            **(changes or {}),
         }
         return provenance_tags(self.model, inputs, settings, self.adapter and adapter_name(self.adapter))
 

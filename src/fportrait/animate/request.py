@@ -28,6 +28,8 @@ class Request:
         sound: keep the sound of the video that the lips come from, or else of the other.
         neutral: what is done with the face at rest of whom the expressions come from: `auto` estimates it from the clip
             and puts the portrait's in its place, a frame's number names it, `off` leaves the expressions as they are.
+        adjust: strengths of expression sliders (`fportrait.animate.retarget`), added in every frame: eyes wider, lips
+            parted, whatever the driver does.
         fov, portrait_fov: fields of view across the longer side, degrees, of the videos and of the portrait; None takes
             the picture's record (EXIF) or assumes 40.
         force: go on with what is unlike a face.
@@ -47,6 +49,7 @@ class Request:
     max_frames: int = 250
     sound: bool = True
     neutral: str = "auto"
+    adjust: Mapping[str, float] = field(default_factory=dict)
     fov: float | None = None
     portrait_fov: float | None = None
     force: bool = False

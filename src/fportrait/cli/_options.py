@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -51,24 +53,43 @@ def promoted_or_shipped(model: Path | None) -> Path:
 class Bars:
     """Shows reports `(what, done, total)` as one progress bar after another, with the time left; notes as lines.
 
-    Bars go to standard error, and only to a terminal.
+    Bars go to standard error. Where that is no terminal, a line every few seconds says how far it is: in a log or a
+    pipe nobody shall wonder whether anything happens.
+
+    Args:
+        every: seconds between two such lines.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, every: float = 5.0) -> None:
         self._bar: Any = None
         self._what = ""
+        self._every, self._said, self._started = every, 0.0, 0.0
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        from tqdm import tqdm
-
         if what.startswith("note: "):
             self.close()
             click.echo(what, err=True)
-            return
+        elif sys.stderr.isatty():
+            self._draw(what, done, total)
+        else:
+            self._tell(what, done, total)
+
+    def _draw(self, what: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
         if what != self._what:
             self.close()
-            self._bar, self._what = tqdm(total=total, desc=what, leave=False, disable=None), what
+            self._bar, self._what = tqdm(total=total, desc=what, leave=False), what
         self._bar.update(done - self._bar.n)
+
+    def _tell(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if what != self._what:
+            self._what, self._started, self._said = what, now, now
+        elif now - self._said >= self._every and done:
+            left = (now - self._started) / done * (total - done)
+            self._said = now
+            click.echo(f"{what}: {done} of {total}, about {left:.0f} s left", err=True)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -1,4 +1,4 @@
-"""`fportrait animate` and `fportrait provenance`."""
+"""`fportrait animate`, `fportrait edit` and `fportrait provenance`."""
 
 from __future__ import annotations
 
@@ -10,20 +10,35 @@ from fportrait.cli._options import SEED, Bars, device_option, json_option, path_
 from fportrait.errors import UserError
 
 
-def parse_guidance(entries: tuple[str, ...]) -> dict[str, float]:
+def parse_pairs(entries: tuple[str, ...], option: str, expected: str, example: str) -> dict[str, float]:
     """`("expression=2",)` to `{"expression": 2.0}`.
 
     Raises:
-        UserError: not FACTOR=SCALE.
+        UserError: not NAME=NUMBER.
     """
-    scales = {}
+    values = {}
     for entry in entries:
-        factor, _, value = entry.partition("=")
+        name, _, value = entry.partition("=")
         try:
-            scales[factor.strip()] = float(value)
+            values[name.strip()] = float(value)
         except ValueError:
-            raise UserError(f"--guidance {entry}", "FACTOR=SCALE", "write e.g. --guidance expression=2") from None
-    return scales
+            raise UserError(f"{option} {entry}", expected, f"write e.g. {option} {example}") from None
+    return values
+
+
+def parse_numbers(text: str, count: int, option: str, example: str) -> tuple[float, ...]:
+    """`"20,0,0"` to `(20.0, 0.0, 0.0)`.
+
+    Raises:
+        UserError: not so many numbers.
+    """
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != count:
+        raise UserError(f"{option} {text}", f"{count} numbers", f"write e.g. {option} {example}")
+    return values
 
 
 @click.command()
@@ -76,6 +91,12 @@ def parse_guidance(entries: tuple[str, ...]) -> dict[str, float]:
     help="The driver's face at rest: estimated from the clip, left in, or a frame of it.",
 )
 @click.option(
+    "--adjust",
+    multiple=True,
+    metavar="SLIDER=STRENGTH",
+    help="Add to the expression in every frame: eyes, lips, smile, brows, pucker or gaze; 1 is a full action.",
+)
+@click.option(
     "--fov", type=click.FloatRange(5, 150), help="Field of view of the videos across the longer side, degrees: 40."
 )
 @click.option(
@@ -105,6 +126,7 @@ def animate(
     scale: int,
     max_frames: int,
     neutral: str,
+    adjust: tuple[str, ...],
     fov: float | None,
     portrait_fov: float | None,
     conditions: Path | None,
@@ -130,7 +152,7 @@ def animate(
       fportrait animate --portrait me.jpg --driving talk.mp4 --guidance expression=2 -o strong.mp4
       fportrait animate --portrait me.jpg --driving talk.mp4 --model BASE --adapter STAGE/adapter -o adapted.mp4
     """
-    scales = parse_guidance(guidance)
+    scales = parse_pairs(guidance, "--guidance", "FACTOR=SCALE", "expression=2")
     from fportrait.animate import animate as run_animation
 
     bars = Bars()
@@ -154,6 +176,7 @@ def animate(
             scale=scale,
             max_frames=max_frames,
             neutral=neutral,
+            adjust=parse_pairs(adjust, "--adjust", "SLIDER=STRENGTH", "smile=0.5"),
             fov=fov,
             portrait_fov=portrait_fov,
         )
@@ -164,6 +187,78 @@ def animate(
         return
     for name, path in written.items():
         click.echo(f"{name}: {path}")
+
+
+@click.command()
+@click.option("--portrait", required=True, type=path_type, help="A picture with one face.")
+@click.option("-o", "--output", required=True, type=path_type, help="The picture to write (.png).")
+@click.option(
+    "--adjust",
+    multiple=True,
+    metavar="SLIDER=STRENGTH",
+    help="Change the expression: eyes, lips, smile, brows, pucker or gaze; 1 is a full action, -1 its opposite.",
+)
+@click.option("--at-rest", is_flag=True, help="Begin with a face at rest, not with the picture's own expression.")
+@click.option("--head", default="0,0,0", metavar="YAW,PITCH,ROLL", help="Turn the head, degrees from its own pose.")
+@click.option(
+    "--camera", default="0,0", show_default=True, metavar="YAW,ELEVATION[,DISTANCE]", help="Where it is seen from."
+)
+@click.option("--model", type=path_type, help="A model folder. Default: the promoted one, else the shipped base.")
+@click.option("--adapter", type=path_type, help="LoRA weights over the model they were trained on.")
+@click.option("--guidance", multiple=True, metavar="FACTOR=SCALE", help="As of `fportrait animate`.")
+@click.option("--steps", type=click.IntRange(1, 1000), help="Sampling steps. Default: the model's own.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="The same seed gives the same picture.")
+@click.option("--scale", default=8, show_default=True, type=click.IntRange(1, 16), help="Enlarge the written picture.")
+@click.option("--portrait-fov", type=click.FloatRange(5, 150), help="As of `fportrait animate`.")
+@click.option(
+    "--force", is_flag=True, help="Replace a file that fportrait did not write; go on with what is unlike a face."
+)
+@device_option
+@json_option
+def edit(
+    portrait: Path,
+    output: Path,
+    adjust: tuple[str, ...],
+    at_rest: bool,
+    head: str,
+    camera: str,
+    model: Path | None,
+    adapter: Path | None,
+    guidance: tuple[str, ...],
+    steps: int | None,
+    seed: int,
+    scale: int,
+    portrait_fov: float | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Give a portrait another expression, head pose or view, as a picture.
+
+    Expressions are changed by arithmetic on codes: what full actions of rendered people add to a face at rest. The
+    picture says in its metadata that it is synthetic: `fportrait provenance out.png`.
+
+    \b
+    Examples:
+      fportrait edit --portrait me.jpg --adjust smile=1 -o smiling.png
+      fportrait edit --portrait me.jpg --adjust eyes=-1 --adjust lips=0.5 -o yawning.png
+      fportrait edit --portrait me.jpg --head 20,0,0 --camera=-15,10 -o turned.png
+    """
+    changes = parse_pairs(adjust, "--adjust", "SLIDER=STRENGTH", "smile=0.5")
+    scales = parse_pairs(guidance, "--guidance", "FACTOR=SCALE", "expression=2")
+    yaw, pitch, roll = parse_numbers(head, 3, "--head", "20,0,0")
+    from fportrait.animate import Animator
+    from fportrait.animate.edit import Edit, write_edit
+
+    wanted = Edit(
+        *(portrait, changes, at_rest, (yaw, pitch, roll), camera, scales, steps, seed, scale, portrait_fov, force)
+    )
+    prepared = write_edit(Animator(promoted_or_shipped(model), adapter=adapter), wanted, output)
+    if as_json:
+        print_json({"picture": output, "notes": prepared.notes})
+        return
+    for note in prepared.notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo(f"picture: {output}")
 
 
 @click.command()

@@ -34,6 +34,17 @@ def read_logins(path: Path | None, host: str) -> list[tuple[str, str]] | None:
     return [(name, password) for name, _, password in pairs]
 
 
+def on_a_desktop() -> bool:
+    """Whether who started the command would see a browser opened here: a terminal, a screen, not over SSH."""
+    import os
+    import sys
+
+    if not sys.stdout.isatty() or "SSH_CONNECTION" in os.environ:
+        return False
+    screen = "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+    return sys.platform in ("darwin", "win32") or screen
+
+
 @click.command()
 @click.option("--model", type=path_type, help="A model folder. Default: the promoted one, else the shipped base.")
 @click.option(
@@ -51,8 +62,18 @@ def read_logins(path: Path | None, host: str) -> list[tuple[str, str]] | None:
 @click.option(
     "--name", "names", multiple=True, help="A host name it also answers to, as of a proxy; addresses always work."
 )
+@click.option(
+    "--browser/--no-browser", default=None, help="Open the page in a browser. Default: on a desktop, from a terminal."
+)
 def web(
-    model: Path | None, results: Path, keep: int, host: str, port: int, logins: Path | None, names: tuple[str, ...]
+    model: Path | None,
+    results: Path,
+    keep: int,
+    host: str,
+    port: int,
+    logins: Path | None,
+    names: tuple[str, ...],
+    browser: bool | None,
 ) -> None:
     """Open the studio: upload a portrait and a video, choose a camera path, generate, download.
 
@@ -83,7 +104,16 @@ def web(
     shutil.rmtree(uploads, ignore_errors=True)  # of a server before this one
     try:
         studio = Studio(promoted_or_shipped(model), store)
-        serve(studio, store.folder / ".samples", uploads, host, port, pairs, names=names)
+        serve(
+            studio,
+            store.folder / ".samples",
+            uploads,
+            host,
+            port,
+            pairs,
+            names=names,
+            browser=on_a_desktop() if browser is None else browser,
+        )
     except OSError:  # Gradio's own sentence tells of options that this command does not have
         raise UserError(
             f"port {port} of {host}, which cannot be used", "a free port that you may open", "pass another --port"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
 
-from fportrait.web.handlers import Handlers, add_key, camera_inputs, drop_key
+from fportrait.web.edit import connect_editing, editing
+from fportrait.web.handlers import Handlers, add_key, camera_inputs, clips_long, drop_key
 from fportrait.web.pages import (
     Camera,
     Output,
@@ -22,13 +24,14 @@ from fportrait.web.pages import (
     Sources,
     Trace,
     camera,
+    intro,
     output,
     past,
     sampling,
     sources,
     trace,
 )
-from fportrait.web.samples import PORTRAITS, VIDEOS, sample_files
+from fportrait.web.samples import PORTRAITS, VIDEOS, sample_files, thumbnail_style
 from fportrait.web.security import StudioDefence, Uploads
 from fportrait.web.studio import Studio
 from fportrait.web.uploads import VIDEO_BYTES, check_picture, check_video
@@ -42,7 +45,17 @@ CSS = """
 .gradio-container {max-width: 1280px !important; margin: 0 auto !important}
 footer {display: none !important}
 #angle-map img {cursor: crosshair}
+#example {margin: 0} #example img {width: 100%; max-width: 760px; border-radius: 6px}
+#example figcaption {font-size: .85em; opacity: .85}
+.samples button {min-height: 60px; padding-left: 66px; text-align: left; justify-content: flex-start;
+  background-repeat: no-repeat; background-position: 4px center; background-size: 52px 52px}
+#scene .modebar {display: none !important}
+@media (max-width: 640px) {#gallery .grid-container {grid-template-columns: repeat(2, minmax(0, 1fr)) !important}}
+.tabitem, .tabitem > * {min-width: 0; max-width: 100%}
 """
+SAMPLED = {"portrait": PORTRAITS, "edit": PORTRAITS, "driving": VIDEOS}  # whose buttons show what they stand for
+# What an earlier attempt was told has been read by the time of the next one.
+NO_TOASTS = "() => { document.querySelectorAll('.toast-close').forEach(button => button.click()) }"
 
 
 def build(studio: Studio, samples: Path, uploads: Uploads) -> gr.Blocks:
@@ -52,18 +65,24 @@ def build(studio: Studio, samples: Path, uploads: Uploads) -> gr.Blocks:
         gr.Markdown(
             f"## fportrait studio\nIdentity, expression, head pose and viewpoint, each from its own source. {ETHICS}"
         )
+        settings = studio.animator.settings
         with gr.Tab("Animate"):
+            intro(settings, studio.seconds(clips_long(settings, 3), settings.steps, settings.guidance))
             with gr.Row():
                 given = sources()
                 with gr.Column(scale=5, min_width=300):
-                    path = camera(studio.animator.settings)
-                    chosen = sampling(studio.animator.settings)
-                made = output()
+                    path = camera(settings)
+                    chosen = sampling(settings)
+                made = output(settings)
             found = trace()
+        with gr.Tab("Edit"):
+            edited = editing(settings)
         with gr.Tab("Gallery") as gallery_tab:
             kept = past()
         connect_sources(do, given, samples)
-        connect_camera(do, pages, path, chosen)
+        connect_camera(do, pages, path, chosen, made)
+        connect_plan(do, pages, given, chosen, made)
+        connect_editing(do, edited, functools.partial(sample_path, samples))
         connect_making(do, pages, given, path, chosen, made, found)
         connect_gallery(do, gallery_tab, kept)
     return pages
@@ -72,27 +91,45 @@ def build(studio: Studio, samples: Path, uploads: Uploads) -> gr.Blocks:
 def connect_sources(do: Handlers, given: Sources, samples: Path) -> None:
     """Sample buttons, and a look at every upload."""
 
-    def sample(name: str) -> Callable[[], str]:
-        return lambda: str(sample_files(samples)[name])
-
     for button, name in zip(given.portrait_samples, PORTRAITS, strict=True):
-        button.click(sample(name), None, given.portrait, api_visibility="private")
+        button.click(sample_path(samples, name), None, given.portrait, api_visibility="private")
     for button, name in zip(given.driving_samples, VIDEOS, strict=True):
-        button.click(sample(name), None, given.driving, api_visibility="private")
+        button.click(sample_path(samples, name), None, given.driving, api_visibility="private")
     for component, check, what in (
         (given.portrait, check_picture, "portrait"),
         (given.driving, check_video, "driving video"),
         (given.expression, check_video, "expression video"),
     ):
+        component.upload(None, None, None, js=NO_TOASTS, **QUICK)
         component.upload(do.looked_at(check, what), component, component, **QUICK)
 
 
-def connect_camera(do: Handlers, pages: gr.Blocks, path: Camera, chosen: Sampling) -> None:
+def sample_path(samples: Path, name: str) -> Callable[[], str]:
+    """What a sample's button puts into its component."""
+    return lambda: str(sample_files(samples)[name])
+
+
+def connect_plan(do: Handlers, pages: gr.Blocks, given: Sources, chosen: Sampling, made: Output) -> None:
+    """The line beside Generate follows everything that it tells of."""
+    gr.on(
+        [
+            *(pages.load, given.driving.change, given.expression.change, made.frames.change, chosen.steps.change),
+            *(scale.change for scale in chosen.scales),
+        ],
+        do.plan,
+        [given.driving, given.expression, made.frames, chosen.steps, *chosen.scales],
+        made.plan,
+        trigger_mode="always_last",
+        **QUICK,
+    )
+
+
+def connect_camera(do: Handlers, pages: gr.Blocks, path: Camera, chosen: Sampling, made: Output) -> None:
     """Every change of the path is drawn; clicks add to an own path."""
     gr.on(
         [pages.load, path.kind.change, path.keys.change, path.camera_file.upload],
         do.draw_camera,
-        [path.kind, path.keys, path.camera_file, chosen.seed, chosen.frames],
+        [path.kind, path.keys, path.camera_file, chosen.seed, made.frames],
         [path.scene, path.clicks],
         trigger_mode="always_last",
         **QUICK,
@@ -108,8 +145,11 @@ def connect_making(
 ) -> None:
     """Generate, preview and cancel; a visitor who leaves cancels too."""
     everything = [given.portrait, given.driving, given.expression, path.kind, path.keys, path.camera_file]
-    everything += [*chosen.scales, chosen.steps, chosen.seed, chosen.frames, chosen.neutral, chosen.force]
+    everything += [*chosen.scales, chosen.steps, chosen.seed, made.frames, chosen.neutral, chosen.force]
+    everything += chosen.adjust
     shown = [made.video, found.strip, made.downloads, made.facts]
+    for button in (made.run, made.look):
+        button.click(None, None, None, js=NO_TOASTS, **QUICK)
     # Turns are kept by the studio, which can cancel; Gradio only has to let everyone in.
     made.run.click(do.generate, everything, shown, show_progress_on=made.video, concurrency_limit=None)
     made.look.click(lambda: gr.update(open=True), None, found.tracking, **QUICK)
@@ -149,12 +189,21 @@ def serve(
     logins: list[tuple[str, str]] | None,
     block: bool = True,
     names: Sequence[str] = (),
+    browser: bool = False,
 ) -> str:
-    """Run the server, which answers to its address and to `names`; returns its address when `block` is false."""
+    """Run the server, which answers to its address and to `names`; returns its address when `block` is false.
+
+    Args:
+        browser: open the page in this computer's browser.
+    """
     from starlette.middleware import Middleware
 
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     owned = Uploads(uploads, shared=[samples], results=studio.store.folder)
+    buttons = {
+        f"{kind}-sample-{index + 1}": name for kind, names_of in SAMPLED.items() for index, name in enumerate(names_of)
+    }
+    style = CSS + thumbnail_style(samples, buttons)
     pages = build(studio, samples, owned)
     pages.queue(default_concurrency_limit=8, max_size=64)
     _, address, _ = pages.launch(
@@ -169,7 +218,7 @@ def serve(
         footer_links=[],
         auth=logins,
         theme=theme(),
-        css=CSS,
+        css=style,
         app_kwargs={"middleware": [Middleware(StudioDefence, uploads=owned, names=[host, *names])]},
         enable_monitoring=False,
         show_error=False,
@@ -178,6 +227,10 @@ def serve(
         mcp_server=False,
         run_history=False,
     )
+    if browser:
+        import webbrowser
+
+        webbrowser.open(address.replace("0.0.0.0", "127.0.0.1"))
     if block:
         print(f"fportrait studio: {address}  (model {studio.animator.model.name}, results in {studio.store.folder})")
         pages.block_thread()

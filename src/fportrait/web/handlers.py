@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,10 @@ import gradio as gr
 
 from fportrait.animate import Request
 from fportrait.animate.clip_check import upload_words
+from fportrait.animate.retarget import SLIDERS
 from fportrait.animate.viewpoint import parse_keys, viewpoint
 from fportrait.bundle import BundleSettings
+from fportrait.capture.video_io import probe
 from fportrait.diffusion.factors import FACTORS
 from fportrait.errors import UserError
 from fportrait.web.results import Result
@@ -36,7 +39,8 @@ def sentences(handler: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return handler(*args, **kwargs)
         except Cancelled:
-            raise gr.Error("Cancelled.", duration=5, print_exception=False, title="Stopped") from None
+            gr.Info("Nothing was kept of it.", duration=5, title="Cancelled")
+            return gr.skip()
         except UserError as error:
             raise gr.Error(without_folders(str(error), args), duration=None, print_exception=False) from None
         except Exception:
@@ -124,7 +128,7 @@ class Handlers:
             self.uploads.check(who, path, what)
         if kind == FILE:
             self.uploads.check(who, file, "camera file")
-        scales, (steps, seed, frames, neutral, force) = rest[:4], rest[4:]
+        scales, (steps, seed, frames, neutral, force), strengths = rest[:4], rest[4:9], rest[9:]
         guidance = dict(zip(GUIDED, map(float, scales), strict=True))
         return Request(
             check_picture(portrait),
@@ -137,6 +141,7 @@ class Handlers:
             max(1, 512 // self.studio.animator.settings.size),
             int(frames),
             neutral=str(neutral).strip(),
+            adjust={name: float(value) for name, value in zip(SLIDERS, strengths, strict=True) if value},
             force=bool(force),
         )
 
@@ -174,6 +179,26 @@ class Handlers:
             chosen_camera(kind, keys, file), min(int(frames), clips_long(settings, 3)), settings, int(seed)
         ).world_to_camera
         return camera_scene(path), angle_map(points if kind == OWN else [], path)
+
+    def plan(self, session: gr.Request, *values: Any) -> str:
+        """How much of the videos will be used, and about how long that takes: one line beside Generate."""
+        driving, expression, frames, steps, *scales = values
+        who, most = visitor(session), int(frames)
+        guidance = dict(zip(GUIDED, map(float, scales), strict=True))
+        try:
+            paths = [check_video(self.uploads.check(who, path, "video")) for path in (driving, expression) if path]
+            found = [probe(path) for path in paths]
+        except UserError:
+            return ""  # said where it was uploaded
+        if not found:
+            return f"At most {most} frames: about {self.studio.seconds(most, int(steps), guidance):.0f} s to make."
+        given = min(info.frames / info.fps for info in found)
+        used = min(most, math.ceil(given * found[0].fps - 1e-6))
+        sound = "its sound is kept" if any(info.sound for info in found) else "it has no sound"
+        return (
+            f"**{given:.1f} s given, {used / found[0].fps:.1f} s will be used** ({used} frames); {sound}. "
+            f"About {self.studio.seconds(used, int(steps), guidance):.0f} s to make."
+        )
 
     @sentences
     def preview(self, session: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from fportrait.animate.retarget import MOST, SLIDERS
 from fportrait.animate.viewpoint import CAMERAS, parse_keys
 from fportrait.bundle import BundleSettings
 from fportrait.web.handlers import FILE, GUIDED, OWN, clips_long, own_path
 from fportrait.web.samples import PORTRAITS, VIDEOS
 from fportrait.web.scene import angle_map
+
+EXAMPLE = Path(__file__).parent.parent / "assets" / "studio_example.webp"  # tools/studio_pictures.py
 
 
 def unopened(component: Any) -> Any:
@@ -54,10 +59,10 @@ class Sampling:
 
     scales: Any
     steps: Any
-    frames: Any
     seed: Any
     neutral: Any
     force: Any
+    adjust: Any
 
 
 @dataclass
@@ -65,6 +70,8 @@ class Output:
     """The result and the buttons that make it."""
 
     video: Any
+    frames: Any
+    plan: Any
     run: Any
     stop: Any
     look: Any
@@ -96,6 +103,40 @@ class Past:
     delete: Any
 
 
+def strength_sliders(prefix: str) -> list[Any]:
+    """A slider for each expression that codes can be moved to."""
+    return [
+        gr.Slider(-MOST, MOST, 0, step=0.05, label=name.capitalize(), info=what, elem_id=f"{prefix}-{name}")
+        for name, (_, _, what) in SLIDERS.items()
+    ]
+
+
+def sample_buttons(prefix: str, what: str, count: int) -> list[Any]:
+    """A button per sample, which its thumbnail is drawn on (`samples.thumbnail_style`)."""
+    with gr.Row(elem_classes="samples"):
+        return [
+            gr.Button(f"{what} {index + 1}", size="sm", min_width=110, elem_id=f"{prefix}-{index + 1}")
+            for index in range(count)
+        ]
+
+
+def intro(settings: BundleSettings, seconds: float) -> None:
+    """What to expect, in a sentence and an example, before anything is uploaded."""
+    clip = clips_long(settings, 3)
+    gr.Markdown(
+        f"Give a portrait and a driving video, choose a camera path, press **Generate**. Videos are {settings.size}×"
+        f"{settings.size} pixels, enlarged for viewing: faces come out soft, more a small painting of the person than "
+        f"a photograph. {clip / 25:.0f} seconds of video take about {seconds:.0f} seconds here."
+    )
+    if EXAMPLE.is_file():
+        data = base64.b64encode(EXAMPLE.read_bytes()).decode()
+        words = "The shipped small base: portrait (NASA, public domain), driving frames, and what was made of them"
+        gr.HTML(
+            f'<figure id="example"><img alt="{words}" src="data:image/webp;base64,{data}">'
+            f"<figcaption>{words}.</figcaption></figure>"
+        )
+
+
 def sources() -> Sources:
     """Portrait, driving video and optional expression video, with samples to try."""
     with gr.Column(scale=5, min_width=300):
@@ -108,11 +149,7 @@ def sources() -> Sources:
                 elem_id="portrait",
             )
         )
-        with gr.Row():
-            portrait_samples = [
-                gr.Button(f"Sample {index + 1}", size="sm", min_width=80, elem_id=f"portrait-sample-{index + 1}")
-                for index in range(len(PORTRAITS))
-            ]
+        portrait_samples = sample_buttons("portrait-sample", "Portrait", len(PORTRAITS))
         driving = unopened(
             gr.Video(
                 label="Driving video: pose, and expression",
@@ -122,11 +159,7 @@ def sources() -> Sources:
                 include_audio=True,
             )
         )
-        with gr.Row():
-            driving_samples = [
-                gr.Button(f"Sample {index + 1}", size="sm", min_width=80, elem_id=f"driving-sample-{index + 1}")
-                for index in range(len(VIDEOS))
-            ]
+        driving_samples = sample_buttons("driving-sample", "Video", len(VIDEOS))
         with gr.Accordion("Expression from another video", open=False):
             expression = unopened(
                 gr.Video(
@@ -191,9 +224,6 @@ def sampling(settings: BundleSettings) -> Sampling:
             "pass in each guided step (the small base: the last two of five)."
         )
         steps = gr.Slider(1, 10 * settings.steps, settings.steps, step=1, label="Sampling steps", elem_id="steps")
-        frames = gr.Slider(
-            1, clips_long(settings, 10), clips_long(settings, 3), step=1, label="Frames at most", elem_id="frames"
-        )
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, elem_id="seed")
         neutral = gr.Textbox(
             "auto",
@@ -202,10 +232,13 @@ def sampling(settings: BundleSettings) -> Sampling:
             elem_id="neutral",
         )
         force = gr.Checkbox(False, label="Go on with what is unlike a face", elem_id="force")
-    return Sampling(scales, steps, frames, seed, neutral, force)
+    with gr.Accordion("Expression, added in every frame", open=False, elem_id="adjusting"):
+        gr.Markdown("Eyes wider, lips parted, a smile, whatever the driver does. 0 adds nothing, 1 is a full action.")
+        adjust = strength_sliders("added")
+    return Sampling(scales, steps, seed, neutral, force, adjust)
 
 
-def output() -> Output:
+def output(settings: BundleSettings) -> Output:
     """The video, the buttons and the downloads."""
     with gr.Column(scale=5, min_width=300):
         video = gr.Video(
@@ -217,25 +250,46 @@ def output() -> Output:
             elem_id="result",
             buttons=["download"],
         )
+        frames = gr.Slider(
+            1,
+            clips_long(settings, 10),
+            clips_long(settings, 3),
+            step=1,
+            label="Length: frames at most",
+            elem_id="frames",
+        )
+        plan = gr.Markdown("", elem_id="plan")
         with gr.Row():
             run = gr.Button("Generate", variant="primary", min_width=80, elem_id="generate")
             stop = gr.Button("Cancel", min_width=80, elem_id="cancel")
         look = gr.Button("Only show tracking and normals", size="sm", elem_id="preview")
         downloads = gr.File(label="Download", interactive=False, elem_id="downloads", height=190)
         facts = gr.Markdown(elem_id="facts")
-    return Output(video, run, stop, look, downloads, facts)
+    return Output(video, frames, plan, run, stop, look, downloads, facts)
 
 
 def trace() -> Trace:
     """The strip over time and, folded, tracking and normal maps."""
-    strip = gr.Image(label="Driving, pose, result over time", interactive=False, elem_id="strip")
+    strip = gr.Image(
+        label="Driving, pose, result over time", interactive=False, elem_id="strip", buttons=["download", "fullscreen"]
+    )
     with gr.Accordion("Tracking and normals", open=False, elem_id="tracking") as tracking:
         tracked_facts = gr.Markdown()
         overlays = gr.Gallery(
-            label="What the tracker found", columns=4, height=320, elem_id="overlays", object_fit="contain"
+            label="What the tracker found",
+            columns=4,
+            height=320,
+            elem_id="overlays",
+            object_fit="contain",
+            buttons=["download", "fullscreen"],
         )
         normals = gr.Gallery(
-            label="Pose as normal maps", columns=6, height=200, elem_id="normals", object_fit="contain"
+            label="Pose as normal maps",
+            columns=6,
+            height=200,
+            elem_id="normals",
+            object_fit="contain",
+            buttons=["download", "fullscreen"],
         )
     return Trace(strip, tracking, tracked_facts, overlays, normals)
 
@@ -248,7 +302,7 @@ def past() -> Past:
         label="Past results, newest first",
         columns=5,
         fit_columns=False,
-        height=300,
+        height=320,
         allow_preview=False,
         elem_id="gallery",
         object_fit="contain",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import secrets
 import shutil
 import time
@@ -16,8 +17,20 @@ from typing import IO, Any
 from fportrait.atomic_io import atomic_folder, write_json
 from fportrait.errors import UserError
 
-VIDEO, PICTURE, CONDITIONS, SETTINGS = "video.mp4", "picture.png", "conditions.zip", "settings.json"
-THUMBNAIL = "thumbnail.png"
+SETTINGS, THUMBNAIL = "settings.json", "thumbnail.png"
+STEM = re.compile(r"[^\w-]+")
+
+
+def stem_of(portrait: str) -> str:
+    """What a result's files are called, after its portrait's file: letters, digits, `-` and `_`, at most 60 of them."""
+    return STEM.sub("-", Path(portrait).stem).strip("-_")[:60] or "portrait"
+
+
+def file_names(stem: str) -> tuple[str, str, str]:
+    """Video, picture and conditions, as they are downloaded; `stem` "" for results of before they had names."""
+    if not stem:
+        return "video.mp4", "picture.png", "conditions.zip"
+    return f"{stem}-animated.mp4", f"{stem}-over-time.png", f"{stem}-conditions.zip"
 
 
 @dataclass(frozen=True)
@@ -32,12 +45,16 @@ class Result:
         return self.folder.name
 
     @property
+    def _files(self) -> tuple[str, str, str]:
+        return file_names(STEM.sub("-", str(self.settings.get("files", ""))))
+
+    @property
     def video(self) -> Path:
-        return self.folder / VIDEO
+        return self.folder / self._files[0]
 
     @property
     def picture(self) -> Path:
-        return self.folder / PICTURE
+        return self.folder / self._files[1]
 
     @property
     def thumbnail(self) -> Path:
@@ -46,7 +63,7 @@ class Result:
 
     @property
     def conditions(self) -> Path:
-        return self.folder / CONDITIONS
+        return self.folder / self._files[2]
 
 
 class ResultStore:
@@ -77,11 +94,14 @@ class ResultStore:
         self._lock.close()
 
     def add(self, write: Any, settings: Mapping[str, Any]) -> Result:
-        """Let `write(folder)` make the video, picture and a folder `conditions`; keep them under a new name."""
+        """Let `write(folder)` make the video, picture and a folder `conditions`; keep them under a new name.
+
+        The files are called as `file_names(settings["files"])` says.
+        """
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         with atomic_folder(self.folder / name) as folder:
             write(folder)
-            zip_folder(folder / "conditions", folder / CONDITIONS)
+            zip_folder(folder / "conditions", Result(folder, settings).conditions)
             shutil.rmtree(folder / "conditions")
             write_json(folder / SETTINGS, dict(settings))
         for old in self.list()[self.keep :]:
@@ -92,13 +112,15 @@ class ResultStore:
         """Finished results, newest first."""
         found = []
         for folder in sorted(self.folder.iterdir(), reverse=True):
-            if folder.name.startswith(".") or not all((folder / name).is_file() for name in (VIDEO, PICTURE, SETTINGS)):
+            if folder.name.startswith(".") or not (folder / SETTINGS).is_file():
                 continue
             try:
-                settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-            except ValueError:
+                result = Result(folder, json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
+                whole = result.video.is_file() and result.picture.is_file()
+            except (ValueError, AttributeError):
                 continue
-            found.append(Result(folder, settings))
+            if whole:
+                found.append(result)
         return found
 
     def get(self, name: str) -> Result:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,24 @@ def sample_files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         _render(folder)
     return {name: folder / name for name in (*PORTRAITS, *VIDEOS)}
+
+
+def thumbnail_style(folder: Path, buttons: Mapping[str, str]) -> str:
+    """CSS that shows on each button (`{element id: sample's name}`) what it stands for."""
+    import cv2
+
+    from fportrait.capture.video_io import read_image, read_video
+
+    rules, pictures = [], {}
+    for button, name in buttons.items():
+        if name not in pictures:
+            path = sample_files(folder)[name]
+            image = read_video(path, 8, 9)[0] if path.suffix == ".mp4" else read_image(path)
+            small = cv2.resize(image, (96, 96), interpolation=cv2.INTER_AREA)
+            _, jpeg = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+            pictures[name] = base64.b64encode(jpeg.tobytes()).decode()
+        rules.append(f"#{button} {{background-image: url(data:image/jpeg;base64,{pictures[name]})}}")
+    return "\n".join(rules)
 
 
 def _render(target: Path) -> None:

@@ -87,8 +87,10 @@ def camera_scene(world_to_camera: np.ndarray, size: float = 0.05) -> Any:
         margin={"l": 0, "r": 0, "t": 0, "b": 0},
         height=300,
         showlegend=False,
+        paper_bgcolor="rgba(0,0,0,0)",  # the page's own, light or dark
         modebar_remove=["zoom3d", "pan3d", "orbitRotation", "tableRotation", "resetCameraLastSave3d", "toImage"],
         scene={
+            "bgcolor": "rgba(0,0,0,0)",
             "aspectmode": "data",
             "xaxis": hidden,
             "yaxis": hidden,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,15 @@ from typing import Any
 import numpy as np
 
 from fportrait.animate import Animator, Prepared, Request
+from fportrait.animate.edit import Edit, write_edit
 from fportrait.animate.pictures import shown_frames, tracking_overlay
 from fportrait.animate.tracked import Report
 from fportrait.capture.video_io import read_video, write_image
+from fportrait.diffusion.schedule import noise_levels
 from fportrait.errors import UserError
-from fportrait.web.results import PICTURE, THUMBNAIL, VIDEO, Result, ResultStore
+from fportrait.web.results import THUMBNAIL, Result, ResultStore, file_names, stem_of
 
+START_SECONDS, TRACK_SECONDS, CALL_SECONDS = 2.0, 0.12, 0.012  # a video, a frame, a frame and model call: two cores
 WAITING = 8  # jobs beyond the running one; more are turned away at once
 
 
@@ -111,28 +115,59 @@ class Studio:
             normals = [(image, f"frame {number}") for image, number in zip(maps, numbers, strict=True)]
             return Preview(overlays, normals, prepared)
 
+    def edit(self, session: str, edit: Edit, folder: Path, report: Report) -> tuple[Path, list[str]]:
+        """Write an edited picture into `folder`, named after the portrait; and what a viewer should know of it."""
+        with self.job(session, report) as checked:
+            output = folder / f"{stem_of(edit.portrait.name)}-edited.png"
+            return output, write_edit(self.animator, edit, output, checked).notes
+
+    def seconds(self, frames: int, steps: int, guidance: Mapping[str, float]) -> float:
+        """About how long a video takes here: as the last results did, or as on two cores."""
+        rates = []
+        for past in self.store.list()[:5]:
+            values = past.settings
+            with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
+                rates.append(
+                    float(values["seconds"]) / self._work(values["frames"], values["steps"], values["guidance"])
+                )
+        return self._work(frames, steps, guidance) * (float(np.median(rates)) if rates else 1.0)
+
+    def _work(self, frames: int, steps: int, guidance: Mapping[str, float]) -> float:
+        """Seconds on two cores at 64 pixels: tracking once per frame, and the model's calls over noise levels."""
+        settings = self.animator.settings
+        levels = noise_levels(steps)
+        shifted = settings.shift * levels / (1 + (settings.shift - 1) * levels)
+        guided = int((shifted <= settings.guidance_below).sum())
+        calls = steps + guided * sum(scale != 1 for scale in guidance.values())
+        return START_SECONDS + frames * (TRACK_SECONDS + calls * CALL_SECONDS * (settings.size / 64) ** 2)
+
     def generate(self, session: str, request: Request, report: Report, names: dict[str, str]) -> Result:
         """Make a video and keep it; `names` are what the user called the files."""
         started = time.monotonic()
         with self.job(session, report) as checked:
             prepared = self.animator.prepare(request, checked)
+            stem = stem_of(names["portrait"])
+            video, picture, _ = file_names(stem)
             settings: dict[str, Any] = {
                 **names,
+                "files": stem,
                 "camera": request.camera if "camera_file" not in names else "file",
                 "guidance": self.animator.guidance(request),
                 "steps": request.steps or self.animator.settings.steps,
                 "seed": request.seed,
                 "frames": len(prepared),
+                "adjust": {name: value for name, value in request.adjust.items() if value},
+                "sound": "kept" if prepared.sound else "none in the video",
                 "model": self.animator.model.name,
                 "notes": prepared.notes,
                 "created": time.strftime("%Y-%m-%d %H:%M:%S"),
             }
 
             def write(folder: Path) -> None:
-                written = self.animator.write(prepared, folder / VIDEO, checked)
-                written["picture"].rename(folder / PICTURE)
+                written = self.animator.write(prepared, folder / video, checked)
+                written["picture"].rename(folder / picture)
                 half = len(prepared) // 2
-                write_image(folder / THUMBNAIL, read_video(folder / VIDEO, half, half + 1)[0])
+                write_image(folder / THUMBNAIL, read_video(folder / video, half, half + 1)[0])
                 (folder / "conditions").mkdir()
                 self.animator.write_conditions(prepared, folder / "conditions")
                 settings["seconds"] = round(time.monotonic() - started, 1)
@@ -144,7 +179,7 @@ def describe(settings: dict[str, Any]) -> str:
     """A result's settings as lines of Markdown."""
     lines = []
     for key, value in settings.items():
-        if value in ("", None, {}, []):
+        if key == "files" or value in ("", None, {}, []):
             continue
         text = ", ".join(f"{k} {v:g}" for k, v in value.items()) if isinstance(value, dict) else value
         text = "; ".join(text) if isinstance(text, list) else text
