@@ -8,8 +8,9 @@ const words = (e) => `${e.tagName.toLowerCase()}#${e.id || (e.closest('[id]') ||
 const named = (e) => {
   const by = (e.getAttribute('aria-labelledby') || '').split(/\s+/).map(id => (document.getElementById(id) || {}).textContent);
   const labels = [...(e.labels || [])].map(label => label.textContent);
-  const image = e.querySelector('img[alt], svg title');
-  return [e.getAttribute('aria-label'), e.title, e.textContent, e.placeholder, ...by, ...labels, image && (image.alt || image.textContent)]
+  const inner = e.querySelector('img[alt], [aria-label], [title]');
+  const within = inner && (inner.alt || inner.getAttribute('aria-label') || inner.title);
+  return [e.getAttribute('aria-label'), e.title, e.textContent, e.placeholder, ...by, ...labels, within]
     .some(text => (text || '').trim());
 };
 for (const e of document.querySelectorAll('button, input, select, textarea, a[href], [role=slider], [role=tab]')) {

@@ -51,9 +51,23 @@ footer {display: none !important}
   background-repeat: no-repeat; background-position: 4px center; background-size: 52px 52px}
 #scene .modebar {display: none !important}
 @media (max-width: 640px) {#gallery .grid-container {grid-template-columns: repeat(2, minmax(0, 1fr)) !important}}
+.or, .min_value, .max_value {color: var(--body-text-color-subdued) !important}
+.dark a.download-link {color: var(--primary-300) !important}
+#downloads .label-clear-button, #past-files .label-clear-button {display: none}
+button[role=tab].selected {color: var(--primary-700) !important}
+.dark button[role=tab].selected {color: var(--primary-300) !important}
 .tabitem, .tabitem > * {min-width: 0; max-width: 100%}
 """
 SAMPLED = {"portrait": PORTRAITS, "edit": PORTRAITS, "driving": VIDEOS}  # whose buttons show what they stand for
+# Gradio's buttons around pictures have no name for those who hear the page: they get their block's label.
+NAMES = """() => {
+  const name = () => document.querySelectorAll('button:has(> .image-frame):not([aria-label])').forEach(button => {
+    const label = button.closest('.block')?.querySelector('label, [data-testid=block-label]');
+    button.setAttribute('aria-label', 'Picture: ' + (label?.innerText || 'uploaded').trim());
+  });
+  new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
+  name();
+}"""
 # What an earlier attempt was told has been read by the time of the next one.
 NO_TOASTS = "() => { document.querySelectorAll('.toast-close').forEach(button => button.click()) }"
 
@@ -79,6 +93,7 @@ def build(studio: Studio, samples: Path, uploads: Uploads) -> gr.Blocks:
             edited = editing(settings)
         with gr.Tab("Gallery") as gallery_tab:
             kept = past()
+        pages.load(None, None, None, js=NAMES, **QUICK)
         connect_sources(do, given, samples)
         connect_camera(do, pages, path, chosen, made)
         connect_plan(do, pages, given, chosen, made)
@@ -175,8 +190,22 @@ def connect_gallery(do: Handlers, tab: gr.Tab, kept: Past) -> None:
 
 def theme() -> gr.themes.Base:
     """System fonts only: no page may ask another server for anything."""
+    # Darker buttons than Gradio's: white on them shall be read by everyone (contrast 4.5 and more).
+    red = {
+        f"button_cancel_{name}{mode}": "#b91c1c"
+        for name in ("background_fill", "border_color")
+        for mode in ("", "_dark")
+    }
     return gr.themes.Default(
         primary_hue="indigo", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    ).set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_cancel_text_color="#ffffff",
+        button_cancel_text_color_dark="#ffffff",
+        **red,
     )
 
 

@@ -38,8 +38,8 @@ class Editing:
 def editing(settings: BundleSettings) -> Editing:
     """Portrait and result beside each other, the sliders under them."""
     gr.Markdown(
-        "Change one picture: its expression, its head, the place it is seen from. 0 leaves things as they are; "
-        "the answer comes when you let a slider go."
+        "Change one picture: its expression, its head, the place it is seen from. At 0 it is as the model "
+        "paints it; the answer comes when you let a slider go."
     )
     with gr.Row():
         with gr.Column(min_width=280):
