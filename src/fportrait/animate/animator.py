@@ -122,7 +122,7 @@ class Animator:
         check_strengths(request.adjust)
         size, max_frames = self.encoder.crop_size, request.max_frames
         config = replace(self.config, force=request.force)
-        person, image = self.portrait(request.portrait, request.portrait_fov, request.force)
+        person, image = self.tracked_portrait(request.portrait, request.portrait_fov, request.force)
 
         def track(path: Path, what: str, seconds: float = math.inf) -> Tracked:
             limits = (self.landmarks, config, size, max_frames)
@@ -144,7 +144,7 @@ class Animator:
         notes += [rest.note] * bool(rest.note)
         return Prepared(request, person, drive, express, image, view, notes)
 
-    def portrait(self, path: Path, fov: float | None = None, force: bool = False) -> tuple[Tracked, np.ndarray]:
+    def tracked_portrait(self, path: Path, fov: float | None = None, force: bool = False) -> tuple[Tracked, np.ndarray]:
         """A portrait's track and its upright picture `H W 3`; see `track_picture`."""
         config, size = replace(self.config, force=force), self.encoder.crop_size
         return self._once(

@@ -70,7 +70,7 @@ def prepare_edit(animator: Animator, edit: Edit) -> Prepared:
         raise UserError(
             "a model that reads landmarks, not codes", "a model of expression codes", "use the base, or change the head"
         )
-    person, image = animator.portrait(edit.portrait, edit.portrait_fov, edit.force)
+    person, image = animator.tracked_portrait(edit.portrait, edit.portrait_fov, edit.force)
     turn = rotation_from_degrees(*edit.head)
     drive = replace(person, track=replace(person.track, rotations=turn @ person.track.rotations))
     request = Request(
