@@ -347,6 +347,35 @@ def test_cameras_bring_the_portraits_own_rays_where_a_model_wants_them(pipeline)
     assert not torch.equal(by_cameras, sample(wanting, {**given, "rays": path}, reference_rays=0 * own))
 
 
+@pytest.mark.parametrize("frames", [9, 29])
+@pytest.mark.parametrize("scheduler", ["euler", "unipc", "dpm++"])
+def test_below_level_one_sampling_starts_from_the_painted_portrait(pipeline, frames, scheduler):
+    """At level 0 the painted portrait itself comes out, over the seams of windows too; a model without it starts from
+    noise as ever."""
+    transformer = FactorPortraitTransformer(**{**pipeline.transformer.config, "warped_reference": True}).eval()
+    calls = []
+    transformer.register_forward_pre_hook(lambda _, args, given: calls.append(1), with_kwargs=True)
+    given, painted = conditions(frames), torch.rand(1, 3, frames, 32, 32) * 2 - 1
+
+    def sampled(level, reading=transformer):
+        made = FactorPortraitPipeline(
+            reading, pipeline.vae, make_scheduler(scheduler, 5.0), window_frames=13, start_level=level
+        )
+        made.set_progress_bar_config(disable=True)
+        calls.clear()
+        return sample(made, given, warped=painted, num_inference_steps=6), len(calls)
+
+    whole, all_calls = sampled(1.0)
+    part, some_calls = sampled(0.75)
+    last, one = sampled(0.0)
+    assert 0 < some_calls < all_calls and one <= some_calls
+    assert torch.equal(sampled(0.75)[0], part)
+    target = encode_video(pipeline.vae, painted[:, :, :13])
+    near = [(video[:, :, :2] - target[:, :, :2]).square().mean().item() for video in (last, part, whole)]
+    assert near[0] < near[1] < near[2]
+    assert torch.equal(sampled(0.5, pipeline.transformer)[0], sampled(1.0, pipeline.transformer)[0])
+
+
 @torch.no_grad()
 def test_a_bundle_makes_a_pipeline_that_samples_as_the_bundle_says(tmp_path):
     from fportrait.bundle import SHIPPED_BASE, read_settings

@@ -284,6 +284,7 @@ class Animator:
             "guidance": self.guidance(request),
             "guidance_below": self.settings.guidance_below,
             "scheduler": self.settings.scheduler,
+            "start_level": self.settings.start_level,
             "frames": len(prepared),
             "size": self.settings.size,
             "scale": request.scale,

@@ -70,10 +70,16 @@ def held_out(reader: ShardReader, dataset: str, count: int, frames: int | None) 
 
 
 def make_pipeline(
-    transformer: torch.nn.Module, vae: Any, shift: float, guidance_below: float = 1.0, scheduler: str = "euler"
+    transformer: torch.nn.Module,
+    vae: Any,
+    shift: float,
+    guidance_below: float = 1.0,
+    scheduler: str = "euler",
+    start_level: float = 1.0,
 ) -> FactorPortraitPipeline:
     """A sampler of clips as long as they were trained, without a progress bar; see `fportrait.diffusion.schedule`."""
-    pipeline = FactorPortraitPipeline.of(transformer, vae, shift, scheduler, guidance_below=guidance_below)
+    settings = {"guidance_below": guidance_below, "start_level": start_level}
+    pipeline = FactorPortraitPipeline.of(transformer, vae, shift, scheduler, **settings)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

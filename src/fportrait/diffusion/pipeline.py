@@ -67,11 +67,16 @@ class FactorPortraitPipeline(DiffusionPipeline):
         guidance_below: float = BundleSettings.guidance_below,
         steps: int = BundleSettings.steps,
         guidance: Mapping[str, float] | None = None,
+        start_level: float = BundleSettings.start_level,
     ):
         super().__init__()
         self.register_modules(transformer=transformer, vae=vae, scheduler=scheduler)
         self.register_to_config(
-            window_frames=window_frames, guidance_below=guidance_below, steps=steps, guidance=dict(guidance or {})
+            window_frames=window_frames,
+            guidance_below=guidance_below,
+            steps=steps,
+            guidance=dict(guidance or {}),
+            start_level=start_level,
         )
 
     @classmethod
@@ -88,7 +93,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
         if not index.is_file():
             raise UserError(f"no {index}", "a pipeline folder", "check the path, or save a pipeline there")
         stored = json.loads(index.read_text(encoding="utf-8"))
-        for setting in ("window_frames", "guidance_below", "steps", "guidance"):
+        for setting in ("window_frames", "guidance_below", "steps", "guidance", "start_level"):
             if setting in stored:
                 components.setdefault(setting, stored[setting])
         if "transformer" not in components:
@@ -110,7 +115,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
         """A sampler of models in memory; `scheduler` and its `shift` as in `schedule.make_scheduler`.
 
         Args:
-            settings: `window_frames`, `guidance_below`, `steps`, `guidance`.
+            settings: `window_frames`, `guidance_below`, `steps`, `guidance`, `start_level`.
         """
         return cls(transformer, vae, make_scheduler(scheduler, shift), **settings)  # type: ignore[arg-type]
 
@@ -150,6 +155,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
             guidance_below=settings.guidance_below,
             steps=settings.steps,
             guidance=settings.guidance,
+            start_level=settings.start_level,
         )
         return made if place.type == "cpu" else made.to(place)
 
@@ -279,9 +285,10 @@ class FactorPortraitPipeline(DiffusionPipeline):
             self.transformer._hf_hook.pre_forward(self.transformer)
         prompt_cache = self.transformer.prompt_key_values()
         set_noise_levels(self.scheduler, steps, device)
+        latents, timesteps = self._started(latents, blend, conditions)
         guided_from = self.config.guidance_below * self.scheduler.config.num_train_timesteps
-        with self.progress_bar(total=steps) as progress:
-            for step, timestep in enumerate(self.scheduler.timesteps):
+        with self.progress_bar(total=len(timesteps)) as progress:
+            for step, timestep in enumerate(timesteps):
                 scales = guidance if float(timestep) <= guided_from else {}
                 times = timestep.to(latents).expand(len(latents))
                 if given is not None:
@@ -303,6 +310,24 @@ class FactorPortraitPipeline(DiffusionPipeline):
         if given is not None:
             video[:, :, : given.shape[2]] = given
         return video
+
+    def _started(
+        self, noise: torch.Tensor, blend: Blend, conditions: WindowConditions
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The state that sampling starts from, and the timesteps from there on.
+
+        Ours: below `start_level` 1, a model that reads the portrait painted on the body starts from it, noised to the
+        first of the scheduler's levels that is no higher (as SDEdit does: Meng et al. 2021, arXiv 2108.01073).
+        """
+        timesteps = self.scheduler.timesteps
+        first = int((timesteps > self.config.start_level * self.scheduler.config.num_train_timesteps + 1e-3).sum())
+        parts = [conditions[index].warped for index in range(len(blend.windows))] if first else []
+        if not parts or parts[0] is None:
+            return noise, timesteps
+        first = min(first, len(timesteps) - 1)
+        self.scheduler.set_begin_index(first)
+        sigma = self.scheduler.sigmas[first].to(noise)
+        return (1 - sigma) * blend.mean(part.to(noise) for part in parts) + sigma * noise, timesteps[first:]
 
     def _velocity(
         self,

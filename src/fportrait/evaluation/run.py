@@ -91,7 +91,9 @@ def evaluate(
     dtype = sampling_dtype(device)
     transformer = FactorPortraitTransformer.from_pretrained(transformer_folder, torch_dtype=dtype).to(device).eval()
     vae = load_vae(base / "vae").to(device)
-    pipeline = make_pipeline(transformer, vae, sampling.shift, sampling.guidance_below, sampling.scheduler)
+    pipeline = make_pipeline(
+        transformer, vae, sampling.shift, sampling.guidance_below, sampling.scheduler, sampling.start_level
+    )
     evaluation = Evaluation(
         Sampler(pipeline, sampling.steps, seed, sampling.guidance),
         reader,
@@ -148,6 +150,7 @@ def settings_of(evaluation: Evaluation, sampling: SamplingSettings) -> dict[str,
         "guidance": sampling.guidance,
         "guidance_below": sampling.guidance_below,
         "scheduler": sampling.scheduler,
+        "start_level": sampling.start_level,
         "network_every": evaluation.protocol.network_every,
         "shards": evaluation.reader.hash,
         "same": {"frames": sampling.frames, "steps": sampling.steps},
