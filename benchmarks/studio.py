@@ -21,7 +21,7 @@ from _result import write_result
 
 from fportrait.bundle import SHIPPED_BASE
 
-HELP_BOUND, PAGE_BOUND = 0.5, 3.0  # seconds
+HELP_BOUND, PAGE_BOUND = 0.5, 2.0  # seconds
 
 
 def help_seconds() -> float:
