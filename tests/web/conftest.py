@@ -202,6 +202,11 @@ class Page:
         script = "return [...document.querySelectorAll('.toast-body')].map(t => t.innerText).join(' ')"
         return self.driver.execute_script(script)
 
+    def errors(self) -> str:
+        """What red toasts say; others tell how a clip was filmed."""
+        script = "return [...document.querySelectorAll('.toast-body.error')].map(t => t.innerText).join(' ')"
+        return self.driver.execute_script(script)
+
     def downloads(self) -> dict[str, str]:
         script = "return [...document.querySelectorAll('#downloads a[href]')].map(a => a.href)"
         return {link.rsplit("/", 1)[1]: link for link in self.driver.execute_script(script)}
