@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -255,3 +256,35 @@ def test_the_points_of_the_mean_head_are_those_of_the_body():
     from fportrait.body import pose
 
     assert pose.NECK_SHARE == NECK_SHARE
+
+
+def sharing(sound):
+    """The same people with codes that say the same of everybody's mouth."""
+    rows, people = copied(sound)
+    says = np.random.default_rng(9).normal(size=128)
+    for row in rows:
+        points = row["landmarks"].reshape(478, 2)
+        opened = np.linalg.norm(points[13] - points[14]) / np.linalg.norm(points[33] - points[263])
+        noise = np.random.default_rng(row["frame"]).normal(0, 0.02, 128)
+        row["expression_code"] = (3 * opened * says + noise).astype(np.float32)
+    return rows, people
+
+
+@pytest.mark.parametrize(
+    ("of", "rule"),
+    [
+        (lambda codes: [codes[0]] * 5 + codes[:-5], "the codes are of these frames|the codes say what"),
+        (shuffled, "the codes say what the face does"),
+        (lambda codes: [code * (9 / np.sqrt(np.mean(np.square(codes)))) for code in codes], "codes of one size"),
+    ],
+    ids=["late", "shuffled", "nine deviations"],
+)
+def test_one_clip_of_one_person_is_set_aside_and_the_rest_goes_on(tmp_path, sound, of, rule):
+    rows, people = sharing(sound)
+    assert gate(tmp_path / "sound", rows, people)["quarantined"] == {}
+    codes = of([row["expression_code"] for row in rows[:FRAMES]])
+    for row, code in zip(rows[:FRAMES], codes, strict=True):
+        row["expression_code"] = code
+    report = gate(tmp_path / "partial", rows, people)
+    assert list(report["quarantined"]) == ["StudioCapture/ph0"]
+    assert re.search(rule, report["quarantined"]["StudioCapture/ph0"][0])

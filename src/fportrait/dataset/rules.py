@@ -39,6 +39,8 @@ class ValidationConfig:
     min_code_size: float = 0.05  # root mean square of a standardised code, mean over a dataset
     max_code_size: float = 3.0
     min_code_agreement: float = 0.2  # correlation of changes of code and face
+    min_code_fit: float = 0.1  # of one clip: what other people's clips make of its codes, against its face
+    max_code_shift: float = 0.25  # by how much that is better when its codes are moved by some frames
     max_root_over_head: float = 5.0  # degrees that a person's root turns more than the head does on it
     max_shape: float = 20.0  # largest number among a person's shape coefficients
     max_quarantined: float = 0.5  # share of the identities; more means that something is wrong with all of them
@@ -153,6 +155,30 @@ def _motion(config: ValidationConfig) -> list[Rule]:
             "warning",
             "look at that clip's overlay (`fportrait track`); raise max_reprojection if it is good",
             high=config.max_reprojection,
+        ),
+        Rule(
+            "the codes say what the face does",
+            "motion",
+            "code_fit",
+            "warning",
+            "look whether that clip's codes are of another clip, or in another order",
+            low=config.min_code_fit,
+        ),
+        Rule(
+            "the codes are of these frames",
+            "motion",
+            "code_shift",
+            "warning",
+            "look whether that clip's codes are some frames late or early",
+            high=config.max_code_shift,
+        ),
+        Rule(
+            "codes of one size",
+            "motion",
+            "code_size",
+            "warning",
+            "standardise that clip's codes as those of the others",
+            high=2 * config.max_code_size,
         ),
     ]
 

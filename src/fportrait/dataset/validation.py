@@ -17,6 +17,7 @@ from fportrait.atomic_io import atomic_path, write_json
 from fportrait.dataset.data_docs import Phase, run_phase, write_data_docs
 from fportrait.dataset.rules import PHASES, Rule, ValidationConfig, rules
 from fportrait.errors import UserError
+from fportrait.tables.agreement import clip_agreement
 from fportrait.tables.annotations import MARK, VERSION, has_checks
 from fportrait.tables.fits import dataset_rollup, leave_out_other_bodies
 from fportrait.tables.rollup import (
@@ -85,6 +86,8 @@ def validate_tables(
         elif name == "motion":
             assert database is not None
             motion = clip_motion(database) if motion is None else motion
+            assert structure is not None
+            motion = motion.merge(clip_agreement(database, structure), on=["dataset", "clip"], how="left")
             table = motion = leave_out_other_bodies(database, motion)
         elif name == "identities":
             assert database is not None and structure is not None and motion is not None
