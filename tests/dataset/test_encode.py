@@ -12,7 +12,7 @@ from fportrait.camera.cameras import crop_intrinsics
 from fportrait.capture.video_io import read_video, write_video
 from fportrait.dataset.batches import Batches
 from fportrait.dataset.encode import EncodeConfig, crop_picture, encode_tables
-from fportrait.dataset.identities import window_starts
+from fportrait.dataset.identities import identity_units, window_starts
 from fportrait.dataset.shards import ShardReader
 from fportrait.diffusion.codec import BlockCodec, encode_video
 from fportrait.diffusion.conditions import Reads
@@ -158,6 +158,29 @@ def test_a_second_run_encodes_nothing_and_another_vae_encodes_everything(world, 
     changed = encode_tables([root / "tables"], root / "vae2", root / "other", root / "units", CONFIG)
     assert changed["vae_hash"] != report["vae_hash"]
     assert ShardReader(root / "other").hash != ShardReader(root / "shards").hash
+
+
+def test_another_body_file_of_the_users_names_the_unit_anew(world, tmp_path, monkeypatch):
+    _, rows, _ = world
+    bodies = tmp_path / "bodies/smplx"
+    bodies.mkdir(parents=True)
+    (bodies / "SMPLX_NEUTRAL.npz").write_bytes(b"one")
+    monkeypatch.setenv("FPORTRAIT_BODIES", str(tmp_path / "bodies"))
+    people = [identity_row(row["dataset"], row["identity"], row["split"], row["clip"]) for row in (rows[0], rows[-1])]
+    people[0]["body_model"] = "smplx"
+    write_tables(tmp_path / "tables", rows, people)
+
+    def units():
+        return {unit.identity: unit for unit in identity_units(tmp_path / "tables", tmp_path / "hashes")}
+
+    before = units()
+    (bodies / "SMPLX_NEUTRAL.npz").write_bytes(b"another")
+    after = units()
+    assert before["a"].body != after["a"].body and before["a"].rows_hash == after["a"].rows_hash
+    assert before["b"] == after["b"] and before["b"].body == ""
+    monkeypatch.delenv("FPORTRAIT_BODIES")
+    with pytest.raises(UserError, match="'smplx' without its files"):
+        units()
 
 
 def test_a_broken_video_fails_its_identity_by_name_and_the_rest_goes_on(world, tmp_path):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
+from fportrait.atomic_io import file_hash, value_hash
 from fportrait.body.pose import NECK_SHARE, Pose, bone_transforms, rotation_matrix, rotation_vector, skin
 from fportrait.errors import UserError, nearest_name
 
@@ -140,13 +141,39 @@ def load_body(name: str = "embedded", path: str | Path | None = None) -> Body:
         raise UserError(f"the body model '{name}'", f"one of {', '.join(BODIES)}", f"set body_model: {near}")
     if name == "embedded":
         return _embedded()
-    if path is None:
-        folder = os.environ.get(FOLDER_VARIABLE)
-        if not folder:
-            raise UserError(
-                f"the body model '{name}' without its files",
-                "files that you have a licence for",
-                f"give load_body(path=...), or set {FOLDER_VARIABLE} to a folder that holds {name}/",
-            )
-        path = Path(folder) / name
-    return _from_files(name, Path(path))
+    return _from_files(name, _folder_of(name) if path is None else Path(path))
+
+
+def body_hash(name: str) -> str:
+    """SHA-256 over a body model's files, for the names of results that depend on it; empty for the embedded body,
+    which is part of the code.
+
+    Raises:
+        UserError: unknown name, or no files where they are looked for.
+    """
+    if name == "embedded":
+        return ""
+    if name not in BODIES:
+        load_body(name)  # says what is known
+    folder = _folder_of(name)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not files:
+        raise UserError(f"no files of a body model in {folder}", "those you have a licence for", "put them there")
+    return _hash_of_files(folder, tuple((path, (at := path.stat()).st_size, at.st_mtime_ns) for path in files))
+
+
+@functools.lru_cache(maxsize=4)
+def _hash_of_files(folder: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
+    return value_hash([[path.relative_to(folder).as_posix(), file_hash(path)] for path, *_ in files])
+
+
+def _folder_of(name: str) -> Path:
+    """Where a body model's files lie, by `FPORTRAIT_BODIES`."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    if not folder:
+        raise UserError(
+            f"the body model '{name}' without its files",
+            "files that you have a licence for",
+            f"give load_body(path=...), or set {FOLDER_VARIABLE} to a folder that holds {name}/",
+        )
+    return Path(folder) / name

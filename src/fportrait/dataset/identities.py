@@ -1,4 +1,4 @@
-"""The people of annotation folders as units of work, each named by its rows and by its videos' bytes."""
+"""The people of annotation folders as units of work, each named by its rows and by its videos' and body's bytes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fportrait.atomic_io import file_hash
+from fportrait.body.model import body_hash
 from fportrait.errors import UserError
 from fportrait.scale.map_engine import map_units
 from fportrait.tables.schema import check_schema
@@ -17,13 +18,15 @@ HASH_HERE = 2**30  # bytes of videos; more are hashed by the engine's workers
 
 @dataclass(frozen=True)
 class IdentityUnit:
-    """One identity of one annotation folder. `rows_hash` and `videos` (path, SHA-256) name its content."""
+    """One identity of one annotation folder. `rows_hash`, `videos` (path, SHA-256) and `body` (hash of a body model's
+    files) name its content."""
 
     folder: str
     dataset: str
     identity: str
     rows_hash: str
     videos: tuple[tuple[str, str], ...]
+    body: str = ""
 
 
 def identity_units(folder: Path, hashes: Path, workers: int = 0) -> list[IdentityUnit]:
@@ -38,10 +41,11 @@ def identity_units(folder: Path, hashes: Path, workers: int = 0) -> list[Identit
         check_schema(table, folder / f"{table}.parquet")
     database = connect(folder / "frames.parquet", folder / "identities.parquet")
     rows = database.execute(
-        "SELECT f.dataset, f.identity, f.hash, i.hash, f.paths FROM "
+        "SELECT f.dataset, f.identity, f.hash, i.hash, i.body, f.paths FROM "
         "(SELECT dataset, identity, bit_xor(hash(frames)) AS hash, list_sort(list(DISTINCT path)) AS paths "
         " FROM frames GROUP BY ALL) f "
-        "JOIN (SELECT dataset, identity, bit_xor(hash(identities)) AS hash FROM identities GROUP BY ALL) i "
+        "JOIN (SELECT dataset, identity, bit_xor(hash(identities)) AS hash, any_value(body_model) AS body "
+        " FROM identities GROUP BY dataset, identity) i "
         "USING (dataset, identity) ORDER BY ALL"
     ).fetchall()
     stated: list[tuple[str, str, tuple[tuple[str, int, int], ...]]] = []
@@ -73,8 +77,11 @@ def identity_units(folder: Path, hashes: Path, workers: int = 0) -> list[Identit
             identity,
             f"{frames_hash}-{identity_hash}",
             tuple((path, digest) for path, digest in zip(paths, result.value, strict=True)),
+            body_hash(body),
         )
-        for (dataset, identity, frames_hash, identity_hash, paths), result in zip(rows, report.results, strict=True)
+        for (dataset, identity, frames_hash, identity_hash, body, paths), result in zip(
+            rows, report.results, strict=True
+        )
     ]
 
 
