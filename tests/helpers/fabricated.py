@@ -107,10 +107,17 @@ def report_of(scores: dict[str, Any]) -> dict[str, Any]:
     return {**datasets, "slices": slices, "control": control, "holdout": scores["holdout"], "settings": settings}
 
 
-def run_stage(name: str, inputs: dict[str, Path], outputs: dict[str, Path], work: Any = None) -> None:
+def run_stage(
+    name: str,
+    inputs: dict[str, Path],
+    outputs: dict[str, Path],
+    work: Any = None,
+    parameters: dict[str, Any] | None = None,
+) -> None:
     """One stage as the hooks run it: an MLflow run, and a lineage record."""
     run = runs.StageRun(name)
     run.add_inputs({key: path.as_posix() for key, path in inputs.items()})
+    run.add_parameters(parameters or {})
     report = work() if work else {"done": 1}
     path = Path(f"data/08_reporting/{name}.json")
     write_json(path, report)
@@ -119,8 +126,8 @@ def run_stage(name: str, inputs: dict[str, Path], outputs: dict[str, Path], work
     run.finish()
 
 
-def evaluate(scores: dict[str, Any]) -> None:
-    """The stage `evaluate`, with the scores given."""
+def evaluate(scores: dict[str, Any], parameters: dict[str, Any] | None = None) -> None:
+    """The stage `evaluate`, with the scores given, and the parameters that its record then keeps."""
 
     def work() -> dict[str, Any]:
         taken, report = evidence.take(INPUTS), report_of(scores)
@@ -130,7 +137,8 @@ def evaluate(scores: dict[str, Any]) -> None:
             evidence.seal(taken, INPUTS, folder, report, STAGES[:-1])
         return report
 
-    run_stage("evaluate", {"shards": SHARDS, "base": BASE, "stage4": TRAINED}, {"evaluation": EVALUATION}, work)
+    inputs = {"shards": SHARDS, "base": BASE, "stage4": TRAINED}
+    run_stage("evaluate", inputs, {"evaluation": EVALUATION}, work, parameters)
 
 
 def build(project: Path, environment: str = "base") -> None:
@@ -138,6 +146,8 @@ def build(project: Path, environment: str = "base") -> None:
     shutil.copy(ROOT / "pyproject.toml", project)
     shutil.copytree(ROOT / "conf/base", project / "conf/base")
     shutil.copytree(ROOT / f"conf/{environment}", project / f"conf/{environment}", dirs_exist_ok=True)
+    gate = project / f"conf/{environment}/parameters_promote.yml"
+    gate.write_text(gate.read_text().replace("smoke: true ", "smoke: false"))  # these weights animate nothing
     (project / "conf/local").mkdir(parents=True)
     shutil.copy(ROOT / "conf/logging.yml", project / "conf")
     shutil.copy(ROOT / "dvc.yaml", project)

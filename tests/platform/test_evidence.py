@@ -317,6 +317,103 @@ def test_code_that_is_imported_from_elsewhere_is_not_the_commits(project, tmp_pa
     assert "src/fportrait/evaluation/metrics.py differs" in refused("code")
 
 
+def easier(words: str) -> None:
+    """The user's own parameters, which Git does not see."""
+    write_text(Path("conf/local/parameters_promote.yml"), f"promote: {{clean_tree: true, {words}}}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("floors: {PhoneCapture: {ours: {lip_error: {mean: 0.5}}}}", "the floor of PhoneCapture.ours.lip_error.mean"),
+        ("slice_floors: {ours/psnr: 1.0}", "the floor of ours/psnr is 1, in the commit 15"),
+        ("against_champion: {ours/psnr: 9.0}", "the tolerated loss of ours/psnr is 9"),
+        ("limits: {evaluate: {seconds: 99999999}}", "the limit of evaluate.seconds"),
+        ("min_slice_clips: 99", "slices below 99 clips are not judged"),
+    ],
+)
+def test_thresholds_that_were_lowered_out_of_gits_sight_are_refused(project, words, told):
+    easier(words)
+    assert told in refused("thresholds") and checks()["code"]["passed"]
+    assert "commit what you ask for" in refused("thresholds")
+
+
+def test_thresholds_that_are_edited_between_evaluation_and_promotion_are_refused_even_when_committed(project):
+    strict()
+    path = Path("conf/base/parameters_promote.yml")
+    path.write_text(path.read_text().replace("lip_error: {mean: 0.055}", "lip_error: {mean: 0.9}"))
+    assert "parameters_promote.yml differs" in refused("code")
+    git("commit", "-q", "-a", "-m", "an easier gate")
+    assert checks()["code"]["passed"]
+    assert "lip_error.mean is 0.9, in the commit 0.055" in refused("thresholds")
+    fabricated.evaluate(fabricated.scores_of(GOOD))  # asked before its numbers are known
+    assert checks()["thresholds"]["passed"]
+    easier("floors: {PhoneCapture: {ours: {lip_error: {mean: 0.01}}}}")  # asking for more is nobody's business
+    assert checks()["thresholds"]["passed"]
+
+
+def test_on_a_laptop_lowered_thresholds_are_told_and_pass(project):
+    write_text(Path("conf/local/parameters_promote.yml"), "promote: {slice_floors: {ours/psnr: 1.0}}\n")
+    found = checks()["thresholds"]
+    assert found["passed"] and "in the commit 15 (allowed here)" in found["detail"]
+
+
+def test_an_evaluation_of_fewer_clips_than_the_commit_asks_is_refused(project):
+    strict()
+    own = read_parameters()["evaluate"]
+    fabricated.evaluate(fabricated.scores_of(GOOD), {**own, "protocol": {**own["protocol"], "records": 1}})
+    assert "evaluate.protocol was not what the commit says" in refused("thresholds")
+    fabricated.evaluate(fabricated.scores_of(GOOD), own)
+    assert checks()["thresholds"]["passed"]
+
+
+def test_without_git_or_in_another_repository_nobody_can_tell_which_code_this_is(project, tmp_path):
+    strict()
+    shutil.move(".git", tmp_path / "git")
+    assert "there is no Git repository here" in refused("code")
+    assert "no commit" in refused("thresholds")
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-q", "-m", "everything is committed")
+    assert "is not in this repository" in refused("code")
+
+
+def test_aliases_that_were_moved_by_hand_are_named_and_put_right_by_naming_a_version(project):
+    server = mlflow.MlflowClient()
+    for psnr in (24.0, 24.1, 24.2):
+        write_text(TRAINED / "transformer/weights.safetensors", f"transformer {psnr}")
+        fabricated.run_stage("train_stage4", {}, {"stage4": TRAINED})
+        fabricated.evaluate(fabricated.scores_of({**GOOD, "psnr": psnr}))
+        promoted(project)
+    assert "registry" not in checks()
+    server.set_registered_model_alias("fportrait", "champion", "1")
+    assert "the alias champion names 1, the gate put it on 3" in refused("registry")
+    server.delete_registered_model_alias("fportrait", "champion")  # so that the floors alone would decide
+    assert "the alias champion names no version, the gate put it on 3" in refused("registry")
+    server.delete_registered_model_tag("fportrait", "gate.champion")  # a registry from before it was noted
+    assert "champion is gone, though version 3 won" in refused("registry")
+    assert CliRunner().invoke(main, ["rollback", "--to", "3"]).exit_code == 0
+    assert "registry" not in checks() and registry.champion_version(server) == "3"
+    server.set_registered_model_alias("fportrait", "anchor", "3")
+    assert "the alias anchor names 3, the gate put it on 1" in refused("registry")
+    registry.set_anchor("3", "after the new captures")
+    assert "registry" not in checks()
+    assert CliRunner().invoke(main, ["rollback"]).exit_code == 0  # an honest one is no tampering
+    assert "registry" not in checks() and registry.champion_version(server) == "2"
+
+
+def test_a_report_behind_a_link_is_judged_by_what_it_says(project, tmp_path):
+    other = tmp_path / "better.json"
+    write_json(other, {**read(REPORT), "StudioCapture": {}})
+    REPORT.unlink()
+    REPORT.symlink_to(other)
+    assert "evaluate.json is not the report that the evaluation wrote" in refused()
+    shutil.move(EVALUATION, tmp_path / "evaluation")
+    (EVALUATION).symlink_to(tmp_path / "evaluation")
+    edit(EVALUATION / "scores.json", holdout="other")
+    assert "scores.json is not what the evaluation wrote" in refused()
+
+
 def test_a_key_demands_its_own_signature(project, tmp_path, monkeypatch):
     key = tmp_path / "key"
     key.write_bytes(bytes(range(32)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import yaml
 
 from fportrait.errors import UserError
 from fportrait.ops import gate, lineage
+from fportrait.ops.asked import weakened
+from fportrait.ops.gate import GateSettings
 from fportrait.ops.headline import numbers
 from helpers.fabricated import GOOD, report_of, scores_of
 
@@ -212,3 +215,16 @@ def test_uncommitted_code_is_refused_where_the_tree_must_be_clean(tmp_path, monk
 def test_settings_with_unknown_keys_are_refused():
     with pytest.raises(UserError, match="'floors'"):
         gate.GateSettings.from_dict({"floor": {}})
+
+
+def test_a_gate_that_asks_for_less_is_told_from_one_that_asks_for_more():
+    asked = GateSettings(
+        floors={"PhoneCapture.ours.psnr.mean": 20.0, "PhoneCapture.ours.expression_gain.mean": 0.6},
+        limits={"smoke.seconds": 10.0},
+        against_champion={"ours/psnr": 0.5},
+    )
+    more = {"floors": {**asked.floors, "PhoneCapture.ours.psnr.mean": 22.0}, "limits": {"smoke.seconds": 5.0}}
+    assert weakened(asked, asked) == weakened(replace(asked, **more, against_champion={"ours/psnr": 0.1}), asked) == []
+    assert len(weakened(GateSettings(clean_tree=False, smoke=False), asked)) == 6
+    gain = {**asked.floors, "PhoneCapture.ours.expression_gain.mean": 1.7}  # as wrong as .3
+    assert "expression_gain" in weakened(replace(asked, floors=gain), asked)[0]

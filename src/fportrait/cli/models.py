@@ -106,7 +106,8 @@ def rollback(version: str | None, reason: str, as_json: bool) -> None:
     if as_json:
         print_json(result)
     else:
-        click.echo(f"version {result['version']} is champion again; version {result['rolled_back']} was taken back")
+        taken = f"version {result['rolled_back']} was taken back" if result["rolled_back"] else "its alias is noted"
+        click.echo(f"version {result['version']} is champion again; {taken}")
 
 
 @click.command()

@@ -66,6 +66,23 @@ def head() -> str:
         return ""
 
 
+def committed_text(commit: str, name: str) -> str | None:
+    """A file of the project as a commit has it; None where there is no such commit or file."""
+    try:
+        return _git("show", f"{commit}:./{name}").decode()
+    except (OSError, subprocess.CalledProcessError, UnicodeDecodeError):
+        return None
+
+
+def has_commit(commit: str) -> bool:
+    """Whether this repository holds a commit."""
+    try:
+        _git("cat-file", "-e", f"{commit}^{{commit}}")
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return True
+
+
 def changed_files() -> list[str]:
     """What differs from the commit checked out here, by content: running code, pipelines and configuration.
 

@@ -322,6 +322,10 @@ def _code_checks(record: Mapping[str, Any], clean_tree: bool) -> list[Check]:
     reasons = []
     if not commit or commit.endswith("+"):
         reasons.append("the evaluation ran uncommitted code" if commit else "the evaluation ran code of no commit")
+    elif code.head() and not code.has_commit(commit):
+        reasons.append(f"the evaluation's commit {commit[:12]} is not in this repository")
+    if not code.head():
+        reasons.append("there is no Git repository here, so nobody can tell which code this is")
     changed = code.changed_files() if code.head() else []
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fportrait.errors import UserError
-from fportrait.ops import code, evidence, gate, headline, lineage, model_card, runs
+from fportrait.ops import asked, code, evidence, gate, headline, lineage, model_card, runs
 from fportrait.ops.registry import (
     ANCHOR,
     BASE_TAG,
@@ -33,6 +33,7 @@ from fportrait.ops.registry import (
     WON,
     alias_version,
     anchor_version,
+    astray,
     bundle_files,
     bundle_of,
     champion_version,
@@ -43,6 +44,7 @@ from fportrait.ops.registry import (
     move,
     read_file,
     read_json,
+    remember,
     versions,
 )
 from fportrait.ops.smoke import write_inputs
@@ -126,7 +128,9 @@ def promote(
                 checks += _smoke(server, result, settings, smoke)
             _describe(server, bundle, candidate, result)
             if alias_version(server, ANCHOR) is None:
-                server.set_registered_model_alias(MODEL, ANCHOR, anchor_version(server) or str(result["version"]))
+                first = anchor_version(server) or str(result["version"])
+                server.set_registered_model_alias(MODEL, ANCHOR, first)
+                remember(server, ANCHOR, first)
     changed = base is None or result["version"] != int(base)
     return {**result, "no_change": not changed, "hashes": files, "checks": [check.as_dict() for check in checks]}
 
@@ -143,6 +147,8 @@ def examine(
             clean_tree=settings.clean_tree,
             records=proof.records,
         )
+        checks += _asked(candidate, settings)
+    checks += _alias_checks(server)
     checks += gate.lineage_checks(candidate.stages, settings.clean_tree, candidate.records)
     checks += gate.floor_checks(headline.numbers(candidate.report), settings.floors)
     checks += gate.slice_checks(candidate.report.get("slices") or {}, settings.slice_floors, settings.min_slice_clips)
@@ -153,6 +159,28 @@ def examine(
     if all(check.passed for check in checks):  # scoring a champion again is not worth it for a model that is refused
         checks += _comparisons(server, candidate, settings, rescore)
     return checks
+
+
+def _asked(candidate: Candidate, settings: gate.GateSettings) -> list[gate.Check]:
+    """Whether the gate asks what the evaluation's commit asks; nothing where there is no evidence to begin with."""
+    assert candidate.proof is not None
+    try:
+        commit = evidence.read(candidate.proof.evaluation)["code"]["commit"]
+    except UserError:
+        return []  # refused as evidence
+    own = lineage.read_record("evaluate", candidate.records) or {}
+    evaluated, environment = own.get("parameters") or {}, str(own.get("environment") or "base")
+    return asked.asked_checks(settings, commit.removesuffix("+"), evaluated, environment)
+
+
+def _alias_checks(server: Any) -> list[gate.Check]:
+    """Refuses a registry in which somebody moved an alias by hand; nothing where all are in their places."""
+    reasons = astray(server) if server is not None else []
+    if not reasons:
+        return []
+    fix = "name it with `fportrait rollback --to VERSION --reason TEXT` (or `fportrait registry anchor VERSION`)"
+    words = f"{'; '.join(reasons)}: moved by hand, or a promotion was killed; {fix}"
+    return [gate.Check("registry", False, words)]
 
 
 def _comparisons(

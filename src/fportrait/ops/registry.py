@@ -21,6 +21,7 @@ from fportrait.ops.store import DATABASE, home, open_store, store_errors
 MODEL = "fportrait"
 CHAMPION, PREVIOUS, ANCHOR = "champion", "previous", "anchor"
 BASE_TAG, STATE_TAG, REASON_TAG = "gate.base", "gate.state", "gate.reason"
+NOBODY = "nobody"
 CLAIMED, WON, LOST, FAILED, ROLLED_BACK = "claimed", "won", "lost", "failed", "rolled back"
 
 
@@ -41,6 +42,40 @@ def move(server: Any, champion: str | None, previous: str | None) -> None:
             server.set_registered_model_alias(MODEL, alias, version)
         elif alias_version(server, alias) is not None:
             server.delete_registered_model_alias(MODEL, alias)
+    remember(server, CHAMPION, champion)
+
+
+def remember(server: Any, alias: str, version: str | None) -> None:
+    """Note where the gate, a rollback or a command put an alias: MLflow lets anybody move it without a trace."""
+    server.set_registered_model_tag(MODEL, f"gate.{alias}", version or NOBODY)
+
+
+def astray(server: Any) -> list[str]:
+    """Aliases that are not where the gate put them, in words: a candidate would else be compared with a weaker
+    champion, or with none.
+
+    A registry from before this was noted is judged by its versions' states alone.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        tags = server.get_registered_model(MODEL).tags
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return []  # nothing was ever promoted
+        raise
+    states = {str(one.version): one.tags.get(STATE_TAG) for one in versions(server)}
+    won = sorted((version for version, state in states.items() if state == WON), key=int)
+    reasons = []
+    for alias in (CHAMPION, ANCHOR):
+        there, noted = alias_version(server, alias), tags.get(f"gate.{alias}")
+        if noted is not None and (there or NOBODY) != noted:
+            reasons.append(f"the alias {alias} names {there or 'no version'}, the gate put it on {noted}")
+        elif alias == CHAMPION and there is None and won:
+            reasons.append(f"the alias champion is gone, though version {won[-1]} won")
+        elif alias == CHAMPION and there is not None and states.get(there) in (LOST, FAILED, CLAIMED):
+            reasons.append(f"the alias champion names version {there}, which {states[there]}")
+    return reasons
 
 
 def former(server: Any, version: str) -> str | None:
@@ -52,7 +87,8 @@ def former(server: Any, version: str) -> str | None:
 def rollback(reason: str = "", to: str | None = None) -> dict[str, Any]:
     """Give `champion` back to `previous` (or to version `to`); the files of that version are checked first.
 
-    Returns `version` (the champion now), `rolled_back` and `previous`.
+    Returns `version` (the champion now), `rolled_back` (None when an alias that was moved by hand was put right) and
+    `previous`.
 
     Raises:
         UserError: no champion, nothing to go back to, or files that are not there any more.
@@ -60,9 +96,10 @@ def rollback(reason: str = "", to: str | None = None) -> dict[str, Any]:
     with store_errors():
         server = runs.client()
         now, target = champion_version(server), to or alias_version(server, PREVIOUS)
-        if now is None:
+        wrong = bool(astray(server))  # an alias that was moved by hand is put right by naming a version
+        if now is None and not (wrong and to):
             raise UserError("no champion", "a promoted model", "promote one with `fportrait promote`")
-        if target is None or str(target) == str(now):
+        if target is None or (str(target) == str(now) and not wrong):
             raise UserError(
                 f"nothing to go back to from version {now}", "an earlier champion", "name one with --to VERSION"
             )
@@ -70,8 +107,11 @@ def rollback(reason: str = "", to: str | None = None) -> dict[str, Any]:
         bundle_of(str(target))
         before = former(server, str(target))
         move(server, str(target), before)
-        mark(server, str(now), ROLLED_BACK, reason or "rolled back by hand")
-        return {"version": int(target), "rolled_back": int(now), "previous": int(before) if before else None}
+        mark(server, str(target), WON, reason if wrong else "")
+        if now is not None and str(now) != str(target):
+            mark(server, str(now), ROLLED_BACK, reason or "rolled back by hand")
+        gone = int(now) if now is not None and str(now) != str(target) else None
+        return {"version": int(target), "rolled_back": gone, "previous": int(before) if before else None}
 
 
 def champion_version(server: Any) -> str | None:
@@ -107,6 +147,7 @@ def set_anchor(version: str, reason: str = "") -> dict[str, Any]:
         bundle_of(version)
         before = anchor_version(server)
         server.set_registered_model_alias(MODEL, ANCHOR, version)
+        remember(server, ANCHOR, version)
         if reason:
             server.set_model_version_tag(MODEL, version, f"{ANCHOR}.reason", reason)
         return {"anchor": int(version), "before": int(before) if before else None}
