@@ -22,6 +22,7 @@ from fportrait.evaluation.probes import (
     tracker_view,
 )
 from fportrait.evaluation.slices import skin_degrees, slice_of, summarise_slices, view_degrees
+from fportrait.evaluation.types import ClipResult
 
 
 class Reader:
@@ -164,7 +165,6 @@ def test_slices_have_fixed_bounds_and_count_their_clips(scenes):
         slice_of("skin", skin_degrees(pale, points)) == "light"
         and slice_of("skin", skin_degrees(dark, points)) == "dark"
     )
-    table = summarise_slices(
-        [({"view": "over 40°"}, {"ours/psnr": 20.0}), ({"view": "over 40°"}, {"ours/psnr": 24.0})], 0
-    )
-    assert table["view"]["over 40°"]["clips"] == 2 and table["view"]["over 40°"]["ours"]["psnr"]["mean"] == 22
+    clips = [ClipResult("c", "ada", {}, {"ours/psnr": score}, {"view": "over 40°"}) for score in (20.0, 24.0)]
+    entry = summarise_slices(clips, 0)["view"]["over 40°"]
+    assert (entry["clips"], entry["people"], entry["ours"]["psnr"]) == (2, 1, {"mean": 22.0})  # one person: no interval

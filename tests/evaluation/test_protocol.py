@@ -51,7 +51,7 @@ def test_the_protocol_scores_every_dataset_beside_its_baselines(house, tmp_path)
     assert not re.search(r"""(?:src|href)=(?!["']data:)|@import|url\(|fetch\(|XMLHttp""", page)  # nothing is loaded
     assert "name=viewport" in page
     rows = (tmp_path / "table.csv").read_text().splitlines()
-    assert rows[0].startswith("dataset,method,psnr,ssim,lpips") and rows[1].startswith("PhoneCapture,fportrait,")
+    assert rows[0] == "dataset,method,clips,psnr,ssim,not_ranked" and rows[1].startswith("PhoneCapture,fportrait,3,")
     assert (tmp_path / "table.tex").read_text().count(r"\\") == len(rows) == 7
 
 

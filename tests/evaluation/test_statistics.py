@@ -1,40 +1,49 @@
-"""Intervals over clips, and the gain of a control."""
+"""Intervals over people, and the gain of a control."""
 
 import numpy as np
 import pytest
 
 from fportrait.errors import UserError
-from fportrait.evaluation.bootstrap import bootstrap_mean, paired_difference
+from fportrait.evaluation.bootstrap import estimate, mean_over_people
 from fportrait.evaluation.control import changes, gain
 
 
 def test_the_interval_covers_the_true_mean_about_as_often_as_it_says():
+    """Six people whose own means differ as much as their clips do; three or five clips each."""
     rng = np.random.default_rng(0)
     hits = 0
-    for trial in range(300):
-        estimate = bootstrap_mean(rng.normal(3, 1, 40), seed=trial, draws=400)
-        hits += estimate.low <= 3 <= estimate.high
-    assert 0.90 <= hits / 300 <= 0.98
+    for trial in range(200):
+        people = {str(i): 3 + rng.normal() + rng.normal(size=3 + 2 * (i % 2)) for i in range(6)}
+        found = mean_over_people(people, seed=trial, draws=300)
+        hits += found.low <= 3 <= found.high
+    assert 0.92 <= hits / 200 <= 1
 
 
-def test_the_same_seed_gives_the_same_interval_and_one_clip_gives_none():
-    values = [1.0, 2.0, 4.0]
-    assert bootstrap_mean(values, seed=1) == bootstrap_mean(values, seed=1)
-    assert np.isnan(bootstrap_mean([2.0]).low)
+def test_the_mean_is_over_clips_and_its_interval_over_people():
+    found = mean_over_people({"ada": [1.0, 1.0, 1.0], "bob": [5.0]})
+    assert found.mean == 2.0 and (found.clips, found.people) == (4, 2)
+    assert found.low < 1 and found.high > 5  # two people say little
+    one = mean_over_people({"ada": [1.0, 2.0, 4.0]})
+    assert np.isnan(one.low) and one.cell() == {"mean": 2.3333}
 
 
-def test_a_paired_difference_sees_what_separate_intervals_hide():
-    base = np.random.default_rng(0).normal(20, 5, 30)
-    estimate = paired_difference(list(base + 0.3), list(base))
-    assert estimate.low == pytest.approx(0.3)
-    with pytest.raises(UserError):
-        paired_difference([1.0], [1.0, 2.0])
+def test_the_same_seed_gives_the_same_interval_and_more_clips_of_the_same_people_do_not_narrow_it():
+    few = {"ada": [1.0], "bob": [2.0], "cy": [4.0]}
+    many = {name: values * 50 for name, values in few.items()}
+    assert mean_over_people(few, seed=1) == mean_over_people(few, seed=1)
+    assert mean_over_people(many).high == pytest.approx(mean_over_people(few).high, rel=0.02)
 
 
-@pytest.mark.parametrize("values", [[], [1.0, float("nan")], [[1.0]]])
+def test_numbers_that_are_none_are_left_out_and_counted():
+    found = estimate([("ada", 1.0), ("ada", float("nan")), ("bob", 3.0)])
+    assert found is not None and (found.mean, found.clips, found.people) == (2.0, 2, 2)
+    assert estimate([("ada", float("inf"))]) is None
+
+
+@pytest.mark.parametrize("values", [{}, {"ada": []}, {"ada": [1.0, float("nan")]}, {"ada": [[1.0]]}])
 def test_no_value_and_broken_values_are_refused(values):
     with pytest.raises(UserError):
-        bootstrap_mean(values)
+        mean_over_people(values)
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.3, 1.0, 1.4])

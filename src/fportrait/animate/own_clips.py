@@ -26,6 +26,7 @@ from fportrait.dataset.encode import crop_picture
 from fportrait.dataset.sampling import decode
 from fportrait.errors import UserError
 from fportrait.evaluation.clips import frechet_of, score_clip, summarise
+from fportrait.evaluation.comparison import compare
 from fportrait.evaluation.report import Report
 from fportrait.evaluation.slices import expression_strength, skin_degrees, slice_of, summarise_slices
 from fportrait.evaluation.tables import OWN_CLIPS
@@ -89,7 +90,8 @@ def evaluate_clips(
         raise UserError(f"no clip that could be scored; {name}: {reason}", "one at least", "mend its cause")
     summary: dict[str, Any] = {OWN_CLIPS: summarise(clips, seed) | frechet_of(scorers, OWN_CLIPS)}
     summary |= {
-        "slices": summarise_slices([(clip.slices, clip.scores) for clip in clips], seed),
+        "slices": summarise_slices(clips, seed),
+        "comparison": compare({OWN_CLIPS: clips}, {}, scorers, seed),
         "holdout": value_hash([[clip.id, file_hash(folder / clip.id), max_frames] for clip in clips]),
         "backbones": scorers.backbones(),
         "not_measured": scorers.lacking,

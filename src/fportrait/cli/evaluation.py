@@ -62,7 +62,7 @@ ANNOTATIONS = (Path("data/03_primary/validated"), Path("data/03_primary/sweeps")
     "--export",
     "export_to",
     type=click.Path(path_type=Path),
-    help="Only write every clip's portrait, driving video and cameras there.",
+    help="Only write every clip's portrait, driving video and cameras there, with a README for other methods.",
 )
 @click.option(
     "--run", "method", help="Only call another method (gagavatar, cap4d, hunyuanportrait) for every exported clip."
@@ -128,11 +128,12 @@ def evaluate(
         return
     if export_to:
         claim_folder(export_to, "clips.json", force)
-        click.echo(f"{_export(shards, export_to, records)} clips in {export_to}")
+        count = _export(model, shards, export_to, records)
+        click.echo(f"{count} clips in {export_to}; {export_to / 'README.md'} says what to do with them")
         return
     claim_folder(output, "report.html", force)
     from fportrait.evaluation.metrics import METRICS
-    from fportrait.evaluation.tables import rows_of, to_markdown
+    from fportrait.evaluation.tables import table_of, to_markdown
 
     chosen = dict(part.partition("=")[::2] for part in metrics) or dict.fromkeys(METRICS, "auto")
     protocol = {
@@ -146,7 +147,7 @@ def evaluate(
         if as_json:
             print_json(summary)
             return
-        click.echo(to_markdown(rows_of(summary)))
+        click.echo(to_markdown(table_of(summary)))
         for name, fix in summary["not_measured"].items():
             click.echo(f"not measured: {name}; {fix}")
         click.echo(f"report: {output / 'report.html'}")
@@ -203,14 +204,17 @@ def _parts(model: Path | None) -> tuple[Path, Path]:
     return model / "transformer", base
 
 
-def _export(shards: Path, folder: Path, records: int) -> int:
-    from fportrait.dataset.sampling import held_out
+def _export(model: Path | None, shards: Path, folder: Path, records: int) -> int:
+    """The clips that `evaluate` scores this model on: as many frames as it makes."""
     from fportrait.dataset.shards import ShardReader
-    from fportrait.evaluation.external import export_inputs
-    from fportrait.tables.schema import DATASETS
+    from fportrait.errors import UserError
+    from fportrait.evaluation.export import export_inputs
+    from fportrait.evaluation.run import chosen_records
+    from fportrait.evaluation.types import Protocol, sampling_settings
 
+    transformer, base = _parts(model)
     reader = ShardReader(shards)
-    chosen: list[tuple[Any, int]] = [
-        (record, record.frames) for name in DATASETS for record in held_out(reader, name, records, None)
-    ]
-    return export_inputs(reader, chosen, folder)
+    chosen = chosen_records(reader, records, sampling_settings(Protocol(records), transformer, base).frames)
+    if not chosen:
+        raise UserError(f"no held-out records in {shards}", "identities of the split 'test'", "encode test identities")
+    return export_inputs(reader, ANNOTATIONS, chosen, folder, progress=True)

@@ -1,10 +1,10 @@
-"""Confidence intervals by bootstrap: frames of one clip are alike, so clips are what is drawn; and clips of one person
-are alike, so whoever compares models draws people first.
+"""Confidence intervals over people: frames of one clip are alike, and clips of one person are, so people are what is
+drawn. Without a second person there is no interval.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,36 +13,56 @@ from fportrait.errors import UserError
 
 
 class Estimate(NamedTuple):
-    """A mean over `clips` with the bounds of its interval; `low` and `high` are NaN for fewer than two clips."""
+    """A mean over `clips` of `people` with its 95% interval; `low` and `high` are NaN without a second person."""
 
     mean: float
     low: float
     high: float
     clips: int
+    people: int
+
+    def cell(self, digits: int = 4) -> dict[str, float]:
+        """As results keep it: `mean`, and `low` and `high` where there is an interval."""
+        cell = {"mean": round(self.mean, digits)}
+        if self.people > 1:
+            cell |= {"low": round(self.low, digits), "high": round(self.high, digits)}
+        return cell
 
 
-def bootstrap_mean(values: np.ndarray | list[float], seed: int = 0, draws: int = 2000, level: float = 0.95) -> Estimate:
-    """Percentile interval (Efron, 1979) of the mean of one value per clip.
+def mean_over_people(
+    values: Mapping[str, Sequence[float]], seed: int = 0, draws: int = 2000, level: float = 0.95
+) -> Estimate:
+    """The mean over clips, with an interval that knows whose they are: see `compare_people`.
+
+    Args:
+        values: person to one number per clip; at least one, and finite.
 
     Raises:
-        UserError: no value, or one that is not finite.
+        UserError: a person without a clip, or a number that is none.
+
+    >>> mean_over_people({"ada": [1.0, 3.0]}).mean
+    2.0
     """
-    array = _checked(values)
-    if len(array) < 2:
-        return Estimate(float(array.mean()), float("nan"), float("nan"), len(array))
-    low, high = np.quantile(_drawn_means(array, seed, draws), [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(array.mean()), float(low), float(high), len(array))
+    each = _each(values)
+    clips = np.array([len(own) for own in each], np.float64)
+    mean = float(np.concatenate(each).mean())
+    if len(each) < 2:
+        return Estimate(mean, float("nan"), float("nan"), int(clips.sum()), len(each))
+    half = _half_width(len(each), _error(each, clips, seed, draws), level)
+    return Estimate(mean, mean - half, mean + half, int(clips.sum()), len(each))
 
 
-def paired_difference(ours: list[float], theirs: list[float], seed: int = 0, draws: int = 2000) -> Estimate:
-    """Interval of the mean difference `ours − theirs` over the same clips.
+def estimate(scores: Iterable[tuple[str, float]], seed: int = 0) -> Estimate | None:
+    """`mean_over_people` of (person, number) pairs; numbers that are none are left out, and None stands for no number.
 
-    Raises:
-        UserError: different numbers of clips.
+    >>> estimate([("ada", 1.0), ("ada", float("nan"))]).clips
+    1
     """
-    if len(ours) != len(theirs):
-        raise UserError(f"{len(ours)} clips beside {len(theirs)}", "the same clips", "score both models on one holdout")
-    return bootstrap_mean(_checked(ours) - _checked(theirs), seed, draws)
+    values: dict[str, list[float]] = {}
+    for person, value in scores:
+        if np.isfinite(value):
+            values.setdefault(person, []).append(value)
+    return mean_over_people(values, seed) if values else None
 
 
 class Comparison(NamedTuple):
@@ -80,28 +100,48 @@ def compare_people(
     Raises:
         UserError: a person without a clip, or a difference that is no number.
     """
-    from scipy.stats import t as student
-
-    values = [_checked(list(clips)) for _, clips in sorted(differences.items())]
-    if not values:
-        raise UserError("no clip to compare", "clips that both models were scored on", "score both on one holdout")
-    count, clips = len(values), sum(map(len, values))
-    mean = float(np.mean([own.mean() for own in values]))
+    each = _each(differences)
+    count, clips = len(each), sum(map(len, each))
+    mean = float(np.mean([own.mean() for own in each]))
     if count < 2:
         return Comparison(mean, float("nan"), float("nan"), float("inf"), count, clips)
+    error = _error(each, np.ones(count), seed, draws)
+    half = _half_width(count, error, level)
+    return Comparison(mean, mean - half, mean + half, half + _half_width(count, error, 2 * power - 1), count, clips)
+
+
+def _each(values: Mapping[str, Sequence[float]]) -> list[np.ndarray]:
+    if not values:
+        raise UserError("no clip to compare", "clips that were scored", "score both on one holdout")
+    return [_checked(list(clips)) for _, clips in sorted(values.items())]
+
+
+def _error(values: Sequence[np.ndarray], weights: np.ndarray, seed: int, draws: int) -> float:
+    """Standard error of the mean in which person i's clips weigh `weights[i]` together.
+
+    The bootstrap's, and never less than what the people's own means say (their weighted variance, by linearization).
+    """
+    if np.ptp(np.concatenate(values)) == 0:
+        return 0.0  # not the rounding of equal numbers
+    count = len(values)
     random = np.random.default_rng(seed)
     people = random.integers(0, count, (draws, count))
     drawn = np.empty(people.shape)
     for index, own in enumerate(values):
         chosen = people == index
         drawn[chosen] = own[random.integers(0, len(own), (int(chosen.sum()), len(own)))].mean(1)
-    between = float(np.std([own.mean() for own in values], ddof=1)) / float(np.sqrt(count))
-    error = max(float(drawn.mean(1).std(ddof=1)), between)
-    if np.ptp(np.concatenate(values)) == 0:
-        error = 0.0  # not the rounding of equal numbers
-    half = float(student.ppf((1 + level) / 2, count - 1)) * error
-    detectable = half + float(student.ppf(power, count - 1)) * error
-    return Comparison(mean, mean - half, mean + half, detectable, count, clips)
+    share = weights[people]
+    means = np.array([own.mean() for own in values])
+    away = weights * (means - np.average(means, weights=weights))
+    between = float(np.sqrt(count / (count - 1) * (away**2).sum()) / weights.sum())
+    return max(float(((drawn * share).sum(1) / share.sum(1)).std(ddof=1)), between)
+
+
+def _half_width(people: int, error: float, level: float) -> float:
+    """Student's, with one degree of freedom less than there are people."""
+    from scipy.stats import t as student
+
+    return float(student.ppf((1 + level) / 2, people - 1)) * error
 
 
 def _checked(values: np.ndarray | list[float]) -> np.ndarray:
@@ -113,8 +153,3 @@ def _checked(values: np.ndarray | list[float]) -> np.ndarray:
             "leave out clips without a score, and count them",
         )
     return array
-
-
-def _drawn_means(array: np.ndarray, seed: int, draws: int) -> np.ndarray:
-    picks = np.random.default_rng(seed).integers(0, len(array), (draws, len(array)))
-    return array[picks].mean(1)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 
 from fportrait.dataset.sampling import decode
 from fportrait.dataset.shards import Record, ShardReader
-from fportrait.evaluation.bootstrap import bootstrap_mean, paired_difference
+from fportrait.evaluation.bootstrap import estimate
 from fportrait.evaluation.control import changes, face_errors, gain
 from fportrait.evaluation.scoring import ClipScorer
 from fportrait.evaluation.slices import expression_strength, skin_degrees, slice_of, view_degrees
@@ -74,7 +74,7 @@ def score_clip(
     for frechet in scorers.frechet.values() if group else ():
         for method in ("truth", *METHODS[:2]):
             if method in videos:
-                frechet.feed(f"{group}/{method}", list(videos[method]))
+                frechet.feed(f"{group}/{method}", list(videos[method]), name)
                 frechet.end_clip(f"{group}/{method}")
     return clip
 
@@ -107,41 +107,38 @@ def control_scores(video: np.ndarray, request: Request, encoder: Any) -> dict[st
     return {name: value for name, value in scores.items() if np.isfinite(value)}
 
 
-def frechet_of(scorers: Scorers, group: str) -> dict[str, Any]:
-    """Fréchet distances of a group's clips to the truth: `{"frechet": {METHOD: {METRIC: {"value", "warning"}}}}`."""
+def frechet_of(scorers: Scorers, group: str, clips: Collection[str] | None = None) -> dict[str, Any]:
+    """Fréchet distances of a group's clips to the truth: `{"frechet": {METHOD: {METRIC: {"value", "warning"}}}}`.
+
+    Args:
+        clips: only of these (the scorers have kept them apart).
+    """
     table: dict[str, Any] = {}
     for name, scorer in scorers.frechet.items():
         for method in METHODS[:2]:
-            found = scorer.distance(f"{group}/{method}", f"{group}/truth")
+            found = scorer.distance(f"{group}/{method}", f"{group}/truth", clips)
             if found is not None:
                 table.setdefault(method, {})[name] = {"value": round(found[0], 4), "warning": found[1]}
     return {"frechet": table} if table else {}
 
 
 def summarise(clips: Sequence[ClipResult], seed: int) -> dict[str, Any]:
-    """Means over clips with 95% intervals; `ours_minus_portrait` is the paired difference in PSNR."""
+    """Means over clips with 95% intervals over people; `ours_minus_portrait` is the paired difference in PSNR."""
     summary: dict[str, Any] = {"clips": len(clips), "identities": len({clip.identity for clip in clips})}
     names = sorted({name for clip in clips for name in clip.scores})
     for name in names:
-        values = [clip.scores[name] for clip in clips if name in clip.scores]
-        finite = [value for value in values if np.isfinite(value)]
-        if not finite:
+        found = estimate(((clip.identity, clip.scores.get(name, np.nan)) for clip in clips), seed)
+        if found is None:
             continue
-        estimate = bootstrap_mean(finite, seed)
         method, metric = name.split("/")
-        entry: dict[str, Any] = {"mean": round(estimate.mean, 4), "clips": estimate.clips}
-        if estimate.clips > 1:
-            entry |= {"low": round(estimate.low, 4), "high": round(estimate.high, 4)}
+        entry: dict[str, Any] = {**found.cell(), "clips": found.clips}
         missed = sum(clip.missed.get(name, 0) for clip in clips)
         if missed:
             entry["frames_without_face"] = missed
         summary.setdefault(method, {})[metric] = entry
-    ours, theirs = (
-        [clip.scores.get(f"{method}/psnr", np.nan) for clip in clips] for method in ("ours", "repeated_portrait")
-    )
-    if np.isfinite([*ours, *theirs]).all():
-        difference = paired_difference(ours, theirs, seed)
-        summary["ours_minus_portrait"] = {"mean": round(difference.mean, 4)}
-        if difference.clips > 1:
-            summary["ours_minus_portrait"] |= {"low": round(difference.low, 4), "high": round(difference.high, 4)}
+    pairs = [[clip.scores.get(f"{method}/psnr", np.nan) for method in ("ours", "repeated_portrait")] for clip in clips]
+    if np.isfinite(pairs).all():
+        people = (clip.identity for clip in clips)
+        difference = estimate(zip(people, (ours - theirs for ours, theirs in pairs), strict=True), seed)
+        summary["ours_minus_portrait"] = difference.cell() if difference else {}
     return summary

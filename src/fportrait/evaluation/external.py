@@ -5,8 +5,9 @@
     fportrait evaluate --external GAGAvatar=theirs/
 
 A method's folder holds `DATASET/IDENTITY/RECORD.mp4`, one per exported clip, and may hold `method.json` with `name`,
-`alignment` (said in the report) and `fps`. Videos must have the clip's frames; square ones of another size are resized
-by area averaging and the report says so. What is missing or does not fit is listed, never scored.
+`alignment` (said in the report), `fps` and `holdout` (of the export). Videos must have the clip's frames; square ones
+of another size are resized by area averaging and the report says so. What is missing or does not fit is listed, never
+scored. `export` writes what a method is given.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from fportrait.atomic_io import file_hash, value_hash, write_json
 from fportrait.dataset.shards import Record, ShardReader
 from fportrait.errors import UserError, nearest_name, refuse_unknown_keys
 from fportrait.evaluation.clips import frechet_of, score_clip, summarise
-from fportrait.evaluation.types import Evaluation, Request
+from fportrait.evaluation.export import CLIPS, FPS, clip_path, holdout_of
+from fportrait.evaluation.types import ClipResult, Evaluation, Request
 
-FPS = 25.0
 MADE_BY = "made_by.json"
+ASKED = ("portrait.png", "driving.mp4", "cameras.json")  # what a method is given of a clip
 
 
 @dataclass(frozen=True)
@@ -64,29 +66,6 @@ ADAPTERS = {
 }
 
 
-def clip_path(record: Record) -> Path:
-    """Where a clip lies below an export or a method's folder."""
-    return Path(record.dataset) / record.identity / record.record
-
-
-def export_inputs(reader: ShardReader, chosen: Sequence[tuple[Record, int]], folder: str | Path) -> int:
-    """Write `portrait.png`, `driving.mp4` and `cameras.json` of every clip below `folder`; returns how many.
-
-    `driving.mp4` is the clip itself (self-reenactment). Pictures are lossless; videos H.264 at constant quality 10.
-    """
-    from fportrait.camera.paths import save_camera_path
-    from fportrait.capture.video_io import write_image, write_video
-
-    for record, frames in chosen:
-        window, portraits = reader.read(record, frames), reader.references(record)
-        place = Path(folder) / clip_path(record)
-        write_image(place / "portrait.png", portraits["images"][0].numpy())
-        write_video(place / "driving.mp4", window["video"].numpy(), FPS, 10)
-        save_camera_path(place / "cameras.json", window["world_to_camera"].numpy(), window["intrinsics"].numpy())
-    write_json(Path(folder) / "clips.json", [record.id for record, _ in chosen])
-    return len(chosen)
-
-
 def run_method(
     name: str, repository: str | Path, inputs: str | Path, output: str | Path, command: str = ""
 ) -> dict[str, Any]:
@@ -109,13 +88,16 @@ def run_method(
     repository, inputs, output = Path(repository).resolve(), Path(inputs).resolve(), Path(output).resolve()
     if not repository.is_dir():
         raise UserError(f"no folder {repository}", "the method's own repository, installed by you", "check --repo")
-    if not (inputs / "clips.json").is_file():
-        raise UserError(f"no clips.json in {inputs}", "an export", "run `fportrait evaluate --export DIR` first")
+    exported = read_export(inputs)
     done, failed = 0, {}
     made_by: dict[str, str] = json.loads(record.read_text()) if (record := output / MADE_BY).is_file() else {}
-    for clip in json.loads((inputs / "clips.json").read_text()):
+    for clip in (one["id"] for one in exported["clips"]):
         source, target = inputs / _plain(clip), output / f"{_plain(clip)}.mp4"
-        made_from = value_hash([template, {path.name: file_hash(path) for path in sorted(source.glob("*.*"))}])
+        absent = [name for name in ASKED if not (source / name).is_file()]
+        if absent:
+            failed[clip] = f"no {', '.join(absent)} in {source}"
+            continue
+        made_from = value_hash([template, {name: file_hash(source / name) for name in ASKED}])
         if not target.is_file() or made_by.get(clip, made_from) != made_from:
             target.unlink(missing_ok=True)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -141,9 +123,33 @@ def run_method(
         done += 1
     write_json(
         output / "method.json",
-        {"name": adapter.title if adapter else name, "alignment": "as the method wrote it", "fps": FPS},
+        {
+            "name": adapter.title if adapter else name,
+            "alignment": "as the method wrote it",
+            "fps": FPS,
+            "holdout": exported["holdout"],
+        },
     )
     return {"done": done, "failed": failed}
+
+
+def read_export(folder: Path) -> dict[str, Any]:
+    """An export's `clips.json`: `holdout`, and `clips` with `id`, `frames` and `side`.
+
+    Raises:
+        UserError: there is none, or it was written by hand or by another version.
+    """
+    path = folder / CLIPS
+    fix = "run `fportrait evaluate --export DIR` first"
+    if not path.is_file():
+        raise UserError(f"no {CLIPS} in {folder}", "an export", fix)
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(read["holdout"], str) and all(isinstance(one["id"], str) for one in read["clips"]):
+            return read
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise UserError(f"{path}, which lists no clips", "what an export writes", fix)
 
 
 def _plain(clip: str) -> Path:
@@ -156,14 +162,15 @@ def _plain(clip: str) -> Path:
 
 def score_external(
     evaluation: Evaluation, name: str, folder: str | Path, chosen: Sequence[tuple[Record, int]]
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[ClipResult]]:
     """Score a method's videos on the chosen clips.
 
     Returns:
-        `datasets` (as for our own), `scored`, `missing` (ids), `refused` (id → reason), `alignment`, `scores` by clip.
+        `datasets` (its own clips, as for ours), `scored`, `missing` (ids), `refused` (id → reason), `alignment`,
+        `scores` by clip; and the clips.
 
     Raises:
-        UserError: no such folder, or unknown keys in `method.json`.
+        UserError: no such folder, unknown keys in `method.json`, or a method that was given other clips.
     """
     reader, scorers, seed = evaluation.reader, evaluation.scorers, evaluation.seed
     folder = Path(folder)
@@ -171,8 +178,13 @@ def score_external(
         raise UserError(f"no folder {folder}", f"the videos of {name}", "check --external NAME=FOLDER")
     stated: Mapping[str, Any] = {}
     if (folder / "method.json").is_file():
-        stated = json.loads((folder / "method.json").read_text(encoding="utf-8"))
-        refuse_unknown_keys(stated, ("name", "alignment", "fps"), str(folder / "method.json"))
+        stated = read_stated(folder / "method.json")
+        if stated.get("holdout", (holdout := holdout_of(chosen))) != holdout:
+            raise UserError(
+                f"videos of the holdout {stated['holdout']} in {folder}",
+                f"of {holdout}, which is scored here",
+                "export again with the same model and --records, or score with those of the export",
+            )
     clips: dict[str, list[Any]] = {}
     missing, refused, sizes = [], {}, set()
     for record, frames in chosen:
@@ -203,7 +215,7 @@ def score_external(
     alignment = str(stated.get("alignment", "not stated")) + (
         f"; resized from {', '.join(map(str, resized))} pixels" if resized else ""
     )
-    return {
+    found = {
         "datasets": {
             dataset: summarise(some, seed) | frechet_of(scorers, f"{name} {dataset}") for dataset, some in clips.items()
         },
@@ -217,6 +229,24 @@ def score_external(
             for clip in some
         },
     }
+    return found, [clip for some in clips.values() for clip in some]
+
+
+def read_stated(path: Path) -> Mapping[str, Any]:
+    """What a method says of itself.
+
+    Raises:
+        UserError: not JSON, unknown keys (the nearest known one is named), or a rate that is no number.
+    """
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8"))
+        readable = isinstance(stated, Mapping) and float(stated.get("fps", FPS)) > 0
+    except (ValueError, TypeError):
+        readable = False
+    if not readable:
+        raise UserError(f"{path}, which cannot be read", "JSON with name, alignment, fps and holdout", "mend it")
+    refuse_unknown_keys(stated, ("name", "alignment", "fps", "holdout"), str(path))
+    return stated
 
 
 def reader_size(reader: ShardReader, chosen: Sequence[tuple[Record, int]]) -> int:

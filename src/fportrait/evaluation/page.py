@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from fportrait.evaluation.tables import COLUMNS, DIGITS, GROUPS, heads, rows_of
+from fportrait.evaluation.comparison import TITLES
+from fportrait.evaluation.tables import GROUPS, table_of
 
 NOTES = {
     "psnr": "decibels; rewards blur, so read it beside sharpness",
@@ -35,14 +36,14 @@ STYLE, SCRIPT = (
 
 def head_table(summary: Mapping[str, Any]) -> str:
     """The table in the shape of the paper's Table 3."""
-    body, last = [], None
-    for dataset, method, values in rows_of(summary):
-        cells = "".join(f"<td>{values[c]:.{DIGITS[c]}f}" if c in values else "<td>–" for c in COLUMNS)
-        name = html.escape(dataset) if dataset != last else ""
-        mark = " class=ours" if method == "fportrait" else ""
-        body.append(f"<tr{mark}><td>{name}<td class=l>{html.escape(method)}{cells}</tr>")
-        last = dataset
-    titles = "".join(f"<th>{html.escape(title)}" for title in heads())
+    table, body, last = table_of(summary), [], None
+    for row in table.rows:
+        cells = "".join(f"<td>{html.escape(table.cell(row, column))}" for column in table.columns)
+        name = html.escape(row.dataset) if row.dataset != last else ""
+        mark = " class=ours" if row.method == TITLES["ours"] else ""
+        body.append(f"<tr{mark}><td>{name}<td class=l>{html.escape(row.method)}<td>{row.clips}{cells}</tr>")
+        last = row.dataset
+    titles = "".join(f"<th>{html.escape(table.head(column))}" for column in table.columns)
     warned = {
         cell["warning"]
         for entry in summary.values()
@@ -59,7 +60,8 @@ def head_table(summary: Mapping[str, Any]) -> str:
         if lacking
         else ""
     )
-    return f"{_table(f'<th>dataset<th class=l>method{titles}', body)}{warnings}{missing}"
+    said = "".join(f"<p><small>{html.escape(note)}</small></p>" for note in table.notes)
+    return f"{_table(f'<th>dataset<th class=l>method<th>clips{titles}', body)}{said}{warnings}{missing}"
 
 
 def interval_tables(summary: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ from scipy.spatial.transform import Rotation
 
 from fportrait.dataset.sampling import Sampler
 from fportrait.errors import UserError, refuse_unknown_keys
-from fportrait.evaluation.bootstrap import bootstrap_mean
+from fportrait.evaluation.bootstrap import mean_over_people
 from fportrait.evaluation.embedded import Scene, Shot, Studio, codec_limit, generate, ramp_and_hold
 from fportrait.evaluation.faces import angles_between, head_rotations, shared_finder
 from fportrait.parameters import settings_from
@@ -208,11 +208,8 @@ def summarise(measured: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any
     for name in names:
         gains[name] = {}
         for kind in ("gain", "correlation"):
-            estimate = bootstrap_mean([one["gains"][name][kind] for one in measured], seed)
-            entry = {"mean": round(estimate.mean, 4)}
-            if estimate.clips > 1:
-                entry |= {"low": round(estimate.low, 4), "high": round(estimate.high, 4)}
-            gains[name][kind] = entry
+            each = {f"{person:06d}": [one["gains"][name][kind]] for person, one in enumerate(measured)}
+            gains[name][kind] = mean_over_people(each, seed).cell()
     matrix = np.mean([one["leakage"] for one in measured], 0)
     rows = {
         row: {column: round(float(matrix[i, j]), 4) for j, column in enumerate(names)} for i, row in enumerate(names)

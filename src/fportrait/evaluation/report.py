@@ -153,8 +153,8 @@ def _lead(summary: Mapping[str, Any]) -> str:
     ]
     clips = sum(entry["clips"] for entry in datasets)
     return (
-        f"{clips} clips of held-out people, holdout {summary.get('holdout', '?')}. Intervals are 95% by bootstrap over "
-        "clips. Worst clips come first. Every metric names its network at the end of the page."
+        f"{clips} clips of held-out people, holdout {summary.get('holdout', '?')}. Intervals are 95% over people "
+        "(clips of one person are alike); where there is one person there is none. Worst clips come first."
     )
 
 

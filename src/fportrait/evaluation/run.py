@@ -7,7 +7,8 @@
 - **Probes** (`probes`): one factor moved alone.
 - **Cross-reenactment** (`cross`): a held-out person does what another one's annotations say, without a truth.
 
-Every model is scored on the same records, drawn in the index's order; `holdout` names them and their bytes.
+Every model is scored on the same records, drawn in the index's order; `holdout` names them and their bytes. Other
+methods' videos of these records (`external`) stand beside it, all averaged over the clips that all have (`comparison`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from fportrait.atomic_io import value_hash, write_json
+from fportrait.atomic_io import write_json
 from fportrait.bundle import read_settings
 from fportrait.dataset.encode import vae_hash
 from fportrait.dataset.sampling import Sampler, held_out, make_pipeline, sample_records
@@ -29,8 +30,10 @@ from fportrait.diffusion.codec import load_vae
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.errors import UserError, refuse_unknown_keys
 from fportrait.evaluation.clips import frechet_of, score_clip, score_record, summarise
+from fportrait.evaluation.comparison import compare
 from fportrait.evaluation.cross import run_cross
 from fportrait.evaluation.embedded import Studio
+from fportrait.evaluation.export import holdout_of
 from fportrait.evaluation.external import score_external
 from fportrait.evaluation.modes import mode_scenes, run_modes
 from fportrait.evaluation.probes import ProbeSettings, run_probes
@@ -72,8 +75,8 @@ def evaluate(
         external: videos of other methods, name to folder, in the layout of docs/evaluation.md.
 
     Returns:
-        By dataset: means with confidence intervals over clips. Beside them `slices`, `control`, `modes`, `cross`,
-        `external`, `frechet`, `backbones`, `holdout`, `settings` and `warnings`.
+        By dataset: means with confidence intervals over people. Beside them `comparison`, `slices`, `control`, `modes`,
+        `cross`, `external`, `frechet`, `backbones`, `holdout`, `settings` and `warnings`.
 
     Raises:
         UserError: the shards are of another VAE, have no held-out records, or hold clips shorter than asked.
@@ -98,29 +101,31 @@ def evaluate(
         Sampler(pipeline, sampling.steps, seed, sampling.guidance),
         reader,
         replace(protocol, guidance=sampling.guidance),
-        Scorers.of(protocol, load_encoder(base / "expression_encoder") if protocol.control else None),
+        Scorers.of(protocol, load_encoder(base / "expression_encoder") if protocol.control else None, bool(external)),
         Report(Path(out_folder), shown=protocol.shown),
     )
-    summary, chosen, clips = score_held_out(evaluation, sampling.frames)
-    if not clips:
+    chosen = chosen_records(reader, protocol.records, sampling.frames)
+    if not chosen:
         raise UserError(
             f"no held-out records in {shards_folder}",
             "identities of the split 'test'",
             "raise the share of test identities in ingest, and encode again",
         )
-    summary["slices"] = summarise_slices([(clip.slices, clip.scores) for clip in clips], seed)
+    summary, clips = score_held_out(evaluation, chosen)
+    summary["slices"] = summarise_slices(clips, seed)
     extra = on_embedded_people(evaluation, base, sampling.frames, probes, modes)
     probed = extra.get("control", {}).pop("each", {})  # per person, for the gate
     if cross and cross.get("pairs"):
         extra["cross"] = run_cross(evaluation, annotations, sampling.frames, cross["pairs"])
-    if external:
-        extra["external"] = {
-            name: score_external(evaluation, name, folder, chosen) for name, folder in external.items()
-        }
+    others: dict[str, list[ClipResult]] = {}
+    for name, folder in (external or {}).items():
+        found, others[name] = score_external(evaluation, name, folder, chosen)
+        extra.setdefault("external", {})[name] = found
+    groups = {dataset: [clip for clip in clips if clip.id.startswith(f"{dataset}/")] for dataset in DATASETS}
+    groups = {dataset: some for dataset, some in groups.items() if some}
+    summary["comparison"] = compare(groups, others, evaluation.scorers, seed)
     summary |= extra
-    summary["holdout"] = value_hash(
-        [[record.id, record.checksum, record.references_checksum, n] for record, n in chosen]
-    )
+    summary["holdout"] = holdout_of(chosen)
     summary["backbones"] = evaluation.scorers.backbones()
     summary["not_measured"] = evaluation.scorers.lacking
     summary["settings"] = settings_of(evaluation, sampling)
@@ -142,8 +147,10 @@ def evaluate(
 
 def settings_of(evaluation: Evaluation, sampling: SamplingSettings) -> dict[str, Any]:
     """What was asked, for the report; `same` is what two evaluations must share to be compared."""
+    record = next(record for some in evaluation.reader.records("test").values() for record in some)
     return {
         "frames": sampling.frames,
+        "size": int(evaluation.reader.references(record)["images"].shape[1]),
         "steps": sampling.steps,
         "shift": sampling.shift,
         "seed": evaluation.seed,
@@ -157,34 +164,45 @@ def settings_of(evaluation: Evaluation, sampling: SamplingSettings) -> dict[str,
     }
 
 
-def score_held_out(
-    evaluation: Evaluation, frames: int | None
-) -> tuple[dict[str, Any], list[tuple[Record, int]], list[ClipResult]]:
-    """Self-reenactment of every dataset.
+def chosen_records(reader: ShardReader, count: int, frames: int | None) -> list[tuple[Record, int]]:
+    """The held-out records that every model and method is scored on, dataset by dataset, and how many frames of each.
 
-    Returns:
-        The summary by dataset; the records and their lengths; the clips' scores.
+    Args:
+        count: per dataset. frames: the model's; None takes the shortest record of a dataset.
+
+    Raises:
+        UserError: a record is shorter than `frames`.
     """
+    chosen = []
+    for dataset in DATASETS:
+        records = held_out(reader, dataset, count, frames)
+        length = min([frames or 10**9, *(record.frames for record in records)])
+        chosen += [(record, length) for record in records]
+    return chosen
+
+
+def score_held_out(
+    evaluation: Evaluation, chosen: Sequence[tuple[Record, int]]
+) -> tuple[dict[str, Any], list[ClipResult]]:
+    """Self-reenactment of the chosen records: the summary by dataset, and the clips' scores."""
     protocol, scorers, reader = evaluation.protocol, evaluation.scorers, evaluation.reader
     summary: dict[str, Any] = {}
-    chosen: list[tuple[Record, int]] = []
     everything: list[ClipResult] = []
     for dataset in DATASETS:
-        records = held_out(reader, dataset, protocol.records, frames)
-        length = min([frames or 10**9, *(record.frames for record in records)])
+        some = [(record, length) for record, length in chosen if record.dataset == dataset]
         clips = []
-        for first in range(0, len(records), protocol.batch):
-            part = records[first : first + protocol.batch]
+        for first in range(0, len(some), protocol.batch):
+            part = [record for record, _ in some[first : first + protocol.batch]]
+            length = some[first][1]
             samples = sample_records(evaluation.sampler, reader, part, length)
             for record, sample in zip(part, samples, strict=True):
                 clip = score_record(reader, record, length, sample, evaluation.sampler.vae, scorers, dataset)
                 evaluation.keep(dataset, clip)
                 clips.append(clip)
-        chosen += [(record, length) for record in records]
         everything += clips
         if clips:
             summary[dataset] = summarise(clips, evaluation.seed) | frechet_of(scorers, dataset)
-    return summary, chosen, everything
+    return summary, everything
 
 
 def on_embedded_people(

@@ -8,7 +8,7 @@ frame without a face is left out of the metrics that need one, and counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
@@ -35,30 +35,50 @@ class ClipScores:
 
 
 class FrechetScorer:
-    """Collects one metric's segments of both sides over all clips; `key` names what is compared (method, dataset)."""
+    """Collects one metric's segments of both sides over all clips; `side` names what is compared (method, dataset).
 
-    def __init__(self, features: Any):
-        self.features = features
+    Args:
+        keep: remember whose features are whose, so that a distance can be taken over some of the clips.
+    """
+
+    def __init__(self, features: Any, keep: bool = False):
+        self.features, self.keep = features, keep
         self.sets: dict[str, FeatureSet] = {}
+        self._kept: dict[str, dict[str, list[np.ndarray]]] = {}
         self._buffers: dict[str, list[np.ndarray]] = {}
 
-    def feed(self, side: str, frames: Sequence[np.ndarray]) -> None:
+    def feed(self, side: str, frames: Sequence[np.ndarray], clip: str = "") -> None:
         buffer = self._buffers.setdefault(side, [])
         for frame in frames:
             buffer.append(frame)
             if len(buffer) == self.features.segment:
-                self.sets.setdefault(side, FeatureSet()).add(self.features(np.stack(buffer)))
+                feature = self.features(np.stack(buffer))
+                self.sets.setdefault(side, FeatureSet()).add(feature)
+                if self.keep:
+                    self._kept.setdefault(side, {}).setdefault(clip, []).append(feature)
                 buffer.clear()
 
     def end_clip(self, side: str) -> None:
         """A clip ended: what does not fill a segment is left out."""
         self._buffers.pop(side, None)
 
-    def distance(self, one: str, two: str) -> tuple[float, str] | None:
-        """The distance of two sides and a warning ('' when there are enough segments); None without segments."""
-        if one not in self.sets or two not in self.sets or min(self.sets[one].count, self.sets[two].count) < 2:
+    def distance(self, one: str, two: str, clips: Collection[str] | None = None) -> tuple[float, str] | None:
+        """The distance of two sides and a warning ('' when there are enough segments); None without segments.
+
+        Args:
+            clips: only their segments; needs `keep`.
+        """
+        sides = [self.sets.get(side, FeatureSet()) if clips is None else self._of(side, clips) for side in (one, two)]
+        if min(side.count for side in sides) < 2:
             return None
-        return frechet_distance(self.sets[one], self.sets[two]), too_few(self.sets[one], self.sets[two])
+        return frechet_distance(*sides), too_few(*sides)
+
+    def _of(self, side: str, clips: Collection[str]) -> FeatureSet:
+        chosen = FeatureSet()
+        for clip, features in self._kept.get(side, {}).items():
+            for feature in features if clip in clips else ():
+                chosen.add(feature)
+        return chosen
 
 
 class ClipScorer:

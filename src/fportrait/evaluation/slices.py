@@ -5,14 +5,17 @@ Boundaries are fixed, not drawn from the data: a slice means the same for every 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
-from fportrait.evaluation.bootstrap import bootstrap_mean
+from fportrait.evaluation.bootstrap import estimate
 from fportrait.evaluation.control import changes
+
+if TYPE_CHECKING:
+    from fportrait.evaluation.types import ClipResult
 
 VIEW_DEGREES = (15.0, 40.0)  # between the clip's cameras and the portrait's
 ITA_DEGREES = (10.0, 41.0)  # individual typology angle (Chardon et al., 1991): dark below, light above
@@ -55,23 +58,21 @@ def expression_strength(codes: np.ndarray) -> float:
     return float(np.sqrt(np.mean(changes(codes) ** 2)))
 
 
-def summarise_slices(clips: Sequence[tuple[Mapping[str, str], Mapping[str, float]]], seed: int) -> dict[str, Any]:
-    """Axis → slice → `{"clips", METHOD: {METRIC: {"mean", "low", "high"}}}` from (slices, scores) of every clip."""
+def summarise_slices(clips: Sequence[ClipResult], seed: int) -> dict[str, Any]:
+    """Axis → slice → `{"clips", "people", METHOD: {METRIC: {"mean", "low", "high"}}}`; intervals are over people."""
     table: dict[str, Any] = {}
     for axis, labels in LABELS.items():
         for label in labels:
-            members = [scores for slices, scores in clips if slices.get(axis) == label]
+            members = [clip for clip in clips if clip.slices.get(axis) == label]
             if not members:
                 continue
-            entry: dict[str, Any] = {"clips": len(members)}
-            for name in sorted({name for scores in members for name in scores}):
+            entry: dict[str, Any] = {"clips": len(members), "people": len({clip.identity for clip in members})}
+            for name in sorted({name for clip in members for name in clip.scores}):
                 method, metric = name.split("/")
-                values = [scores[name] for scores in members if np.isfinite(scores.get(name, np.nan))]
-                if metric in SHOWN and method in ("ours", "codec_limit") and values:
-                    estimate = bootstrap_mean(values, seed)
-                    cell = {"mean": round(estimate.mean, 4)}
-                    if estimate.clips > 1:
-                        cell |= {"low": round(estimate.low, 4), "high": round(estimate.high, 4)}
-                    entry.setdefault(method, {})[metric] = cell
+                if metric not in SHOWN or method not in ("ours", "codec_limit"):
+                    continue
+                found = estimate(((clip.identity, clip.scores.get(name, np.nan)) for clip in members), seed)
+                if found:
+                    entry.setdefault(method, {})[metric] = found.cell()
             table.setdefault(axis, {})[label] = entry
     return table

@@ -1,102 +1,163 @@
-"""The table of results in the shape of the paper's Table 3 (methods down, metrics across, one block per dataset)."""
+"""The table of results in the shape of the paper's Table 3 (methods down, metrics across, one block per dataset).
+
+Every column of a metric that looks through a network names that network: AED by one network is not AED by another.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fportrait.atomic_io import write_text
+from fportrait.evaluation.comparison import COLUMNS, TITLES, value_of
 from fportrait.evaluation.metrics import METRICS
 from fportrait.tables.schema import DATASETS
 
-COLUMNS = ("psnr", "ssim", "lpips", "csim", "aed", "iqa", "fid_vid", "fvd")
 OWN_CLIPS = "own clips"  # the group of clips that come from a user's folder and not from shards
 GROUPS = (*DATASETS, OWN_CLIPS)
-TITLES = {"ours": "fportrait", "codec_limit": "codec's limit", "repeated_portrait": "repeated portrait"}
 DIGITS = {"psnr": 2, "ssim": 2, "csim": 2, "iqa": 2, "lpips": 4, "aed": 4, "fid_vid": 2, "fvd": 2}
-Rows = list[tuple[str, str, dict[str, float]]]
+BEYOND = "†"
+ARROWS = {"↑": r"$\uparrow$", "↓": r"$\downarrow$", BEYOND: r"$^\dagger$"}
 
 
-def rows_of(summary: Mapping[str, Any]) -> Rows:
-    """(dataset, method, metric → value) of everything that was scored; absent metrics are not measured."""
-    rows: Rows = []
+class Row(NamedTuple):
+    """One method on one dataset: `values` by metric over `clips`, those in `fewer` over as many only; `beyond`: metrics
+    by which ours is better than the codec's limit."""
+
+    dataset: str
+    method: str
+    clips: int
+    values: dict[str, float]
+    fewer: dict[str, int]
+    beyond: tuple[str, ...]
+
+
+class Table(NamedTuple):
+    """Rows, the columns that anybody has a number in, each column's head without its arrow, and notes below."""
+
+    rows: list[Row]
+    columns: tuple[str, ...]
+    heads: dict[str, str]
+    notes: list[str]
+
+    def head(self, column: str) -> str:
+        return f"{self.heads[column]} {'↑' if METRICS[column].higher_is_better else '↓'}"
+
+    def cell(self, row: Row, column: str, dash: str = "–") -> str:
+        if column not in row.values:
+            return dash
+        few = f" (n={row.fewer[column]})" if column in row.fewer else ""
+        return f"{row.values[column]:.{DIGITS[column]}f}{BEYOND if column in row.beyond else ''}{few}"
+
+
+def table_of(summary: Mapping[str, Any]) -> Table:
+    """The table of a summary's `comparison`."""
+    rows = []
     for dataset in GROUPS:
-        entry = summary.get(dataset)
-        if not entry:
-            continue
-        external = {name: found["datasets"].get(dataset) for name, found in summary.get("external", {}).items()}
-        blocks = {
-            **{TITLES[m]: (entry.get(m, {}), entry.get("frechet", {}).get(m, {})) for m in TITLES},
-            **{
-                name: (found.get("ours", {}), found.get("frechet", {}).get("ours", {}))
-                for name, found in external.items()
-                if found
-            },
-        }
-        for method, (means, frechet) in blocks.items():
-            values = {name: cell["mean"] for name, cell in means.items() if name in COLUMNS}
-            values |= {name: cell["value"] for name, cell in frechet.items() if name in COLUMNS}
-            if values:
-                rows.append((dataset, method, values))
-    return rows
+        entry = summary.get("comparison", {}).get(dataset)
+        for method, cells in entry["methods"].items() if entry else ():
+            rows.append(
+                Row(
+                    dataset,
+                    method,
+                    entry["clips"],
+                    {name: value_of(cell) for name, cell in cells.items()},
+                    {name: cell["clips"] for name, cell in cells.items() if cell.get("clips", 10**9) < entry["clips"]},
+                    tuple(entry["beyond_codec"]) if method == TITLES["ours"] else (),
+                )
+            )
+    columns = tuple(name for name in COLUMNS if any(name in row.values for row in rows))
+    networks = summary.get("backbones", {})
+    heads = {
+        name: f"{METRICS[name].title} ({networks[name]['name']})"
+        if METRICS[name].network and name in networks
+        else METRICS[name].title
+        for name in columns
+    }
+    return Table(rows, columns, heads, _notes(summary, rows, heads))
 
 
-def heads() -> list[str]:
-    return [f"{METRICS[name].title} {'↑' if METRICS[name].higher_is_better else '↓'}" for name in COLUMNS]
+def _notes(summary: Mapping[str, Any], rows: Sequence[Row], heads: Mapping[str, str]) -> list[str]:
+    notes = []
+    seen: dict[str, list[str]] = {}
+    for row in rows:
+        for name in row.beyond:
+            seen.setdefault(name, []).append(row.dataset)
+    if seen:
+        size = summary.get("settings", {}).get("size")
+        where = "; ".join(f"{heads[name]} on {', '.join(datasets)}" for name, datasets in seen.items())
+        notes.append(
+            f"{BEYOND} better than the codec's limit, which no frame of ours can be: {where}. At "
+            f"{f'{size} pixels' if size else 'this size'} such a column does not rank methods."
+        )
+    for dataset, entry in summary.get("comparison", {}).items():
+        if entry["left_out"]:
+            total = entry["clips"] + len(entry["left_out"])
+            notes.append(f"{dataset}: over the {entry['clips']} of {total} clips that every method has.")
+    return notes
 
 
-def _cell(values: Mapping[str, float], name: str, dash: str = "–") -> str:
-    return f"{values[name]:.{DIGITS[name]}f}" if name in values else dash
-
-
-def to_csv(rows: Rows) -> str:
-    """Plain numbers; an empty cell was not measured."""
+def to_csv(table: Table) -> str:
+    """Plain numbers; an empty cell was not measured. `not_ranked`: metrics by which ours beats the codec's limit."""
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(["dataset", "method", *COLUMNS])
-    for dataset, method, values in rows:
-        writer.writerow([dataset, method, *(values.get(name, "") for name in COLUMNS)])
+    counts = [f"clips {name}" for name in table.columns if any(name in row.fewer for row in table.rows)]
+    heads = [table.heads[name].replace(METRICS[name].title, name, 1) for name in table.columns]
+    writer.writerow(["dataset", "method", "clips", *heads, *counts, "not_ranked"])
+    for row in table.rows:
+        numbers = [row.values.get(name, "") for name in table.columns]
+        few = [row.fewer.get(name.removeprefix("clips "), row.clips) for name in counts]
+        writer.writerow([row.dataset, row.method, row.clips, *numbers, *few, " ".join(row.beyond)])
     return sink.getvalue()
 
 
-def to_markdown(rows: Rows) -> str:
-    lines = ["| dataset | method | " + " | ".join(heads()) + " |", "| --- | --- |" + " ---: |" * len(COLUMNS)]
-    for dataset, method, values in rows:
-        name = method.replace("|", "\\|")
-        lines.append(f"| {dataset} | {name} | " + " | ".join(_cell(values, column) for column in COLUMNS) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def to_latex(rows: Rows) -> str:
-    """A `tabular` for booktabs."""
-    arrows = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
-    head = [title.replace(title[-1], arrows[title[-1]]) for title in heads()]
+def to_markdown(table: Table) -> str:
+    heads = [table.head(name).replace("|", "\\|") for name in table.columns]
     lines = [
-        r"\begin{tabular}{ll" + "r" * len(COLUMNS) + "}",
+        "| dataset | method | clips | " + " | ".join(heads) + " |",
+        "| --- | --- | ---: |" + " ---: |" * len(table.columns),
+    ]
+    for row in table.rows:
+        cells = " | ".join(table.cell(row, column) for column in table.columns)
+        lines.append(f"| {row.dataset} | {row.method.replace('|', chr(92) + '|')} | {row.clips} | {cells} |")
+    return "\n".join([*lines, *(f"\n{note}" for note in table.notes)]) + "\n"
+
+
+def to_latex(table: Table) -> str:
+    """A `tabular` for booktabs."""
+    width = len(table.columns) + 3
+    lines = [
+        r"\begin{tabular}{llr" + "r" * len(table.columns) + "}",
         r"\toprule",
-        "Dataset & Method & " + " & ".join(head) + r" \\",
+        "Dataset & Method & Clips & " + " & ".join(_escape(table.head(name)) for name in table.columns) + r" \\",
     ]
     last = None
-    for dataset, method, values in rows:
-        lines += [r"\midrule"] if dataset != last else []
-        shown = dataset if dataset != last else ""
-        lines.append(f"{shown} & {_escape(method)} & " + " & ".join(_cell(values, c, "--") for c in COLUMNS) + r" \\")
-        last = dataset
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    for row in table.rows:
+        lines += [r"\midrule"] if row.dataset != last else []
+        cells = " & ".join(_escape(table.cell(row, column, "--")) for column in table.columns)
+        shown = row.dataset if row.dataset != last else ""
+        lines.append(f"{shown} & {_escape(row.method)} & {row.clips} & {cells}" + r" \\")
+        last = row.dataset
+    lines.append(r"\bottomrule")
+    lines += [rf"\multicolumn{{{width}}}{{l}}{{\footnotesize {_escape(note)}}} \\" for note in table.notes]
+    return "\n".join([*lines, r"\end{tabular}"]) + "\n"
 
 
 def _escape(text: str) -> str:
-    return "".join("\\" + c if c in "&%$#_{}" else c for c in text)
+    escaped = "".join("\\" + c if c in "&%$#_{}" else c for c in text)
+    for arrow, command in ARROWS.items():
+        escaped = escaped.replace(arrow, command)
+    return escaped
 
 
 def write_tables(folder: Path, summary: Mapping[str, Any]) -> list[Path]:
     """`table.csv`, `table.md` and `table.tex` in `folder`."""
-    rows = rows_of(summary)
+    table = table_of(summary)
     return [
-        write_text(folder / "table.csv", to_csv(rows)),
-        write_text(folder / "table.md", to_markdown(rows)),
-        write_text(folder / "table.tex", to_latex(rows)),
+        write_text(folder / "table.csv", to_csv(table)),
+        write_text(folder / "table.md", to_markdown(table)),
+        write_text(folder / "table.tex", to_latex(table)),
     ]

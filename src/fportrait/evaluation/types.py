@@ -115,9 +115,10 @@ class Scorers:
     lacking: dict[str, str]
 
     @classmethod
-    def of(cls, protocol: Protocol, encoder: Any) -> Scorers:
+    def of(cls, protocol: Protocol, encoder: Any, keep: bool = False) -> Scorers:
+        """What the protocol asks for. keep: Fréchet distances over some of the clips are asked for later."""
         made, lacking = available(protocol.metrics)
-        frechet = {name: FrechetScorer(made.pop(name)) for name in list(made) if METRICS[name].frechet}
+        frechet = {name: FrechetScorer(made.pop(name), keep) for name in list(made) if METRICS[name].frechet}
         return cls(made, frechet, protocol.network_every, encoder, protocol.control, lacking)
 
     def backbones(self) -> dict[str, dict[str, str]]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 VARIABLE = "FPORTRAIT_WEIGHTS"
+CONVERT = "fportrait.evaluation.networks.from_torchscript"
 WRAPPERS = ("state_dict", "net_recon", "model", "net")  # keys under which checkpoints keep their tensors
 State = dict[str, "torch.Tensor"]
 
@@ -265,6 +266,13 @@ def read_state(file: str | Path) -> State:
     if not file.is_file():
         raise UserError(f"no file {file}", "a checkpoint", "check the path")
     expected = "a .safetensors file, or a PyTorch checkpoint that holds tensors only"
+    if _is_torchscript(file):
+        raise UserError(
+            f"{file}, a TorchScript archive, which is a program",
+            expected,
+            f"if it is I3D and you trust whose it is, run `python -m {CONVERT} {file} i3d.safetensors`; else "
+            "export its state_dict as safetensors",
+        )
     try:
         if file.suffix == ".safetensors":
             loaded: Any = load_file(file)
@@ -285,6 +293,16 @@ def read_state(file: str | Path) -> State:
     if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise UserError(f"{file}, which holds no tensors by name", expected, "export its state_dict as safetensors")
     return {str(name).removeprefix("module."): value for name, value in loaded.items()}
+
+
+def _is_torchscript(file: Path) -> bool:
+    """Whether a file is a zip archive with a `code/` folder in it, as `torch.jit.save` writes."""
+    import zipfile
+
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any("/code/" in name for name in archive.namelist())
 
 
 def fitting(model: nn.Module, state: State, where: str) -> State:

@@ -16,6 +16,9 @@ from fportrait.evaluation.weights import Backbone, load
 
 FACE_SHARE = 102 / 224  # of Deep3DFaceRecon's crop: scale of the five points in it
 CROP = 224
+# Deep3DFaceRecon's five points (its `similarity_Lm3D_all.mat`): how far its eyes lie above the origin, before it, and
+# above the mouth. Croppers of three-dimensional GANs move the same points down by .2; the network was trained without.
+EYES_UP, EYES_FORWARD, EYES_TO_MOUTH = 0.2900, 0.1328, 0.6714
 
 
 class ExpressionDistance:
@@ -64,12 +67,20 @@ class ExpressionDistance:
 
 
 def aligned_face(picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """Deep3DFaceRecon's `224 224 3` crop in [0, 1]: five points fitted to a mean head under weak perspective.
+    """Deep3DFaceRecon's `224 224 3` crop in [0, 1] of a picture `H W 3` uint8 with landmarks `478 2`."""
+    from fportrait.evaluation.metrics.csim import aligned
 
-    The mean head is the embedded body's, because the original's five points belong to the Basel model, which may not be
-    shipped; both pictures of a comparison are cut alike.
+    return aligned(picture, face_matrix(landmarks), CROP).astype(np.float32) / 255
+
+
+def face_matrix(landmarks: np.ndarray) -> np.ndarray:
+    """From a picture's pixels to the crop's, `2 3`: five points fitted to a mean head under weak perspective.
+
+    The head is the embedded body's, because the original's five points belong to the Basel model, which may not be
+    shipped. Its size and its origin, which becomes the crop's middle, are the original's: the network knows no other
+    framing.
     """
-    from fportrait.evaluation.metrics.csim import aligned, five_points
+    from fportrait.evaluation.metrics.csim import five_points
 
     points, head = five_points(landmarks), _mean_head()
     flipped = head * [1, -1, -1]  # the picture's y runs down
@@ -78,23 +89,29 @@ def aligned_face(picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     solution = np.linalg.lstsq(design, points, rcond=None)[0]
     scale = float(np.linalg.norm(solution[:3], axis=0).mean())
     zoom = FACE_SHARE * CROP / scale
-    matrix = np.array([[zoom, 0, CROP / 2 - zoom * solution[3, 0]], [0, zoom, CROP / 2 - zoom * solution[3, 1]]])
-    return aligned(picture, matrix, CROP).astype(np.float32) / 255
+    return np.array([[zoom, 0, CROP / 2 - zoom * solution[3, 0]], [0, zoom, CROP / 2 - zoom * solution[3, 1]]])
 
 
 @functools.cache
 def _mean_head() -> np.ndarray:
-    """The five points on the mean head, in units of 10 cm, around their centre's place between eyes and mouth."""
+    """The five points of the mean head `5 3`, as large and around the same origin as the original's."""
     from fportrait.body.model import load_body
 
     body = load_body()
-    return five_points_3d(body.landmarks(body.template)) * 10
+    return as_published(five_points_3d(body.landmarks(body.template)))
 
 
 def five_points_3d(points: np.ndarray) -> np.ndarray:
-    """`5 3` from `478 3`, around their mean in the picture's plane."""
-    chosen = np.stack([points[[33, 133]].mean(0), points[[263, 362]].mean(0), points[1], points[61], points[291]])
-    return chosen - [*chosen[:, :2].mean(0), chosen[:2, 2].mean()]
+    """Eyes, tip of the nose and corners of the mouth, `5 3` from `478 3`."""
+    return np.stack([points[[33, 133]].mean(0), points[[263, 362]].mean(0), points[1], points[61], points[291]])
+
+
+def as_published(points: np.ndarray) -> np.ndarray:
+    """Five points `5 3` (y up, z out of the face) scaled and moved to where the original has its eyes and mouth."""
+    eyes, mouth = points[:2].mean(0), points[3:].mean(0)
+    scaled = (points - eyes) * (EYES_TO_MOUTH / (eyes[1] - mouth[1]))
+    middle = (scaled[:2, 0].mean() + scaled[3:, 0].mean()) / 2
+    return scaled + np.array([-middle, EYES_UP, EYES_FORWARD])
 
 
 def make(backbone: str) -> ExpressionDistance:
