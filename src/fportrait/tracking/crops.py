@@ -29,16 +29,16 @@ def face_frame(landmarks: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
     return (left + right) / 2, max(apart, 1.25 * nose, 1e-3), axis / max(float(np.linalg.norm(axis)), 1e-6)
 
 
-def face_crop(image: np.ndarray, landmarks: np.ndarray, size: int = 96) -> np.ndarray:
+def face_crop(image: np.ndarray, landmarks: np.ndarray, size: int = 96, wider: float = 1.0) -> np.ndarray:
     """Roll-normalised face, `size size 3` uint8; what lies outside the image is black.
 
     Args:
-        image: `H W 3` uint8. landmarks: `478 2`, pixels with centres at +0.5.
+        image: `H W 3` uint8. landmarks: `478 2`, pixels with centres at +0.5. wider: times the side that encoders see.
     """
     eyes, scale, axis = face_frame(landmarks)
     down = np.array([-axis[1], axis[0]])
     centre = eyes + BELOW_EYES * scale * down
-    step = FACE_WIDTH * scale / size  # image pixels per crop pixel
+    step = wider * FACE_WIDTH * scale / size  # image pixels per crop pixel
     return _sample(image, centre, axis * step, down * step, size)
 
 

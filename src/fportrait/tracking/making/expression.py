@@ -28,19 +28,25 @@ def mirrored_actions(names: list[str]) -> np.ndarray:
     return np.array([names.index(swap(name)) for name in names])
 
 
-def augment(crops: Tensor, generator: torch.Generator) -> Tensor:
-    """Colour, light, noise, loss of resolution, and a jitter of the crop like that of detected landmarks; `N 3 S S`."""
-    count, _, size, _ = crops.shape
+def augment(crops: Tensor, generator: torch.Generator, wider: float = 1.0, size: int | None = None) -> Tensor:
+    """Colour, light, noise, loss of resolution, and a jitter of the crop like that of detected landmarks.
+
+    Args:
+        crops: `N 3 S S`, wider than what an encoder sees by `wider`. size: of the result `N 3 size size`; default S.
+    """
+    count, _, stored, _ = crops.shape
+    size = size or stored
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return torch.rand(count, *shape, generator=generator) * (high - low) + low
 
-    angle, scale = uniform(-0.1, 0.1), uniform(0.9, 1.1)
+    angle, scale = uniform(-0.1, 0.1), uniform(0.9, 1.1) / wider
     theta = torch.zeros(count, 2, 3)
     theta[:, 0, 0] = theta[:, 1, 1] = scale * torch.cos(angle)
     theta[:, 0, 1], theta[:, 1, 0] = -scale * torch.sin(angle), scale * torch.sin(angle)
-    theta[:, :, 2] = uniform(-0.08, 0.08, 2)
-    crops = F.grid_sample(crops, F.affine_grid(theta, list(crops.shape), align_corners=False), align_corners=False)
+    theta[:, :, 2] = uniform(-0.08, 0.08, 2) / wider
+    grid = F.affine_grid(theta, [count, 3, size, size], align_corners=False)
+    crops = F.grid_sample(crops, grid, align_corners=False)
     small = int(torch.randint(size // 4, size + 1, (1,), generator=generator))
     if small < size * 0.9:
         crops = F.interpolate(crops, size=small, mode="area")

@@ -63,15 +63,17 @@ def _fit(features: np.ndarray, vectors: np.ndarray, sigmas: np.ndarray, seed: in
     return HeadTurn(mean, basis, centres, np.array(gamma), weights, offset, sigmas)
 
 
-def sight_widely(person_seed: int, views: int, body: BodyModel) -> list[Sighting]:
-    """Render a person `views` times, from up to 75 degrees aside, and look for landmarks."""
+def sight_widely(person_seed: int, views: int, body: BodyModel, variety: float = 0.0) -> list[Sighting]:
+    """Render a person of `variety` `views` times, from up to 75 degrees aside, and look for landmarks."""
     from fportrait.capture import people
     from fportrait.capture.motion import HEAD_LIMITS_DEGREES, rotation_from_degrees, sample_motion
+    from fportrait.capture.variety.marks import sample_marks
     from fportrait.capture.world import orbit_camera
     from fportrait.tracking.landmarks import shared_landmarker
 
     rng = np.random.default_rng([6, person_seed])
-    person = people.sample_person(person_seed, body)
+    wild = np.random.default_rng([6, person_seed, 1])
+    person = people.sample_person(person_seed, body, variety)
     found = []
     for index in range(views):
         turn = rotation_from_degrees(*(rng.uniform(-1, 1, 3) * HEAD_LIMITS_DEGREES * 0.9))
@@ -82,6 +84,8 @@ def sight_widely(person_seed: int, views: int, body: BodyModel) -> list[Sighting
         intrinsics = intrinsics_from_fov(fov, PICTURE, PICTURE)
         actions = sample_motion(("expressions", "speech", "mixed")[rng.integers(3)], 1, rng).actions[0]
         picture = people.render(person, actions, pose, camera, intrinsics, PICTURE, 1 if index % 2 else 2, body)
+        if variety:
+            picture = sample_marks(wild, variety, picture)(picture, wild)
         faces = shared_landmarker().detect(picture)
         if len(faces) == 1:
             found.append(Sighting(faces[0].landmarks, person.identity, actions, pose, camera, intrinsics))
@@ -103,10 +107,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--people", type=int, default=1000)
     parser.add_argument("--views", type=int, default=9)
+    parser.add_argument("--variety", type=float, default=0.0, help="of the people: 0 plain (shipped), 1 wild")
     parser.add_argument("--output", type=Path, default=SHIPPED)
     arguments = parser.parse_args()
     body = load_body()
-    groups = [sight_widely(FIRST_SEED + index, arguments.views, body) for index in range(arguments.people)]
+    seeds = range(FIRST_SEED, FIRST_SEED + arguments.people)
+    groups = [sight_widely(seed, arguments.views, body, arguments.variety) for seed in seeds]
     people = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
     found = fit_head_turn(*samples([seen for group in groups for seen in group]), people)
     found.save(arguments.output)

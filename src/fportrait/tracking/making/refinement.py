@@ -44,22 +44,30 @@ class Faces:
     person: np.ndarray
 
 
-def faces(people: Iterator[int] | range, views: int, body: BodyModel) -> Faces:
-    """Render people `views` times each, from up to 60 degrees aside, and look for landmarks."""
+def faces(people: Iterator[int] | range, views: int, body: BodyModel, variety: float = 0.0) -> Faces:
+    """Render people of `variety` `views` times each, from up to 60 degrees aside, and look for landmarks."""
     model = LandmarkModel(body)
-    rows = [(*row, number) for number in people for row in person_faces(number, views, body, model)]
+    rows = [(*row, number) for number in people for row in person_faces(number, views, body, model, variety)]
     return Faces(*(np.stack(column) for column in zip(*rows, strict=True)))
 
 
-def person_faces(number: int, views: int, body: BodyModel, model: LandmarkModel) -> Iterator[tuple[np.ndarray, ...]]:
-    """Crop, landmarks and their places of every picture of a person in which one face was found."""
+def person_faces(
+    number: int, views: int, body: BodyModel, model: LandmarkModel, variety: float = 0.0
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Crop, landmarks and their places of every picture of a person in which one face was found.
+
+    The places are those on this very head: wild ones have proportions that the body's shapes do not reach.
+    """
     from fportrait.capture import people
     from fportrait.capture.motion import HEAD_LIMITS_DEGREES, rotation_from_degrees, sample_motion
+    from fportrait.capture.variety.marks import sample_marks
     from fportrait.capture.world import orbit_camera
     from fportrait.tracking.landmarks import shared_landmarker
 
     rng = np.random.default_rng([7, FIRST_SEED + number])
-    person = people.sample_person(FIRST_SEED + number, body)
+    wild = np.random.default_rng([7, FIRST_SEED + number, 1])
+    person = people.sample_person(FIRST_SEED + number, body, variety)
+    warp = 0.0 if person.extras.warp is None else body.landmarks(person.extras.warp)
     for index in range(views):
         turn = rotation_from_degrees(*(rng.uniform(-1, 1, 3) * HEAD_LIMITS_DEGREES * 0.9))
         pose = Pose(np.eye(3), rng.uniform(-1, 1, 3) * 0.01, turn)
@@ -69,6 +77,8 @@ def person_faces(number: int, views: int, body: BodyModel, model: LandmarkModel)
         intrinsics = intrinsics_from_fov(fov, PICTURE, PICTURE)
         actions = sample_motion(("expressions", "speech", "mixed")[rng.integers(3)], 1, rng).actions[0]
         picture = people.render(person, actions, pose, camera, intrinsics, PICTURE, 2 if index % 2 else 1, body)
+        if variety:
+            picture = sample_marks(wild, variety, picture)(picture, wild)
         # Films are compressed; a JPEG's blocks are close enough to a video's.
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 95))]
         picture = np.asarray(cv2.imdecode(cv2.imencode(".jpg", picture, quality)[1], cv2.IMREAD_COLOR))
@@ -76,7 +86,7 @@ def person_faces(number: int, views: int, body: BodyModel, model: LandmarkModel)
         if len(found) != 1:
             continue
         rotations, shifts = body.bone_transforms(person.identity, pose)
-        world = model.at(person.identity, actions[None])[0] @ rotations[2].T + shifts[2]
+        world = (model.at(person.identity, actions[None])[0] + warp) @ rotations[2].T + shifts[2]
         places, _ = project(world, camera, intrinsics)
         yield face_crop(picture, found[0].landmarks, CROP), found[0].landmarks, places.astype(np.float32)
 
@@ -161,13 +171,15 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=2600)
     parser.add_argument("--views", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=14)
+    parser.add_argument("--variety", type=float, default=0.0, help="of the people: 0 plain (shipped), 1 wild")
     parser.add_argument("--output", type=Path, default=SHIPPED)
     arguments = parser.parse_args()
     body = load_body()
-    learned = faces(range(arguments.people), arguments.views, body)
+    learned = faces(range(arguments.people), arguments.views, body, arguments.variety)
     model = train_refiner(learned, np.flatnonzero(body.landmark_valid), arguments.epochs)
     model.save(arguments.output)
-    strangers = faces(range(arguments.people, arguments.people + 50), arguments.views, body)
+    others = range(arguments.people, arguments.people + 50)
+    strangers = faces(others, arguments.views, body, arguments.variety)
     print(f"{len(learned.person)} faces; of strangers, in eye distances: {remaining(model, strangers)}")
 
 
