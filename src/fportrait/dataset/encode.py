@@ -269,8 +269,8 @@ def encode_identity(
             records=some,
             references=encode_references(vae, drawn_from),
         )
-        shape = {"height": bucket.height, "width": bucket.width} if config.buckets else {}
-        written[name] = [row | shape for row in rows_of_index]
+        sides = {"height": bucket.height, "width": bucket.width} if config.buckets else {}
+        written[name] = [row | sides for row in rows_of_index]
     return {"rows": written, "short_clips": short}
 
 
@@ -348,7 +348,8 @@ def read_crops(
 
     Frame by frame: a long, large video never lies in memory as a whole.
     """
-    video, pictures = [], {}
+    video: list[np.ndarray] = []
+    pictures: dict[tuple[Bucket, int], np.ndarray] = {}
     for number, picture in enumerate(iter_video(path, 0, frames)):
         video.append(crop_rectangle(picture, cuts[bucket], bucket))
         if number in shown:
