@@ -15,6 +15,7 @@ import numpy as np
 
 from fportrait.animate.pictures import enlarge, rows_of_pictures, shown_frames
 from fportrait.animate.portrait import track_picture
+from fportrait.animate.profile import Profile
 from fportrait.animate.request import Prepared, Request, clock_notes
 from fportrait.animate.retarget import check_strengths, directions, offset
 from fportrait.animate.tracked import Report, Tracked, draw_normals, paint_portrait, track_video
@@ -73,6 +74,7 @@ class Animator:
         from fportrait.tracking.expression import ExpressionEncoder
 
         self.model, self.remember, self.device = Path(model), remember, pick_device(device)
+        self.profile = Profile()
         self._kept: OrderedDict[Any, Any] = OrderedDict()
         self.adapter = None if adapter is None else find_adapter(adapter)
         self.settings: BundleSettings = at_size(read_settings(self.model), size)

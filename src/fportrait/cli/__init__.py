@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("fportrait.cli.doctor:doctor", "Check the environment; name the fix for what is missing."),
     "animate": ("fportrait.cli.animate:animate", "Animate a portrait with a driving video, along a camera path."),
     "edit": ("fportrait.cli.animate:edit", "Give a portrait another expression, head pose or view, as a picture."),
+    "live": ("fportrait.cli.live:live", "Animate a portrait from a camera, while its driver moves."),
     "provenance": ("fportrait.cli.animate:provenance", "Show what a generated video says about itself."),
     "web": ("fportrait.cli.web:web", "Open the studio in a browser."),
     "status": ("fportrait.cli.status:status", "Stages, champion, quarantine and last study on one screen."),

@@ -50,6 +50,17 @@ def promoted_or_shipped(model: Path | None) -> Path:
     return chosen.bundle
 
 
+def student(model: Path | None = None) -> Path:
+    """The model folder that was asked for, else the promoted student, else the shipped one; says which, and why."""
+    if model is not None:
+        return promoted_or_shipped(model)
+    from fportrait.ops.registry import chosen_student
+
+    chosen = chosen_student()
+    click.echo(f"model: {chosen.words}", err=True)
+    return chosen.bundle
+
+
 class Bars:
     """Shows reports `(what, done, total)` as one progress bar after another, with the time left; notes as lines.
 

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import click
 
-from fportrait.cli._options import SEED, Bars, device_option, json_option, path_type, print_json, promoted_or_shipped
+from fportrait.cli._options import (
+    SEED,
+    Bars,
+    device_option,
+    json_option,
+    path_type,
+    print_json,
+    promoted_or_shipped,
+    student,
+)
 from fportrait.errors import UserError
 
 
@@ -105,6 +114,8 @@ def parse_numbers(text: str, count: int, option: str, example: str) -> tuple[flo
     help="The same of the portrait. Default: as the picture says (EXIF), else 40.",
 )
 @click.option("--conditions", type=path_type, help="A folder for normal maps, cameras and codes that were used.")
+@click.option("--fast", is_flag=True, help="Take the student, which samples in one call, instead of its teacher.")
+@click.option("--profile", is_flag=True, help="Print where processor time went: load, track, sample, decode, write.")
 @click.option("--no-audio", is_flag=True, help="Leave the sound of the driving video out.")
 @click.option(
     "--force", is_flag=True, help="Replace files that fportrait did not write; go on with what is unlike a face."
@@ -130,6 +141,8 @@ def animate(
     fov: float | None,
     portrait_fov: float | None,
     conditions: Path | None,
+    fast: bool,
+    profile: bool,
     no_audio: bool,
     force: bool,
     as_json: bool,
@@ -151,10 +164,16 @@ def animate(
       fportrait animate --portrait me.jpg --driving nod.mp4 --expression talk.mp4 -o mixed.mp4
       fportrait animate --portrait me.jpg --driving talk.mp4 --guidance expression=2 -o strong.mp4
       fportrait animate --portrait me.jpg --driving talk.mp4 --model BASE --adapter STAGE/adapter -o adapted.mp4
+      fportrait animate --portrait me.jpg --driving talk.mp4 --fast --profile -o quick.mp4
     """
     scales = parse_pairs(guidance, "--guidance", "FACTOR=SCALE", "expression=2")
+    if fast and model is not None:
+        raise UserError("--fast and --model", "one of them", "leave --fast out: a student is named by --model, too")
+    chosen = student() if fast else promoted_or_shipped(model)
     from fportrait.animate import animate as run_animation
+    from fportrait.animate.profile import Profile, table
 
+    spent = Profile()
     bars = Bars()
     try:
         written = run_animation(
@@ -162,9 +181,10 @@ def animate(
             driving,
             camera,
             output,
-            promoted_or_shipped(model),
+            chosen,
             bars,
             conditions,
+            profile=spent,
             size=size,
             force=force,
             adapter=adapter,
@@ -183,10 +203,14 @@ def animate(
     finally:
         bars.close()
     if as_json:
-        print_json(written)
+        print_json({**written, "profile": spent.seconds} if profile else written)
         return
     for name, path in written.items():
         click.echo(f"{name}: {path}")
+    if profile:
+        from fportrait.capture.video_io import probe
+
+        click.echo(table(spent.seconds, probe(written["video"]).frames))
 
 
 @click.command()

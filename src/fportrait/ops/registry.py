@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from fportrait.atomic_io import file_hash
-from fportrait.bundle import SHIPPED_BASE, bundle_hashes
+from fportrait.bundle import SHIPPED_BASE, SHIPPED_STUDENT, bundle_hashes
 from fportrait.errors import UserError
 from fportrait.ops import runs
 from fportrait.ops.store import DATABASE, home, open_store, store_errors
 
 MODEL = "fportrait"
 CHAMPION, PREVIOUS, ANCHOR = "champion", "previous", "anchor"
+STUDENT = "student"  # the student that may stand in for the champion where time counts; `ops.student_gate` moves it
 BASE_TAG, STATE_TAG, REASON_TAG = "gate.base", "gate.state", "gate.reason"
 NOBODY = "nobody"
 CLAIMED, WON, LOST, FAILED, ROLLED_BACK = "claimed", "won", "lost", "failed", "rolled back"
@@ -268,6 +269,24 @@ def chosen_model() -> Chosen:
         if version is None:
             return Chosen(SHIPPED_BASE, "the shipped base: this project's registry has no champion yet")
         return Chosen(bundle_of(version), f"version {version}, the champion of this project's registry ({home()})")
+
+
+def chosen_student() -> Chosen:
+    """The promoted student, else the shipped one, else the model that `chosen_model` gives: what a stream takes.
+
+    Raises:
+        UserError: the student's files vanished or changed, or the store does not answer.
+    """
+    if open_store():
+        with store_errors():
+            version = alias_version(runs.client(), STUDENT)
+            if version is not None:
+                return Chosen(
+                    bundle_of(version), f"version {version}, the student of this project's registry ({home()})"
+                )
+    if (SHIPPED_STUDENT / "bundle.json").is_file():
+        return Chosen(SHIPPED_STUDENT, "the shipped student: no student was promoted here")
+    return chosen_model()
 
 
 def default_model() -> Path:

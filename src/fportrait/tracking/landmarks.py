@@ -15,6 +15,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,12 @@ class FaceLandmarker:
         self._anchors = _anchors()
 
     def detect(
-        self, image: np.ndarray, max_faces: int = 2, previous: Face | None = None, known: Face | None = None
+        self,
+        image: np.ndarray,
+        max_faces: int = 2,
+        previous: Face | None = None,
+        known: Face | None = None,
+        quick: bool = False,
     ) -> list[Face]:
         """Faces of a picture, largest first.
 
@@ -138,6 +144,7 @@ class FaceLandmarker:
             max_faces: at most so many are returned.
             previous: a face of the frame before. Only that face is followed then; the detector runs when it is lost.
             known: a face already found in this very picture: it is returned with the others, unchanged.
+            quick: look at the whole picture alone, for faces that stand about upright and are not small.
         """
         image = _checked(image)
         if previous is not None:
@@ -146,18 +153,20 @@ class FaceLandmarker:
                 return [face]
         if known is not None:  # others stand as this one does
             return self._search(image, max_faces, [known], quarter_turns(known.landmarks) * math.pi / 2)
-        faces = self._search(image, max_faces, [], 0.0)
-        if all(face.evidence < POOR for face in faces):
+        faces = self._search(image, max_faces, [], 0.0, quick)
+        if not quick and all(face.evidence < POOR for face in faces):
             turned = [face for turns in (2, 1, -1) for face in self._search(image, max_faces, [], turns * math.pi / 2)]
             faces += [face for face in turned if face.evidence > TURNED]
             if all(face.evidence < POOR for face in faces):
                 faces += [face for face in turned if self._stands(image, face)]
         return _best(faces, max_faces)
 
-    def _search(self, image: np.ndarray, max_faces: int, known: list[Face], roll: float) -> list[Face]:
-        """`known` and the faces that stand about as `roll` (radians) says, largest first."""
+    def _search(
+        self, image: np.ndarray, max_faces: int, known: list[Face], roll: float, quick: bool = False
+    ) -> list[Face]:
+        """`known` and the faces that stand about as `roll` (radians) says, largest first; `quick`: no tiles."""
         faces = list(known)
-        for side, windows in _searches(image.shape[0], image.shape[1], roll):
+        for side, windows in islice(_searches(image.shape[0], image.shape[1], roll), 2 if quick else None):
             largest = max((face.size for face in faces), default=0.0)
             # A face this large hides nobody of like size from a window of this side.
             if faces and (len(faces) >= max_faces or largest > COARSE * side):

@@ -1,0 +1,185 @@
+"""A portrait animated window by window, as its driver's frames come: the model's part of a stream, without threads.
+
+A window is the frame that was shown last and `4 n` new ones, so a clip of 1 + n latents as the model was trained on.
+Two ways to go on from what was shown:
+
+- `faded`: every window is sampled from the same noise and of its own frames' conditions alone. Its first frame repeats
+  the last one shown; what the two differ by is added to the new frames, less and less. Nothing that was generated is
+  ever read again, so no error can add up, however long the stream.
+- `given`: the last frame shown is the window's first latent, clean, and the student goes on from it (students learn
+  to: `training.distill`).
+
+`benchmarks/live.py` measures both; `faded` is the default because of what it found (docs/live.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fportrait.animate.animator import Animator
+from fportrait.animate.portrait import track_picture
+from fportrait.animate.viewpoint import square_intrinsics
+from fportrait.body.rasterizer import normal_map
+from fportrait.camera.cameras import crop_intrinsics
+from fportrait.dataset.encode import crop_picture
+from fportrait.diffusion.cameras import Cameras
+from fportrait.diffusion.codec import decode_latents, encode_video
+from fportrait.diffusion.shapes import TEMPORAL_STRIDE
+from fportrait.errors import UserError
+from fportrait.pixels import to_model_range, to_uint8
+from fportrait.tracking.fit import to_pose
+
+CARRIES = ("faded", "given")
+LARGE = 96  # pixels: above, windows of two new latents cost a third less per frame than of one
+
+
+def plain_attention(transformer: Any) -> None:
+    """Attention without the fused kernel: a tenth faster on a CPU, at a small model's size."""
+    from diffusers.utils import logging
+
+    log = logging.get_logger("diffusers.models.modeling_utils")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns that the choice is experimental
+    try:
+        transformer.set_attention_backend("_native_math")
+    finally:
+        log.setLevel(level)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What one frame is to show: `rotation` `3 3` and `translation` `3` of the head (its centre near the origin),
+    `code` `128`, `camera` `4 4` world to camera; `at`: the second, of any clock, at which the driver's frame came."""
+
+    rotation: np.ndarray
+    translation: np.ndarray
+    code: np.ndarray
+    camera: np.ndarray
+    at: float = 0.0
+
+
+class PortraitStream:
+    """One portrait and a model, ready to make windows.
+
+    Args:
+        animator: with its model loaded. portrait: a picture with one face. latents: new ones of a window; None takes 1,
+            or 2 for large pictures. carry: see above. seed: of the noise.
+
+    Raises:
+        UserError: no face in the portrait, a model that reads landmarks, an unknown `carry`.
+    """
+
+    def __init__(
+        self,
+        animator: Animator,
+        portrait: Path,
+        latents: int | None = None,
+        carry: str = "faded",
+        seed: int = 0,
+        force: bool = False,
+    ):
+        if carry not in CARRIES:
+            raise UserError(f"carry '{carry}'", " or ".join(CARRIES), "choose one of them")
+        self.animator, self.settings = animator, animator.settings
+        size = self.settings.size
+        self.latents = latents or (2 if size > LARGE else 1)
+        self.carry, self.seed = carry, seed
+        config = replace(animator.config, force=force)
+        self.person, image = track_picture(portrait, animator.landmarks, config, animator.encoder.crop_size)
+        self.notes = list(self.person.notes)
+        self.pipeline = animator.pipeline
+        if self.pipeline.transformer.config.expression == "landmarks":
+            raise UserError("a model that reads landmarks", "one that reads expression codes", "choose another --model")
+        if self.pipeline.device.type == "cpu":
+            plain_attention(self.pipeline.transformer)
+        self.picture = crop_picture(image, self.person.crop, size)
+        with torch.no_grad():
+            self.reference = encode_video(self.pipeline.vae, to_model_range(self.picture[None, None])).float()
+        self.own_intrinsics = crop_intrinsics(self.person.intrinsics, self.person.crop, size)
+        self.intrinsics = square_intrinsics(self.settings)
+        self.rest_code = animator.portrait_rest(self.person)
+        self._before: tuple[Moment, np.ndarray] | None = None  # the last moment and its normal map
+        self._shown: torch.Tensor | None = None  # the last frame, 1 3 1 H W
+
+    @property
+    def frames(self) -> int:
+        """New frames of a window."""
+        return TEMPORAL_STRIDE * self.latents
+
+    def rest(self, camera: np.ndarray, at: float = 0.0) -> Moment:
+        """The portrait at rest, its head straight."""
+        return Moment(np.eye(3), np.zeros(3), self.rest_code, camera, at)
+
+    def normals(self, moment: Moment) -> np.ndarray:
+        """The normal map `S S 3` of the portrait's body in a moment's pose."""
+        body, size = self.animator.body, self.settings.size
+        pose = to_pose(body, self.person.shape, moment.rotation, moment.translation)
+        vertices = body.vertices(self.person.shape, None, pose)
+        return normal_map(vertices, body.faces, moment.camera, self.intrinsics, size, size, 2, body.weld)
+
+    def sample(self, moments: Sequence[Moment]) -> torch.Tensor:
+        """Latents `1 C 1+n h w` of the last moment before and `frames` new ones."""
+        assert len(moments) == self.frames
+        maps = [self.normals(moment) for moment in moments]
+        before, before_map = self._before or (moments[0], maps[0])
+        self._before = moments[-1], maps[-1]
+        whole = [before, *moments]
+        cameras = Cameras(
+            np.stack([moment.camera for moment in whole]),
+            self.intrinsics,
+            self.person.reference_camera,
+            self.own_intrinsics,
+        )
+        given = None
+        if self.carry == "given" and self._shown is not None:
+            with torch.no_grad():
+                given = encode_video(self.pipeline.vae, self._shown).float()
+        return self.pipeline(
+            self.reference,
+            cameras,
+            np.stack([before_map, *maps]),
+            torch.from_numpy(np.stack([moment.code for moment in whole])).float()[None],
+            generator=torch.Generator().manual_seed(self.seed),
+            output_type="latent",
+            given=given,
+        ).frames
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> np.ndarray:
+        """The new frames `T S S 3` uint8 of a window, going on from the last one shown."""
+        video = decode_latents(self.pipeline.vae, latents).float()
+        new = video[:, :, 1:]
+        if self.carry == "faded" and self._shown is not None:
+            count = new.shape[2]
+            share = 1 - torch.arange(1, count + 1, device=new.device) / (count + 1)
+            new = new + share[None, None, :, None, None] * (self._shown - video[:, :, :1])
+        self._shown = new[:, :, -1:].clone()
+        return to_uint8(new.clamp(-1, 1))[0]
+
+    def make(self, moments: Sequence[Moment]) -> np.ndarray:
+        """Sample and decode the frames `T S S 3` uint8 of `frames` moments."""
+        return self.decode(self.sample(moments))
+
+    def warm_up(self) -> None:
+        """Make one window at rest and forget it: what is compiled or allocated once is, before the first frame."""
+        camera = self.person.reference_camera
+        self.make([self.rest(camera)] * self.frames)
+        self._before = self._shown = None
+
+    def settings_tags(self) -> dict[str, Any]:
+        """What a recording says about how it was made."""
+        return {
+            "live": True,
+            "steps": self.settings.steps,
+            "scheduler": self.settings.scheduler,
+            "guidance": self.settings.guidance,
+            "size": self.settings.size,
+            "seed": self.seed,
+            "carry": self.carry,
+        }
