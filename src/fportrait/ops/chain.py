@@ -17,4 +17,4 @@ CHAIN = (
     "evaluate",
     "promote",
 )
-BESIDE = ("study", "ablate")
+BESIDE = ("distill", "study", "ablate")

@@ -298,6 +298,33 @@ def distil(
     return {"teacher": of_teacher, "settings": asdict(settings), **told}
 
 
+def shard_source(shards: str | Path, trained: Path, mixture: Mapping[str, int], settings: Distillation) -> Source:
+    """What a trained model's own shards ask for: records of the training split, any of an identity's portraits.
+
+    Raises:
+        UserError: no such shards, a data set of the mixture without records, or records shorter than the lengths asked.
+    """
+    from fportrait.dataset.batches import Batches
+    from fportrait.dataset.shards import ShardReader
+
+    reader = ShardReader(shards)
+    reads = Reads.of(json.loads((trained / "transformer/config.json").read_text()))
+    for dataset, share in mixture.items():
+        records = reader.records("train").get(dataset, [])
+        if share and (not records or min(record.frames for record in records) < max(settings.lengths)):
+            raise UserError(
+                f"{len(records)} records of {dataset} for clips of {max(settings.lengths)} frames",
+                "records as long, of every data set with a share",
+                "change distill.mixture or distill.training.lengths, or raise encode's window and encode again",
+            )
+
+    def draw(rng: np.random.Generator, count: int, frames: int) -> Mapping[str, Any]:
+        seed = int(rng.integers(2**31))
+        return Batches(reader, mixture, frames, seed, reads=reads, focus_gain=settings.focus_weight)(range(count))
+
+    return draw
+
+
 def clip_source(folders: Sequence[Path], teacher: Path, focus_weight: float) -> Source:
     """Clips of people of the embedded world, rendered for pretraining (`base_clips`): any start, any portrait.
 

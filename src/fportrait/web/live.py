@@ -165,9 +165,7 @@ def live_page(settings: BundleSettings) -> LivePage:
     with gr.Row():
         with gr.Column(scale=4, min_width=280):
             portrait = unopened(
-                gr.Image(
-                    label="Portrait", sources=["upload"], type="filepath", height=200, elem_id="live-portrait"
-                )
+                gr.Image(label="Portrait", sources=["upload"], type="filepath", height=200, elem_id="live-portrait")
             )
             kind = gr.Radio([CAMERA, VIDEO], value=CAMERA, label="Driver", elem_id="live-kind")
             number = gr.Number(0, label="Camera's number", precision=0, minimum=0, maximum=63, elem_id="live-number")
