@@ -1,4 +1,4 @@
-"""The student's gate: judged on its teacher's own people, by the speed asked for, and registered beside the champion."""
+"""The student's gate: judged on its teacher's own people, and by the speed asked for."""
 
 from __future__ import annotations
 

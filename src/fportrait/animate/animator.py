@@ -89,9 +89,10 @@ class Animator:
 
         from fportrait.diffusion.pipeline import FactorPortraitPipeline
 
-        pipeline = FactorPortraitPipeline.from_bundle(
-            self.model, sampling_dtype(self.device), self.device, self.adapter
-        )
+        with self.profile.measured("load"):
+            pipeline = FactorPortraitPipeline.from_bundle(
+                self.model, sampling_dtype(self.device), self.device, self.adapter
+            )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -250,21 +251,22 @@ class Animator:
             return {}
 
         report("sample", 0, steps)
-        result = self.pipeline(
-            self.portrait(prepared),
-            self.cameras(prepared).take(rows),
-            self.normals(prepared, rows.tolist()),
-            torch.from_numpy(self.expression(prepared)[rows])[None],
-            reference_normals=self.portrait_normals(prepared.person),
-            warped=self.painted(prepared, rows.tolist()),
-            num_inference_steps=steps,
-            guidance=self.guidance(request),
-            generator=torch.Generator().manual_seed(request.seed),
-            output_type="stream",
-            callback_on_step_end=tell,
-        )
+        with self.profile.measured("sample"):
+            result = self.pipeline(
+                self.portrait(prepared),
+                self.cameras(prepared).take(rows),
+                self.normals(prepared, rows.tolist()),
+                torch.from_numpy(self.expression(prepared)[rows])[None],
+                reference_normals=self.portrait_normals(prepared.person),
+                warped=self.painted(prepared, rows.tolist()),
+                num_inference_steps=steps,
+                guidance=self.guidance(request),
+                generator=torch.Generator().manual_seed(request.seed),
+                output_type="stream",
+                callback_on_step_end=tell,
+            )
         left = count
-        for chunk in result.frames:
+        for chunk in self.profile.each("decode", result.frames):
             yield from chunk[0][:left]
             left -= len(chunk[0])
             if left <= 0:
@@ -389,6 +391,7 @@ def animate(
     size: int | None = None,
     force: bool = False,
     adapter: Path | None = None,
+    profile: Profile | None = None,
     **settings: Any,
 ) -> dict[str, Path]:
     """Animate `portrait` with the expressions and head pose of `driving`, seen along `camera`.
@@ -397,7 +400,7 @@ def animate(
         output: the video (.mp4). model: a bundle folder. conditions: a folder for what the model was given.
         size: pixels of the model's picture; None takes the model's own. force: replace files that fportrait did not
             write, and go on with what is unlike a face. adapter: LoRA weights over the model; see `Animator`.
-        settings: the other fields of `Request`.
+        profile: is told the seconds of every stage. settings: the other fields of `Request`.
 
     Returns:
         `video` and `picture`: the files written; `conditions` when asked for.
@@ -410,13 +413,18 @@ def animate(
     output = Path(output)
     request = Request(Path(portrait), Path(driving), camera, force=force, **settings)
     check_output(output, [request.portrait, request.driving, request.expression], conditions, force)
-    animator = Animator(model, size=size, adapter=adapter)
+    profile = profile or Profile()
+    with profile.measured("load"):
+        animator = Animator(model, size=size, adapter=adapter)
+    animator.profile = profile
     if adapter is not None:
         _ = animator.pipeline  # an adapter of another base is refused before a video is tracked
-    prepared = animator.prepare(request, report)
+    with profile.measured("track"):
+        prepared = animator.prepare(request, report)
     for note in prepared.notes:
         report(f"note: {note}", 0, 0)
-    written = animator.write(prepared, output, report)
+    with profile.measured("write"):
+        written = animator.write(prepared, output, report)
     if conditions is not None:
         written["conditions"] = animator.write_conditions(prepared, Path(conditions))
     return written

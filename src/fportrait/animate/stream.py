@@ -103,6 +103,7 @@ class PortraitStream:
             self.reference = encode_video(self.pipeline.vae, to_model_range(self.picture[None, None])).float()
         self.own_intrinsics = crop_intrinsics(self.person.intrinsics, self.person.crop, size)
         self.intrinsics = square_intrinsics(self.settings)
+        self.own_normals = animator.portrait_normals(self.person)
         self.rest_code = animator.portrait_rest(self.person)
         self._before: tuple[Moment, np.ndarray] | None = None  # the last moment and its normal map
         self._shown: torch.Tensor | None = None  # the last frame, 1 3 1 H W
@@ -145,6 +146,7 @@ class PortraitStream:
             cameras,
             np.stack([before_map, *maps]),
             torch.from_numpy(np.stack([moment.code for moment in whole])).float()[None],
+            reference_normals=self.own_normals,
             generator=torch.Generator().manual_seed(self.seed),
             output_type="latent",
             given=given,

@@ -45,6 +45,12 @@ ROWS = (
     help="Memory of your one card in GB (24, 48, 80): also print what fits on it, and the hours.",
 )
 @click.option("--mfu", default=0.35, show_default=True, help="Share of the GPU's peak that training reaches.")
+@click.option(
+    "--live",
+    "calls",
+    type=click.IntRange(1, 1000),
+    help="Model calls per window of a stream: print what a frame of it costs, instead of training.",
+)
 @click.option("--shards", help="Folder or URL of the latent shards. Default: the environment's.")
 @json_option
 def plan(
@@ -54,6 +60,7 @@ def plan(
     gpu: str | None,
     gpu_memory: float | None,
     mfu: float,
+    calls: int | None,
     shards: str | None,
     as_json: bool,
 ) -> None:
@@ -65,6 +72,7 @@ def plan(
       fportrait plan --env paper
       fportrait plan --env gpu --gpu-memory 24
       fportrait plan --stage 4 --env paper --model wan-14b --gpu H200 --json
+      fportrait plan --env paper --live 1
     """
     from fportrait.dataset.shards import ShardReader
     from fportrait.errors import UserError
@@ -76,6 +84,10 @@ def plan(
         model = "wan-1.3b" if environment in ("paper", "gpu") else trained if Path(trained).is_dir() else str(shipped)
     config = plans.model_config(model)
     gpu = gpu or ("H100" if gpu_memory is None else plans.usual_card(gpu_memory))
+    if calls is not None:
+        size = plans.read_section("encode", environment)["encoding"]["size"]
+        stream(plans, config, model, size, calls, gpu, mfu, as_json)
+        return
     reader, missing = None, None
     try:
         reader = ShardReader(shards or plans.read_folder("shards", environment))
@@ -205,3 +217,23 @@ def needs(row: dict[str, Any]) -> str:
 def table(label: str, row: list[Any]) -> None:
     """One labelled line of right-aligned columns."""
     click.echo(f"  {label:<52}" + "".join(f"{value:>16}" for value in row))
+
+
+def stream(
+    plans: Any, config: dict[str, Any], model: str, picture: int, calls: int, gpu: str, mfu: float, as_json: bool
+) -> None:
+    """What a frame of a stream costs, for windows of one and two new latents."""
+    costs = [plans.stream_cost(config, picture, calls, latents, gpu, mfu) for latents in (1, 2)]
+    if as_json:
+        print_json({"model": model, "picture": picture, "windows": costs})
+        return
+    click.echo(f"{model}, {picture}² pixels, {calls} calls per window; the transformer alone")
+    table("", [f"{cost['frames']} frames" for cost in costs])
+    for key, label, form in (
+        ("tokens", "tokens per call", "{:,}"),
+        ("flops", "FLOPs per call", "{:.3g}"),
+        ("flops_per_frame", "FLOPs per frame", "{:.3g}"),
+        ("seconds_per_frame", f"seconds per frame, {gpu} at {mfu:.0%} of its peak", "{:.4g}"),
+        ("frames_per_second", "frames per second", "{:.3g}"),
+    ):
+        table(label, [form.format(cost[key]) for cost in costs])

@@ -12,7 +12,7 @@ from fportrait.dataset.buckets import parse_buckets, shares
 from fportrait.dataset.encode import EncodeConfig
 from fportrait.dataset.identities import count_windows
 from fportrait.dataset.shards import ShardReader
-from fportrait.diffusion.shapes import SPATIAL_STRIDE
+from fportrait.diffusion.shapes import SPATIAL_STRIDE, TEMPORAL_STRIDE
 from fportrait.errors import UserError
 from fportrait.training.config import StageConfig
 from fportrait.training.cost import GIB, learned_parameters, named_peak, sample_cost, state_bytes, vae_flops
@@ -168,6 +168,36 @@ def plan(
             for dataset, share in drawn.items()
             if sizes.get(dataset)
         },
+    }
+
+
+def stream_cost(
+    config: Mapping[str, Any], picture: int, calls: int, latents: int = 1, gpu: str = "H100", mfu: float = 0.35
+) -> dict[str, Any]:
+    """What a frame of a stream costs the transformer, from counted operations; the codec and tracking come on top.
+
+    Args:
+        config: of the transformer. picture: side of the square video in pixels. calls: of the model per window (a
+            guided teacher: steps, and one more per guided step and factor). latents: new ones of a window.
+        mfu: share of the GPU's peak that sampling reaches; assumed, not measured.
+
+    Returns:
+        `tokens` and `flops` of a call, `frames` of a window, `flops_per_frame`, `seconds_per_frame` and
+        `frames_per_second`.
+    """
+    side, frames = picture // SPATIAL_STRIDE, TEMPORAL_STRIDE * latents
+    cost = sample_cost(config, frames + 1, side, side)
+    seconds = calls * cost.flops / (named_peak(gpu) * mfu) / frames
+    return {
+        "calls": calls,
+        "frames": frames,
+        "tokens": cost.tokens,
+        "flops": cost.flops,
+        "flops_per_frame": calls * cost.flops / frames,
+        "gpu": gpu,
+        "mfu": mfu,
+        "seconds_per_frame": seconds,
+        "frames_per_second": 1 / seconds,
     }
 
 
