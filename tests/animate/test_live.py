@@ -76,9 +76,9 @@ def run(stream, source, drops, **given):
 
 def test_every_frame_of_whole_windows_is_shown_once_and_in_order_when_nothing_is_dropped():
     stream = FakeStream()
-    live, shown = run(stream, Frames(22), drops=False)
+    live, shown = run(stream, Frames(22), drops=False)  # the last window is not full
     assert live.wait(30)
-    assert [round(at * 25) for _, at in shown] == list(range(20)) and live.meter.shown == 20
+    assert [round(at * 25) for _, at in shown] == list(range(22)) and live.meter.shown == 22
     assert live.status.dropped == 0 and not live.status.running
 
 
@@ -236,6 +236,16 @@ def test_a_named_pipe_gives_pictures_while_the_stream_still_runs(tmp_path):
     recording.close()
     thread.join(10)
     assert seen and abs(seen[0] - 120) < 6
+
+
+def test_a_pipe_that_nobody_reads_holds_up_neither_the_stream_nor_its_end(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "pipe")
+    recording = Recording(tmp_path / "pipe", 25.0, {}, scale=1)
+    for number in range(60):
+        recording(np.zeros((32, 32, 3), np.uint8), number / 25)
+    recording.close()
 
 
 def test_stages_within_a_stage_are_taken_off_it_and_the_table_sums_to_all():

@@ -208,7 +208,7 @@ class Live:
 
     def _join(self) -> None:
         for thread in self._threads:
-            if thread is not threading.current_thread():
+            if thread.ident is not None and thread is not threading.current_thread():
                 thread.join()
 
     @property
@@ -260,7 +260,7 @@ class Live:
             slot.end()
 
     def _track(self) -> None:
-        moments = []
+        moments: list[Any] = []
         try:
             while True:
                 frame, at, came = self._slots[0].get()
@@ -269,15 +269,19 @@ class Live:
                     self.meter.lost += sight is None
                     moments.append((self.driving(sight, at, self.tracker.familiar), came))
                 if len(moments) == self.stream.frames:
-                    self._slots[1].put(moments)
+                    self._slots[1].put((moments, len(moments)))
                     moments = []
+        except Ended:
+            if moments:  # what is left at the end stands still until its window is full
+                rest = [moments[-1]] * (self.stream.frames - len(moments))
+                self._slots[1].put((moments + rest, len(moments)))
         finally:
             self._slots[1].end()
 
     def _sample(self) -> None:
         try:
             while True:
-                moments = self._slots[1].get()
+                moments, count = self._slots[1].get()
                 with self.meter.measured("sample"):
                     latents = self.stream.sample([moment for moment, _ in moments])
                 if self.stream.carry == "given":  # the next window begins with what this one shows
@@ -285,7 +289,7 @@ class Live:
                         made = self.stream.decode(latents)
                 else:
                     made = latents
-                self._slots[2].put((moments, made))
+                self._slots[2].put((moments[:count], made))
         finally:
             self._slots[2].end()
 
@@ -298,7 +302,7 @@ class Live:
                     made = self.stream.decode(made)
             # A window's frames come at once and are shown at the rate at which their driver's came.
             spacing = 0.95 * (moments[-1][1] - moments[0][1]) / max(1, len(moments) - 1) if self.drops else 0.0
-            for frame, (moment, came) in zip(made, moments, strict=True):
+            for frame, (moment, came) in zip(made, moments, strict=False):
                 if due > time.monotonic():
                     self._stopping.wait(due - time.monotonic())
                 due = max(due, time.monotonic() - spacing) + spacing
@@ -311,8 +315,4 @@ def refuse_not_running(live: Live) -> None:
     """Raise what ended a stream early, or `UserError` when nothing was shown."""
     live.wait()
     if live.meter.shown == 0:
-        raise UserError(
-            f"{live.meter.read} frames from {live.source.name}, too few for a window of {live.stream.frames}",
-            f"{live.stream.frames} frames or more",
-            "play a longer file",
-        )
+        raise UserError(f"no frames from {live.source.name}", "a source that gives pictures", "try another one")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import queue
 import stat
@@ -18,7 +20,9 @@ from fportrait.animate.pictures import enlarge
 from fportrait.capture.video_io import write_video
 from fportrait.errors import UserError
 
-ROOM = 64  # frames that wait for the encoder, at most
+ROOM = 64  # frames that wait for a file's encoder, at most
+NEWEST = 8  # and for a pipe's reader: older ones are dropped
+RETRY = 0.1  # seconds between looks for a reader
 LONGEST_GAP = 250  # frames that one is repeated for, at most
 
 
@@ -47,7 +51,9 @@ class Recording:
         self.frames = 0
         self._first: float | None = None
         self._before: np.ndarray | None = None
-        self._queue: queue.Queue[np.ndarray | None] = queue.Queue(ROOM)
+        self.pipe = is_pipe(path)
+        self._queue: queue.Queue[np.ndarray | None] = queue.Queue(NEWEST if self.pipe else ROOM)
+        self._closing = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._write, name="live recording", daemon=True)
         self._thread.start()
@@ -66,13 +72,16 @@ class Recording:
     def _put(self, frame: np.ndarray | None) -> None:
         while self._error is None and self._thread.is_alive():
             try:
-                self._queue.put(frame, timeout=0.5)
+                self._queue.put(frame, timeout=0.0 if self.pipe else 0.5)
                 return
             except queue.Full:
-                continue
+                if self.pipe:
+                    with contextlib.suppress(queue.Empty):
+                        self._queue.get_nowait()
 
     def close(self) -> Path | None:
         """Finish the file; None when no frame came."""
+        self._closing.set()
         self._put(None)
         self._thread.join()
         if self._error is not None:
@@ -85,8 +94,8 @@ class Recording:
             if first is None:
                 return
             frames = self._frames(first)
-            if is_pipe(self.path):
-                write_pipe(self.path, frames, self.fps, self.tags)
+            if self.pipe:
+                write_pipe(self.path, frames, self.fps, self.tags, self._closing)
             else:
                 write_video(self.path, frames, self.fps, metadata=self.tags)
         except BaseException as error:
@@ -98,7 +107,24 @@ class Recording:
             frame = self._queue.get()
 
 
-def write_pipe(path: Path, frames: Iterator[np.ndarray], fps: float, tags: Mapping[str, str]) -> None:
+def opened(path: Path, closing: threading.Event) -> Any:
+    """A named pipe for writing, once it has a reader; None when `closing` comes first."""
+    while not closing.is_set():
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # no reader yet
+                raise
+            closing.wait(RETRY)
+            continue
+        os.set_blocking(handle, True)
+        return os.fdopen(handle, "wb", buffering=0)
+    return None
+
+
+def write_pipe(
+    path: Path, frames: Iterator[np.ndarray], fps: float, tags: Mapping[str, str], closing: threading.Event
+) -> None:
     """Frames `H W 3` uint8 into a named pipe as Matroska with H.264, each as soon as it comes.
 
     Raises:
@@ -106,10 +132,12 @@ def write_pipe(path: Path, frames: Iterator[np.ndarray], fps: float, tags: Mappi
     """
     import av
 
-    first = next(frames)
+    pipe, first = opened(path, closing), next(frames)
+    if pipe is None:
+        return
     try:
         with (
-            open(path, "wb", buffering=0) as sink,
+            pipe as sink,
             av.open(sink, "w", format="matroska", options={"live": "1", "flush_packets": "1"}) as container,
         ):
             for key, value in tags.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,8 @@ def run_live(
     force: bool,
 ) -> dict[str, Any]:
     """Run a stream to its end, telling its state on standard error; returns its figures."""
+    import torch
+
     from fportrait.animate.animator import Animator, check_output
     from fportrait.animate.driving import Steering
     from fportrait.animate.live import Live, refuse_not_running
@@ -146,6 +149,7 @@ def run_live(
         check_output(output, [portrait, file], force=force)
     source: Any = FileSource(file, loop=loop) if file is not None else CameraSource(camera)
     fps = source.fps
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))  # the stages run beside each other
     profile = Profile()
     with profile.measured("load"):
         animator = Animator(model, size=size)

@@ -11,7 +11,7 @@ import html
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,16 +59,19 @@ class LiveDesk:
         self._recording: Recording | None = None
         self._tags: dict[str, str] = {}
         self._newest: np.ndarray | None = None
+        self._kept: dict[str, Path] = {}  # finished recordings by session
         self._fresh = threading.Event()
 
     @property
     def running(self) -> bool:
         return self._owner is not None
 
-    def frames(self, session: str, portrait: Path, source: Any, driving: Path | None) -> Iterator[tuple[Any, Status]]:
+    def frames(
+        self, session: str, portrait: Path, opened: Callable[[], Any], driving: Path | None
+    ) -> Iterator[tuple[Any, Status]]:
         """Start, and give the newest picture `S S 3` (None: nothing yet) with the state, until the stream ends.
 
-        Whatever ends the iteration, a closed tab too, ends the stream.
+        Whatever ends the iteration, a closed tab too, ends the stream. `opened` gives the source.
 
         Raises:
             UserError: another tab has a stream, the portrait shows no face, the source gave nothing.
@@ -87,21 +90,22 @@ class LiveDesk:
             stream.warm_up()
             inputs = {"portrait": portrait, **({} if driving is None else {"driving": driving})}
             self._tags = provenance_tags(self.model, inputs, stream.settings_tags())
-            live = self._live = Live(stream, source, self._sink, self.steering).start()
-            while live.running and self._owner == session:
+            live = Live(stream, opened(), self._sink, self.steering)
+            with self._lock:
+                if self._owner != session:  # stopped while the model was loaded
+                    return
+                self._live = live.start()
+            while live.running and self.owns(session):
                 self._fresh.wait(TOLD)
                 self._fresh.clear()
                 yield self._newest, live.status
-            if self._owner == session:
+            if self.owns(session):
                 live.wait()
                 yield self._newest, live.status
         finally:
             if live is not None:
                 live.stop()
-            self.finish_recording()
-            with self._lock:
-                self._live = self._newest = None
-                self._owner = None
+            self.stop(session)
 
     def _sink(self, frame: np.ndarray, at: float) -> None:
         recording = self._recording
@@ -114,13 +118,16 @@ class LiveDesk:
         return self._owner == session
 
     def stop(self, session: str) -> bool:
-        """End a session's stream; whether it had one."""
+        """End a session's stream and finish its recording; whether it had one."""
         with self._lock:
             if self._owner != session:
                 return False
-            live = self._live
+            live, self._live, self._newest = self._live, None, None
         if live is not None:
             live.stop()
+        self.finish_recording(session)
+        with self._lock:
+            self._owner = None
         return True
 
     def record(self, session: str) -> None:
@@ -137,10 +144,14 @@ class LiveDesk:
             scale = max(1, 512 // self.settings.size)
             self._recording = Recording(path, self._live.fps, self._tags, scale)
 
-    def finish_recording(self) -> Path | None:
-        """The file, if there was a recording and anything in it."""
-        recording, self._recording = self._recording, None
-        return None if recording is None else recording.close()
+    def finish_recording(self, session: str) -> Path | None:
+        """The session's last recording, finished; None without one, or with nothing in it."""
+        if self.owns(session) and self._recording is not None:
+            recording, self._recording = self._recording, None
+            path = recording.close()
+            if path is not None:
+                self._kept[session] = path
+        return self._kept.get(session)
 
 
 @dataclass
@@ -202,13 +213,12 @@ def connect_live(desk: LiveDesk, uploads: Uploads, pages: gr.Blocks, page: LiveP
     def stream_of(key: str, who: str, portrait: Any, kind: str, number: Any, video: Any) -> Iterator[Any]:
         uploads.check(who, portrait, "portrait")
         chosen = check_picture(portrait)
-        driving, source = None, None
-        if kind == VIDEO:
-            driving = check_video(uploads.check(who, video, "driving video"))
-            source = FileSource(driving, loop=True)
-        else:
-            source = CameraSource(int(number or 0))
-        for frame, status in desk.frames(key, chosen, source, driving):
+        driving = check_video(uploads.check(who, video, "driving video")) if kind == VIDEO else None
+
+        def opened() -> Any:
+            return CameraSource(int(number or 0)) if driving is None else FileSource(driving, loop=True)
+
+        for frame, status in desk.frames(key, chosen, opened, driving):
             yield shown(frame, status)
         yield idle("The stream has ended.")
 
@@ -238,7 +248,7 @@ def connect_live(desk: LiveDesk, uploads: Uploads, pages: gr.Blocks, page: LiveP
 
     @sentences
     def keep(session: gr.Request) -> Any:
-        path = desk.finish_recording() if desk.owns(str(session.session_hash)) else None
+        path = desk.finish_recording(str(session.session_hash))
         if path is None:
             raise UserError("no recording of yours", "one that was begun", "press Record while a stream runs")
         uploads.record(visitor(session), [path])
