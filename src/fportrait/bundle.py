@@ -21,7 +21,6 @@ from fportrait.atomic_io import atomic_folder, file_hash, write_json
 from fportrait.errors import UserError, refuse_unknown_keys
 
 SHIPPED_BASE = Path(__file__).parent / "assets" / "base"
-SHIPPED_STUDENT = Path(__file__).parent / "assets" / "student"
 PARTS = ("transformer", "vae", "expression_encoder")
 
 

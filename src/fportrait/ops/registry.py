@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fportrait.atomic_io import file_hash
-from fportrait.bundle import SHIPPED_BASE, SHIPPED_STUDENT, bundle_hashes
+from fportrait.bundle import SHIPPED_BASE, bundle_hashes
 from fportrait.errors import UserError
 from fportrait.ops import runs
 from fportrait.ops.store import DATABASE, home, open_store, store_errors
@@ -284,8 +284,9 @@ def chosen_student() -> Chosen:
                 return Chosen(
                     bundle_of(version), f"version {version}, the student of this project's registry ({home()})"
                 )
-    if (SHIPPED_STUDENT / "bundle.json").is_file():
-        return Chosen(SHIPPED_STUDENT, "the shipped student: no student was promoted here")
+    shipped = SHIPPED_BASE.with_name("student")
+    if (shipped / "bundle.json").is_file():
+        return Chosen(shipped, "the shipped student: no student was promoted here")
     return chosen_model()
 
 
