@@ -38,7 +38,7 @@ def distill(
 
     if not 1 <= calls <= 4:
         raise UserError(f"{calls} calls of a student", "1 to 4", "change distill.calls")
-    lengths = {int(length): share for length, share in training.get("lengths", {}).items() if share > 0}
+    lengths = {int(length): float(share) for length, share in training.get("lengths", [])}
     settings = settings_from(Distillation, {**training, "lengths": lengths, "seed": seed}, "distill.training")
     work = units / "distill"
     teacher = work / "teacher"
