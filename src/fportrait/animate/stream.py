@@ -24,7 +24,9 @@ import torch
 
 from fportrait.animate.animator import Animator
 from fportrait.animate.portrait import track_picture
+from fportrait.animate.tracked import posed
 from fportrait.animate.viewpoint import square_intrinsics
+from fportrait.body.painting import WARP_REACH, WARP_SCALE, warp_portrait
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import crop_intrinsics
 from fportrait.dataset.encode import crop_picture
@@ -50,6 +52,11 @@ def plain_attention(transformer: Any) -> None:
         transformer.set_attention_backend("_native_math")
     finally:
         log.setLevel(level)
+
+
+def in_camera(vertices: np.ndarray, camera: np.ndarray) -> np.ndarray:
+    """Points `V 3` of the world in a camera's axes."""
+    return np.asarray(vertices @ camera[:3, :3].T + camera[:3, 3])
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,7 @@ class PortraitStream:
         self.pipeline = animator.pipeline
         if self.pipeline.transformer.config.expression == "landmarks":
             raise UserError("a model that reads landmarks", "one that reads expression codes", "choose another --model")
+        self.reads_painted = bool(self.pipeline.transformer.config.get("warped_reference"))
         if self.pipeline.device.type == "cpu":
             plain_attention(self.pipeline.transformer)
         self.picture = crop_picture(image, self.person.crop, size)
@@ -104,6 +112,8 @@ class PortraitStream:
         self.own_intrinsics = crop_intrinsics(self.person.intrinsics, self.person.crop, size)
         self.intrinsics = square_intrinsics(self.settings)
         self.own_normals = animator.portrait_normals(self.person)
+        own = next(posed(animator.body, self.person.shape, self.person, [0]))
+        self._own_vertices = in_camera(own, self.person.reference_camera)
         self.rest_code = animator.portrait_rest(self.person)
         self._before: tuple[Moment, np.ndarray] | None = None  # the last moment and its normal map
         self._shown: torch.Tensor | None = None  # the last frame, 1 3 1 H W
@@ -117,12 +127,25 @@ class PortraitStream:
         """The portrait at rest, its head straight."""
         return Moment(np.eye(3), np.zeros(3), self.rest_code, camera, at)
 
-    def normals(self, moment: Moment) -> np.ndarray:
-        """The normal map `S S 3` of the portrait's body in a moment's pose."""
-        body, size = self.animator.body, self.settings.size
+    def vertices(self, moment: Moment) -> np.ndarray:
+        """The portrait's body in a moment's pose, `V 3`."""
+        body = self.animator.body
         pose = to_pose(body, self.person.shape, moment.rotation, moment.translation)
-        vertices = body.vertices(self.person.shape, None, pose)
+        return np.asarray(body.vertices(self.person.shape, None, pose))
+
+    def normals(self, moment: Moment) -> np.ndarray:
+        """Its normal map, `S S 3`."""
+        body, size = self.animator.body, self.settings.size
+        vertices = self.vertices(moment)
         return normal_map(vertices, body.faces, moment.camera, self.intrinsics, size, size, 2, body.weld)
+
+    def painted(self, moment: Moment) -> np.ndarray:
+        """The portrait painted on it, `S S 3`, for models that read that."""
+        target = in_camera(self.vertices(moment), moment.camera)
+        faces, lenses = self.animator.body.faces, (self.own_intrinsics, self.intrinsics)
+        return warp_portrait(
+            self.picture, self._own_vertices, lenses[0], target, lenses[1], faces, WARP_REACH, WARP_SCALE
+        )
 
     def sample(self, moments: Sequence[Moment]) -> torch.Tensor:
         """Latents `1 C 1+n h w` of the last moment before and `frames` new ones."""
@@ -147,6 +170,7 @@ class PortraitStream:
             np.stack([before_map, *maps]),
             torch.from_numpy(np.stack([moment.code for moment in whole])).float()[None],
             reference_normals=self.own_normals,
+            warped=(self.painted(moment) for moment in whole) if self.reads_painted else None,
             generator=torch.Generator().manual_seed(self.seed),
             output_type="latent",
             given=given,

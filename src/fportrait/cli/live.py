@@ -73,7 +73,7 @@ def live(
     """Animate a portrait while its driver moves: from a camera, or from a video played as one.
 
     Frames are dropped rather than queued when the machine is slow. A lost face is held, goes to rest, and comes back by
-    itself. What is written says that it is synthetic. To steer while it runs, open the tab Live of `fportrait web`.
+    itself. What is written says that it is synthetic.
 
     \b
     Examples:

@@ -293,7 +293,7 @@ def distil(
     model.eval().to(torch.bfloat16).save_pretrained(work / "transformer")
     config = json.loads((work / "transformer/config.json").read_text())
     write_json(work / "transformer/config.json", {k: v for k, v in config.items() if k != "_name_or_path"})
-    sampling = {"steps": calls, "scheduler": "euler", "guidance": {}, "guidance_below": 1.0}
+    sampling = {"steps": calls, "scheduler": "euler", "guidance": {}, "guidance_below": 1.0, "start_level": 1.0}
     assemble(work / "transformer", teacher, target, **sampling, teacher=of_teacher)
     return {"teacher": of_teacher, "settings": asdict(settings), **told}
 
