@@ -24,10 +24,10 @@ from _result import write_result
 from fportrait.animate.animator import Animator
 from fportrait.animate.driving import Steering
 from fportrait.animate.live import BIN, Live
+from fportrait.animate.sources import FileSource
 from fportrait.animate.stream import CARRIES, PortraitStream
 from fportrait.body.model import load_body
 from fportrait.capture.people import sample_person
-from fportrait.capture.sources import FileSource
 from fportrait.capture.video_io import write_image, write_video
 from fportrait.capture.world import sample_training_clip
 from fportrait.ops.registry import chosen_student

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from fportrait.animate.driving import Driving, Steering
+from fportrait.animate.sources import Taken
 from fportrait.animate.stream import PortraitStream
-from fportrait.capture.sources import Taken
 from fportrait.errors import UserError
 from fportrait.tracking.lens import intrinsics_across
 from fportrait.tracking.live import LiveTracker
@@ -152,7 +152,7 @@ class Live:
     """A running stream. `start` it, look at `status`, `wait` for its end or `stop` it.
 
     Args:
-        source: frames with their times (`capture.sources`), with `size` and `fps`. sink: takes the pictures, in a
+        source: frames with their times (`animate.sources`), with `size` and `fps`. sink: takes the pictures, in a
             thread of the stream's own. drops: frames are dropped when the machine is slow; else the source waits, which
             suits a file that is not played in real time. seconds: of the source, after which it ends.
     """

@@ -141,8 +141,8 @@ def run_live(
     from fportrait.animate.live import Live, refuse_not_running
     from fportrait.animate.profile import Profile
     from fportrait.animate.recording import Recording, is_pipe
+    from fportrait.animate.sources import CameraSource, FileSource
     from fportrait.animate.stream import PortraitStream
-    from fportrait.capture.sources import CameraSource, FileSource
     from fportrait.provenance import provenance_tags
 
     if output is not None and not is_pipe(output):
