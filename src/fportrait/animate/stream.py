@@ -9,7 +9,7 @@ Two ways to go on from what was shown:
 - `given`: the last frame shown is the window's first latent, clean, and the student goes on from it (students learn
   to: `training.distill`).
 
-`benchmarks/live.py` measures both; `faded` is the default because of what it found (docs/live.md).
+`faded` is the default, because it asks nothing of the model and cannot drift; `benchmarks/live.py --carry` compares.
 """
 
 from __future__ import annotations
