@@ -10,7 +10,7 @@ model stand the codec's limit and the first frame repeated.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from fportrait.errors import UserError
 from fportrait.evaluation.clips import frechet_of, score_clip, summarise
 from fportrait.evaluation.comparison import compare
 from fportrait.evaluation.report import Report
-from fportrait.evaluation.slices import expression_strength, skin_degrees, slice_of, summarise_slices
+from fportrait.evaluation.slices import expression_strength, skin_degrees, slice_of, summarise_slices, turn_degrees
 from fportrait.evaluation.tables import OWN_CLIPS
 from fportrait.evaluation.types import ClipResult, Protocol, Scorers, load_encoder
 from fportrait.evaluation.types import Request as Asked
@@ -92,6 +92,7 @@ def evaluate_clips(
     summary |= {
         "slices": summarise_slices(clips, seed),
         "comparison": compare({OWN_CLIPS: clips}, {}, scorers, seed),
+        "people": by_person(clips),
         "holdout": value_hash([[clip.id, file_hash(folder / clip.id), max_frames] for clip in clips]),
         "backbones": scorers.backbones(),
         "not_measured": scorers.lacking,
@@ -115,6 +116,16 @@ def evaluate_clips(
     )
     report.finish(summary)
     return summary
+
+
+def by_person(clips: Sequence[ClipResult]) -> dict[str, dict[str, float]]:
+    """Means of every score over each person's clips, and how many clips these are."""
+    people: dict[str, dict[str, float]] = {}
+    for person in dict.fromkeys(clip.identity for clip in clips):
+        own = [clip.scores for clip in clips if clip.identity == person]
+        means = {name: float(np.nanmean([scores.get(name, np.nan) for scores in own])) for name in sorted(own[0])}
+        people[person] = {"clips": len(own), **{name: round(value, 4) for name, value in means.items()}}
+    return people
 
 
 def score_own(
@@ -153,6 +164,7 @@ def score_own(
     clip.slices = {
         "expression": slice_of("expression", expression_strength(asked.codes)),
         "skin": slice_of("skin", skin_degrees(truth[0], points[0])),
+        "turn": slice_of("turn", turn_degrees(drive.track.rotations[:count])),
     }
     return clip
 

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("fportrait.cli.status:status", "Stages, champion, quarantine and last study on one screen."),
     "import": ("fportrait.cli.captures:import_captures", "Bring phone clips or a studio data set into the project."),
     "check": ("fportrait.cli.check:check", "What of your clips is usable, and what to film next."),
+    "adapt": ("fportrait.cli.adapt:adapt", "Adapt the model to a few clips of a person; list and delete adapters."),
     "track": ("fportrait.cli.track:track", "Track the face of one picture or video; write what was found."),
     "avatar": ("fportrait.cli.avatar:avatar", "Look at, render and export fitted Gaussian avatars."),
     "plan": ("fportrait.cli.train:plan", "Memory and time that a training stage will need."),

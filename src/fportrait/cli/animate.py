@@ -66,8 +66,9 @@ def parse_numbers(text: str, count: int, option: str, example: str) -> tuple[flo
 @click.option(
     "--adapter",
     type=path_type,
-    metavar="FILE|FOLDER",
-    help="LoRA weights over the model they were trained on: adapter.safetensors, its folder, or a trained stage.",
+    metavar="NAME|FILE|FOLDER",
+    help="LoRA weights over the model they were trained on: a name (`fportrait adapt --list`), adapter.safetensors, "
+    "its folder, or a trained stage.",
 )
 @click.option(
     "--guidance",
@@ -163,6 +164,7 @@ def animate(
       fportrait animate --portrait me.jpg --driving talk.mp4 --camera '-40,0; 0,15,0.9; 40,0' -o keys.mp4
       fportrait animate --portrait me.jpg --driving nod.mp4 --expression talk.mp4 -o mixed.mp4
       fportrait animate --portrait me.jpg --driving talk.mp4 --guidance expression=2 -o strong.mp4
+      fportrait animate --portrait me.jpg --driving talk.mp4 --adapter anna -o adapted.mp4
       fportrait animate --portrait me.jpg --driving talk.mp4 --model BASE --adapter STAGE/adapter -o adapted.mp4
       fportrait animate --portrait me.jpg --driving talk.mp4 --fast --profile -o quick.mp4
     """
@@ -171,7 +173,9 @@ def animate(
         raise UserError("--fast and --model", "one of them", "leave --fast out: a student is named by --model, too")
     chosen = student() if fast else promoted_or_shipped(model)
     from fportrait.animate import animate as run_animation
+    from fportrait.animate.adapters import resolve
     from fportrait.animate.profile import Profile, table
+    from fportrait.ops.store import home
 
     spent = Profile()
     bars = Bars()
@@ -187,7 +191,7 @@ def animate(
             profile=spent,
             size=size,
             force=force,
-            adapter=adapter,
+            adapter=None if adapter is None else resolve(adapter, home()),
             sound=not no_audio,
             expression=expression,
             guidance=scales,

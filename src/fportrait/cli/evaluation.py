@@ -55,6 +55,12 @@ ANNOTATIONS = (Path("data/03_primary/validated"), Path("data/03_primary/sweeps")
     help="Score on the videos of this folder instead: each from its first frame. A subfolder is a person.",
 )
 @click.option(
+    "--adapter",
+    type=click.Path(path_type=Path),
+    metavar="NAME|FOLDER",
+    help="With --clips: an adapter over the model (`fportrait adapt --list`).",
+)
+@click.option(
     "--max-frames", type=click.IntRange(5), default=49, show_default=True, help="With --clips: frames of each clip."
 )
 @click.option("--external", multiple=True, metavar="NAME=FOLDER", help="Score another method's videos beside ours.")
@@ -88,6 +94,7 @@ def evaluate(
     modes: int,
     cross: int,
     clips: Path | None,
+    adapter: Path | None,
     max_frames: int,
     external: tuple[str, ...],
     export_to: Path | None,
@@ -153,11 +160,21 @@ def evaluate(
         click.echo(f"report: {output / 'report.html'}")
 
     if clips:
+        from fportrait.animate.adapters import resolve
         from fportrait.animate.animator import Animator
         from fportrait.animate.own_clips import evaluate_clips
+        from fportrait.ops.store import home
 
-        summary = evaluate_clips(Animator(promoted_or_shipped(model)), clips, output, protocol, seed, max_frames)
+        given = None if adapter is None else resolve(adapter, home())
+        animator = Animator(promoted_or_shipped(model), adapter=given)
+        summary = evaluate_clips(animator, clips, output, protocol, seed, max_frames)
         show(summary)
+        if not as_json:
+            for person, scores in summary["people"].items():
+                click.echo(
+                    f"{person}: {scores['clips']} clips, {scores.get('ours/psnr', float('nan')):.1f} dB; the first "
+                    f"frame repeated {scores.get('repeated_portrait/psnr', float('nan')):.1f}"
+                )
         for name, reason in summary["failures"].items():
             click.echo(f"{name}: {reason}", err=True)
         if summary["failures"]:

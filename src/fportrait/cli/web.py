@@ -47,6 +47,7 @@ def on_a_desktop() -> bool:
 
 @click.command()
 @click.option("--model", type=path_type, help="A model folder. Default: the promoted one, else the shipped base.")
+@click.option("--adapter", type=path_type, metavar="NAME|FOLDER", help="An adapter over it: `fportrait adapt --list`.")
 @click.option(
     "--results",
     type=path_type,
@@ -67,6 +68,7 @@ def on_a_desktop() -> bool:
 )
 def web(
     model: Path | None,
+    adapter: Path | None,
     results: Path,
     keep: int,
     host: str,
@@ -82,6 +84,7 @@ def web(
     \b
     Examples:
       fportrait web
+      fportrait web --adapter anna
       fportrait web --port 8000 --results ~/portraits
       fportrait web --host 0.0.0.0 --logins logins.txt
       fportrait web --host 0.0.0.0 --logins logins.txt --name portraits.example.org
@@ -92,6 +95,8 @@ def web(
     pairs = read_logins(logins, host)
     if importlib.util.find_spec("gradio") is None:
         raise UserError("no Gradio", "the extra 'web'", "run pip install 'fportrait[web]'")
+    from fportrait.animate.adapters import resolve
+    from fportrait.ops.store import home
     from fportrait.web.app import serve
     from fportrait.web.results import ResultStore
     from fportrait.web.studio import Studio
@@ -103,7 +108,8 @@ def web(
     uploads = store.folder / ".uploads"
     shutil.rmtree(uploads, ignore_errors=True)  # of a server before this one
     try:
-        studio = Studio(promoted_or_shipped(model), store)
+        given = None if adapter is None else resolve(adapter, home())
+        studio = Studio(promoted_or_shipped(model), store, given)
         serve(
             studio,
             store.folder / ".samples",

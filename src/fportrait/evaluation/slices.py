@@ -1,4 +1,4 @@
-"""Slices: the same scores by view angle, skin tone and expression strength, so that a mean hides nobody.
+"""Slices: the same scores by view angle or turn of the head, skin tone and expression strength: a mean hides nobody.
 
 Boundaries are fixed, not drawn from the data: a slice means the same for every model and every holdout.
 """
@@ -22,6 +22,7 @@ ITA_DEGREES = (10.0, 41.0)  # individual typology angle (Chardon et al., 1991): 
 EXPRESSION = (0.4, 0.8)  # root mean square change of the codes, standard deviations
 LABELS = {
     "view": ("under 15°", "15° to 40°", "over 40°"),
+    "turn": ("under 15°", "15° to 40°", "over 40°"),  # of the head, where the camera stands still
     "skin": ("dark", "medium", "light"),
     "expression": ("weak", "medium", "strong"),
 }
@@ -31,7 +32,7 @@ SHOWN = ("psnr", "ssim", "lpips", "csim", "aed", "expression_gain", "reprojectio
 
 def slice_of(axis: str, value: float) -> str:
     """The label of a value on an axis."""
-    bounds = {"view": VIEW_DEGREES, "skin": ITA_DEGREES, "expression": EXPRESSION}[axis]
+    bounds = {"view": VIEW_DEGREES, "turn": VIEW_DEGREES, "skin": ITA_DEGREES, "expression": EXPRESSION}[axis]
     return LABELS[axis][int(np.searchsorted(bounds, value, side="right"))]
 
 
@@ -39,6 +40,12 @@ def view_degrees(world_to_camera: np.ndarray, reference: np.ndarray) -> float:
     """Largest angle between the optical axes of a clip's cameras `T 4 4` and the portrait's `4 4`."""
     cosine = np.asarray(world_to_camera)[:, 2, :3] @ np.asarray(reference)[2, :3]
     return float(np.degrees(np.arccos(np.clip(cosine.min(), -1, 1))))
+
+
+def turn_degrees(rotations: np.ndarray) -> float:
+    """Largest angle that the head, rotations `T 3 3`, faces away from where it faced in the first frame."""
+    forward = np.asarray(rotations)[:, :, 2]
+    return float(np.degrees(np.arccos(np.clip((forward @ forward[0]).min(), -1, 1))))
 
 
 def skin_degrees(picture: np.ndarray, landmarks: np.ndarray) -> float:

@@ -44,11 +44,11 @@ class Studio:
     """Jobs run one at a time in the order they came; a session has at most one.
 
     Args:
-        model: a bundle. store: where results go.
+        model: a bundle. store: where results go. adapter: LoRA weights over the model, for every video.
     """
 
-    def __init__(self, model: str | Path, store: ResultStore):
-        self.animator = Animator(model, remember=16)
+    def __init__(self, model: str | Path, store: ResultStore, adapter: str | Path | None = None):
+        self.animator = Animator(model, remember=16, adapter=adapter)
         self.store = store
         self._turn = threading.Condition()
         self._queue: deque[str] = deque()

@@ -1,0 +1,112 @@
+"""Adapters by name, and what goes when consent is withdrawn."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fportrait.animate.adapt import AdaptSettings, better, check_adapter_name, divide, shares, without_consent
+from fportrait.animate.adapters import FOLDER, WORK, adapters, delete, resolve
+from fportrait.animate.clip_check import UNUSABLE, ClipCheck, PersonCheck
+from fportrait.atomic_io import write_json
+from fportrait.capture.video_io import write_video
+from fportrait.diffusion.lora import LoraSettings, adapter_name
+from fportrait.errors import UserError
+from fportrait.provenance import TAG
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A project with an adapter, its work, and two videos: one made with it, one with another."""
+    for name in ("anna", "ben"):
+        folder = tmp_path / FOLDER / name
+        folder.mkdir(parents=True)
+        write_json(folder / "adapter.json", {**LoraSettings(rank=2, conditions=False).as_dict(), "base": "0" * 16})
+        save_file({name: torch.zeros(2)}, folder / "adapter.safetensors")
+        work = tmp_path / WORK / "adapters" / name / "shards"
+        work.mkdir(parents=True)
+        (work / "one").write_text("x")
+        tag = {TAG: json.dumps({"synthetic": True, "adapter": adapter_name(folder)})}
+        write_video(tmp_path / f"videos/{name}.mp4", np.zeros((2, 16, 16, 3), np.uint8), metadata=tag)
+    (tmp_path / WORK / "embedded").mkdir()
+    return tmp_path
+
+
+def test_a_name_finds_its_adapter_and_a_wrong_one_names_the_nearest(home):
+    assert resolve("anna", home) == home / FOLDER / "anna" and set(adapters(home)) == {"anna", "ben"}
+    assert resolve(home / "videos", home) == home / "videos"  # a path stays one; what it holds is checked on loading
+    with pytest.raises(UserError, match=r"no adapter 'ana'.*use 'anna'"):
+        resolve("ana", home)
+
+
+def test_deleting_takes_everything_made_from_it_and_nothing_else(home):
+    found = delete("anna", home, [home / "videos"])
+    assert len(found["removed"]) == 3
+    assert not (home / FOLDER / "anna").exists() and not (home / WORK / "adapters/anna").exists()
+    assert not (home / "videos/anna.mp4").exists() and (home / "videos/ben.mp4").is_file()
+    assert (home / FOLDER / "ben/adapter.json").is_file() and (home / WORK / "embedded").is_dir()
+    with pytest.raises(UserError, match=r"no adapter 'anna'.*ben"):
+        delete("anna", home)
+
+
+@pytest.mark.parametrize("name", ["", "..", "../ben", "a/b", "-x", "a b", "x" * 65, "ben\n"])
+def test_a_name_that_leaves_the_folder_is_refused(home, name):
+    with pytest.raises(UserError):
+        check_adapter_name(name)
+    with pytest.raises(UserError):
+        delete(name, home)
+    assert (home / FOLDER / "ben").is_dir()
+
+
+def test_an_adapter_must_beat_the_base_and_the_repeated_portrait_for_everyone():
+    def scores(adapted: float, base: float, portrait: float) -> dict:
+        entry = {"base": {"ours/psnr": base, "repeated_portrait/psnr": portrait}, "adapted": {"ours/psnr": adapted}}
+        return {"people": {"anna": entry}}
+
+    assert better(scores(22, 20, 21)) and not better(scores(20.5, 20, 21)) and not better(scores(19, 20, 18))
+    two = {"people": {**scores(22, 20, 21)["people"], "ben": scores(19, 20, 18)["people"]["anna"]}}
+    assert not better(two) and not better({"people": {}})
+    still = scores(22, 20, 39)
+    still["people"]["anna"]["base"]["codec_limit/psnr"] = 30.0  # nothing that the codec draws could reach 39 dB
+    assert better(still)
+
+
+def test_shares_are_whole_percents_of_what_is_there():
+    everything = {"PhoneCapture": 5, "StudioCapture": 3, "ViewSweep": 3, "DynamicSweep": 3}
+    mixture = shares(AdaptSettings(embedded=40), everything)
+    assert sum(mixture.values()) == 100 and mixture["PhoneCapture"] == 61 and mixture["ViewSweep"] == 13
+    assert shares(AdaptSettings(embedded=0), everything) == {"PhoneCapture": 100}
+
+
+def test_consent_is_asked_of_every_person(tmp_path):
+    (tmp_path / "anna").mkdir()
+    (tmp_path / "anna/consent.txt").write_text("agreed")
+    (tmp_path / "ben").mkdir()
+    people = {"anna": [tmp_path / "anna/a.mp4"], "ben": [tmp_path / "ben/b.mp4"]}
+    assert without_consent(people, tmp_path) == ["ben"]
+
+
+def clip(person: str, name: str, **values) -> ClipCheck:
+    given = {"frames": 200, "fps": 25.0, "seconds": 8.0, "width": 640, "height": 480, "sha256": person + name}
+    return ClipCheck(person, name, f"/{person}/{name}", **{**given, **values})
+
+
+def test_one_clip_of_everyone_is_held_out_and_it_is_not_the_one_that_turns():
+    anna = PersonCheck("anna", [clip("anna", "a", yaw=(-30, 30)), clip("anna", "b", yaw=(-5, 4)), clip("anna", "c")])
+    anna.clips[2].bad(UNUSABLE, "blurred")
+    alone = PersonCheck("ben", [clip("ben", "only")])
+    short = PersonCheck("cleo", [clip("cleo", "only", seconds=1.0)])
+    parts, notes = divide([anna, alone, short])
+    assert [(part.clip.name, part.held_out) for part in parts[:2]] == [("a", False), ("b", True)]
+    assert [(p.clip.person, p.held_out, p.start, p.stop) for p in parts[2:]] == [
+        ("ben", False, 0, 140),
+        ("ben", True, 140, None),
+    ]
+    assert any("anna/c is left out" in note for note in notes) and any("cleo is left out" in note for note in notes)
+    assert any("ben has one clip" in note for note in notes)
+    with pytest.raises(UserError, match="cleo is left out"):
+        divide([short])
