@@ -32,6 +32,7 @@ def gather(module: Module) -> None:
             home = target.parent
             module.set_member(name, target)
             home.set_member(name, Alias(name, target, parent=home))
+            home.imports[name] = target.path  # as if imported: found there by its old name, and not listed again
         elif member.is_module:
             gather(member)
 

@@ -44,3 +44,4 @@ def test_a_class_is_listed_once_under_the_name_that_users_import(tmp_path):
     assert pack["Thing"].path == "pack.Thing" and not pack["Thing"].is_alias
     listed = {name: member.is_alias for name, member in pack["one"].members.items()}
     assert listed == {"Thing": True, "Other": False}
+    assert not pack["one"].members["Thing"].is_public and pack["one"].members["Other"].is_public
