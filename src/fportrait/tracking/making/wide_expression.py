@@ -219,7 +219,8 @@ def make(work: Path, output: Path, parent: Path, recipe: FaceRecipe, settings: W
 
     known = ExpressionEncoder.from_pretrained(parent)
     weights = load_file(parent / "readout.safetensors")
-    readout = nn.Linear(*reversed(weights["weight"].shape))
+    actions, codes = weights["weight"].shape
+    readout = nn.Linear(codes, actions)
     readout.load_state_dict({name: value.float() for name, value in weights.items()})
     folder = work / recipe.name(tensors_hash(known.state_dict()))
     chunks = range(recipe.chunks)
