@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -90,7 +90,7 @@ class Meter:
     started: float = field(default_factory=time.monotonic)
     first_shown: float | None = None
     last_shown: float | None = None
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     latencies: Counter[int] = field(default_factory=Counter)
     recent: list[tuple[float, float]] = field(default_factory=list)  # when shown, latency: of the last second or two
 
@@ -284,11 +284,10 @@ class Live:
                 moments, count = self._slots[1].get()
                 with self.meter.measured("sample"):
                     latents = self.stream.sample([moment for moment, _ in moments])
+                made: Any = latents
                 if self.stream.carry == "given":  # the next window begins with what this one shows
                     with self.meter.measured("decode"):
                         made = self.stream.decode(latents)
-                else:
-                    made = latents
                 self._slots[2].put((moments[:count], made))
         finally:
             self._slots[2].end()

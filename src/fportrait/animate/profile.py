@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
@@ -16,7 +16,7 @@ class Profile:
     """Processor seconds of the process by stage, those of all its threads. A stage within another is taken off it."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = defaultdict(float)
         self._within = [0.0]  # seconds of the stages inside, of each stage that is open
 
     @contextmanager
