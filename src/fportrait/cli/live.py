@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -192,7 +193,7 @@ def run_live(
 
 def _watch(running: Any) -> None:
     """One line a second where a person looks; a line per change of state elsewhere."""
-    terminal, told = click.get_text_stream("stderr").isatty(), ""
+    terminal, told = sys.stderr.isatty(), ""
     while not running.wait(TOLD_EVERY):
         status = running.status
         line = f"{status.rate:5.1f} frames/s  {1000 * status.latency:4.0f} ms  {status.dropped} dropped  {status.state}"
