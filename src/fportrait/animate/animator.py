@@ -298,7 +298,7 @@ class Animator:
             **({"adjust": dict(request.adjust)} if request.adjust else {}),
             **(changes or {}),
         }
-        return provenance_tags(self.model, inputs, settings, self.adapter and adapter_name(self.adapter))
+        return provenance_tags(self.model, inputs, settings, adapter_name(self.adapter) if self.adapter else None)
 
     def write(self, prepared: Prepared, output: Path, report: Report = quiet) -> dict[str, Path]:
         """Sample and write `output` (.mp4) and, beside it, a picture (.png) of portrait, driving frames and result.

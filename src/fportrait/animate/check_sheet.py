@@ -21,7 +21,7 @@ def contact_sheet(found: Sequence[PersonCheck]) -> np.ndarray:
     for person in found:
         rows.append(bar(person))
         for clip in person.clips:
-            cells = [np.full((CELL, CELL, 3), 235, np.uint8)] * 4
+            cells: list[np.ndarray] = [np.full((CELL, CELL, 3), 235, np.uint8)] * 4
             for index, crop in enumerate(clip.shown[:4]):
                 cells[index] = cv2.resize(crop, (CELL, CELL))
             panel = np.full((CELL, TEXT, 3), 255, np.uint8)

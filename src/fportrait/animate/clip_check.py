@@ -8,7 +8,7 @@ person: what all usable clips cover together, and what to film next. The limits 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ def clips_of(folder: str | Path, name: str | None = None) -> dict[str, list[Path
 
 
 def check_clips(
-    people: dict[str, Sequence[Path]], tell: Callable[[str, int, int], None] = lambda what, done, total: None
+    people: Mapping[str, Sequence[Path]], tell: Callable[[str, int, int], None] = lambda what, done, total: None
 ) -> list[PersonCheck]:
     """Look at every clip of every person (`clips_of`); what is wrong is told, and never stops the others."""
     total, done = sum(map(len, people.values())), 0
@@ -203,7 +203,8 @@ def look(clip: ClipCheck, info: VideoInfo, path: Path, model: LandmarkModel, loo
         clip.notes.append("a variable frame rate: it is resampled to a constant one")
     last = min(info.frames, most or info.frames) - 1
     places = np.unique(np.linspace(0, last, min(looks, last + 1)).round().astype(int)).tolist()
-    landmarker, faces, crops, doubles, unlike = shared_landmarker(), [], [], 0, []
+    landmarker, faces, crops, doubles = shared_landmarker(), [], [], 0
+    unlike: list[Any] = []
     for frame in picked(iter_video(path, 0, places[-1] + 1), places):
         seen = landmarker.detect(frame)
         doubles += two_alike(seen, TrackConfig())
@@ -305,8 +306,9 @@ def embedding(frame: np.ndarray, face: Face) -> np.ndarray | None:
     from fportrait.evaluation.metrics.csim import default_identity
 
     network = default_identity()
-    known = network is not None and network.backbone.name.startswith("dlib")
-    return network.embed(frame, face.landmarks) if known else None
+    if network is None or not network.backbone.name.startswith("dlib"):
+        return None
+    return network.embed(frame, face.landmarks)
 
 
 # Cosines of 33 pairs of pictures of one person: .922 to .995; of 292 pairs of two people: at most .912.
@@ -376,8 +378,8 @@ def cover(person: PersonCheck) -> None:
 
 def table(found: Iterable[PersonCheck]) -> str:
     """The checks as text: a row a clip, reasons below it, and what to film next per person."""
-    columns = (("clip", -28), ("state", -10), ("face", 6), ("sharp", 7), ("light", 7), ("yaw", 12), ("pitch", 11))
-    columns += (("rate", 6), ("s", 6))
+    first = (("clip", -28), ("state", -10), ("face", 6), ("sharp", 7), ("light", 7), ("yaw", 12), ("pitch", 11))
+    columns = (*first, ("rate", 6), ("s", 6))
     lines = ["".join(f"{name:<{-w}}" if w < 0 else f"{name:>{w}}" for name, w in columns) + "  moves"]
     for person in found:
         for clip in person.clips:

@@ -321,8 +321,9 @@ class FactorPortraitPipeline(DiffusionPipeline):
         """
         timesteps = self.scheduler.timesteps
         first = int((timesteps > self.config.start_level * self.scheduler.config.num_train_timesteps + 1e-3).sum())
-        parts = [conditions[index].warped for index in range(len(blend.windows))] if first else []
-        if not parts or parts[0] is None:
+        painted = [conditions[index].warped for index in range(len(blend.windows))] if first else []
+        parts = [part for part in painted if part is not None]
+        if not parts:
             return noise, timesteps
         first = min(first, len(timesteps) - 1)
         self.scheduler.set_begin_index(first)
