@@ -116,7 +116,8 @@ def adapt(
         UserError: nothing that can be used, nobody with a clip to spare for judging, or an adapter worse than the base.
     """
     check_adapter_name(name)
-    began, seconds = time.perf_counter(), {}
+    began = time.perf_counter()
+    seconds: dict[str, float] = {}
     base, out, work = Path(base), Path(out), Path(work)
     people = clips_of(clips, name)
     refused = without_consent(people, Path(clips)) if require_consent else []

@@ -185,8 +185,8 @@ def evaluate(
     transformer, base = _parts(model)
     others = {}
     for entry in external:
-        name, given, folder = entry.partition("=")
-        if not given:
+        name, equals, folder = entry.partition("=")
+        if not equals:
             raise UserError(f"--external {entry}", "NAME=FOLDER", "name the method and the folder of its videos")
         others[name] = folder
     summary = score(

@@ -14,7 +14,7 @@ larger one: lists of clips here and there would unpack the whole file.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,7 +37,7 @@ MOVES = 0.5  # of lips and lids, in deviations of the dataset: a face that moves
 def clip_agreement(database: duckdb.DuckDBPyConnection, structure: pd.DataFrame) -> pd.DataFrame:
     """Per clip of `structure`: `code_fit`, the correlation in its own frames, and `code_shift`, by how much another
     shift is better; 1 and 0 for clips that were not looked at or say nothing."""
-    found = {}
+    found: dict[tuple[Any, str], tuple[float, float]] = {}
     every = int(structure["frames"].sum()) <= ALL_ROWS
     for dataset, clips in structure.groupby("dataset", sort=True):
         names = clips.loc[clips["frames"] >= MIN_FRAMES, "clip"].sort_values().tolist()
