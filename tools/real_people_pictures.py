@@ -10,7 +10,9 @@ where `--before` names one. `real-NAME-CAMERA.webp`: portrait, driver and result
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -23,12 +25,13 @@ from real_people_set import FOLDER, Entry, entries
 
 from fportrait.animate import Animator, Request
 from fportrait.bundle import SHIPPED_BASE
+from fportrait.capture.video_io import iter_video, write_video
 from fportrait.dataset.encode import crop_picture
 from fportrait.errors import UserError
 
 DRIVER = "statement"
 MOVING = (("astronaut", "front"), ("hopper", "spin"), ("gioconda", "front"))
-FRAMES = 49
+START, FRAMES = 40, 49  # of the driver: before, he moves so fast that four frames of one latent smear
 CELL = 192
 
 
@@ -78,20 +81,24 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=SHIPPED_BASE)
     parser.add_argument("--before", type=Path, help="an earlier bundle")
     parser.add_argument("--output", type=Path, default=Path("docs/images"))
-    parser.add_argument("--size", type=int, default=128, help="of the moving pictures")
+    parser.add_argument(
+        "--sizes", type=int, nargs="*", default=[64], help="pixels; the last is that of moving pictures"
+    )
     parser.add_argument("--only", nargs="*", default=["sheet", "moving"])
     arguments = parser.parse_args()
     files = {entry.name: entry for entry in entries(arguments.folder) if entry.shown and entry.path.is_file()}
     driver = files[DRIVER].path
     arguments.output.mkdir(parents=True, exist_ok=True)
-    large = Animator(arguments.bundle, remember=40, size=arguments.size)
+    drawn = {f"{size} pixels": Animator(arguments.bundle, remember=40, size=size) for size in arguments.sizes}
+    scratch = tempfile.TemporaryDirectory()
+    later = Path(scratch.name) / f"{DRIVER}.mp4"
+    write_video(later, itertools.islice(iter_video(driver, START), FRAMES), 25.0)
     if "sheet" in arguments.only:
         people = [e for e in files.values() if e.kind == "photographs" and e.person != files[DRIVER].person]
         animators = {"before, 64": Animator(arguments.before, remember=40)} if arguments.before else {}
-        animators |= {"64 pixels": Animator(arguments.bundle, remember=40), f"{arguments.size} pixels": large}
-        save(arguments.output / "real-before-after.webp", [before_and_after(people, driver, animators)])
+        save(arguments.output / "real-before-after.webp", [before_and_after(people, later, animators | drawn)])
     for name, camera in MOVING if "moving" in arguments.only else ():
-        own, driving, result = animated(large, files[name].path, driver, camera, FRAMES)
+        own, driving, result = animated(list(drawn.values())[-1], files[name].path, later, camera, FRAMES)
         pictures = [
             np.hstack([cell(part) for part in (own, theirs, ours)])
             for theirs, ours in zip(driving, result, strict=False)
