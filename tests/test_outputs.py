@@ -69,7 +69,7 @@ def test_a_folder_that_is_replaced_holds_nothing_but_what_the_command_writes(tmp
         (folder / name).write_text("x")
     check_folder(folder, CONDITIONS)
     (folder / "thesis.docx").write_text("x")
-    with pytest.raises(UserError, match=r"thesis\.docx and 4 more"):
+    with pytest.raises(UserError, match=r"thesis\.docx and 6 more"):
         check_folder(folder, CONDITIONS)
     check_folder(folder, CONDITIONS, force=True)
     (folder / "thesis.docx").unlink()

@@ -137,6 +137,7 @@ def check_dvc(words: list[str]) -> None:
     if words[1] == "repro":
         stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
         made = [f"conf/{path.parent.name}/dvc.yaml" for path in (ROOT / "conf").glob("*/globals.yml")]
+        made += [str(path.relative_to(ROOT)) for path in ROOT.glob("pipelines/*/dvc.yaml")]
         for word in words[2:]:  # tools/environment_stages.py makes those of environments
             assert word in made or word.startswith("-") or word in stages or not word.islower(), f"no stage {word}"
 

@@ -118,7 +118,12 @@ def test_no_out_of_a_stage_is_missing_for_a_source(run):
     """`dvc repro` stops at an out that was not made; truth is made for embedded people alone."""
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     outs = [next(iter(out)) if isinstance(out, dict) else out for out in stages["ingest"]["outs"]]
-    assert outs == ["data/01_raw", "data/02_intermediate/ingest", "data/08_reporting/lineage/ingest.json"]
+    assert outs == [
+        "data/01_raw",
+        "data/02_intermediate/ingest",
+        "data/08_reporting/ingest.json",
+        "data/08_reporting/lineage/ingest.json",
+    ]
 
 
 def test_the_page_names_settings_that_exist():

@@ -78,7 +78,8 @@ class Visitor:
         data = [portrait, None, None, given["kind"], given["keys"], given["file"], 1, 1, 1, 1]
         data += [given["steps"], given["seed"], given["frames"], given["neutral"], False]
         functions = json.loads(self.ask("GET", "/config").content)["dependencies"]
-        (number,) = [one["id"] for one in functions if one["api_name"] == "generate"]
+        ((number, inputs),) = [(one["id"], one["inputs"]) for one in functions if one["api_name"] == "generate"]
+        data += [0] * (len(inputs) - len(data))  # what is added to the expression
         session = secrets.token_hex(6)
         body = json.dumps({"data": data, "fn_index": number, "session_hash": session}).encode()
         joined = self.ask("POST", "/gradio_api/queue/join", body, content_type="application/json")
