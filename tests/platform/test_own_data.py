@@ -121,8 +121,8 @@ def test_no_out_of_a_stage_is_missing_for_a_source(run):
     assert outs == [
         "data/01_raw",
         "data/02_intermediate/ingest",
-        "data/08_reporting/ingest.json",
         "data/08_reporting/lineage/ingest.json",
+        "data/08_reporting/ingest.json",
     ]
 
 

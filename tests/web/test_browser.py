@@ -65,7 +65,7 @@ def test_a_file_that_is_no_video_gets_a_sentence_is_taken_away_and_the_page_goes
     wait_for(lambda: page.all("#driving input[type=file]"), "an empty place for a video")
     page.click("#generate")  # which takes the old sentence away
     wait_for(lambda: "no driving video" in page.toasts(), "what is missing")
-    assert "not a video" not in page.toasts()
+    wait_for(lambda: "not a video" not in page.toasts(), "the old sentence to go", 20)
     page.dismiss_toasts()
     assert len(server.results) == 1
 

@@ -13,7 +13,6 @@ from typing import Any
 import gradio as gr
 
 from fportrait.animate import Request
-from fportrait.animate.clip_check import upload_words
 from fportrait.animate.retarget import SLIDERS
 from fportrait.animate.viewpoint import parse_keys, viewpoint
 from fportrait.bundle import BundleSettings
@@ -158,7 +157,7 @@ class Handlers:
                 return None
             if check is check_video and not browsers_play(checked):
                 gr.Info("Browsers may not play this kind of video. It is used all the same.", title=what.capitalize())
-            if check is check_video and (words := upload_words(checked)):
+            if check is check_video and (words := self.studio.words(str(session.session_hash), checked)):
                 gr.Info(words, duration=None, title=f"{what.capitalize()}: how it was filmed")
             return gr.skip()
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fportrait.animate import Animator, Prepared, Request
+from fportrait.animate.clip_check import upload_words
 from fportrait.animate.edit import Edit, write_edit
 from fportrait.animate.pictures import shown_frames, tracking_overlay
 from fportrait.animate.tracked import Report
@@ -94,6 +95,15 @@ class Studio:
             self._cancelled.add(session)
             self._turn.notify_all()
             return True
+
+    def words(self, session: str, video: Path) -> str:
+        """How an uploaded video was filmed (`clip_check.upload_words`), looked at in its turn: the networks serve one
+        job at a time. Nothing where too many wait."""
+        try:
+            with self.job(f"{session} looks at {video}", lambda what, done, total: None):
+                return upload_words(video) or ""
+        except UserError:
+            return ""
 
     def preview(self, session: str, request: Request, report: Report) -> Preview:
         """Track the files and show what was found."""
