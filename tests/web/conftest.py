@@ -212,8 +212,9 @@ class Page:
         return {link.rsplit("/", 1)[1]: link for link in self.driver.execute_script(script)}
 
     def dismiss_toasts(self) -> None:
-        self.driver.execute_script("document.querySelectorAll('.toast-close').forEach(b => b.click())")
-        wait(lambda: not self.toasts(), "no toast")
+        """Close what there is, and what still comes: how a clip was filmed is told a moment after its upload."""
+        close = "document.querySelectorAll('.toast-close').forEach(b => b.click())"
+        wait(lambda: self.driver.execute_script(close) or not self.toasts(), "no toast")
 
     def close(self) -> None:
         """Close the tab, and leave the browser to the others."""

@@ -8,9 +8,10 @@ import urllib.error
 import urllib.request
 import zipfile
 
+import numpy as np
 import pytest
 
-from fportrait.capture.video_io import probe, read_video
+from fportrait.capture.video_io import probe, read_video, write_video
 from fportrait.provenance import read_provenance
 
 
@@ -77,8 +78,9 @@ def test_a_video_that_browsers_do_not_play_is_used_all_the_same(page, files, wai
     page.dismiss_toasts()
 
 
-def test_cancelling_stops_the_work_and_leaves_nothing(server, page, files, wait_for):
-    give_files(page, files, 60)
+def test_cancelling_stops_the_work_and_leaves_nothing(server, page, files, wait_for, tmp_path):
+    write_video(tmp_path / "long.mp4", np.concatenate([read_video(files["driving"])] * 8))  # time to cancel in
+    give_files(page, files | {"driving": tmp_path / "long.mp4"}, 60)
     page.click("#generate")
     wait_for(lambda: list(server.folder.glob(".tmp-*")), "sampling")
     page.click("#cancel")
