@@ -38,7 +38,7 @@ def sentences(handler: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return handler(*args, **kwargs)
         except Cancelled:
-            gr.Info("Nothing was kept of it.", duration=10, title="Cancelled")
+            gr.Info("Cancelled: nothing was kept of it.", duration=10, title="Cancelled")
             return gr.skip()
         except UserError as error:
             raise gr.Error(without_folders(str(error), args), duration=None, print_exception=False) from None
