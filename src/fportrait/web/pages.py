@@ -221,7 +221,7 @@ def sampling(settings: BundleSettings) -> Sampling:
         ]
         gr.Markdown(
             "1 is the model without guidance and costs nothing; each other value costs one more "
-            "pass in each guided step (the small base: the last two of five)."
+            "pass in each guided step (the small base: one step)."
         )
         steps = gr.Slider(1, 10 * settings.steps, settings.steps, step=1, label="Sampling steps", elem_id="steps")
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, elem_id="seed")
