@@ -14,9 +14,9 @@ RUN apt-get update \
 # Nobody runs as root: what the image writes on a mounted folder belongs to this number.
 ARG USER_ID=1000
 RUN (getent passwd "${USER_ID}" || useradd --uid "${USER_ID}" --create-home --shell /bin/bash fportrait) \
-    && install --directory --owner="${USER_ID}" /opt/fportrait /opt/venv /work
+    && install --directory --owner="${USER_ID}" /opt/fportrait /opt/venv /data
 USER ${USER_ID}
-ENV HOME=/work VIRTUAL_ENV=/opt/venv PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 \
+ENV HOME=/data VIRTUAL_ENV=/opt/venv PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 \
     PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
     DO_NOT_TRACK=true GX_ANALYTICS_ENABLED=false KEDRO_DISABLE_TELEMETRY=1 DVC_NO_ANALYTICS=1 HF_HUB_DISABLE_TELEMETRY=1 \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
