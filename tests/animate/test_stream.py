@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
 from fportrait.animate.animator import Animator
 from fportrait.animate.driving import Driving, Steering
-from fportrait.animate.stream import CARRIES, PortraitStream
+from fportrait.animate.stream import CARRIES, Moment, PortraitStream, model_calls
 from fportrait.body.model import load_body
+from fportrait.body.pose import rotation_matrix
 from fportrait.bundle import SHIPPED_BASE
 from fportrait.camera.paths import orbit
 from fportrait.capture.people import sample_person
 from fportrait.capture.video_io import write_image
 from fportrait.capture.world import sample_training_clip
-from fportrait.diffusion.schedule import make_scheduler
+from fportrait.diffusion.codec import encode_video
 from fportrait.errors import UserError
+from fportrait.pixels import to_model_range
 from fportrait.tracking.lens import intrinsics_across
-from fportrait.tracking.live import SEARCH_SECONDS, LiveTracker
+from fportrait.tracking.live import SEARCH_SECONDS, LiveTracker, Sight
+from fportrait.tracking.segments import LOOK_AT
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +37,17 @@ def clip():
 
 @pytest.fixture(scope="module")
 def animator():
+    """The shipped base without guidance: one call, from the painted portrait. What it looks like is not asked."""
     made = Animator(SHIPPED_BASE)
-    made.pipeline.register_to_config(steps=1, guidance={})  # one call, as a student: what it looks like is not asked
-    made.pipeline.register_modules(scheduler=make_scheduler("euler", made.settings.shift))
+    made.pipeline.register_to_config(guidance={})
+    return made
+
+
+@pytest.fixture(scope="module")
+def student(animator):
+    """The same, as if it had been taught to go on from latents that are given."""
+    made = copy(animator)
+    made.settings = replace(animator.settings, teacher="of this test")
     return made
 
 
@@ -62,10 +77,105 @@ def test_frames_become_windows_that_go_on_from_each_other_and_repeat_bit_for_bit
     assert steps[3] < 2.5 * np.median(steps) + 0.5  # where the windows join
 
 
+def moving(stream, count):
+    """Moments of a head that turns and talks, and comes back every 12 frames."""
+    rng = np.random.default_rng(3)
+    camera = orbit(np.zeros(1), np.zeros(1), np.full(1, stream.settings.camera_distance))[0]
+    talk = rng.normal(0, 1, 128).astype(np.float32)
+    moments = []
+    for n in range(count):
+        share = np.sin(2 * np.pi * n / 12)
+        turn = rotation_matrix(np.array([[0.05 * share, 0.3 * share, 0.0]]))[0]
+        moments.append(Moment(turn, -turn @ LOOK_AT, stream.rest_code + share * talk, camera, n / 25))
+    return moments
+
+
+def test_windows_join_no_rougher_than_the_latents_of_one_clip_do(animator, portrait):
+    stream = PortraitStream(animator, portrait, latents=1)
+    moments = moving(stream, 16)
+    windows = np.concatenate([stream.make(moments[n : n + 4]) for n in range(0, 16, 4)])
+    clip = PortraitStream(animator, portrait, latents=4).make(moments)  # the model's longest
+    joins, own = (np.abs(video[4::4].astype(float) - video[3:-1:4]).mean((1, 2, 3)) for video in (windows, clip))
+    assert joins.mean() < 1.2 * own.mean()
+
+
+def test_what_was_shown_long_before_has_no_say_in_what_is_shown(animator, portrait):
+    stream = PortraitStream(animator, portrait, latents=1)
+    turns = moving(stream, 12)
+    _, second, third = [[stream.make(turns[n : n + 4]) for n in (0, 4, 8)] for _ in range(3)]
+    assert np.abs(second[-1].astype(float) - third[-1]).mean() < 0.2  # grey levels, of the same moments a turn later
+
+
 @pytest.mark.parametrize("carry", CARRIES)
-def test_a_portrait_at_rest_stays_as_it_is_window_after_window(animator, portrait, carry):
-    stream = PortraitStream(animator, portrait, carry=carry)
+def test_every_window_starts_from_the_painted_portrait_and_what_is_given_stays_clean(
+    student, portrait, carry, monkeypatch
+):
+    stream = PortraitStream(student, portrait, latents=1, carry=carry)
+    level, asked = 0.5, []  # the highest of the base's six levels that is not above its start_level
+
+    def still(self, latents, times, *rest):
+        asked.append((latents.clone(), times.clone()))
+        return torch.zeros_like(latents)
+
+    monkeypatch.setattr(type(stream.pipeline), "_velocity", still)
+    moments = moving(stream, 8)
+    stream.make(moments[:4])
+    shown = encode_video(stream.pipeline.vae, stream._shown).float()
+    made = stream.sample(moments[4:])
+    painted = to_model_range(np.stack([stream.painted(moment) for moment in moments[3:]])[None])
+    start = (1 - level) * encode_video(stream.pipeline.vae, painted).float()
+    noise = torch.randn(made.shape, generator=torch.Generator().manual_seed(0))
+    start = start + level * noise
+    (_, times), (latents, later) = asked
+    assert times.tolist() == [1000 * level]
+    if carry == "given":
+        start[:, :, :1] = shown
+        assert later.tolist() == [[0.0, 1000 * level]]
+    assert torch.allclose(latents, start, atol=1e-5)
+    assert torch.allclose(made, start, atol=1e-5)  # and stays, where the model asks for no change
+
+
+def test_only_students_are_given_what_was_shown(animator, portrait):
+    with pytest.raises(UserError, match="no student"):
+        PortraitStream(animator, portrait, carry="given")
+
+
+def test_models_calls_are_counted_as_the_pipeline_makes_them(animator, portrait, monkeypatch):
+    pipeline, made = animator.pipeline, []
+    forward = type(pipeline.transformer).forward
+    monkeypatch.setattr(type(pipeline.transformer), "forward", lambda *a, **k: made.append(1) or forward(*a, **k))
+    own = dict(pipeline.config)
+    try:
+        for changes in (
+            {},
+            {"guidance": {"pose": 2.0, "view": 1.0}},
+            {"start_level": 0.8, "guidance": {"pose": 2.0}, "guidance_below": 0.6},
+            {"start_level": 1.0, "steps": 3},
+            {"steps": 1},
+        ):
+            pipeline.register_to_config(**{key: own[key] for key in ("steps", "guidance", "start_level")} | changes)
+            stream = PortraitStream(animator, portrait, latents=1)
+            made.clear()
+            stream.make(moving(stream, 4))
+            assert model_calls(pipeline) == stream.calls == len(made), changes
+    finally:
+        pipeline.register_to_config(**{key: own[key] for key in ("steps", "guidance", "start_level", "guidance_below")})
+
+
+def test_a_driver_who_looks_straight_ahead_takes_over_from_rest_without_a_jump(animator, portrait):
+    stream = PortraitStream(animator, portrait)
     camera = orbit(np.zeros(1), np.zeros(1), np.full(1, animator.settings.camera_distance))[0]
+    drive, nothing = Driving(stream, Steering()), np.zeros((96, 96, 3), np.uint8)
+    straight = Sight(np.eye(3), np.array([0.1, 0.0, 0.05]), nothing, np.zeros(52), np.zeros((478, 2)), 1.0)
+    moments = [drive(straight, n / 25, familiar=True) for n in range(20)]
+    moved = stream.vertices(moments[-1]) - stream.vertices(stream.rest(camera))
+    assert np.abs(moved).max() < 1e-6  # metres
+
+
+@pytest.mark.parametrize("carry", CARRIES)
+def test_a_portrait_at_rest_stays_as_it_is_window_after_window(student, portrait, carry):
+    stream = PortraitStream(student, portrait, carry=carry)
+    camera = orbit(np.zeros(1), np.zeros(1), np.full(1, student.settings.camera_distance))[0]
     windows = [stream.make([stream.rest(camera)] * 4).astype(float) for _ in range(4)]
     late = np.abs(windows[3][-1] - windows[2][-1]).mean()
     assert late < (0.2 if carry == "faded" else 6.0)

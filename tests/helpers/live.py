@@ -18,7 +18,7 @@ from fportrait.tracking.fit import LandmarkModel
 class FakeStream:
     """Windows of four frames, each as grey as its second; `seconds` for each, and `fails_at` a window."""
 
-    frames, carry = 4, "faded"
+    frames, carry, calls = 4, "faded", 1
 
     def __init__(self, seconds: float = 0.0, fails_at: int | None = None):
         self.seconds, self.fails_at, self.windows = seconds, fails_at, 0

@@ -228,8 +228,8 @@ class Live:
         judged = meter.first_shown is not None and time.monotonic() - meter.first_shown > JUDGED_AFTER
         if not judged or not self.drops or meter.mean_rate >= SLOW * self.fps:
             return ""
-        if settings.steps > 2 or settings.guidance:
-            fix = "take a student (`fportrait live` without --model), which samples in one call"
+        if self.stream.calls > 1:
+            fix = f"take a model that samples in one call; this one takes {self.stream.calls} for each window"
         elif settings.sizes and settings.size > min(settings.sizes):
             fix = f"lower --size to {min(settings.sizes)}"
         else:

@@ -6,10 +6,11 @@ Two ways to go on from what was shown:
 - `faded`: every window is sampled from the same noise and of its own frames' conditions alone. Its first frame repeats
   the last one shown; what the two differ by is added to the new frames, less and less. Nothing that was generated is
   ever read again, so no error can add up, however long the stream.
-- `given`: the last frame shown is the window's first latent, clean, and the student goes on from it (students learn
-  to: `training.distill`).
+- `given`: the last frame shown is the window's first latent, clean, and the student goes on from it. Only students
+  learn to (`training.distill`); a model that did not hardens its contrast from window to window, and is refused.
 
-`faded` is the default, because it asks nothing of the model and cannot drift; `benchmarks/live.py --carry` compares.
+`faded` is the default, because it asks nothing of the model and cannot drift. A model that starts from the portrait
+painted on the body (`start_level` of its bundle) does so in every window, and then every window has its own anchor.
 """
 
 from __future__ import annotations
@@ -32,13 +33,15 @@ from fportrait.camera.cameras import crop_intrinsics
 from fportrait.dataset.encode import crop_picture
 from fportrait.diffusion.cameras import Cameras
 from fportrait.diffusion.codec import decode_latents, encode_video
+from fportrait.diffusion.schedule import set_noise_levels
 from fportrait.diffusion.shapes import TEMPORAL_STRIDE
 from fportrait.errors import UserError
 from fportrait.pixels import to_model_range, to_uint8
 from fportrait.tracking.fit import to_pose
+from fportrait.tracking.segments import LOOK_AT
 
 CARRIES = ("faded", "given")
-LARGE = 96  # pixels: above, windows of two new latents cost a third less per frame than of one
+LARGE = 96  # pixels: above, or where a window takes several model calls, two new latents cost a third less per frame
 
 
 def plain_attention(transformer: Any) -> None:
@@ -54,6 +57,17 @@ def plain_attention(transformer: Any) -> None:
         log.setLevel(level)
 
 
+def model_calls(pipeline: Any) -> int:
+    """How often a pipeline asks its transformer for one window: its steps, and guidance over them."""
+    config, scheduler = pipeline.config, pipeline.scheduler
+    set_noise_levels(scheduler, config.steps)
+    levels = [float(time) / scheduler.config.num_train_timesteps for time in scheduler.timesteps]
+    if pipeline.transformer.config.get("warped_reference"):
+        levels = [level for level in levels if level <= config.start_level + 1e-6] or levels[-1:]
+    factors = sum(scale != 1 for scale in config.guidance.values())
+    return sum(1 + factors * (level <= config.guidance_below) for level in levels)
+
+
 def in_camera(vertices: np.ndarray, camera: np.ndarray) -> np.ndarray:
     """Points `V 3` of the world in a camera's axes."""
     return np.asarray(vertices @ camera[:3, :3].T + camera[:3, 3])
@@ -61,8 +75,9 @@ def in_camera(vertices: np.ndarray, camera: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Moment:
-    """What one frame is to show: `rotation` `3 3` and `translation` `3` of the head (its centre near the origin),
-    `code` `128`, `camera` `4 4` world to camera; `at`: the second, of any clock, at which the driver's frame came."""
+    """What one frame is to show: `rotation` `3 3` and `translation` `3` of the head's bone (the head's centre is near
+    the origin), `code` `128`, `camera` `4 4` world to camera; `at`: the second, of any clock, at which the driver's
+    frame came."""
 
     rotation: np.ndarray
     translation: np.ndarray
@@ -75,11 +90,13 @@ class PortraitStream:
     """One portrait and a model, ready to make windows.
 
     Args:
-        animator: with its model loaded. portrait: a picture with one face. latents: new ones of a window; None takes 1,
-            or 2 for large pictures. carry: see above. seed: of the noise.
+        animator: of any bundle, whatever its number of calls. portrait: a picture with one face. latents: new ones of a
+            window; None takes 1, or 2 for large pictures and where a window takes several model calls. carry: see
+            above. seed: of the noise.
 
     Raises:
-        UserError: no face in the portrait, a model that reads landmarks, an unknown `carry`.
+        UserError: no face in the portrait, a model that reads landmarks, an unknown `carry`, or `given` for a model
+            that is no student.
     """
 
     def __init__(
@@ -94,8 +111,13 @@ class PortraitStream:
         if carry not in CARRIES:
             raise UserError(f"carry '{carry}'", " or ".join(CARRIES), "choose one of them")
         self.animator, self.settings = animator, animator.settings
+        if carry == "given" and not self.settings.teacher:
+            raise UserError(
+                f"carry 'given' for {animator.model}, which is no student",
+                "a model that learned to go on from latents it is given",
+                "take carry 'faded', which suits any model, or distil a student of it",
+            )
         size = self.settings.size
-        self.latents = latents or (2 if size > LARGE else 1)
         self.carry, self.seed = carry, seed
         config = replace(animator.config, force=force)
         self.person, image = track_picture(portrait, animator.landmarks, config, animator.encoder.crop_size)
@@ -103,6 +125,8 @@ class PortraitStream:
         self.pipeline = animator.pipeline
         if self.pipeline.transformer.config.expression == "landmarks":
             raise UserError("a model that reads landmarks", "one that reads expression codes", "choose another --model")
+        self.calls = model_calls(self.pipeline)
+        self.latents = latents or (2 if size > LARGE or self.calls > 1 else 1)
         self.reads_painted = bool(self.pipeline.transformer.config.get("warped_reference"))
         if self.pipeline.device.type == "cpu":
             plain_attention(self.pipeline.transformer)
@@ -124,8 +148,8 @@ class PortraitStream:
         return TEMPORAL_STRIDE * self.latents
 
     def rest(self, camera: np.ndarray, at: float = 0.0) -> Moment:
-        """The portrait at rest, its head straight."""
-        return Moment(np.eye(3), np.zeros(3), self.rest_code, camera, at)
+        """The portrait at rest, its head straight, its centre at the origin."""
+        return Moment(np.eye(3), -LOOK_AT, self.rest_code, camera, at)
 
     def vertices(self, moment: Moment) -> np.ndarray:
         """The portrait's body in a moment's pose, `V 3`."""
@@ -205,6 +229,8 @@ class PortraitStream:
             "steps": self.settings.steps,
             "scheduler": self.settings.scheduler,
             "guidance": self.settings.guidance,
+            "guidance_below": self.settings.guidance_below,
+            "start_level": self.settings.start_level,
             "size": self.settings.size,
             "seed": self.seed,
             "carry": self.carry,
