@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numba
 import numpy as np
 
+from fportrait.devices import pick_device
 from fportrait.errors import UserError, nearest_name
 
 NEAR = 0.01  # metres
@@ -310,7 +311,7 @@ def _backend(name: str) -> Callable[..., np.ndarray]:
     from fportrait.body import rasterizer_torch
 
     if name == "auto":
-        return rasterizer_torch.draw_normals if rasterizer_torch.default_device().type == "cuda" else _draw_normals
+        return rasterizer_torch.draw_normals if pick_device().type == "cuda" else _draw_normals
     if name == "torch":
         return rasterizer_torch.draw_normals
     from fportrait.body import rasterizer_pytorch3d

@@ -11,12 +11,9 @@ import numpy as np
 import torch
 
 from fportrait.body.rasterizer import NEAR
+from fportrait.devices import pick_device
 
 PAIRS_AT_ONCE = 1 << 22  # triangle-pixel pairs in memory at a time, about 0.7 GB
-
-
-def default_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def rasterize(
@@ -120,8 +117,8 @@ def draw_normals(
     device: torch.device | str | None = None,
     rasterize_with=rasterize,
 ) -> np.ndarray:
-    """Normal colours `H W 3` uint8, as the CPU's shading gives them; `device` None is the GPU where there is one."""
-    device = torch.device(device) if device is not None else default_device()
+    """Normal colours `H W 3` uint8, as the CPU's shading gives them; `device` None asks the rule of `devices`."""
+    device = pick_device(device)
     vertices = torch.as_tensor(np.asarray(vertices_cam, np.float64), device=device)
     triangles = torch.as_tensor(np.asarray(faces, np.int64), device=device)
     twins = np.arange(len(vertices)) if weld is None else weld

@@ -22,6 +22,7 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
+from fportrait.devices import device_of
 from fportrait.diffusion import checkpoint
 from fportrait.diffusion.shapes import SPATIAL_STRIDE, TEMPORAL_STRIDE, check_picture_size, latent_frames, video_frames
 from fportrait.diffusion.wan_decoding import decode_wan
@@ -293,12 +294,15 @@ def denormalise(vae: Any, latents: torch.Tensor) -> torch.Tensor:
 def encode_video(vae: Any, video: torch.Tensor) -> torch.Tensor:
     """`B 3 T H W` in [-1, 1] to normalised latents `B C l H/8 W/8`.
 
+    A video in the CPU's memory is computed where the VAE lies, and its latents come back to it.
+
     Raises:
         UserError: T is not 4k+1 (Wan's VAE would drop frames in silence), or a side does not divide by 8.
     """
     latent_frames(video.shape[2])
     check_picture_size(video.shape[3], video.shape[4])
-    return normalise(vae, vae.encode(video.to(vae.dtype)).latent_dist.mode())
+    there = device_of(vae) if video.device.type == "cpu" else video.device  # a VAE that is offloaded waits on the CPU
+    return normalise(vae, vae.encode(video.to(there, vae.dtype)).latent_dist.mode()).to(video.device)
 
 
 @torch.no_grad()
@@ -314,8 +318,9 @@ def decode_parts(vae: Any, latents: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    """Normalised latents `B C l h w` to video `B 3 T 8h 8w`, T = 4(l-1)+1, in [-1, 1]."""
-    video = torch.cat(list(decode_parts(vae, latents)), 2)
+    """Normalised latents `B C l h w` to video `B 3 T 8h 8w`, T = 4(l-1)+1, in [-1, 1]; see `encode_video` for where."""
+    there = device_of(vae) if latents.device.type == "cpu" else latents.device
+    video = torch.cat([part.to(latents.device) for part in decode_parts(vae, latents.to(there))], 2)
     assert video.shape[2] == video_frames(latents.shape[2])
     return video
 

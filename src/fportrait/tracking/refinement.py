@@ -129,10 +129,14 @@ class LandmarkRefiner(nn.Module):
         return model.eval()
 
 
-@functools.cache
 def shipped_refiner() -> LandmarkRefiner:
-    """The shipped network, read once, on the device that was chosen then."""
-    return LandmarkRefiner.load().to(pick_device())
+    """The shipped network, read once for a device."""
+    return _refiner_at(str(pick_device()))
+
+
+@functools.cache
+def _refiner_at(device: str) -> LandmarkRefiner:
+    return LandmarkRefiner.load().to(device)
 
 
 def face_points(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from fportrait.devices import pick_device
 from fportrait.evaluation.faces import shared_finder
 from fportrait.evaluation.frames import check_videos
 from fportrait.evaluation.weights import Backbone, find, load, require
@@ -128,8 +129,13 @@ class IdentitySimilarity:
         return self._last[1]
 
 
-@functools.cache
 def _network(name: str) -> Any:
+    return _network_at(name, str(pick_device()))
+
+
+@functools.cache
+def _network_at(name: str, device: str) -> Any:
+    """Read once for a device, which `load` chooses."""
     return ArcFace() if name == "arcface" else Dlib()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fportrait.devices import device_of
 from fportrait.errors import UserError
 from fportrait.evaluation.frames import check_videos
 from fportrait.evaluation.weights import Backbone, load
@@ -63,8 +64,9 @@ class PerceptualDistance:
         import torch
 
         scaled = video.astype(np.float32) / 255
-        if not self.learned:
-            return self.model.maps(torch.from_numpy(scaled).permute(0, 3, 1, 2))
+        if not self.learned:  # not through `forward`, which `at_device` watches: there and back by hand
+            pictures = torch.from_numpy(scaled).permute(0, 3, 1, 2).to(device_of(self.model))
+            return [found.cpu() for found in self.model.maps(pictures)]
         scaled = (scaled * 2 - 1 - self._shift) / self._scale
         return self.model(torch.from_numpy(scaled).permute(0, 3, 1, 2))
 
