@@ -17,6 +17,10 @@ for name, value in {
     "DVC_NO_ANALYTICS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # `kedro mlflow ui` serves one person: of MLflow's four server processes, restarted after five busy seconds without
+    # an answer, one is enough, and nothing here uses its runner of jobs for judges of language models.
+    "MLFLOW_WORKERS": "1",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }.items():
     os.environ.setdefault(name, value)
 logging.getLogger("kedro_mlflow.framework.hooks.mlflow_hook").setLevel(logging.WARNING)

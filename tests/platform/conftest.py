@@ -101,6 +101,12 @@ def kedro_run(dry_project: Path) -> Callable[..., Any]:
 
     def run(*arguments: str) -> Any:
         metadata = bootstrap_project(dry_project)
-        return CliRunner().invoke(cli, ["run", *arguments], obj=metadata)
+        before = {path.name for path in dry_project.iterdir()}
+        result = CliRunner().invoke(cli, ["run", *arguments], obj=metadata)
+        strays = (
+            {path.name for path in dry_project.iterdir()} - before - {"data", "mlruns", ".viz"}
+        )  # Kedro-Viz notes each run
+        assert not strays, f"a stage wrote {strays} into the project's root"
+        return result
 
     return run

@@ -332,7 +332,6 @@ def log_model(
                 {
                     "portrait": f"{EXAMPLE}/{portrait.name}",
                     "driving": f"{EXAMPLE}/{driving.name}",
-                    "output": "animated.mp4",
                     "camera": "front",
                 }
             ],

@@ -1,5 +1,8 @@
 """The registered model, kept as code: MLflow runs this file when it loads `models:/fportrait@champion`."""
 
+import shutil
+import tempfile
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ EXAMPLE = "example"  # paths below this folder are the model's own, so that its 
 class Job(BaseModel):
     """One video to make: a picture, a video that drives it, and where the result is written.
 
-    `camera` is a viewpoint as `fportrait animate` takes it (front), `expression` another video for the expressions,
+    Without an `output` it is written to a temporary folder that lives as long as the loaded model. `camera` is a viewpoint as `fportrait animate` takes it (front), `expression` another video for the expressions,
     `guidance` a scale per factor and `steps` sampling steps, in place of the model's own.
     """
 
@@ -21,7 +24,7 @@ class Job(BaseModel):
 
     portrait: str
     driving: str
-    output: str
+    output: str | None = None
     expression: str | None = None
     camera: str | None = None
     seed: int | None = None
@@ -55,10 +58,18 @@ class PortraitModel(PythonModel):
         if job.expression is not None:
             settings["expression"] = self.path(job.expression)
         made = animate(
-            *(self.path(job.portrait), self.path(job.driving), job.camera or "front", Path(job.output), self.bundle),
+            *(self.path(job.portrait), self.path(job.driving), job.camera or "front", self.output(job), self.bundle),
             **settings,
         )
         return {name: str(path) for name, path in made.items()}
+
+    def output(self, job: Job) -> Path:
+        """Where the job asks for; MLflow runs the input example while a model is logged, and asks for no place."""
+        if job.output is not None:
+            return Path(job.output)
+        folder = Path(tempfile.mkdtemp(prefix="fportrait-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return folder / "animated.mp4"
 
     def path(self, name: str) -> Path:
         """A file of the user's; `example/NAME` is the one that lies with the model, unless the user has such a file."""
