@@ -16,8 +16,9 @@ EXAMPLE = "example"  # paths below this folder are the model's own, so that its 
 class Job(BaseModel):
     """One video to make: a picture, a video that drives it, and where the result is written.
 
-    Without an `output` it is written to a temporary folder that lives as long as the loaded model. `camera` is a viewpoint as `fportrait animate` takes it (front), `expression` another video for the expressions,
-    `guidance` a scale per factor and `steps` sampling steps, in place of the model's own.
+    Without an `output` it is written to a temporary folder that lives as long as the loaded model. `camera` is a
+    viewpoint as `fportrait animate` takes it (front), `expression` another video for the expressions, `guidance` a
+    scale per factor and `steps` sampling steps, in place of the model's own.
     """
 
     model_config = ConfigDict(extra="forbid")
