@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from fportrait.animate.adapt import AdaptSettings, better, check_adapter_name, divide, shares, without_consent
-from fportrait.animate.adapters import FOLDER, WORK, adapters, delete, resolve
+from fportrait.animate.adapt import at_work, better, check_adapter_name, earlier, without_consent, words
+from fportrait.animate.adapt_parts import AdaptSettings, divide
+from fportrait.animate.adapt_shards import shares
+from fportrait.animate.adapters import FOLDER, WORK, adapters, base_of, delete, fitting, resolve
 from fportrait.animate.clip_check import UNUSABLE, ClipCheck, PersonCheck
 from fportrait.atomic_io import write_json
 from fportrait.capture.video_io import write_video
@@ -53,6 +56,77 @@ def test_deleting_takes_everything_made_from_it_and_nothing_else(home):
         delete("anna", home)
 
 
+def test_results_conditions_and_reports_go_too_and_the_users_own_files_beside_them_stay(home):
+    tag = {TAG: json.dumps({"synthetic": True, "adapter": adapter_name(home / FOLDER / "anna")})}
+    result, report, conditions = (home / "data" / place for place in MADE_OF_IT)
+    for folder in (result, report, conditions):
+        (folder / "videos").mkdir(parents=True)
+        (folder / "mine.txt").write_text("the user's")
+    write_video(result / "me-animated.mp4", np.zeros((2, 16, 16, 3), np.uint8), metadata=tag)
+    for name in ("settings.json", "thumbnail.png", "me-conditions.zip"):
+        (result / name).write_text("{}")
+    write_json(report / "metrics.json", {"adapter": adapter_name(home / FOLDER / "anna")})
+    (report / "videos/her.mp4").write_text("a face")
+    write_json(conditions / "provenance.json", {"tags": tag})
+    (conditions / "codes.npy").write_text("her expressions")
+    for folder in (result, report, conditions):
+        write_json(folder / "other/metrics.json", {"adapter": adapter_name(home / FOLDER / "ben")})
+    (home / "data/07_model_output/link.mp4").symlink_to(home / "videos/anna.mp4")
+    delete("anna", home)
+    kept = {path.relative_to(home / "data").as_posix() for path in (home / "data/07_model_output").rglob("*.*")}
+    kept |= {path.relative_to(home / "data").as_posix() for path in (home / "data/08_reporting").rglob("*.*")}
+    assert kept == {f"{place}/{name}" for place in MADE_OF_IT for name in ("mine.txt", "other/metrics.json")} | {
+        "07_model_output/link.mp4"
+    }
+    assert (home / "videos/anna.mp4").is_file(), "a folder that was not named was searched through a link"
+
+
+MADE_OF_IT = ("07_model_output/studio/20260101-1", "08_reporting/clips", "07_model_output/anna-conditions")
+
+
+def test_what_an_adapter_of_that_name_made_before_it_was_trained_again_goes_too(home):
+    folder = home / FOLDER / "anna"
+    old = home / "videos/old.mp4"
+    shutil.copy(home / "videos/anna.mp4", old)
+    before = earlier(folder)
+    save_file({"anna": torch.ones(2)}, folder / "adapter.safetensors")  # trained again
+    write_json(folder / "adapt.json", {"earlier": before})
+    assert len(earlier(folder)) == 2 and earlier(folder)[0] == before[0]
+    delete("anna", home, [home / "videos"])
+    assert not old.exists() and (home / "videos/ben.mp4").is_file()
+
+
+def test_an_adapter_that_is_being_trained_is_not_deleted_and_broken_or_linked_ones_are(home):
+    with at_work(home / WORK, "anna"):
+        with pytest.raises(UserError, match="at work"):
+            delete("anna", home)
+        with pytest.raises(UserError, match="at work"), at_work(home / WORK, "anna"):
+            pass
+        delete("ben", home)
+    assert (home / FOLDER / "anna/adapter.safetensors").is_file()
+    (home / FOLDER / "anna/adapter.safetensors").unlink()
+    (home / FOLDER / "anna/adapt.json").write_text("{ torn")
+    elsewhere = home / "elsewhere"
+    (home / FOLDER / "anna").rename(elsewhere)
+    (home / FOLDER / "anna").symlink_to(elsewhere)
+    assert delete("anna", home)["hash"] is None
+    assert not (home / FOLDER / "anna").is_symlink() and elsewhere.is_dir()
+    assert not list((home / WORK / "adapters").iterdir()), "a name stays behind"
+
+
+def test_adapters_of_another_base_and_broken_ones_do_not_fit(home):
+    model = home / "bundle"
+    (model / "transformer").mkdir(parents=True)
+    save_file({"w": torch.zeros(3)}, model / "transformer/weights.safetensors")
+    assert fitting(model, home) == {}
+    settings = LoraSettings(rank=2, conditions=False).as_dict()
+    write_json(home / FOLDER / "ben/adapter.json", {**settings, "base": base_of(model)})
+    (home / FOLDER / "anna/adapter.json").write_text("{ torn")
+    assert fitting(model, home) == {"ben": home / FOLDER / "ben"}
+    save_file({"w": torch.ones(3)}, model / "transformer/weights.safetensors")  # the base is exchanged
+    assert fitting(model, home) == {}
+
+
 @pytest.mark.parametrize("name", ["", "..", "../ben", "a/b", "-x", "a b", "x" * 65, "ben\n"])
 def test_a_name_that_leaves_the_folder_is_refused(home, name):
     with pytest.raises(UserError):
@@ -72,7 +146,11 @@ def test_an_adapter_must_beat_the_base_and_the_repeated_portrait_for_everyone():
     assert not better(two) and not better({"people": {}})
     still = scores(22, 20, 39)
     still["people"]["anna"]["base"]["codec_limit/psnr"] = 30.0  # nothing that the codec draws could reach 39 dB
-    assert better(still)
+    assert better(still) and "hardly moves" in words(still) and "hardly" not in words(scores(22, 20, 21))
+    blurred = scores(22, 20, 21)
+    blurred["people"]["anna"]["base"]["ours/lpips"] = 0.5
+    blurred["people"]["anna"]["adapted"]["ours/lpips"] = 0.6
+    assert not better(blurred) and "LPIPS 0.500 to 0.600" in words(blurred)
 
 
 def test_shares_are_whole_percents_of_what_is_there():
@@ -98,6 +176,10 @@ def clip(person: str, name: str, **values) -> ClipCheck:
 def test_one_clip_of_everyone_is_held_out_and_it_is_not_the_one_that_turns():
     anna = PersonCheck("anna", [clip("anna", "a", yaw=(-30, 30)), clip("anna", "b", yaw=(-5, 4)), clip("anna", "c")])
     anna.clips[2].bad(UNUSABLE, "blurred")
+    three = PersonCheck("dan", [clip("dan", n, yaw=(-y, y)) for n, y in (("a", 40), ("b", 2), ("c", 12))])
+    assert [part.clip.name for part in divide([three])[0] if part.held_out] == ["c"], (
+        "neither still nor seen once alone"
+    )
     alone = PersonCheck("ben", [clip("ben", "only")])
     short = PersonCheck("cleo", [clip("cleo", "only", seconds=1.0)])
     parts, notes = divide([anna, alone, short])

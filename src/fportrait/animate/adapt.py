@@ -8,77 +8,28 @@ controlled.
 
 from __future__ import annotations
 
+import fcntl
+import importlib.util
 import json
-import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fportrait.animate.clip_check import ClipCheck, PersonCheck, check_clips, clips_of
-from fportrait.atomic_io import atomic_folder, file_hash, value_hash, write_json
-from fportrait.bundle import read_settings
-from fportrait.capture.clock import picked
-from fportrait.capture.ingest import has_consent, ingest_captures
-from fportrait.capture.video_io import constant_frames, iter_video, probe, write_video
+from fportrait.animate.adapt_parts import AdaptSettings, Part, divide, place
+from fportrait.animate.adapt_shards import encode_parts, shares
+from fportrait.animate.clip_check import check_clips, clips_of
+from fportrait.atomic_io import atomic_folder, write_json
+from fportrait.capture.ingest import has_consent
 from fportrait.errors import UserError
 
 RECORD = "adapt.json"  # beside the adapter: what it was made from, and how it was judged
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-HELD_SHARE = 0.3  # of the only clip of a person, at its end
-EMBEDDED_SEED = 21_000_000  # of clips that no capture and no pretraining has
-EMBEDDED_DATASETS = {"studio": "StudioCapture", "view_sweep": "ViewSweep", "dynamic_sweep": "DynamicSweep"}
-LEAST_SECONDS = 3.0  # of the only clip
 Tell = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class AdaptSettings:
-    """What is learned, and for how long.
-
-    `embedded` is the percentage of samples from the embedded world, `embedded_clips` how many of its clips are filmed.
-    """
-
-    steps: int = 60
-    frames: int = 9
-    batch_size: int = 8
-    learning_rate: float = 1e-3
-    rank: int = 16
-    embedded: int = 40
-    embedded_clips: int = 48
-    max_frames: int = 300  # of every clip
-    judged_frames: int = 49  # of every clip held out
-    gains: bool = True  # probe the controls of base and adapter on an embedded person
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.embedded < 100:
-            raise UserError(f"{self.embedded}% embedded clips", "0 to 99", "change --embedded")
-        if self.frames < 5 or self.frames % 4 != 1:
-            raise UserError(f"{self.frames} frames", "5, 9, 13, 17 …", "change --frames")
-
-
-@dataclass
-class Part:
-    """One clip of the work: where it comes from, whether it is held out, and frames `start` to `stop` of it."""
-
-    clip: ClipCheck
-    held_out: bool
-    start: int = 0
-    stop: int | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        clip = self.clip
-        return {
-            "person": clip.person,
-            "clip": clip.name,
-            "sha256": clip.sha256,
-            "held_out": self.held_out,
-            "frames": [self.start, self.stop if self.stop is not None else clip.frames],
-        }
 
 
 def check_adapter_name(name: str) -> str:
@@ -92,13 +43,35 @@ def check_adapter_name(name: str) -> str:
     return name
 
 
+@contextmanager
+def at_work(work: Path, name: str) -> Iterator[None]:
+    """Nobody else trains or deletes the adapter `name` meanwhile.
+
+    Raises:
+        UserError: somebody does.
+    """
+    lock = work / "adapters" / f".{name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"the adapter '{name}' at work in another `fportrait adapt`", "one at a time", "wait for it, or stop it"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
 def adapt(
     clips: str | Path,
     name: str,
     base: str | Path,
     out: str | Path,
     work: str | Path,
-    settings: AdaptSettings = AdaptSettings(),
+    settings: AdaptSettings | None = None,
     tell: Tell = lambda what, done, total: None,
     require_consent: bool = False,
     keep_worse: bool = False,
@@ -116,6 +89,23 @@ def adapt(
         UserError: nothing that can be used, nobody with a clip to spare for judging, or an adapter worse than the base.
     """
     check_adapter_name(name)
+    if importlib.util.find_spec("peft") is None:
+        raise UserError("no peft package", "peft (for LoRA)", "pip install 'fportrait[lora]'")
+    with at_work(Path(work), name):
+        return _adapt(clips, name, base, out, work, settings or AdaptSettings(), tell, require_consent, keep_worse)
+
+
+def _adapt(
+    clips: str | Path,
+    name: str,
+    base: str | Path,
+    out: str | Path,
+    work: str | Path,
+    settings: AdaptSettings,
+    tell: Tell,
+    require_consent: bool,
+    keep_worse: bool,
+) -> dict[str, Any]:
     began = time.perf_counter()
     seconds: dict[str, float] = {}
     base, out, work = Path(base), Path(out), Path(work)
@@ -152,6 +142,7 @@ def adapt(
         "scores": scores,
         "better": better(scores),
         "seconds": {key: round(value, 1) for key, value in seconds.items()},
+        "earlier": earlier(out),
     }
     if not record["better"] and not keep_worse:
         raise UserError(
@@ -167,6 +158,24 @@ def adapt(
     return record
 
 
+def earlier(out: Path) -> list[str]:
+    """Hashes of the adapters that this one replaces: what they made is deleted with it."""
+    from fportrait.diffusion.lora import adapter_name
+
+    if not (out / "adapter.json").is_file():
+        return []
+    return [*read_record(out).get("earlier", []), adapter_name(out)["hash"]]
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What `adapt` wrote beside an adapter; empty for one that came otherwise, or whose record is broken."""
+    try:
+        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def mark(seconds: dict[str, float], what: str, began: float) -> None:
     """Note how long a part took; parts add up to the time since `began`."""
     seconds[what] = time.perf_counter() - began - sum(seconds.values())
@@ -176,181 +185,6 @@ def without_consent(people: Mapping[str, Sequence[Path]], clips: Path) -> list[s
     """People whose folder (the clips' own, for those at the top) has no consent file."""
     top = clips if clips.is_dir() else clips.parent
     return [person for person in people if not has_consent(top / person if (top / person).is_dir() else top)]
-
-
-def divide(checked: Sequence[PersonCheck]) -> tuple[list[Part], list[str]]:
-    """Which clips are learned from and which are held out, one of every person; and what was left out, in sentences.
-
-    The clip that is held out turns least: what is shown once alone must be learned. The end of an only clip is held
-    out.
-
-    Raises:
-        UserError: nobody's clips can be used.
-    """
-    parts, notes = [], []
-    for person in checked:
-        notes += [
-            f"{clip.person}/{clip.name} is left out: {'; '.join(clip.reasons)}"
-            for clip in person.clips
-            if not clip.usable
-        ]
-        notes += person.reasons
-        usable = person.usable
-        if len(usable) > 1:
-            spare = min(usable, key=lambda clip: (clip.yaw[1] - clip.yaw[0] + clip.pitch[1] - clip.pitch[0], clip.name))
-            parts += [Part(clip, clip is spare) for clip in usable]
-        elif usable and usable[0].seconds >= LEAST_SECONDS:
-            cut = int(usable[0].frames * (1 - HELD_SHARE))
-            parts += [Part(usable[0], False, 0, cut), Part(usable[0], True, cut, None)]
-            notes.append(f"{person.person} has one clip: its last {HELD_SHARE:.0%} is held out, which judges less")
-        elif usable:
-            notes.append(
-                f"{person.person} is left out: one clip of {usable[0].seconds:.1f} s; two clips, or one of "
-                f"{LEAST_SECONDS:g} s, are needed to learn and to judge"
-            )
-    if not any(not part.held_out for part in parts):
-        raise UserError(
-            "no clips to adapt to: " + ("; ".join(notes) or "nothing usable"),
-            "a person with two usable clips, or one of some seconds",
-            "see `fportrait check`, and film what it names",
-        )
-    return parts, notes
-
-
-def place(parts: Sequence[Part], folder: Path, settings: AdaptSettings) -> None:
-    """Lay the clips out, `learn/phone/pNN/cNN` and `held/pNN/cNN`, cut and uneven ones anew."""
-    key = value_hash([[part.as_dict() for part in parts], settings.max_frames, settings.judged_frames])
-    if (folder / "key").is_file() and (folder / "key").read_text() == key:
-        return
-    with atomic_folder(folder) as target:
-        numbers = {person: f"p{index:02d}" for index, person in enumerate(dict.fromkeys(p.clip.person for p in parts))}
-        for index, part in enumerate(parts):
-            source = Path(part.clip.path).resolve()
-            limit = settings.judged_frames if part.held_out else settings.max_frames
-            name = f"c{index:02d}{source.suffix.lower()}"
-            to = target / ("held" if part.held_out else "learn/phone") / numbers[part.clip.person] / name
-            to.parent.mkdir(parents=True, exist_ok=True)
-            info = probe(source)
-            stop = min(info.frames if part.stop is None else part.stop, part.start + limit)
-            if part.start == 0 and stop == info.frames and not info.variable_rate:
-                os.symlink(source, to)
-                continue
-            if info.variable_rate:
-                fps, stored = constant_frames(source)
-                wanted = stored[part.start : stop].tolist()
-                frames = picked(iter_video(source, 0, int(wanted[-1]) + 1), wanted)
-            else:
-                fps, frames = info.fps, iter_video(source, part.start, stop)
-            write_video(to.with_suffix(".mp4"), frames, fps, crf=6.0)
-        (target / "key").write_text(key)
-
-
-def encode_parts(
-    parts: Sequence[Part], mine: Path, work: Path, base: Path, settings: AdaptSettings, tell: Tell
-) -> Path:
-    """Shards of the clips to learn from, and of embedded clips beside them."""
-    import pandas as pd
-
-    from fportrait.dataset.encode import encode_tables, vae_hash
-    from fportrait.dataset.shards import INDEX, ShardWriter
-    from fportrait.tracking.captures import track_captures
-
-    stated = read_settings(base)
-    raw, units = (mine / "clips/learn").resolve(), mine / "units"
-    tell("track", 0, 2)
-    # A root that the clips do not lie in: the tables name them by absolute paths, whatever the working folder is.
-    ingest_captures(raw, mine / "manifest", mine / "manifest", {}, 40.0, settings.frames)
-    tracking = {"camera_distance": stated.camera_distance, "crop_metres": stated.crop_metres}
-    track_captures(mine / "manifest", base, mine / "tracks", units / "track", tracking)
-    tell("track", 1, 2)
-    encoding = {"size": stated.size, "window": settings.frames, "stride": max(settings.frames // 2, 1)}
-    encode_tables([mine / "tracks"], base / "vae", mine / "own", units / "shards", encoding)
-    tell("track", 2, 2)
-    folders = [mine / "own"]
-    if settings.embedded:
-        folders.append(embedded_shards(work / "embedded", base, settings, tell))
-    shutil.rmtree(mine / "shards", ignore_errors=True)
-    writer = ShardWriter(mine / "shards", vae_hash(base / "vae"), encoding)
-    for folder in folders:
-        index = pd.read_parquet(folder / INDEX)
-        for shard, rows in index.groupby("shard", sort=True):
-            writer.add(folder / str(shard), rows.drop(columns="shard").to_dict("records"))
-    writer.finish()
-    return mine / "shards"
-
-
-def embedded_shards(folder: Path, base: Path, settings: AdaptSettings, tell: Tell) -> Path:
-    """Shards of embedded people with exact conditions, each a person of their own: what every base has learned.
-
-    They depend on the base's codec and encoder alone, and serve every adapter.
-    """
-    import numpy as np
-    import torch
-
-    from fportrait.body.model import load_body
-    from fportrait.dataset.encode import vae_hash
-    from fportrait.dataset.shards import INDEX, ShardWriter, write_shard
-    from fportrait.diffusion.codec import encode_video, load_vae
-    from fportrait.pixels import to_model_range
-    from fportrait.tracking.expression import ExpressionEncoder
-    from fportrait.training.base_clips import ClipRecipe, render_clip
-
-    size = read_settings(base).size
-    kinds = {"studio": 0.3, "view_sweep": 0.3, "dynamic_sweep": 0.4}
-    recipe = ClipRecipe(
-        clips=settings.embedded_clips, frames=settings.frames, size=size, seed=EMBEDDED_SEED, references=2, kinds=kinds
-    )
-    encoder_files = sorted((base / "expression_encoder").glob("*"))
-    name = value_hash([recipe.name, vae_hash(base / "vae"), [file_hash(path) for path in encoder_files]])
-    target = folder / name
-    if (target / INDEX).is_file():
-        return target
-    vae, encoder, body = (
-        load_vae(base / "vae"),
-        ExpressionEncoder.from_pretrained(base / "expression_encoder"),
-        load_body(),
-    )
-
-    def latents(pictures: np.ndarray) -> torch.Tensor:
-        with torch.no_grad():
-            return encode_video(vae, to_model_range(pictures)).float().cpu()
-
-    with atomic_folder(target) as made:
-        writer = ShardWriter(made, vae_hash(base / "vae"), {"recipe": recipe.name})
-        for index in range(recipe.clips):
-            tell("film embedded clips", index, recipe.clips)
-            clip = render_clip(index, recipe, body)
-            video, normals = latents(np.stack([clip["video"], clip["normals"]]))
-            cameras = torch.from_numpy(clip["world_to_camera"])
-            tensors = {
-                "latents": video.clone(),
-                "normals": normals.clone(),
-                "codes": torch.from_numpy(np.asarray(encoder.encode(clip["crops"]), np.float32)),
-                "world_to_camera": cameras,
-                "intrinsics": torch.from_numpy(clip["intrinsics"]),
-                "focus": torch.from_numpy(clip["focus"]),
-            }
-            count = recipe.references
-            references = {
-                "latents": latents(clip["references"][:, None]),
-                "images": torch.from_numpy(clip["references"]),
-                "world_to_camera": torch.from_numpy(clip["reference_world_to_camera"]),
-                "intrinsics": torch.from_numpy(np.repeat(clip["intrinsics"][None], count, 0)),
-            }
-            dataset = EMBEDDED_DATASETS[list(kinds)[int(clip["kind"])]]
-            rows = write_shard(
-                made / "one.safetensors",
-                dataset=dataset,
-                identity=f"embedded{index:04d}",
-                split="train",
-                records=[("clip", f"embedded{index:04d}/clip", 0, tensors)],
-                references=references,
-            )
-            writer.add(made / "one.safetensors", rows)
-            (made / "one.safetensors").unlink()
-        writer.finish()
-    tell("film embedded clips", recipe.clips, recipe.clips)
-    return target
 
 
 def train_adapter(shards: Path, mine: Path, base: Path, settings: AdaptSettings, tell: Tell) -> Path:
@@ -393,14 +227,6 @@ def train_adapter(shards: Path, mine: Path, base: Path, settings: AdaptSettings,
         checkpoint_folder=mine / "checkpoints",
     )
     return out
-
-
-def shares(settings: AdaptSettings, there: Mapping[str, int]) -> dict[str, int]:
-    """Percent by dataset: the embedded share over the kinds of clips that were filmed, the rest is the user's own."""
-    embedded = [name for name in EMBEDDED_DATASETS.values() if there.get(name)] if settings.embedded else []
-    mixture = {name: settings.embedded // len(embedded) for name in embedded}
-    mixture["PhoneCapture"] = 100 - sum(mixture.values())
-    return mixture
 
 
 def judge(
@@ -449,30 +275,45 @@ def control_gains(animator: Any, settings: AdaptSettings) -> dict[str, float]:
     return {name: round(entry["gain"]["mean"], 4) for name, entry in probes["methods"]["ours"]["gains"].items()}
 
 
+def hardly_moves(base: Mapping[str, float]) -> bool:
+    """Whether a clip is so still that its first frame repeated beats even the codec's limit: no model can beat that."""
+    return base["repeated_portrait/psnr"] >= base.get("codec_limit/psnr", float("inf"))
+
+
 def better(scores: Mapping[str, Any]) -> bool:
     """Whether everybody's held-out clip has a higher PSNR with the adapter than with the base and, where it moves, than
-    the portrait repeated.
-
-    Of a clip so still that its first frame repeated beats even the codec's limit, no model can be better than that.
-    """
+    the portrait repeated; and no worse an LPIPS than with the base."""
     judged = [entry for entry in scores["people"].values() if "adapted" in entry and "base" in entry]
 
-    def bar(base: Mapping[str, float]) -> float:
-        repeated = base["repeated_portrait/psnr"]
-        moves = repeated < base.get("codec_limit/psnr", float("inf"))
-        return max(base["ours/psnr"], repeated) if moves else base["ours/psnr"]
+    def gained(base: Mapping[str, float], adapted: Mapping[str, float]) -> bool:
+        bar = base["ours/psnr"] if hardly_moves(base) else max(base["ours/psnr"], base["repeated_portrait/psnr"])
+        features = [key for key in ("ours/lpips",) if key in base and key in adapted]
+        return adapted["ours/psnr"] > bar and all(adapted[key] <= base[key] for key in features)
 
-    return bool(judged) and all(entry["adapted"]["ours/psnr"] > bar(entry["base"]) for entry in judged)
+    return bool(judged) and all(gained(entry["base"], entry["adapted"]) for entry in judged)
 
 
 def words(scores: Mapping[str, Any]) -> str:
-    """The judgement in a line."""
-    return "; ".join(
-        f"{person} {entry['base']['ours/psnr']:.1f} dB with the base, {entry['adapted']['ours/psnr']:.1f} with it, "
-        f"{entry['base']['repeated_portrait/psnr']:.1f} the portrait repeated"
-        for person, entry in scores["people"].items()
-        if "adapted" in entry
-    )
+    """The judgement, a sentence a person."""
+    told = []
+    for person, entry in scores["people"].items():
+        if "adapted" not in entry or "base" not in entry:
+            continue
+        base, adapted = entry["base"], entry["adapted"]
+        parts = [
+            f"{person}: {base['ours/psnr']:.1f} dB with the base, {adapted['ours/psnr']:.1f} with it, "
+            f"{base['repeated_portrait/psnr']:.1f} the first frame repeated"
+        ]
+        if hardly_moves(base):
+            parts.append(
+                f"(the clip hardly moves: no model can beat that, the codec ends at {base['codec_limit/psnr']:.1f})"
+            )
+        for key, name, digits in (("lpips", "LPIPS", 3), ("csim", "identity", 1)):
+            if f"ours/{key}" in base and f"ours/{key}" in adapted:
+                first, second = base[f"ours/{key}"], adapted[f"ours/{key}"]
+                parts.append(f"{name} {first:.{digits}f} to {second:.{digits}f}")
+        told.append(", ".join(parts).replace(", (", " ("))
+    return "; ".join(told)
 
 
 def bundle_name(base: Path) -> dict[str, str]:

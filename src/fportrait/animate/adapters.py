@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from fportrait.animate.adapt import NAME, RECORD
-from fportrait.diffusion.lora import CONFIG, adapter_name
+from fportrait.animate.adapt import NAME, at_work, check_adapter_name, read_record
+from fportrait.atomic_io import tensors_hash
+from fportrait.diffusion.lora import CONFIG, adapter_name, read_adapter
 from fportrait.errors import UserError, nearest_name
-from fportrait.provenance import read_provenance
+from fportrait.provenance import TAG, read_provenance
 
 FOLDER = Path("data/06_models/adapters")  # under the project
 WORK = Path("data/.units/adapt")
+MADE = (Path("data/07_model_output"), Path("data/08_reporting"))  # where the project's own videos and reports lie
 
 
 def adapters(home: str | Path = ".") -> dict[str, Path]:
@@ -41,51 +46,125 @@ def resolve(source: str | Path, home: str | Path = ".") -> Path:
     )
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """What `adapt` wrote beside an adapter; empty for one that came otherwise."""
-    path = folder / RECORD
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def base_of(model: str | Path) -> str:
+    """What an adapter calls its `base`: the hash of the weights of a bundle's transformer, or empty without a file of
+    them."""
+    files = sorted((Path(model) / "transformer").glob("*.safetensors"))
+    if len(files) != 1:
+        return ""
+    stat = files[0].stat()
+    return _hash_of(files[0], stat.st_size, stat.st_mtime_ns)
 
 
-def videos_of(adapter: str, folders: Iterable[Path]) -> list[Path]:
-    """Videos and pictures below `folders` whose provenance names the adapter with that hash."""
-    found = []
-    for folder in folders:
-        for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() not in (".mp4", ".png") or not path.is_file():
-                continue
-            try:
-                made_by = read_provenance(path).get("adapter") or {}
-            except (UserError, OSError, ValueError):
-                continue
-            if made_by.get("hash") == adapter:
-                found.append(path)
+@functools.lru_cache(maxsize=4)
+def _hash_of(path: Path, size: int, time: int) -> str:
+    from safetensors.torch import load_file
+
+    return tensors_hash(load_file(path))
+
+
+def fitting(model: str | Path, home: str | Path = ".") -> dict[str, Path]:
+    """The project's adapters that belong to a bundle; broken ones and those of another base are left out."""
+    base, found = base_of(model), {}
+    for name, folder in adapters(home).items():
+        try:
+            fits = read_adapter(folder).base == base
+        except UserError:
+            continue
+        if fits:
+            found[name] = folder
     return found
 
 
-def delete(name: str, home: str | Path = ".", videos: Iterable[Path] = ()) -> dict[str, Any]:
+# What lies beside a file that names the adapter and goes with it, by patterns; whatever else is there is the user's.
+_RESULT = ("settings.json", "thumbnail.png", "*-animated.mp4", "*-over-time.png", "*-conditions.zip")  # of the studio
+_REPORT = ("metrics.json", "scores.json", "quarantine.json", "report.html", "videos", "players", "strips")
+_REPORT_TABLES = ("*.csv", "*.md", "*.tex", "probes.png")
+
+
+def made_with(hashes: Collection[str], folders: Iterable[Path]) -> list[Path]:
+    """What below `folders` was made with an adapter of these hashes, as files and folders to remove: videos and
+    pictures that name it in their provenance, folders of conditions, results of the studio, reports of `evaluate`."""
+    from fportrait.animate.animator import CONDITIONS
+
+    found: dict[Path, None] = {}
+    for path in (path for folder in folders for path in sorted(folder.rglob("*"))):
+        if found.keys() & {path, *path.parents} or path.is_symlink() or not path.is_file():
+            continue
+        if not any(one in hashes for one in _named_in(path)):
+            continue
+        patterns: tuple[str, ...] = (path.name,)
+        if path.name == "provenance.json":
+            patterns = CONDITIONS
+        elif path.name == "metrics.json":
+            patterns = (*_REPORT, *_REPORT_TABLES)
+        elif all((path.parent / name).is_file() for name in _RESULT[:2]):
+            patterns = _RESULT
+        beside = [one for one in path.parent.iterdir() if any(fnmatch(one.name, each) for each in patterns)]
+        found |= dict.fromkeys(sorted(beside))
+    return list(found)
+
+
+def _named_in(path: Path) -> Iterator[str]:
+    """The hash of the adapter that a file says it was made with."""
+    try:
+        if path.suffix.lower() in (".mp4", ".png"):
+            stated = read_provenance(path)
+        elif path.name == "provenance.json":
+            stated = json.loads(json.loads(path.read_text(encoding="utf-8"))["tags"][TAG])
+        elif path.name == "metrics.json":
+            stated = json.loads(path.read_text(encoding="utf-8"))
+        else:
+            return
+        yield str(stated["adapter"]["hash"])
+    except (UserError, OSError, ValueError, KeyError, TypeError):
+        return
+
+
+def delete(
+    name: str, home: str | Path = ".", videos: Collection[Path] = (), known: Iterable[str] = ()
+) -> dict[str, Any]:
     """Remove an adapter and everything that was made for it and with it; the user's own clips stay.
 
-    Gone are the adapter with its report, the tracks, shards, cut clips and checkpoints, and, below the folders
-    `videos`, every video and picture whose provenance names it.
+    Gone are the adapter with its report, the tracks, shards, cut clips and checkpoints, and, below the project's
+    outputs (`MADE`) and the folders `videos`, every video, picture, folder of conditions, result of the studio and
+    report whose provenance names it, as it is or as it was before it was trained again.
+
+    Args:
+        known: further hashes that it had, as the registry knows them.
 
     Returns:
-        `hash` of the adapter (None without weights), and `removed`, what is gone.
+        `hash` of the adapter (None without weights), `hashes` that it ever had, and `removed`, what is gone.
 
     Raises:
-        UserError: the project has nothing of that name.
+        UserError: the project has nothing of that name, or it is being trained.
     """
     home = Path(home)
-    folder, work = home / FOLDER / name, home / WORK / "adapters" / name
-    if not NAME.fullmatch(name) or not (folder.is_dir() or work.is_dir()):
-        known = ", ".join(adapters(home)) or "none"
-        raise UserError(f"no adapter '{name}'", f"one of this project: {known}", "check the name")
-    digest = adapter_name(folder)["hash"] if (folder / CONFIG).is_file() else None
-    removed = videos_of(digest, videos) if digest else []
-    for path in removed:
-        path.unlink()
-    for place in (folder, work):
-        if place.is_dir():
-            shutil.rmtree(place)
+    check_adapter_name(name)
+    folder, work, hashes = home / FOLDER / name, home / WORK / "adapters" / name, set(known)
+    if not (folder.is_dir() or work.is_dir() or hashes):
+        listed = ", ".join(adapters(home)) or "none"
+        raise UserError(f"no adapter '{name}'", f"one of this project: {listed}", "check the name")
+    with at_work(home / WORK, name):
+        digest = None
+        if (folder / CONFIG).is_file():
+            with contextlib.suppress(UserError, OSError):  # a broken one goes, too
+                digest = adapter_name(folder)["hash"]
+        hashes |= {*([digest] if digest else []), *read_record(folder).get("earlier", [])}
+        removed = made_with(hashes, [*(home / place for place in MADE), *videos]) if hashes else []
+        for path in removed:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+            if not any(path.parent.iterdir()) and path.parent not in videos:
+                path.parent.rmdir()
+        for place in (folder, work):
+            if place.is_symlink():
+                place.unlink()
+            elif place.is_dir():
+                shutil.rmtree(place)
+            else:
+                continue
             removed.append(place)
-    return {"hash": digest, "removed": removed}
+    return {"hash": digest, "hashes": sorted(hashes), "removed": removed}

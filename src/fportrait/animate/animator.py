@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import tempfile
 from collections import OrderedDict
@@ -76,12 +77,31 @@ class Animator:
         self.model, self.remember, self.device = Path(model), remember, pick_device(device)
         self.profile = Profile()
         self._kept: OrderedDict[Any, Any] = OrderedDict()
-        self.adapter = None if adapter is None else find_adapter(adapter)
+        self.adapter: Path | None = None
+        self.made_by: dict[str, str] | None = None  # what names the adapter, as it was when it was asked for
+        self._take(adapter)
         self.settings: BundleSettings = at_size(read_settings(self.model), size)
         self.encoder = ExpressionEncoder.from_pretrained(self.model / "expression_encoder").to(self.device)
         self.body = load_body()
         self.landmarks = LandmarkModel(self.body)
         self.config = TrackConfig(camera_distance=self.settings.camera_distance, crop_metres=self.settings.crop_metres)
+
+    def _take(self, adapter: str | Path | None) -> None:
+        if adapter is not None:
+            self.adapter = find_adapter(adapter)
+            self.made_by = adapter_name(self.adapter)
+
+    def with_adapter(self, adapter: str | Path | None) -> Animator:
+        """This animator with other LoRA weights (None: without any); what it has tracked is shared.
+
+        Raises:
+            UserError: there is no adapter.
+        """
+        other = copy.copy(self)
+        other.__dict__.pop("pipeline", None)
+        other.adapter = other.made_by = None
+        other._take(adapter)
+        return other
 
     @cached_property
     def pipeline(self) -> Any:
@@ -298,7 +318,7 @@ class Animator:
             **({"adjust": dict(request.adjust)} if request.adjust else {}),
             **(changes or {}),
         }
-        return provenance_tags(self.model, inputs, settings, adapter_name(self.adapter) if self.adapter else None)
+        return provenance_tags(self.model, inputs, settings, self.made_by)
 
     def write(self, prepared: Prepared, output: Path, report: Report = quiet) -> dict[str, Path]:
         """Sample and write `output` (.mp4) and, beside it, a picture (.png) of portrait, driving frames and result.

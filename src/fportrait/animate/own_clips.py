@@ -97,6 +97,7 @@ def evaluate_clips(
         "backbones": scorers.backbones(),
         "not_measured": scorers.lacking,
         "failures": failures,
+        **({"adapter": animator.made_by} if animator.made_by else {}),
         "settings": {
             "frames": max_frames,
             "steps": settings.steps,

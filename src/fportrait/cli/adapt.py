@@ -61,16 +61,19 @@ def adapt(
       fportrait adapt --list
       fportrait adapt --delete anna --videos results/
     """
-    from fportrait.animate.adapters import adapters, read_record
+    from fportrait.animate.adapt import read_record
+    from fportrait.animate.adapters import adapters, fitting
     from fportrait.errors import UserError
     from fportrait.ops.store import home
 
     if listing:
         found = {one: read_record(folder) for one, folder in adapters(home()).items()}
+        fit = fitting(promoted_or_shipped(model), home())
         if as_json:
-            print_json(found)
+            print_json({one: {**record, "fits": one in fit} for one, record in found.items()})
         else:
-            told = "\n".join(f"{one}: {summary(record)}" for one, record in found.items())
+            other = " (of another base: adapt again, or pass its base with --model)"
+            told = "\n".join(f"{one}{'' if one in fit else other}: {summary(r)}" for one, r in found.items())
             click.echo(told or "no adapters yet: fportrait adapt CLIPS --name NAME")
         return
     if delete is not None:
@@ -121,7 +124,7 @@ def train(clips: Path, name: str, model: Path | None, given: dict[str, Any], as_
     else:
         for note in record["notes"]:
             click.echo(f"note: {note}", err=True)
-        click.echo(words(record["scores"]))
+        click.echo(words(record["scores"]).replace("; ", "\n"))
         for label, gains in record["scores"]["gains"].items():
             click.echo(f"gains, {label}: " + ", ".join(f"{key} {value:.2f}" for key, value in gains.items()))
         click.echo(", ".join(f"{what} {seconds:.0f} s" for what, seconds in record["seconds"].items()))
@@ -133,18 +136,19 @@ def train(clips: Path, name: str, model: Path | None, given: dict[str, Any], as_
 
 def remove(name: str, videos: tuple[Path, ...], as_json: bool) -> None:
     from fportrait.animate.adapters import delete
-    from fportrait.ops.adapters import forget
+    from fportrait.ops.adapters import forget, hashes
     from fportrait.ops.store import home
 
-    found = delete(name, home(), videos)
+    found = delete(name, home(), videos, hashes(name))
     gone = [*map(str, found["removed"]), *forget(name)]
     if as_json:
         print_json({"deleted": name, "hash": found["hash"], "removed": gone})
         return
     for one in gone:
         click.echo(f"removed: {one}")
+    named = " or ".join(found["hashes"]) or "of that name"
     click.echo(
-        f"Your clips stay where they are. Videos made with it elsewhere say adapter {found['hash']} in "
+        f"Your clips stay where they are. Videos made with it that lie elsewhere say adapter {named} in "
         "`fportrait provenance`; name their folders with --videos to remove them too."
     )
 

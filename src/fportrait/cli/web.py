@@ -47,7 +47,12 @@ def on_a_desktop() -> bool:
 
 @click.command()
 @click.option("--model", type=path_type, help="A model folder. Default: the promoted one, else the shipped base.")
-@click.option("--adapter", type=path_type, metavar="NAME|FOLDER", help="An adapter over it: `fportrait adapt --list`.")
+@click.option(
+    "--adapter",
+    type=path_type,
+    metavar="NAME|FOLDER",
+    help="An adapter over it for all videos; others are chosen on the page.",
+)
 @click.option(
     "--results",
     type=path_type,
@@ -109,7 +114,7 @@ def web(
     shutil.rmtree(uploads, ignore_errors=True)  # of a server before this one
     try:
         given = None if adapter is None else resolve(adapter, home())
-        studio = Studio(promoted_or_shipped(model), store, given)
+        studio = Studio(promoted_or_shipped(model), store, given, home())
         serve(
             studio,
             store.folder / ".samples",

@@ -50,6 +50,15 @@ def register(name: str, folder: Path, record: Mapping[str, Any]) -> int | None:
         return int(version.version)
 
 
+def hashes(name: str) -> list[str]:
+    """Of every adapter that was registered under a name; none where no registry is."""
+    if not open_store():
+        return []
+    with store_errors():
+        versions = runs.client().search_model_versions(f"name='{MODEL}'")
+        return sorted({one.tags[HASH_TAG] for one in versions if one.tags.get(NAME_TAG) == name})
+
+
 def forget(name: str) -> list[str]:
     """Remove an adapter's versions, their runs, and the files of these; returns what is gone."""
     if not open_store(write=True):

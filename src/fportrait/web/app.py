@@ -166,7 +166,10 @@ def connect_making(
     for button in (made.run, made.look):
         button.click(None, None, None, js=NO_TOASTS, **QUICK)
     # Turns are kept by the studio, which can cancel; Gradio only has to let everyone in.
-    made.run.click(do.generate, everything, shown, show_progress_on=made.video, concurrency_limit=None)
+    made.run.click(
+        do.generate, [*everything, chosen.adapter], shown, show_progress_on=made.video, concurrency_limit=None
+    )
+    gr.on([pages.load, chosen.adapter.focus], do.adapters, chosen.adapter, chosen.adapter, **QUICK)
     made.look.click(lambda: gr.update(open=True), None, found.tracking, **QUICK)
     made.look.click(
         do.preview,

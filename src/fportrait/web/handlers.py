@@ -26,6 +26,7 @@ from fportrait.web.studio import Cancelled, Studio, describe
 from fportrait.web.uploads import browsers_play, check_camera, check_picture, check_video
 
 OWN, FILE = "own path", "file"
+NO_ADAPTER = "none: the model as it is"
 GUIDED = tuple(reversed(FACTORS))  # the face first
 log = logging.getLogger(__name__)
 
@@ -210,15 +211,24 @@ class Handlers:
 
     @sentences
     def generate(self, session: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
-        """Make a video, in its turn."""
+        """Make a video, in its turn; the last of the values is the adapter's name."""
+        *values, adapter = values  # type: ignore[assignment]
         request = self.request_of(visitor(session), *values)
         names = {"portrait": request.portrait.name, "driving": request.driving.name}
         if request.expression is not None:
             names["expression"] = request.expression.name
         if values[3] == FILE:
             names["camera_file"] = Path(values[5]).name
-        result = self.studio.generate(str(session.session_hash), request, reporter(progress), names)
+        result = self.studio.generate(str(session.session_hash), request, reporter(progress), names, str(adapter or ""))
         return show(result)
+
+    def adapters(self, chosen: str | None) -> Any:
+        """The list of adapters as it is now, hidden where there are none; what was chosen stays, if it is there."""
+        names = self.studio.adapters()
+        given = self.studio.animator.adapter
+        own = f"{given.name}, as the studio was started" if given else NO_ADAPTER
+        choices = [(own, ""), *((name, name) for name in names)]
+        return gr.update(choices=choices, value=chosen if chosen in names else "", visible=bool(names))
 
     def cancel(self, session: gr.Request) -> None:
         """Stop this visitor's job."""

@@ -12,7 +12,7 @@ import gradio as gr
 from fportrait.animate.retarget import MOST, SLIDERS
 from fportrait.animate.viewpoint import CAMERAS, parse_keys
 from fportrait.bundle import BundleSettings
-from fportrait.web.handlers import FILE, GUIDED, OWN, clips_long, own_path
+from fportrait.web.handlers import FILE, GUIDED, NO_ADAPTER, OWN, clips_long, own_path
 from fportrait.web.samples import PORTRAITS, VIDEOS
 from fportrait.web.scene import angle_map
 
@@ -26,6 +26,12 @@ def unopened(component: Any) -> Any:
     """
     component.preprocess = lambda payload: payload.path if payload is not None else None
     return component
+
+
+def unchecked(choice: Any) -> Any:
+    """Let a list hand over what was chosen as it is: what is on it changes, and the studio knows what there is."""
+    choice.preprocess = lambda payload: payload
+    return choice
 
 
 @dataclass
@@ -63,6 +69,7 @@ class Sampling:
     neutral: Any
     force: Any
     adjust: Any
+    adapter: Any
 
 
 @dataclass
@@ -206,7 +213,18 @@ def camera(settings: BundleSettings) -> Camera:
 
 
 def sampling(settings: BundleSettings) -> Sampling:
-    """Sliders at the model's own values."""
+    """Sliders at the model's own values, and the project's adapters, if it has any."""
+    adapter = unchecked(
+        gr.Dropdown(
+            [(NO_ADAPTER, "")],
+            value="",
+            label="Adapter",
+            info="The model, adapted to somebody's clips: fportrait adapt",
+            visible=False,
+            filterable=False,
+            elem_id="adapter",
+        )
+    )
     with gr.Accordion("Guidance and sampling", open=False, elem_id="sampling"):
         scales = [
             gr.Slider(
@@ -235,7 +253,7 @@ def sampling(settings: BundleSettings) -> Sampling:
     with gr.Accordion("Expression, added in every frame", open=False, elem_id="adjusting"):
         gr.Markdown("Eyes wider, lips parted, a smile, whatever the driver does. 0 adds nothing, 1 is a full action.")
         adjust = strength_sliders("added")
-    return Sampling(scales, steps, seed, neutral, force, adjust)
+    return Sampling(scales, steps, seed, neutral, force, adjust, adapter)
 
 
 def output(settings: BundleSettings) -> Output:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fportrait.animate import Animator, Prepared, Request
+from fportrait.animate.adapters import fitting
 from fportrait.animate.clip_check import upload_words
 from fportrait.animate.edit import Edit, write_edit
 from fportrait.animate.pictures import shown_frames, tracking_overlay
@@ -45,12 +46,16 @@ class Studio:
     """Jobs run one at a time in the order they came; a session has at most one.
 
     Args:
-        model: a bundle. store: where results go. adapter: LoRA weights over the model, for every video.
+        model: a bundle. store: where results go. adapter: LoRA weights over the model, for every video that asks for
+            no other. home: the project whose adapters a visitor may choose from; None offers none.
     """
 
-    def __init__(self, model: str | Path, store: ResultStore, adapter: str | Path | None = None):
+    def __init__(
+        self, model: str | Path, store: ResultStore, adapter: str | Path | None = None, home: str | Path | None = None
+    ):
         self.animator = Animator(model, remember=16, adapter=adapter)
-        self.store = store
+        self.store, self.home = store, home
+        self._adapted: Animator | None = None  # the one that a visitor chose last
         self._turn = threading.Condition()
         self._queue: deque[str] = deque()
         self._cancelled: set[str] = set()
@@ -95,6 +100,29 @@ class Studio:
             self._cancelled.add(session)
             self._turn.notify_all()
             return True
+
+    def adapters(self) -> list[str]:
+        """Names of the project's adapters that belong to this model, as they are now."""
+        return [] if self.home is None else list(fitting(self.animator.model, self.home))
+
+    def with_adapter(self, name: str) -> Animator:
+        """The animator of an adapter by its name, never by a path; "" is the studio's own.
+
+        Raises:
+            UserError: the project has none of that name (any more), or it does not belong to this model.
+        """
+        if not name:
+            return self.animator
+        known = {} if self.home is None else fitting(self.animator.model, self.home)
+        if name not in known:
+            self._adapted = None  # deleted, perhaps: what was made of it goes from memory, too
+            raise UserError(
+                f"no adapter '{name[:64]}' of this model", "one of the list", "open the list again: it may be deleted"
+            )
+        wanted = self.animator.with_adapter(known[name])
+        if self._adapted is None or self._adapted.made_by != wanted.made_by:
+            self._adapted = wanted
+        return self._adapted
 
     def words(self, session: str, video: Path) -> str:
         """How an uploaded video was filmed (`clip_check.upload_words`), looked at in its turn: the networks serve one
@@ -151,35 +179,39 @@ class Studio:
         calls = steps + guided * sum(scale != 1 for scale in guidance.values())
         return START_SECONDS + frames * (TRACK_SECONDS + calls * CALL_SECONDS * (settings.size / 64) ** 2)
 
-    def generate(self, session: str, request: Request, report: Report, names: dict[str, str]) -> Result:
-        """Make a video and keep it; `names` are what the user called the files."""
+    def generate(
+        self, session: str, request: Request, report: Report, names: dict[str, str], adapter: str = ""
+    ) -> Result:
+        """Make a video and keep it; `names` are what the user called the files, `adapter` one of `adapters`."""
         started = time.monotonic()
         with self.job(session, report) as checked:
-            prepared = self.animator.prepare(request, checked)
+            animator = self.with_adapter(adapter)
+            prepared = animator.prepare(request, checked)
             stem = stem_of(names["portrait"])
             video, picture, _ = file_names(stem)
             settings: dict[str, Any] = {
                 **names,
                 "files": stem,
                 "camera": request.camera if "camera_file" not in names else "file",
-                "guidance": self.animator.guidance(request),
-                "steps": request.steps or self.animator.settings.steps,
+                "guidance": animator.guidance(request),
+                "steps": request.steps or animator.settings.steps,
                 "seed": request.seed,
                 "frames": len(prepared),
                 "adjust": {name: value for name, value in request.adjust.items() if value},
                 "sound": "kept" if prepared.sound else "none in the video",
-                "model": self.animator.model.name,
+                "model": animator.model.name,
+                "adapter": adapter or (animator.adapter.name if animator.adapter else ""),
                 "notes": prepared.notes,
                 "created": time.strftime("%Y-%m-%d %H:%M:%S"),
             }
 
             def write(folder: Path) -> None:
-                written = self.animator.write(prepared, folder / video, checked)
+                written = animator.write(prepared, folder / video, checked)
                 written["picture"].rename(folder / picture)
                 half = len(prepared) // 2
                 write_image(folder / THUMBNAIL, read_video(folder / video, half, half + 1)[0])
                 (folder / "conditions").mkdir()
-                self.animator.write_conditions(prepared, folder / "conditions")
+                animator.write_conditions(prepared, folder / "conditions")
                 settings["seconds"] = round(time.monotonic() - started, 1)
 
             return self.store.add(write, settings)
