@@ -14,7 +14,7 @@ from kedro.config import OmegaConfigLoader
 
 from fportrait.errors import UserError
 from fportrait.ops.chain import BESIDE, CHAIN
-from fportrait.ops.parameters import check_nested_keys, check_parameters, known_parameters
+from fportrait.ops.parameters import check_kinds, check_nested_keys, check_parameters, known_parameters
 from fportrait.pipeline_registry import register_pipelines
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +57,7 @@ def test_laptop_and_paper_have_the_same_keys_at_every_depth():
 @pytest.mark.parametrize("environment", ["mini", "paper", "gpu"])
 def test_an_environment_changes_known_keys_and_writes_into_folders_of_its_own(environment):
     check_nested_keys(own_files(environment), own_files("base"))
+    check_kinds(parameters(environment), parameters("base"))  # as before every run
     base, own = (
         {"reports": found["reports"], **found["folders"]}
         for name in ("base", environment)

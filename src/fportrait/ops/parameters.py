@@ -49,11 +49,13 @@ def check_kinds(parameters: Mapping[str, Any], base: Mapping[str, Any], where: s
     """Raise `UserError` for a value of another kind than `conf/base` has there, at any depth.
 
     A whole number may stand for a fraction; what the base leaves empty (null, an empty list or mapping) may be
-    anything. Counts (`COUNTS`) are not negative.
+    anything, and what the base fills may be left empty (null). Counts (`COUNTS`) are not negative.
     """
     for key, value in parameters.items():
         name, wanted = f"{where}{key}", base.get(key)
         if isinstance(wanted, Mapping):
+            if value is None and key not in FREE:  # as of a scalar: what is asked for is left to the model, or left out
+                continue
             if not isinstance(value, Mapping):
                 raise UserError(f"{value!r} for '{name}'", "keys with values", f"nest them under '{key}:'")
             if key not in FREE and wanted:
