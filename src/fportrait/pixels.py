@@ -17,6 +17,18 @@ def to_model_range(pictures: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.require(pictures, requirements=("C", "W"))).movedim(-1, 1).float() / 127.5 - 1
 
 
+def enlarged(video: np.ndarray, height: int) -> np.ndarray:
+    """A video `T H W 3` uint8, at least `height` pixels high by a whole factor: players blur small ones, and hide them
+    behind their buttons. It adds no detail."""
+    import cv2
+
+    factor = max(1, -(-height // video.shape[1]))
+    if factor == 1:
+        return video
+    size = (video.shape[2] * factor, video.shape[1] * factor)
+    return np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC) for frame in video])
+
+
 def to_uint8(pictures: torch.Tensor) -> np.ndarray:
     """`B 3 ...` in [−1, 1], on any device, to `B ... 3` uint8; what lies outside is clipped."""
     import torch

@@ -38,7 +38,9 @@ def test_every_stage_is_a_run_under_one_parent_with_its_keys(dry_project, kedro_
         run = runs[name]
         assert run.data.tags["mlflow.parentRunId"] == parent
         assert run.info.status == "FINISHED"
-        assert {"seconds", "peak_memory_mib", "bytes_in", "bytes_out"} <= set(run.data.metrics)
+        costs = {"system/seconds", "system/peak_memory_mib", "system/bytes_in", "system/bytes_out"}
+        assert costs <= set(run.data.metrics)
+        assert run.data.tags["mlflow.source.name"] == f"kedro run --pipelines={name}"
     assert runs["add"].data.params == {"scale": "2.0", "shares.first": "1"}
     assert runs["add"].data.tags["input.numbers"] == read_record("count")["outputs"]["data/numbers"]["hash"]
     curve = client_of(dry_project).get_metric_history(runs["add"].info.run_id, "partial")

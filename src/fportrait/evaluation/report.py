@@ -30,12 +30,21 @@ from fportrait.evaluation.page import (
     sparkline,
 )
 from fportrait.evaluation.tables import write_tables
+from fportrait.pixels import enlarged
 from fportrait.provenance import SYNTHETIC
 
 if TYPE_CHECKING:
     from fportrait.evaluation.types import ClipResult
 
 ROWS = ("portrait", "truth", "ours", "normals")
+ROW_WORDS = {
+    "portrait": "left: the portrait, all that the model sees of the person",
+    "driver": "the driver",
+    "truth": "the person, filmed",
+    "ours": "the same, made by the model from the portrait",
+    "difference": "their difference, three times",
+    "normals": "the head pose and view that were asked for",
+}
 PLAYERS = ("truth", "ours", "codec_limit", "difference", "normals")
 PLAYER_TITLES = {"codec_limit": "codec's limit", "difference": "|ours − truth| × 3", "normals": "pose asked"}
 PLAYER_SIZE = 160  # pixels; smaller videos are enlarged, because players blur
@@ -75,7 +84,7 @@ class Report:
         wanted = [player for player in PLAYERS if player in videos] + [p for p in videos if p.startswith("driver")]
         for player in wanted:
             path = self.folder / "players" / where / f"{name}-{player}.mp4"
-            write_video(path, enlarged(videos[player]), self.fps, 20, SYNTHETIC)
+            write_video(path, enlarged(videos[player], PLAYER_SIZE), self.fps, 20, SYNTHETIC)
             players[player] = path
         rows = [row for row in ("portrait", "driver", *ROWS[1:]) if row in videos]
         path = self.folder / "strips" / where / f"{name}.png"
@@ -184,23 +193,22 @@ def _image(path: Path, alt: str) -> str:
     return f"<img alt='{html.escape(alt, quote=True)}' src='{_data(path, 'image/png')}'>"
 
 
-def enlarged(video: np.ndarray) -> np.ndarray:
-    """At least `PLAYER_SIZE` pixels high, by a whole factor."""
-    factor = max(1, -(-PLAYER_SIZE // video.shape[1]))
-    if factor == 1:
-        return video
-    size = (video.shape[2] * factor, video.shape[1] * factor)
-    return np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC) for frame in video])
-
-
 def contact_strip(
     videos: Mapping[str, np.ndarray], rows: tuple[str, ...] | list[str] = ROWS, columns: int = 6, height: int = 128
 ) -> np.ndarray:
-    """Rows of frames, evenly spaced in time: the portrait (once), truth, ours, normals; `H W 3` uint8."""
+    """Rows of frames, evenly spaced in time: the portrait (once), truth, ours, normals; `H W 3` uint8.
+
+    What the rows are is written beside the portrait, where its row has room.
+    """
     longest = videos["ours"]
     picks = np.linspace(0, len(longest) - 1, min(columns, len(longest))).round().astype(int)
     width = round(height * longest.shape[2] / longest.shape[1])
-    strip = np.zeros((height * len(rows), width * len(picks), 3), np.uint8)
+    strip = np.full((height * len(rows), width * len(picks), 3), 255, np.uint8)
+    for line, name in enumerate(rows if rows[0] == "portrait" and len(picks) > 2 else []):
+        words = ROW_WORDS.get(name, name)
+        text = words if name == "portrait" else f"row {line + 1}: {words}"
+        at = (width + 10, 24 + line * (height - 24) // len(rows))
+        cv2.putText(strip, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.42, (30, 30, 30), 1, cv2.LINE_AA)
     for row, name in enumerate(rows):
         frames = videos["portrait"][None] if name == "portrait" else videos[name][picks]
         for column, frame in enumerate(frames):

@@ -51,6 +51,12 @@ def context(stage: str) -> str:
     return "training" if stage.startswith("train_") or stage in ("fit_avatars", "study", "ablate") else "input"
 
 
+def source(stage: str, environment: str) -> dict[str, str]:
+    """What MLflow shows as a run's source: the command that runs the stage again."""
+    place = "" if environment == "base" else f" --env={environment}"
+    return {"mlflow.source.name": f"kedro run --pipelines={stage}{place}", "mlflow.source.type": "LOCAL"}
+
+
 def note(stage: str) -> dict[str, str]:
     """The tag with a stage's description; empty for a stage that nobody described."""
     return {NOTE: STAGES[stage]} if stage in STAGES else {}

@@ -12,8 +12,16 @@ from typing import Any
 DATASETS = ("PhoneCapture", "StudioCapture", "ViewSweep", "DynamicSweep")
 SCORES = ("psnr", "ssim", "expression_gain", "lip_error", "gaze_error", "head_pose_error", "reprojection_error")
 NAMED = ("evaluate",)  # stages whose reports are too long to log number by number
+WORDS = {  # of the numbers of an evaluation that DVC compares
+    "psnr": "PSNR, dB",
+    "gain": "gain of the expression (1 is right)",
+    "pose": "error of the head's pose, degrees",
+    "leak": "largest change that was not asked for (0 is right)",
+}
 # Over all data sets, for DVC; short, because a column of its tables is as wide as its name.
 SUMMARY = {"psnr": "psnr", "expression_gain": "gain", "head_pose_error": "pose"}
+STATISTICS = ("mean", "low", "high", "clips", "frames_without_face")
+TABLE = ("of", "method", "measure", "value", *STATISTICS[1:])
 LONGEST = 8  # numbers of a stage that DVC compares
 COUNTS = {
     "pretrain": {"size": "base_pixels", "frames": "base_frames"},
@@ -72,9 +80,25 @@ def logged(stage: str, report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def table(report: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Every number of a report, as the columns `metric` and `value` of one table."""
+    """Every number of a report as one table: what was measured, of what, and its mean, interval and number of clips.
+
+    MLflow's columns are narrow, and a name in one piece would be cut where names begin to differ.
+
+    >>> rows = table({"ViewSweep": {"clips": 4, "ours": {"psnr": {"mean": 27.5, "clips": 4}}}})
+    >>> [rows[column] for column in ("of", "method", "measure", "value", "clips")]
+    [['', 'ViewSweep'], ['ViewSweep', 'ours'], ['clips', 'psnr'], [4, 27.5], [None, 4]]
+    """
+    rows: dict[str, dict[str, Any]] = {}
     found = numbers(report)
-    return {"metric": list(found), "value": list(found.values())}
+    for name, value in found.items():
+        whole, _, last = name.rpartition(".")
+        statistic = last if last in STATISTICS and f"{whole}.mean" in found else ""
+        row = rows.setdefault(whole if statistic else name, dict.fromkeys(TABLE))
+        row["value" if statistic in ("", "mean") else statistic] = value
+    for name, row in rows.items():
+        *of, method, measure = ["", "", *name.split(".")][-max(3, name.count(".") + 1) :]
+        row |= {"of": ".".join(of), "method": method, "measure": measure}
+    return {column: [row[column] for row in rows.values()] for column in TABLE}
 
 
 def headline(stage: str, report: Mapping[str, Any]) -> dict[str, float]:

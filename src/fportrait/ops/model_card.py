@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from fportrait.ops.headline import DATASETS, headline, named_scores
+from fportrait.ops.headline import DATASETS, WORDS, headline, named_scores
 
 FOLDER = "card"  # of the promoting run's artifacts
 PICTURE, VIDEO = "held-out-person.png", "held-out-person.mp4"
+GAP = "&emsp;"  # MLflow's page leaves no room between the columns of a table
 LONGEST = 5000  # characters that the registry keeps of a description
 COLUMNS = {
     "psnr": "PSNR, dB",
@@ -37,9 +38,9 @@ One portrait, one driving video and one camera path in; a video out in which **e
     >>> model = mlflow.pyfunc.load_model("models:/fportrait@champion")
     >>> model.predict(model.input_example)
 
-`portrait`, `driving` and `output` are paths; `camera` (front, spin, spiral or a file), `expression` (another video),
-`seed`, `steps` and `guidance` (a scale per factor) may be left out. The result is a list with the paths of `video` and
-`picture`.
+`portrait` and `driving` are paths; `output` (where to write), `camera` (front, spin, spiral or a file), `expression`
+(another video), `seed`, `steps` and `guidance` (a scale per factor) may be left out. The result is a list with the
+paths of `video` and `picture`.
 
 ## Made from
 
@@ -109,9 +110,9 @@ def data_words(story: Mapping[str, Any]) -> str:
     words = {"embedded": "Rendered people (the embedded world, CC0).", "folder": "The captures of this project."}
     lines = [
         *([words[source], ""] if source in words else []),
-        "| data set | split | people | clips | frames |",
+        f"| data set {GAP}| split {GAP}| people {GAP}| clips {GAP}| frames |",
         "| --- | --- | ---: | ---: | ---: |",
-        *(f"| {name} | {split} | {a} | {b} | {c} |" for (name, split), (a, b, c) in sorted(sums.items())),
+        *(f"| {name} {GAP}| {split} | {a} | {b} | {c} |" for (name, split), (a, b, c) in sorted(sums.items())),
         "",
         "Sweeps with free viewpoints (ViewSweep, DynamicSweep) are rendered from avatars of the studio's people.",
     ]
@@ -120,7 +121,7 @@ def data_words(story: Mapping[str, Any]) -> str:
 
 def score_table(named: Mapping[str, float]) -> str:
     rows = [
-        f"| {name} | "
+        f"| {name} {GAP}| "
         + " | ".join(f"{named[f'{name}/{c}']:.3g}" if f"{name}/{c}" in named else "–" for c in COLUMNS)
         + " |"
         for name in DATASETS
@@ -129,7 +130,7 @@ def score_table(named: Mapping[str, float]) -> str:
     if not rows:
         return "Not measured."
     return "\n".join(
-        ["| data set | " + " | ".join(COLUMNS.values()) + " |", "| --- |" + " ---: |" * len(COLUMNS), *rows]
+        [f"| data set {GAP}| " + f" {GAP}| ".join(COLUMNS.values()) + " |", "| --- |" + " ---: |" * len(COLUMNS), *rows]
     )
 
 
@@ -157,7 +158,7 @@ def describe_version(
     server.update_registered_model(model, card(report, story, bundle, version, run_id, picture))
     key = headline("evaluate", report)
     lines = [f"Promoted by the run {run_id}, whose page has the gate's evidence, lineage and scores.", ""]
-    lines += [f"- {name.replace('_', ' ')}: {value:.4g}" for name, value in key.items()]
+    lines += [f"- {WORDS.get(name, name)}: {value:.4g}" for name, value in key.items()]
     server.update_model_version(model, version, "\n".join(lines))
     for name, value in key.items():
         server.set_model_version_tag(model, version, name, f"{value:.4g}")

@@ -23,6 +23,7 @@ EXPERIMENT = "fportrait"
 PARENT_VARIABLE = "FPORTRAIT_PARENT_RUN"
 PARENT_TAG, LAUNCHER_TAG, STAGES_TAG = "mlflow.parentRunId", "fportrait.launcher", "fportrait.stages"
 TABLE = "all_metrics.json"
+SYSTEM = "system/"  # MLflow shows what begins so on a page of its own, apart from curves and scores
 _FLUSH_SECONDS = 5.0
 _current: StageRun | None = None
 
@@ -98,6 +99,7 @@ class StageRun:
         self._commit = lineage.git_commit()
         tags = {
             **describe.note(stage),
+            **describe.source(stage, environment),
             PARENT_TAG: self.parent,
             "stage": stage,
             "environment": environment,
@@ -172,7 +174,8 @@ class StageRun:
         self._outputs = {path: lineage.describe(path) for path in self._outputs}
         bytes_in = sum(entry["bytes"] for entry in self._inputs.values())
         bytes_out = sum(entry["bytes"] for entry in self._outputs.values())
-        self.log_metrics({"seconds": seconds, "peak_memory_mib": peak, "bytes_in": bytes_in, "bytes_out": bytes_out}, 0)
+        costs = {"seconds": seconds, "peak_memory_mib": peak, "bytes_in": bytes_in, "bytes_out": bytes_out}
+        self.log_metrics({f"{SYSTEM}{name}": value for name, value in costs.items()}, 0)
         self._flush()
         record = {
             "stage": self.stage,

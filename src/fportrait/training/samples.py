@@ -20,6 +20,7 @@ from fportrait.dataset.sampling import Sampler, held_out, make_pipeline, sample_
 from fportrait.dataset.shards import Record, ShardReader
 from fportrait.diffusion.codec import decode_latents, encode_video
 from fportrait.diffusion.conditions import Conditions, Reads
+from fportrait.pixels import enlarged
 from fportrait.provenance import SYNTHETIC
 from fportrait.training.config import StageConfig
 
@@ -33,6 +34,7 @@ SOURCES = {
     "everything": ("DynamicSweep",),
 }
 LABEL_HEIGHT = 16
+SHOWN_HEIGHT = 192  # pixels; MLflow's player covers a smaller video with its buttons
 
 
 def sample_videos(
@@ -62,7 +64,8 @@ def sample_videos(
             portrait = np.broadcast_to(reader.references(record)["images"][0].numpy(), truth.shape)
             joined = np.concatenate([portrait, truth, sample], axis=2)
             if out_folder is not None:
-                written.append(write_video(Path(out_folder) / f"{label}-{dataset}.mp4", joined, metadata=SYNTHETIC))
+                path = Path(out_folder) / f"{label}-{dataset}.mp4"
+                written.append(write_video(path, enlarged(joined, SHOWN_HEIGHT), metadata=SYNTHETIC))
     transformer.train(was_training)
     return written
 
@@ -100,7 +103,8 @@ def factor_video(
         columns = []
         for (factor, record), video in zip(chosen.items(), videos, strict=True):
             portrait = reader.references(record)["images"][0].numpy()
-            columns.append(labelled(np.concatenate([np.broadcast_to(portrait, video.shape), video], 1), factor))
+            both = np.concatenate([np.broadcast_to(portrait, video.shape), video], 1)
+            columns.append(labelled(enlarged(both, SHOWN_HEIGHT), factor))
         write_video(target, np.concatenate(columns, axis=2), metadata=SYNTHETIC)
     by_factor = {factor: video.astype(np.float32) for factor, video in zip(chosen, videos, strict=True)}
     measured = {
