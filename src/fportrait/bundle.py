@@ -38,7 +38,6 @@ class BundleSettings:
     camera_distance: float = 0.55  # metres, of the canonical front camera
     guidance: dict[str, float] = field(default_factory=dict)  # scale per factor, unless the user gives another
     guidance_below: float = 1.0  # highest noise level, 0 to 1, at which it acts
-    start_level: float = 1.0  # noise level that sampling starts at: below 1 from the portrait painted on the body
     trained_yaw: float = 55.0  # degrees to either side: as far as any camera stood in training
     trained_elevation: float = 18.0  # and up or down
     trained_turn: float = 2.8  # degrees a frame that cameras turned; four frames are one latent: a faster turn smears

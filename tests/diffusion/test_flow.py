@@ -74,3 +74,43 @@ def test_contrast_counts_the_error_in_what_differs_between_frames(second, factor
     weights = torch.rand(2, 1, 2, 1, 1).expand(2, 1, 2, 4, 4) + 0.5
     for given in (None, weights):
         torch.testing.assert_close(flow.flow_loss(wrong, latents, noise, given, contrast=5.0), torch.tensor(factor))
+
+
+@pytest.mark.parametrize("name", ["euler", "unipc", "dpm++"])
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_a_bridge_goes_straight_from_the_noised_guess_to_the_data_whatever_the_solver(name, steps):
+    from fportrait.diffusion.schedule import make_scheduler, set_noise_levels
+
+    latents, noise, painted = torch.randn(3, 2, 16, 3, 4, 4).unbind()
+    level = 0.6
+    start = (1 - level) * painted + level * noise
+    for part in (0.2, 0.5, 1.0):
+        sigmas = torch.full((2,), part * level)
+        bent = flow.bridged_noise(noise, latents, painted, level, sigmas)
+        expected = (1 - part) * latents + part * start
+        torch.testing.assert_close(flow.noise_latents(latents, bent, sigmas), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(flow.velocity_target(latents, bent), (start - latents) / level, rtol=0, atol=1e-5)
+    scheduler = make_scheduler(name, 5.0)
+    set_noise_levels(scheduler, steps, start=level)
+    assert len(scheduler.timesteps) == steps
+    assert scheduler.sigmas[0].item() == pytest.approx(level, abs=1e-6) and scheduler.sigmas[-1] == 0
+    sample = start
+    for timestep in scheduler.timesteps:
+        sample = scheduler.step((start - latents) / level, timestep, sample, return_dict=False)[0]
+    torch.testing.assert_close(sample, latents, rtol=0, atol=1e-4)
+
+
+def test_a_bridge_leaves_noise_as_it_is_above_its_level_and_at_level_one():
+    latents, noise, painted = torch.randn(3, 2, 16, 3, 4, 4).unbind()
+    sigmas = torch.tensor([0.5, 0.7])
+    bent = flow.bridged_noise(noise, latents, painted, 0.6, sigmas)
+    assert torch.equal(bent[1], noise[1]) and not torch.equal(bent[0], noise[0])
+    assert flow.bridged_noise(noise, latents, painted, 1.0, sigmas) is noise
+
+
+def test_the_levels_of_a_bridge_are_below_it_and_lean_towards_it():
+    drawn = flow.bridge_sigmas(100_000, 0.6, 5.0, torch.Generator().manual_seed(0))
+    assert drawn.min() > 0 and drawn.max() <= 0.6
+    assert drawn.mean().item() == pytest.approx(0.4, abs=0.005)  # of s sqrt(u): two thirds of s
+    ordinary = flow.bridge_sigmas(5, 1.0, 3.0, torch.Generator().manual_seed(1))
+    assert torch.equal(ordinary, flow.sample_sigmas(5, 3.0, generator=torch.Generator().manual_seed(1)))

@@ -349,31 +349,37 @@ def test_cameras_bring_the_portraits_own_rays_where_a_model_wants_them(pipeline)
 
 @pytest.mark.parametrize("frames", [9, 29])
 @pytest.mark.parametrize("scheduler", ["euler", "unipc", "dpm++"])
-def test_below_level_one_sampling_starts_from_the_painted_portrait(pipeline, frames, scheduler):
-    """At level 0 the painted portrait itself comes out, over the seams of windows too; a model without it starts from
-    noise as ever."""
-    transformer = FactorPortraitTransformer(**{**pipeline.transformer.config, "warped_reference": True}).eval()
-    calls = []
-    transformer.register_forward_pre_hook(lambda _, args, given: calls.append(1), with_kwargs=True)
+def test_a_bridge_starts_at_the_noised_painted_portrait_and_takes_as_many_steps_as_asked(pipeline, frames, scheduler):
+    """A model that says at every level "what you see is where you began, and the picture is the painted one" gives back
+    the painted portrait, over the seams of windows too."""
+    config = {**pipeline.transformer.config, "warped_reference": True, "bridge_level": 0.6}
+    levels = []
+
+    class Oracle(FactorPortraitTransformer):
+        def forward(self, latents, times, warped=None, **given):
+            levels.append(float(times[0]) / 1000)
+            return (latents - warped) / (times / 1000)[:, None, None, None, None]
+
     given, painted = conditions(frames), torch.rand(1, 3, frames, 32, 32) * 2 - 1
+    oracle = Oracle(**config).eval()
+    made = FactorPortraitPipeline(oracle, pipeline.vae, make_scheduler(scheduler, 5.0), window_frames=13)
+    made.set_progress_bar_config(disable=True)
+    for steps in (1, 3):
+        levels.clear()
+        sampled = sample(made, given, warped=painted, num_inference_steps=steps)
+        assert levels[0] == pytest.approx(0.6, abs=2e-3) and len(set(levels)) == steps
+        target = encode_video(pipeline.vae, painted[:, :, :13])
+        torch.testing.assert_close(sampled[:, :, :2], target[:, :, :2], rtol=0, atol=0.02)
 
-    def sampled(level, reading=transformer):
-        made = FactorPortraitPipeline(
-            reading, pipeline.vae, make_scheduler(scheduler, 5.0), window_frames=13, start_level=level
-        )
-        made.set_progress_bar_config(disable=True)
-        calls.clear()
-        return sample(made, given, warped=painted, num_inference_steps=6), len(calls)
 
-    whole, all_calls = sampled(1.0)
-    part, some_calls = sampled(0.75)
-    last, one = sampled(0.0)
-    assert 0 < some_calls < all_calls and one <= some_calls
-    assert torch.equal(sampled(0.75)[0], part)
-    target = encode_video(pipeline.vae, painted[:, :, :13])
-    near = [(video[:, :, :2] - target[:, :, :2]).square().mean().item() for video in (last, part, whole)]
-    assert near[0] < near[1] < near[2]
-    assert torch.equal(sampled(0.5, pipeline.transformer)[0], sampled(1.0, pipeline.transformer)[0])
+def test_a_bridge_is_refused_without_a_painted_portrait_and_with_levels_of_another_rule(pipeline):
+    with pytest.raises(UserError, match="warped_reference"):
+        FactorPortraitTransformer(**{**pipeline.transformer.config, "bridge_level": 0.6})
+    config = {**pipeline.transformer.config, "warped_reference": True, "bridge_level": 0.6}
+    karras = FlowMatchEulerDiscreteScheduler(shift=5.0, use_karras_sigmas=True)
+    made = FactorPortraitPipeline(FactorPortraitTransformer(**config), pipeline.vae, karras, window_frames=13)
+    with pytest.raises(UserError, match="make_scheduler"):
+        sample(made, conditions(5), warped=torch.zeros(1, 3, 5, 32, 32))
 
 
 @torch.no_grad()

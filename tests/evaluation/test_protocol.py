@@ -84,7 +84,7 @@ def test_a_sample_does_not_depend_on_the_others_in_its_batch(house):
 
 
 def test_settings_come_from_the_protocol_then_the_stage_then_the_base(house, tmp_path):
-    sampled = {"guidance": {"view": 3.0}, "guidance_below": 0.5, "scheduler": "dpm++", "start_level": 0.7}
+    sampled = {"guidance": {"view": 3.0}, "guidance_below": 0.5, "scheduler": "dpm++"}
     asked = Protocol(frames=5, steps=3, shift=1.0, **sampled)
     given = (5, 3, 1.0, *sampled.values())
     assert sampling_settings(asked, house / "model/transformer", house / "base") == given
@@ -105,7 +105,6 @@ def test_settings_come_from_the_protocol_then_the_stage_then_the_base(house, tmp
         {"pose": 2.0},
         0.8,
         "unipc",
-        1.0,
     )
     assert sampling_settings(Protocol(), house / "model/transformer", tmp_path) == (
         17,
@@ -114,7 +113,6 @@ def test_settings_come_from_the_protocol_then_the_stage_then_the_base(house, tmp
         {"pose": 2.0},
         0.8,
         "unipc",
-        1.0,
     )
 
 

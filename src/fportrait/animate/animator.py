@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import tempfile
 from collections import OrderedDict
@@ -126,6 +127,12 @@ class Animator:
         """Whether the model reads landmarks and not codes: the ablation C3."""
         return bool(self.pipeline.transformer.config.expression == "landmarks")
 
+    @property
+    def bridge_level(self) -> float:
+        """The noise level that sampling starts at; told without loading the model."""
+        config = json.loads((self.model / "transformer" / "config.json").read_text(encoding="utf-8"))
+        return float(config.get("bridge_level", 1.0))
+
     def guidance(self, request: Request) -> dict[str, float]:
         """Scale per factor: the model's own, and over it what the request asks for."""
         return {**self.settings.guidance, **request.guidance}
@@ -204,11 +211,17 @@ class Animator:
         return crop_picture(prepared.image, prepared.person.crop, self.settings.size)
 
     def painted(self, prepared: Prepared, numbers: Iterable[int]) -> Iterator[np.ndarray]:
-        """The portrait painted on its body in the driver's poses, `S S 3`, one by one."""
-        numbers, view = list(numbers), prepared.view
+        """The portrait painted on its body in the driver's poses, acting as the codes tell, `S S 3`, one by one."""
+        numbers, view, readout = list(numbers), prepared.view, self.encoder.readout
+        own: np.ndarray | None = None
+        told: list[np.ndarray | None] = [None] * len(numbers)
+        if readout is not None and not self.reads_landmarks:
+            own = readout(segment_codes(prepared.person.track, self.encoder)[0])
+            told = list(readout(self.expression(prepared)[numbers]))
         cameras, intrinsics = view.world_to_camera[numbers], view.intrinsics[numbers]
         portrait = self.portrait(prepared)
-        return paint_portrait(self.body, prepared.person, portrait, prepared.drive, cameras, intrinsics, numbers)
+        where = (prepared.drive, cameras, intrinsics, numbers)
+        return paint_portrait(self.body, prepared.person, portrait, *where, own, told)
 
     def portrait_normals(self, person: Tracked) -> np.ndarray:
         """The portrait's own normal map `S S 3`: its body in its pose, seen by its camera."""
@@ -308,7 +321,6 @@ class Animator:
             "guidance": self.guidance(request),
             "guidance_below": self.settings.guidance_below,
             "scheduler": self.settings.scheduler,
-            "start_level": self.settings.start_level,
             "frames": len(prepared),
             "size": self.settings.size,
             "scale": request.scale,

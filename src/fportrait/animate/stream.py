@@ -27,7 +27,7 @@ from fportrait.animate.animator import Animator
 from fportrait.animate.portrait import track_picture
 from fportrait.animate.tracked import posed
 from fportrait.animate.viewpoint import square_intrinsics
-from fportrait.body.painting import WARP_REACH, WARP_SCALE, warp_portrait
+from fportrait.body.painting import WARP_REACH, WARP_SCALE, acting_vertices, warp_portrait
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import crop_intrinsics
 from fportrait.dataset.encode import crop_picture
@@ -37,8 +37,9 @@ from fportrait.diffusion.schedule import set_noise_levels
 from fportrait.diffusion.shapes import TEMPORAL_STRIDE
 from fportrait.errors import UserError
 from fportrait.pixels import to_model_range, to_uint8
+from fportrait.tracking.actions import told_actions
 from fportrait.tracking.fit import to_pose
-from fportrait.tracking.segments import LOOK_AT
+from fportrait.tracking.segments import LOOK_AT, segment_codes
 
 CARRIES = ("faded", "given")
 LARGE = 96  # pixels: above, or where a window takes several model calls, two new latents cost a third less per frame
@@ -136,8 +137,11 @@ class PortraitStream:
         self.own_intrinsics = crop_intrinsics(self.person.intrinsics, self.person.crop, size)
         self.intrinsics = square_intrinsics(self.settings)
         self.own_normals = animator.portrait_normals(self.person)
-        own = next(posed(animator.body, self.person.shape, self.person, [0]))
-        self._own_vertices = in_camera(own, self.person.reference_camera)
+        own_code = segment_codes(self.person.track, animator.encoder)
+        own = posed(
+            animator.body, self.person.shape, self.person, [0], told_actions(animator.encoder.readout, own_code)
+        )
+        self._own_vertices = in_camera(next(own), self.person.reference_camera)
         self.rest_code = animator.portrait_rest(self.person)
         self._before: tuple[Moment, np.ndarray] | None = None  # the last moment and its normal map
         self._shown: torch.Tensor | None = None  # the last frame, 1 3 1 H W
@@ -151,11 +155,11 @@ class PortraitStream:
         """The portrait at rest, its head straight, its centre at the origin."""
         return Moment(np.eye(3), -LOOK_AT, self.rest_code, camera, at)
 
-    def vertices(self, moment: Moment) -> np.ndarray:
-        """The portrait's body in a moment's pose, `V 3`."""
+    def vertices(self, moment: Moment, actions: np.ndarray | None = None) -> np.ndarray:
+        """The portrait's body in a moment's pose, `V 3`; with `actions` it acts."""
         body = self.animator.body
         pose = to_pose(body, self.person.shape, moment.rotation, moment.translation)
-        return np.asarray(body.vertices(self.person.shape, None, pose))
+        return acting_vertices(body, self.person.shape, actions, pose)
 
     def normals(self, moment: Moment) -> np.ndarray:
         """Its normal map, `S S 3`."""
@@ -165,7 +169,8 @@ class PortraitStream:
 
     def painted(self, moment: Moment) -> np.ndarray:
         """The portrait painted on it, `S S 3`, for models that read that."""
-        target = in_camera(self.vertices(moment), moment.camera)
+        (told,) = told_actions(self.animator.encoder.readout, moment.code[None])
+        target = in_camera(self.vertices(moment, told), moment.camera)
         faces, lenses = self.animator.body.faces, (self.own_intrinsics, self.intrinsics)
         return warp_portrait(
             self.picture, self._own_vertices, lenses[0], target, lenses[1], faces, WARP_REACH, WARP_SCALE

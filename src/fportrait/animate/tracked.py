@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fportrait.body.model import BodyModel
-from fportrait.body.painting import WARP_REACH, WARP_SCALE, warp_portrait
+from fportrait.body.painting import WARP_REACH, WARP_SCALE, acting_vertices, warp_portrait
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import crop_intrinsics
 from fportrait.capture.clock import picked
@@ -181,7 +181,7 @@ def draw_normals(
     cameras: np.ndarray,
     intrinsics: np.ndarray,
     size: int,
-    numbers: Iterable[int],
+    numbers: Sequence[int],
 ) -> Iterator[np.ndarray]:
     """Normal maps `S S 3`, one by one, of a body of `shape` in the driver's poses, seen by `cameras`.
 
@@ -192,11 +192,22 @@ def draw_normals(
         yield normal_map(vertices, body.faces, camera, matrix, size, size, 2, body.weld)
 
 
-def posed(body: BodyModel, shape: np.ndarray, drive: Tracked, numbers: Iterable[int]) -> Iterator[np.ndarray]:
-    """Vertices `V 3` of a body of `shape` in the driver's poses, in a world whose origin is the head's centre."""
-    for number in numbers:
+def posed(
+    body: BodyModel,
+    shape: np.ndarray,
+    drive: Tracked,
+    numbers: Sequence[int],
+    actions: Sequence[np.ndarray | None] | None = None,
+) -> Iterator[np.ndarray]:
+    """Vertices `V 3` of a body of `shape` in the driver's poses, in a world whose origin is the head's centre.
+
+    Args:
+        actions: `52` of every number's frame, for a body that acts; None of a face at rest.
+    """
+    for number, acted in zip(numbers, actions or [None] * len(numbers), strict=True):
         translation = drive.track.translations[number] - drive.centre
-        yield body.vertices(shape, None, to_pose(body, shape, drive.track.rotations[number], translation))
+        pose = to_pose(body, shape, drive.track.rotations[number], translation)
+        yield acting_vertices(body, shape, acted, pose)
 
 
 def paint_portrait(
@@ -206,15 +217,23 @@ def paint_portrait(
     drive: Tracked,
     cameras: np.ndarray,
     intrinsics: np.ndarray,
-    numbers: Iterable[int],
+    numbers: Sequence[int],
+    own_actions: np.ndarray | None = None,
+    actions: Sequence[np.ndarray | None] | None = None,
 ) -> Iterator[np.ndarray]:
-    """The portrait `S S 3` painted on its body and drawn in the driver's poses, one by one; see `draw_normals`."""
+    """The portrait `S S 3` painted on its body and drawn in the driver's poses, one by one; see `draw_normals`.
+
+    Args:
+        own_actions, actions: how the portrait's body acts, and how it shall in each of the frames; see `posed`.
+    """
 
     def before(vertices: np.ndarray, camera: np.ndarray) -> np.ndarray:
         return np.asarray(vertices @ camera[:3, :3].T + camera[:3, 3])
 
-    own = before(next(posed(body, person.shape, person, [0])), person.reference_camera)
+    own = before(next(posed(body, person.shape, person, [0], [own_actions])), person.reference_camera)
     lens = crop_intrinsics(person.intrinsics, person.crop, portrait.shape[0])
-    for camera, matrix, vertices in zip(cameras, intrinsics, posed(body, person.shape, drive, numbers), strict=True):
+    for camera, matrix, vertices in zip(
+        cameras, intrinsics, posed(body, person.shape, drive, numbers, actions), strict=True
+    ):
         target = before(vertices, camera)
         yield warp_portrait(portrait, own, lens, target, matrix, body.faces, WARP_REACH, WARP_SCALE)

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 
+from fportrait.body.pose import Pose
 from fportrait.body.rasterizer import rasterize
 from fportrait.camera.cameras import scale_intrinsics
 
 WARP_REACH, WARP_SCALE = 0.12, 2  # of the portrait that a model is given as a condition
 DRAW_SCALE = 3  # the picture is drawn larger and averaged down, as filmed ones are
+
+
+def acting_vertices(body: Any, shape: np.ndarray, actions: np.ndarray | None, pose: Pose) -> np.ndarray:
+    """The vertices `V 3` that the portrait is painted on: the body with the facial actions that a code tells.
+
+    The normal maps stay without expression, as the paper has them: what moves the painted face is the code alone. So a
+    model is shown where lips and lids go, as the pose shows it where the head does.
+
+    Args:
+        actions: `52`, of `tracking.expression.ActionReadout`; None, and any body but the embedded one, stay at rest.
+    """
+    return np.asarray(body.vertices(shape, actions if hasattr(body, "action_names") else None, pose))
 
 
 def warp_portrait(

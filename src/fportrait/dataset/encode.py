@@ -18,7 +18,7 @@ import numpy as np
 
 from fportrait.atomic_io import code_hash, file_hash, value_hash
 from fportrait.body.model import BodyModel, Pose, load_body
-from fportrait.body.painting import WARP_REACH, WARP_SCALE, warp_portrait
+from fportrait.body.painting import WARP_REACH, WARP_SCALE, acting_vertices, warp_portrait
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import rectangle_intrinsics
 from fportrait.capture.video_io import iter_video
@@ -33,6 +33,7 @@ from fportrait.errors import UserError
 from fportrait.parameters import settings_from
 from fportrait.pixels import to_model_range
 from fportrait.scale.map_engine import Resources, map_units
+from fportrait.tracking.actions import ActionReadout, told_actions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +48,7 @@ CODE = (
     "dataset/shards.py",
     "diffusion/codec.py",
     "pixels.py",
+    "tracking/actions.py",
     "tracking/points.py",
     "body",
     "camera",
@@ -68,7 +70,8 @@ class EncodeConfig:
 
     Pictures are `size` pixels square. `buckets` ("HEIGHTxWIDTH") are further sizes and shapes, for clips of training
     alone (`dataset.buckets`): scores are taken of squares. With `warped` every portrait is also painted on the body in
-    every window's poses, for a model of `warped_reference`.
+    every window's poses, for a model of `warped_reference`; the body acts as the codes tell by the readout of the
+    encoder beside the VAE, if it has one.
     """
 
     size: int = 64
@@ -131,6 +134,8 @@ def encode_tables(
     parameters["buckets"] = list(config.buckets)
     if not config.buckets:
         del parameters["buckets"]  # shards of one bucket are named as ever
+    readout = readout_of(vae_folder) if config.warped else None
+    told = [] if readout is None else [value_hash([readout.weight.tolist(), readout.bias.tolist()])]
     code = code_hash(*CODE)
     device = pick_device()
     report = map_units(
@@ -138,7 +143,7 @@ def encode_tables(
         units,
         workers=workers,
         cache_folder=units_folder,
-        key=lambda unit: [code, vae_name, parameters, {**asdict(unit), "folder": ""}],
+        key=lambda unit: [code, vae_name, parameters, {**asdict(unit), "folder": ""}, *told],
         progress="encode",
         resources=Resources(gpus=1) if device.type == "cuda" else Resources(),
     )
@@ -190,6 +195,7 @@ def encode_identity(
     frames = pd.read_parquet(Path(unit.folder) / "frames.parquet", filters=where)
     person = pd.read_parquet(Path(unit.folder) / "identities.parquet", filters=where).iloc[0]
     vae = _vae(vae_folder, device)
+    readout = readout_of(vae_folder)
     body = load_body(person["body_model"])
     shape = np.asarray(person["shape"], np.float64)
     split = str(person["split"])
@@ -210,7 +216,8 @@ def encode_identity(
         cameras = {each: rectangle_intrinsics(rows["intrinsics"][0], cut, each) for each, cut in cuts.items()}
         shown = sorted({frame for name, frame in wanted if name == clip})
         video, pictures = read_crops(str(table["path"].iloc[0]), cuts, bucket, len(table), shown)
-        stand = placed_vertices(body, shape, table, rows, shown)
+        codes = np.stack(table["expression_code"].to_list()).astype(np.float32)
+        stand = placed_vertices(body, shape, table, rows, shown, told_actions(readout, codes))
         for each in records:
             maps = draw_normals(body, shape, table, rows, cameras[each], each, config.supersample, shown)
             for frame, drawn, vertices in zip(shown, maps, stand, strict=True):
@@ -227,7 +234,6 @@ def encode_identity(
             short.append(f"{unit.dataset}/{clip}")
             continue
         normals = draw_normals(body, shape, table, rows, intrinsics, bucket, config.supersample)
-        codes = np.stack(table["expression_code"].to_list()).astype(np.float32)
         x0, y0, width, height = cuts[bucket]
         scale = np.array([bucket.width / width, bucket.height / height])
         landmarks = (np.stack(table["landmarks"].to_list()).reshape(-1, 478, 2) - np.array([x0, y0])) * scale
@@ -252,7 +258,8 @@ def encode_identity(
                 tensors["landmarks"] = torch.from_numpy(landmarks[cut]).float()
             records[bucket].append((f"{value_hash(clip)[:8]}-{start:05d}", str(clip), start, tensors))
         if config.warped:
-            placed[str(clip)] = placed_vertices(body, shape, table, rows, range(len(table))), intrinsics
+            told = told_actions(readout, codes)
+            placed[str(clip)] = placed_vertices(body, shape, table, rows, range(len(table)), told), intrinsics
     written: dict[str, list[dict[str, Any]]] = {}
     for bucket, some in records.items():
         if not some:
@@ -293,6 +300,11 @@ def clip_buckets(
         side = whole_pixels(table["crop"].iloc[0])[2]
         found[str(clip)] = nearest_bucket((height, width), side, (square, *further)), (height, width)
     return found
+
+
+def readout_of(vae_folder: str | Path) -> ActionReadout | None:
+    """What reads actions from the codes of the bundle that a VAE is part of."""
+    return ActionReadout.beside(Path(vae_folder).parent / "expression_encoder")
 
 
 @functools.lru_cache(maxsize=1)
@@ -398,14 +410,24 @@ def draw_normals(
 
 
 def placed_vertices(
-    body: BodyModel, shape: np.ndarray, table: pd.DataFrame, rows: Mapping[str, np.ndarray], frames: Sequence[int]
+    body: BodyModel,
+    shape: np.ndarray,
+    table: pd.DataFrame,
+    rows: Mapping[str, np.ndarray],
+    frames: Sequence[int],
+    actions: Sequence[np.ndarray | None],
 ) -> list[np.ndarray]:
-    """The neutral person's vertices `V 3` of some frames, in the space of the frame's camera."""
+    """The vertices `V 3` of some frames that portraits are painted on, in the space of the frame's camera.
+
+    Args:
+        actions: of every frame of the clip, as its code tells them; None of a face at rest.
+    """
     placed, translations = [], table["body_translation"].to_list()
     for t in frames:
         pose = Pose(rows["body_rotation"][t], np.asarray(translations[t], np.float64), rows["head_rotation"][t])
         camera = rows["world_to_camera"][t]
-        placed.append((body.vertices(shape, None, pose) @ camera[:3, :3].T + camera[:3, 3]).astype(np.float32))
+        vertices = acting_vertices(body, shape, actions[t], pose)
+        placed.append((vertices @ camera[:3, :3].T + camera[:3, 3]).astype(np.float32))
     return placed
 
 

@@ -75,11 +75,9 @@ def make_pipeline(
     shift: float,
     guidance_below: float = 1.0,
     scheduler: str = "euler",
-    start_level: float = 1.0,
 ) -> FactorPortraitPipeline:
     """A sampler of clips as long as they were trained, without a progress bar; see `fportrait.diffusion.schedule`."""
-    settings = {"guidance_below": guidance_below, "start_level": start_level}
-    pipeline = FactorPortraitPipeline.of(transformer, vae, shift, scheduler, **settings)
+    pipeline = FactorPortraitPipeline.of(transformer, vae, shift, scheduler, guidance_below=guidance_below)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -34,6 +34,7 @@ class Reads:
     reference_rays: str = "zeros"
     reference_normals: str = "zeros"
     warped_reference: bool = False
+    bridge_level: float = 1.0
     expression: str = "codes"
     code_dim: int = 128
     landmarks: int = 238

@@ -39,6 +39,22 @@ def sample_sigmas(
     return shift_sigma(sigma, shift)
 
 
+def bridge_sigmas(
+    batch: int,
+    level: float,
+    shift: float = 5.0,
+    generator: torch.Generator | None = None,
+    distribution: str = "uniform",
+) -> torch.Tensor:
+    """Noise levels `B` for a model whose paths start at `level`: below 1 more of them the nearer to it, s sqrt(u).
+
+    The first of few steps does most, and it is made at `level` itself. At level 1 these are `sample_sigmas`.
+    """
+    if level >= 1:
+        return sample_sigmas(batch, shift, distribution, generator)
+    return level * (1 - torch.rand(batch, generator=generator)).sqrt()
+
+
 def _per_sample(sigma: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return sigma.to(like).reshape(-1, *[1] * (like.ndim - 1))
 
@@ -47,6 +63,26 @@ def noise_latents(latents: torch.Tensor, noise: torch.Tensor, sigmas: torch.Tens
     """(1 - sigma) x0 + sigma eps; `latents` and `noise` `B C l h w`, `sigmas` `B`."""
     sigma = _per_sample(sigmas, latents)
     return (1 - sigma) * latents + sigma * noise
+
+
+def bridged_noise(
+    noise: torch.Tensor, latents: torch.Tensor, painted: torch.Tensor, level: float, sigmas: torch.Tensor
+) -> torch.Tensor:
+    """The noise that makes paths start at a noised guess instead of at noise alone, where `sigmas` are up to `level`.
+
+    Ours: of the portrait painted on the body, p, sampling starts at (1 - s) p + s eps, s the `level`, and shall go
+    straight from there to x0, as between coupled data (Albergo et al. 2023, arXiv 2310.03725; I2SB, Liu et al. 2023).
+    At sigma of that path lies (1 - sigma / s) x0 + (sigma / s) ((1 - s) p + s eps) = (1 - sigma) x0 + sigma eps' with
+    eps' = eps + (1 - s) / s (p - x0). So with eps' everything stays as it was: the noisy latents, the velocity
+    eps' - x0, and every solver's estimate of x0, x - sigma v.
+
+    Args:
+        noise, latents, painted: `B C l h w`. level: s; 1 changes nothing. sigmas: `B`.
+    """
+    if level >= 1:
+        return noise
+    inside = _per_sample(sigmas <= level, latents)
+    return noise + inside * ((1 - level) / level) * (painted.to(latents) - latents)
 
 
 def velocity_target(latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

@@ -67,7 +67,6 @@ class FactorPortraitPipeline(DiffusionPipeline):
         guidance_below: float = BundleSettings.guidance_below,
         steps: int = BundleSettings.steps,
         guidance: Mapping[str, float] | None = None,
-        start_level: float = BundleSettings.start_level,
     ):
         super().__init__()
         self.register_modules(transformer=transformer, vae=vae, scheduler=scheduler)
@@ -76,7 +75,6 @@ class FactorPortraitPipeline(DiffusionPipeline):
             guidance_below=guidance_below,
             steps=steps,
             guidance=dict(guidance or {}),
-            start_level=start_level,
         )
 
     @classmethod
@@ -93,7 +91,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
         if not index.is_file():
             raise UserError(f"no {index}", "a pipeline folder", "check the path, or save a pipeline there")
         stored = json.loads(index.read_text(encoding="utf-8"))
-        for setting in ("window_frames", "guidance_below", "steps", "guidance", "start_level"):
+        for setting in ("window_frames", "guidance_below", "steps", "guidance"):
             if setting in stored:
                 components.setdefault(setting, stored[setting])
         if "transformer" not in components:
@@ -115,7 +113,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
         """A sampler of models in memory; `scheduler` and its `shift` as in `schedule.make_scheduler`.
 
         Args:
-            settings: `window_frames`, `guidance_below`, `steps`, `guidance`, `start_level`.
+            settings: `window_frames`, `guidance_below`, `steps`, `guidance`.
         """
         return cls(transformer, vae, make_scheduler(scheduler, shift), **settings)  # type: ignore[arg-type]
 
@@ -155,7 +153,6 @@ class FactorPortraitPipeline(DiffusionPipeline):
             guidance_below=settings.guidance_below,
             steps=settings.steps,
             guidance=settings.guidance,
-            start_level=settings.start_level,
         )
         return made if place.type == "cpu" else made.to(place)
 
@@ -284,8 +281,11 @@ class FactorPortraitPipeline(DiffusionPipeline):
         if hasattr(self.transformer, "_hf_hook"):  # offloaded: bring it to the device before its first forward
             self.transformer._hf_hook.pre_forward(self.transformer)
         prompt_cache = self.transformer.prompt_key_values()
-        set_noise_levels(self.scheduler, steps, device)
-        latents, timesteps = self._started(latents, blend, conditions)
+        start = self.transformer.config.bridge_level
+        set_noise_levels(self.scheduler, steps, device, start)
+        if start < 1:
+            latents = self._bridged(latents, blend, conditions)
+        timesteps = self.scheduler.timesteps
         guided_from = self.config.guidance_below * self.scheduler.config.num_train_timesteps
         with self.progress_bar(total=len(timesteps)) as progress:
             for step, timestep in enumerate(timesteps):
@@ -311,24 +311,14 @@ class FactorPortraitPipeline(DiffusionPipeline):
             video[:, :, : given.shape[2]] = given
         return video
 
-    def _started(
-        self, noise: torch.Tensor, blend: Blend, conditions: WindowConditions
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The state that sampling starts from, and the timesteps from there on.
+    def _bridged(self, noise: torch.Tensor, blend: Blend, conditions: WindowConditions) -> torch.Tensor:
+        """Where the paths of a model below `bridge_level` 1 start: the portrait painted on the body, noised so far.
 
-        Ours: below `start_level` 1, a model that reads the portrait painted on the body starts from it, noised to the
-        first of the scheduler's levels that is no higher (as SDEdit does: Meng et al. 2021, arXiv 2108.01073).
+        Ours; `flow.bridged_noise` is the training's part.
         """
-        timesteps = self.scheduler.timesteps
-        first = int((timesteps > self.config.start_level * self.scheduler.config.num_train_timesteps + 1e-3).sum())
-        painted = [conditions[index].warped for index in range(len(blend.windows))] if first else []
-        parts = [part for part in painted if part is not None]
-        if not parts:
-            return noise, timesteps
-        first = min(first, len(timesteps) - 1)
-        self.scheduler.set_begin_index(first)
-        sigma = self.scheduler.sigmas[first].to(noise)
-        return (1 - sigma) * blend.mean(part.to(noise) for part in parts) + sigma * noise, timesteps[first:]
+        sigma = self.scheduler.sigmas[0].to(noise)
+        painted = blend.mean(conditions[index].warped.to(noise) for index in range(len(blend.windows)))
+        return (1 - sigma) * painted + sigma * noise
 
     def _velocity(
         self,

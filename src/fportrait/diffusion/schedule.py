@@ -35,13 +35,15 @@ def make_scheduler(name: str = "euler", shift: float = 5.0) -> Any:
     return UniPCMultistepScheduler(**flow) if name == "unipc" else DPMSolverMultistepScheduler(**flow)
 
 
-def noise_levels(steps: int) -> np.ndarray:
-    """The `steps` levels above 0, evenly spaced, before the shift."""
-    return np.linspace(1.0, 0.0, steps + 1)[:-1]
+def noise_levels(steps: int, start: float = 1.0, shift: float = 5.0) -> np.ndarray:
+    """The `steps` levels above 0, before the shift: evenly spaced down from the one that becomes `start` by it."""
+    return np.linspace(start / (shift - (shift - 1) * start), 0.0, steps + 1)[:-1]
 
 
-def set_noise_levels(scheduler: Any, steps: int, device: str | torch.device | None = None) -> None:
+def set_noise_levels(scheduler: Any, steps: int, device: str | torch.device | None = None, start: float = 1.0) -> None:
     """Give a scheduler Wan's levels for `steps` steps. One that spaces its levels by another rule keeps its own.
+
+    Below `start` 1 they go from there, for models whose paths start there (`flow.bridged_noise`).
 
     A multistep solver has its state reset, so that the same scheduler samples one video after the other.
     """
@@ -49,7 +51,20 @@ def set_noise_levels(scheduler: Any, steps: int, device: str | torch.device | No
     own = ("use_dynamic_shifting", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
     shifted = isinstance(scheduler, FlowMatchEulerDiscreteScheduler) or config.get("use_flow_sigmas")
     takes = not isinstance(scheduler, DPMSolverMultistepScheduler)  # whose own flow levels are these, to a thousandth
-    if shifted and takes and not any(config.get(rule) for rule in own):
-        scheduler.set_timesteps(sigmas=noise_levels(steps), device=device)
-    else:
-        scheduler.set_timesteps(steps, device=device)
+    wan = shifted and not any(config.get(rule) for rule in own)
+    if not wan and start < 1:
+        raise UserError(
+            "a scheduler that spaces its levels by a rule of its own",
+            f"Wan's levels from {start:g} down, where this model's paths start",
+            "make it with fportrait.diffusion.schedule.make_scheduler",
+        )
+    shift = float(config.get("flow_shift") or config.get("shift") or 1.0)
+    levels = noise_levels(steps, start, shift)
+    if wan and takes:
+        scheduler.set_timesteps(sigmas=levels, device=device)
+        return
+    scheduler.set_timesteps(steps, device=device)
+    if start < 1:
+        shifted_levels = shift * levels / (1 + (shift - 1) * levels)
+        scheduler.sigmas = torch.from_numpy(np.append(shifted_levels, 0.0)).float()
+        scheduler.timesteps = (scheduler.sigmas[:-1] * config.num_train_timesteps).round().to(scheduler.timesteps)

@@ -68,6 +68,8 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         reference_normals: the reference's normal map is `zeros`, as in the paper, or the `portrait`'s own.
         warped_reference: the reference's channels beside the l frames are zeros, as in the paper, or (True) hold the
             portrait painted on the body in each frame's pose.
+        bridge_level: the noise level up to which paths start at that portrait, noised so far (`flow.bridged_noise`);
+            1, as in the paper: at noise alone. Sampling starts there.
         controller_width: C; D // 4 when None.
         controller_init_std: of the controller's output layer; 0 keeps the base exact at initialisation.
     """
@@ -103,6 +105,7 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         reference_rays: str = "zeros",
         reference_normals: str = "zeros",
         warped_reference: bool = False,
+        bridge_level: float = 1.0,
         controller_width: int | None = None,
         controller_layers: int = 2,
         controller_init_std: float = 0.0,
@@ -118,6 +121,12 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         ):
             if value not in known:
                 raise UserError(f"{name} = {value!r}", " or ".join(map(repr, known)), f"set {name} to one of them")
+        if not 0 < bridge_level <= 1 or (bridge_level < 1 and not warped_reference):
+            raise UserError(
+                f"bridge_level = {bridge_level} with warped_reference = {warped_reference}",
+                "1, or less of a model that reads the painted portrait",
+                "set warped_reference to true, or bridge_level to 1",
+            )
         dim = num_attention_heads * attention_head_dim
         self.reads = Reads.of(self.config)
         self.groups = channel_groups(self.reads)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fportrait.body.painting import WARP_REACH, WARP_SCALE, warp_portrait
+from fportrait.body.painting import WARP_REACH, WARP_SCALE, acting_vertices, warp_portrait
 from fportrait.dataset.batches import expression_of
 from fportrait.dataset.sampling import held_out, noise_of
 from fportrait.dataset.shards import Record, ShardReader
@@ -26,6 +26,7 @@ from fportrait.evaluation.clips import summarise
 from fportrait.evaluation.control import changes, gain
 from fportrait.evaluation.types import ClipResult, Evaluation
 from fportrait.pixels import to_model_range
+from fportrait.tracking.actions import ActionReadout, told_actions
 
 CROSS_DATASETS = ("PhoneCapture", "DynamicSweep")  # as in the paper's section 5
 
@@ -109,9 +110,15 @@ def pairs(reader: ShardReader, dataset: str, count: int, frames: int | None) -> 
 
 
 def driven(
-    annotations: Annotations, driver: Record, target: Record, intrinsics: np.ndarray, frames: int, size: int
+    annotations: Annotations,
+    driver: Record,
+    target: Record,
+    intrinsics: np.ndarray,
+    frames: int,
+    size: int,
+    readout: ActionReadout | None = None,
 ) -> Driven:
-    """The target's body in the driver's poses, seen by the driver's cameras."""
+    """The target's body in the driver's poses, seen by the driver's cameras; `readout` of the codes in the tables."""
     from fportrait.body.model import load_body
     from fportrait.body.rasterizer import normal_map
     from fportrait.camera.cameras import project
@@ -129,16 +136,20 @@ def driven(
     poses = [pose_of(row) for row in rows]
     cameras = np.stack([np.asarray(row["world_to_camera"], np.float64).reshape(4, 4) for row in rows])
     normals, points, rotations, placed = [], [], [], []
-    for pose, camera in zip(poses, cameras, strict=True):
+    told = told_actions(readout, np.stack(table["expression_code"].to_list()))
+    for pose, camera, actions in zip(poses, cameras, told, strict=True):
         vertices = body.vertices(shape, None, pose)
         normals.append(normal_map(vertices, body.faces, camera, intrinsics, size, size, 2, body.weld))
         points.append(project(body.landmarks(vertices), camera, intrinsics)[0])
-        placed.append(vertices @ camera[:3, :3].T + camera[:3, 3])
+        acting = vertices if actions is None else acting_vertices(body, shape, actions, pose)
+        placed.append(acting @ camera[:3, :3].T + camera[:3, 3])
         rotations.append(camera[:3, :3] @ pose.body_rotation @ pose.head_rotation)
     # Two captures have two worlds; what they share is the head's centre, as in `animate`.
     centre = np.mean([body.head_centre(np.asarray(actor["shape"], np.float64), pose) for pose in poses], 0)
     own = annotations.clip(target.dataset, person["reference_clip"], int(person["reference_frame"]), 1).iloc[0]
     reference = np.asarray(own["world_to_camera"], np.float64).reshape(4, 4)
+    (own_actions,) = told_actions(readout, np.asarray(own["expression_code"])[None])
+    own_vertices = acting_vertices(body, shape, own_actions, pose_of(own))
     return Driven(
         np.stack(normals),
         _recentred(cameras, centre),
@@ -146,7 +157,7 @@ def driven(
         np.stack(rotations),
         _recentred(reference[None], body.head_centre(shape, pose_of(own)))[0],
         np.stack(placed),
-        body.vertices(shape, None, pose_of(own)) @ reference[:3, :3].T + reference[:3, 3],
+        own_vertices @ reference[:3, :3].T + reference[:3, 3],
         body.faces,
         intrinsics,
     )
@@ -159,14 +170,20 @@ def _recentred(cameras: np.ndarray, centre: np.ndarray) -> np.ndarray:
     return moved
 
 
-def run_cross(evaluation: Evaluation, folders: Sequence[str | Path], frames: int | None, count: int) -> dict[str, Any]:
-    """Sample and score `count` pairs per dataset; `frames` None takes each driver's own."""
+def run_cross(
+    evaluation: Evaluation,
+    folders: Sequence[str | Path],
+    frames: int | None,
+    count: int,
+    readout: ActionReadout | None = None,
+) -> dict[str, Any]:
+    """Sample and score `count` pairs per dataset; `frames` None takes each driver's own, `readout` is the encoder's."""
     annotations = Annotations(folders)
     table: dict[str, Any] = {}
     for dataset in CROSS_DATASETS:
         clips = []
         for driver, target in pairs(evaluation.reader, dataset, count, frames):
-            clip = cross_clip(evaluation, annotations, driver, target, frames or driver.frames)
+            clip = cross_clip(evaluation, annotations, driver, target, frames or driver.frames, readout)
             evaluation.keep(f"cross: {dataset}", clip)
             clips.append(clip)
         if clips:
@@ -176,14 +193,19 @@ def run_cross(evaluation: Evaluation, folders: Sequence[str | Path], frames: int
 
 @torch.no_grad()
 def cross_clip(
-    evaluation: Evaluation, annotations: Annotations, driver: Record, target: Record, frames: int
+    evaluation: Evaluation,
+    annotations: Annotations,
+    driver: Record,
+    target: Record,
+    frames: int,
+    readout: ActionReadout | None = None,
 ) -> ClipResult:
     """One pair's video and scores."""
     sampler, reader = evaluation.sampler, evaluation.reader
     window, portraits = reader.read(driver, frames), reader.references(target)
     portrait, intrinsics = portraits["images"][0].numpy(), window["intrinsics"].double().numpy()
     own_lens = portraits["intrinsics"][0].double().numpy()
-    asked = driven(annotations, driver, target, intrinsics, frames, portrait.shape[0])
+    asked = driven(annotations, driver, target, intrinsics, frames, portrait.shape[0], readout)
     conditions = Conditions.of_clip(
         sampler.reads,
         portraits["latents"][0],

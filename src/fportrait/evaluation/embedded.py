@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from fportrait.body.model import BodyModel, Pose, load_body
-from fportrait.body.painting import WARP_REACH, WARP_SCALE, warp_portrait
+from fportrait.body.painting import WARP_REACH, WARP_SCALE, acting_vertices, warp_portrait
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import project, scale_intrinsics
 from fportrait.dataset.focus import FOCUS_LANDMARKS, focus_weights
@@ -25,6 +25,7 @@ from fportrait.diffusion.codec import decode_latents, encode_video
 from fportrait.diffusion.conditions import Conditions, Reads
 from fportrait.errors import UserError, nearest_name
 from fportrait.pixels import to_model_range, to_uint8
+from fportrait.tracking.actions import ActionReadout, told_actions
 from fportrait.tracking.points import landmark_codes
 
 if TYPE_CHECKING:
@@ -88,10 +89,11 @@ class Studio:
 
     def __init__(self, encoder: Any, size: int, distance: float = 0.55, crop_metres: float = 0.3):
         self.encoder, self.size, self.distance = encoder, size, distance
+        self.readout: ActionReadout | None = getattr(encoder, "readout", None)
         self.body: BodyModel = load_body()
         focal = size * distance / crop_metres
         self.intrinsics = np.array([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1.0]])
-        self._drawn: dict[tuple[int, Shot], dict[str, np.ndarray]] = {}
+        self._drawn: dict[tuple[int, Shot], dict[str, Any]] = {}
 
     def scene(
         self, person: Person, shots: Sequence[Shot], driver: Person | None = None, reference: Shot = Shot()
@@ -104,27 +106,32 @@ class Studio:
         drawn = [self._draw(person, shot) for shot in shots]
         driven = drawn if driver is None else [self._draw(driver, shot) for shot in shots]
         own = self._draw(person, reference)
+        codes, own_code = (self.encoder.encode(np.stack([f["crop"] for f in some])) for some in (driven, [own]))
+        (start,), placed = self._placed([own], own_code), self._placed(drawn, codes)
+        painting = (self.intrinsics, self.body.faces, WARP_REACH, WARP_SCALE)
         return Scene(
             video=np.stack([frame["picture"] for frame in drawn]),
             normals=np.stack([frame["normals"] for frame in drawn]),
-            codes=self.encoder.encode(np.stack([frame["crop"] for frame in driven])),
+            codes=codes,
             cameras=np.stack([frame["camera"] for frame in drawn]),
             reference=own["picture"],
             reference_normals=own["normals"],
-            warped=np.stack([self._paint(own, frame) for frame in drawn]),
+            warped=np.stack(
+                [warp_portrait(own["picture"], start, self.intrinsics, vertices, *painting) for vertices in placed]
+            ),
             reference_camera=own["camera"],
             landmarks=np.stack([frame["landmarks"] for frame in drawn]),
             intrinsics=self.intrinsics,
             driver_landmarks=np.stack([frame["landmarks"] for frame in driven]),
         )
 
-    def _draw(self, person: Person, shot: Shot) -> dict[str, np.ndarray]:
+    def _draw(self, person: Person, shot: Shot) -> dict[str, Any]:
         key = (person.seed, shot)
         if key not in self._drawn:
             self._drawn[key] = self._render(person, shot)
         return self._drawn[key]
 
-    def _render(self, person: Person, shot: Shot) -> dict[str, np.ndarray]:
+    def _render(self, person: Person, shot: Shot) -> dict[str, Any]:
         import cv2
 
         from fportrait.capture.motion import rotation_from_degrees
@@ -147,13 +154,17 @@ class Studio:
                 neutral, self.body.faces, camera, self.intrinsics, self.size, self.size, 2, self.body.weld
             ),
             "camera": camera,
-            "vertices": neutral @ camera[:3, :3].T + camera[:3, 3],
+            "shape": person.identity,
+            "pose": pose,
         }
 
-    def _paint(self, portrait: Mapping[str, np.ndarray], frame: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The portrait `S S 3` painted on the body in a frame's pose."""
-        lens, parts = self.intrinsics, (frame["vertices"], self.intrinsics, self.body.faces)
-        return warp_portrait(portrait["picture"], portrait["vertices"], lens, *parts, WARP_REACH, WARP_SCALE)
+    def _placed(self, frames: Sequence[Mapping[str, Any]], codes: np.ndarray) -> list[np.ndarray]:
+        """Vertices `V 3` before their cameras of the bodies that portraits are painted on, acting as codes tell."""
+        placed = []
+        for frame, actions in zip(frames, told_actions(self.readout, codes), strict=True):
+            vertices = acting_vertices(self.body, frame["shape"], actions, frame["pose"])
+            placed.append(vertices @ frame["camera"][:3, :3].T + frame["camera"][:3, 3])
+        return placed
 
 
 def action_vector(strengths: Mapping[str, float], body: BodyModel | None = None) -> np.ndarray:

@@ -50,6 +50,7 @@ from fportrait.evaluation.types import (
     sampling_settings,
 )
 from fportrait.tables.schema import DATASETS
+from fportrait.tracking.actions import ActionReadout
 from fportrait.tracking.expression import ExpressionEncoder
 
 
@@ -94,9 +95,7 @@ def evaluate(
     dtype = sampling_dtype(device)
     transformer = FactorPortraitTransformer.from_pretrained(transformer_folder, torch_dtype=dtype).to(device).eval()
     vae = load_vae(base / "vae").to(device)
-    pipeline = make_pipeline(
-        transformer, vae, sampling.shift, sampling.guidance_below, sampling.scheduler, sampling.start_level
-    )
+    pipeline = make_pipeline(transformer, vae, sampling.shift, sampling.guidance_below, sampling.scheduler)
     evaluation = Evaluation(
         Sampler(pipeline, sampling.steps, seed, sampling.guidance),
         reader,
@@ -116,7 +115,8 @@ def evaluate(
     extra = on_embedded_people(evaluation, base, sampling.frames, probes, modes)
     probed = extra.get("control", {}).pop("each", {})  # per person, for the gate
     if cross and cross.get("pairs"):
-        extra["cross"] = run_cross(evaluation, annotations, sampling.frames, cross["pairs"])
+        readout = ActionReadout.beside(base / "expression_encoder")
+        extra["cross"] = run_cross(evaluation, annotations, sampling.frames, cross["pairs"], readout)
     others: dict[str, list[ClipResult]] = {}
     for name, folder in (external or {}).items():
         found, others[name] = score_external(evaluation, name, folder, chosen)
@@ -157,7 +157,6 @@ def settings_of(evaluation: Evaluation, sampling: SamplingSettings) -> dict[str,
         "guidance": sampling.guidance,
         "guidance_below": sampling.guidance_below,
         "scheduler": sampling.scheduler,
-        "start_level": sampling.start_level,
         "network_every": evaluation.protocol.network_every,
         "shards": evaluation.reader.hash,
         "same": {"frames": sampling.frames, "steps": sampling.steps},

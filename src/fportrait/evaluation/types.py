@@ -31,7 +31,6 @@ class Protocol:
     batch: int = 4
     guidance: dict[str, float] | None = None  # scale per factor; None takes the model's own
     guidance_below: float | None = None  # highest noise level at which it acts; None takes the model's own
-    start_level: float | None = None  # noise level that sampling starts at; None takes the model's own
     scheduler: str | None = None  # euler, unipc or dpm++; None takes the model's own
     control: bool = True  # read expression codes and landmarks back from the generated frames
     metrics: dict[str, str] = field(default_factory=lambda: {"psnr": "auto", "ssim": "auto", "sharpness": "auto"})
@@ -54,7 +53,6 @@ class SamplingSettings(NamedTuple):
     guidance: dict[str, float]
     guidance_below: float
     scheduler: str
-    start_level: float = 1.0
 
 
 def sampling_settings(protocol: Protocol, transformer_folder: Path, base: Path) -> SamplingSettings:
@@ -70,8 +68,7 @@ def sampling_settings(protocol: Protocol, transformer_folder: Path, base: Path) 
     shift = protocol.shift or trained.get("shift") or stated.shift
     guidance = stated.guidance if protocol.guidance is None else protocol.guidance
     below = stated.guidance_below if protocol.guidance_below is None else protocol.guidance_below
-    start = stated.start_level if protocol.start_level is None else protocol.start_level
-    return SamplingSettings(frames, steps, shift, guidance, below, protocol.scheduler or stated.scheduler, start)
+    return SamplingSettings(frames, steps, shift, guidance, below, protocol.scheduler or stated.scheduler)
 
 
 @dataclass

@@ -22,7 +22,7 @@ from fportrait.dataset.focus import focus_weights
 from fportrait.diffusion.cameras import Cameras
 from fportrait.diffusion.codec import encode_video
 from fportrait.diffusion.conditions import BY_NAME, Conditions, Reads
-from fportrait.diffusion.flow import flow_loss, noise_latents, sample_sigmas
+from fportrait.diffusion.flow import bridge_sigmas, bridged_noise, flow_loss, noise_latents
 from fportrait.errors import UserError
 from fportrait.pixels import to_model_range
 
@@ -83,7 +83,7 @@ class ClipBatches:
         batch = max(1, self.settings.tokens // (latent_frames * (self.size // 8) ** 2))
         total = self.clips["video"].shape[1]
         if frames > 1:
-            picks = rng.choice(self.videos, batch, replace=False)
+            picks = rng.choice(self.videos, batch, replace=batch > len(self.videos))  # few are there at first
             return self.cut(picks, rng.integers(0, total - frames + 1, batch), frames, rng)
         pairs = max(1, batch // 2)
         still = min(pairs // 2, len(self.faces))
@@ -263,6 +263,7 @@ def train_base(
     if state is not None and state.exists():
         step, spent = restore(state, model, average, optimizers, generator)
     started = saved = time.time()
+    bridge = float(model.config.bridge_level)
     running: list[float] = []
     shares: list[float] = []
     while True:
@@ -282,8 +283,10 @@ def train_base(
         copies = 2 if batch["latents"].shape[2] == 1 else 1
         conditions = batch["conditions"].dropped(settings.dropout, generator, copies)
         count = len(batch["latents"]) // copies
-        sigmas = sample_sigmas(count, shift=settings.shift, generator=generator).repeat(copies)
+        sigmas = bridge_sigmas(count, bridge, settings.shift, generator).repeat(copies)
         noise = torch.randn(count, *batch["latents"].shape[1:], generator=generator).repeat(copies, 1, 1, 1, 1)
+        if bridge < 1:
+            noise = bridged_noise(noise, batch["latents"], batch["conditions"].warped, bridge, sigmas)
         noisy = noise_latents(batch["latents"], noise, sigmas)
         with torch.autocast("cpu", torch.bfloat16):
             velocity = model(noisy, sigmas * 1000, **conditions.inputs())

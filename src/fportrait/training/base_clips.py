@@ -6,6 +6,7 @@ other seeds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -14,12 +15,15 @@ import numpy as np
 
 from fportrait.atomic_io import atomic_path, value_hash
 from fportrait.body.model import BodyModel, Pose, load_body
-from fportrait.body.painting import WARP_REACH, WARP_SCALE, warp_portrait
+from fportrait.body.painting import WARP_REACH, WARP_SCALE, acting_vertices, warp_portrait
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import project, scale_intrinsics
 from fportrait.capture import people, world
 from fportrait.capture.variety.marks import sample_marks
+from fportrait.errors import UserError
+from fportrait.tracking.actions import READOUT
 from fportrait.tracking.crops import face_crop
+from fportrait.tracking.expression import ExpressionEncoder
 from fportrait.training.disturbance import sample_disturbance
 
 MOUTH = (13, 14, 61, 291)
@@ -34,7 +38,8 @@ class ClipRecipe:
     `variety` of people and camera's marks, and `disturbance` of the conditions, hold for all clips but a share `plain`;
     at 0 everything is the plain world with exact conditions. `driver` is the share of these clips whose face crops show
     another, plain person making the same faces: an encoder that does not read wild people would teach the transformer
-    that codes say nothing, and a driver is another person anyway.
+    that codes say nothing, and a driver is another person anyway. `acting`: the body that the portrait is painted on
+    makes the faces that an encoder reads from the crops; else it has no expression.
     """
 
     clips: int = 6000
@@ -50,6 +55,7 @@ class ClipRecipe:
     disturbance: float = 0.0
     plain: float = 0.2
     driver: float = 0.0
+    acting: bool = False
     kinds: dict[str, float] = field(
         default_factory=lambda: {"phone": 0.3, "studio": 0.15, "view_sweep": 0.15, "dynamic_sweep": 0.4}
     )
@@ -59,8 +65,13 @@ class ClipRecipe:
         return value_hash(asdict(self))
 
 
-def render_clip(index: int, recipe: ClipRecipe, body: BodyModel) -> dict[str, np.ndarray]:
+def render_clip(
+    index: int, recipe: ClipRecipe, body: BodyModel, read: Callable[[np.ndarray], np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
     """One clip with everything known about it.
+
+    Args:
+        read: facial actions `N 52` of face crops `N crop crop 3`; None paints the portrait on a body at rest.
 
     Returns:
         `video`, `normals` `T S S 3` uint8; `crops` `T crop crop 3` uint8; `references`, `reference_normals`
@@ -90,13 +101,15 @@ def render_clip(index: int, recipe: ClipRecipe, body: BodyModel) -> dict[str, np
     small_intrinsics = errors.intrinsics(scale_intrinsics(clip["intrinsics"], 1 / recipe.render_scale))
     cameras = np.stack([errors.camera(camera) for camera in clip["world_to_camera"]])
 
-    normals, crops, focus, placed = [], [], [], []
+    normals, crops, focus, bodies = [], [], [], []
+    own_crops = []
     for t in range(recipe.frames):
         pose, actions, w2c = clip["poses"][t], clip["actions"][t], clip["world_to_camera"][t]
         vertices = people.person_vertices(person, actions, pose, body)
         pixels, _ = project(body.landmarks(vertices), w2c, clip["intrinsics"])
+        own_crops.append(face_crop(clip["video"][t], pixels.astype(np.float32), recipe.crop_size))
         crops.append(
-            face_crop(clip["video"][t], pixels.astype(np.float32), recipe.crop_size)
+            own_crops[-1]
             if driver is None
             else driver_crop(driver, actions, pose, w2c, clip["intrinsics"], large, recipe.crop_size, body)
         )
@@ -106,13 +119,14 @@ def render_clip(index: int, recipe: ClipRecipe, body: BodyModel) -> dict[str, np
         if disturbance:
             shape, pose = errors.body(body, shape, pose, wild)
         neutral = body.vertices(shape, None, pose)
-        placed.append(before_camera(neutral, cameras[t]))
+        bodies.append((shape, pose))
         normals.append(
             normal_map(neutral, body.faces, cameras[t], small_intrinsics, recipe.size, recipe.size, 2, body.weld)
         )
 
     references, reference_normals, reference_cameras = [], [], []
     portraits: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # pictures, vertices before the camera, lenses
+    read_actions = list(read(np.stack(crops))) if read else [None] * recipe.frames
     for _ in range(recipe.references):
         view = world.sample_training_clip(
             rng, body, "studio" if rng.random() < 0.5 else "phone", 1, large, person=person
@@ -131,9 +145,21 @@ def render_clip(index: int, recipe: ClipRecipe, body: BodyModel) -> dict[str, np
         reference_normals.append(
             normal_map(vertices, body.faces, reference_cameras[-1], intrinsics, size, size, 2, body.weld)
         )
+        if read:
+            seen = people.person_vertices(person, view["actions"][0], view["poses"][0], body)
+            pixels, _ = project(body.landmarks(seen), view["world_to_camera"][0], view["intrinsics"])
+            own = face_crop(picture, pixels.astype(np.float32), recipe.crop_size)
+            vertices = acting_vertices(body, shape, read(own[None])[0], pose)
         portraits.append((references[-1], before_camera(vertices, reference_cameras[-1]), intrinsics))
     own_frame = int(rng.integers(recipe.frames))
-    portraits.append((shrink(clip["video"][own_frame], recipe.size), placed[own_frame], small_intrinsics))
+    own_actions = read(own_crops[own_frame][None])[0] if read else None
+    shape, pose = bodies[own_frame]
+    own_vertices = before_camera(acting_vertices(body, shape, own_actions, pose), cameras[own_frame])
+    portraits.append((shrink(clip["video"][own_frame], recipe.size), own_vertices, small_intrinsics))
+    placed = [
+        before_camera(acting_vertices(body, shape, actions, pose), camera)
+        for (shape, pose), actions, camera in zip(bodies, read_actions, cameras, strict=True)
+    ]
     warped = [
         [
             warp_portrait(*portrait, vertices, small_intrinsics, body.faces, WARP_REACH, WARP_SCALE)
@@ -192,13 +218,27 @@ def shrink(image: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
 
 
-def render_chunk(chunk: int, recipe: ClipRecipe, folder: Path) -> Path:
-    """Render clips `chunk * recipe.chunk` and following into one file; an existing file is kept."""
+def reader(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """What reads facial actions `N 52` from face crops: an encoder with its readout."""
+    encoder = ExpressionEncoder.from_pretrained(folder)
+    readout = encoder.readout
+    if readout is None:
+        raise UserError(f"no {READOUT} in {folder}", "an encoder with its readout", "name another, or acting=False")
+    return lambda crops: readout(encoder.encode(crops))
+
+
+def render_chunk(chunk: int, recipe: ClipRecipe, folder: Path, encoder: Path | None = None) -> Path:
+    """Render clips `chunk * recipe.chunk` and following into one file; an existing file is kept.
+
+    Args:
+        encoder: the folder of the encoder that reads faces, for recipes with `acting`.
+    """
     target = Path(folder) / recipe.name / f"clips-{chunk:04d}.npz"
     if not target.exists():
         body = load_body()
         count = min(recipe.chunk, recipe.clips - chunk * recipe.chunk)
-        clips = [render_clip(chunk * recipe.chunk + i, recipe, body) for i in range(count)]
+        read = reader(encoder) if recipe.acting and encoder else None
+        clips = [render_clip(chunk * recipe.chunk + i, recipe, body, read) for i in range(count)]
         with atomic_path(target) as path, open(path, "wb") as sink:
             np.savez(sink, **{key: np.stack([clip[key] for clip in clips]) for key in clips[0]})  # type: ignore[arg-type]
     return target

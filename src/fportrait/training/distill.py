@@ -35,7 +35,7 @@ from fportrait.bundle import SHIPPED_BASE, assemble, bundle_hashes, read_setting
 from fportrait.devices import device_of
 from fportrait.diffusion.codec import BlockCodec, denormalise
 from fportrait.diffusion.conditions import CONDITIONS, Conditions, Reads
-from fportrait.diffusion.flow import flow_loss, noise_latents, shift_sigma
+from fportrait.diffusion.flow import bridged_noise, flow_loss, noise_latents, shift_sigma
 from fportrait.diffusion.shapes import latent_frames
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.errors import UserError
@@ -148,17 +148,18 @@ class TaughtClips:
 
 
 def student_inputs(
-    batch: Mapping[str, Any], settings: Distillation, shift: float, generator: torch.Generator
+    batch: Mapping[str, Any], settings: Distillation, shift: float, generator: torch.Generator, level: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Noisy latents `B C l h w`, their noise levels `B l`, and which latents count in the loss `B 1 l 1 1`.
 
-    Most clips begin from noise alone, and the first latents of some are given at level 0, with a little noise that the
-    student is not told of.
+    Most clips begin where sampling does, at noise alone or at the model's `bridge_level`. The first latents of some are
+    given at level 0, with a little noise that the student is not told of.
     """
     result, noise = batch["result"], batch["noise"]
     count, frames = len(result), result.shape[2]
     draw = torch.rand(4, count, generator=generator)
-    sigmas = torch.where(draw[0] < settings.one_call, torch.ones(count), shift_sigma(1 - draw[1], shift))
+    between = shift_sigma(1 - draw[1], shift) if level >= 1 else level * (1 - draw[1]).sqrt()
+    sigmas = torch.where(draw[0] < settings.one_call, torch.full((count,), level), between)
     known = torch.where(draw[2] < settings.known, (draw[3] * (frames - 1)).long() + 1, 0) * (frames > 1)
     given = torch.arange(frames)[None] < known[:, None]  # B l
     levels = torch.where(given, torch.zeros(1), sigmas[:, None])
@@ -185,7 +186,12 @@ def student_loss(
     model: Any, vae: Any, batch: Mapping[str, Any], settings: Distillation, shift: float, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
     """The flow's loss along the line from noise to the teacher's result, and the sharpness asked for beside it."""
-    noisy, levels, counted = student_inputs(batch, settings, shift, generator)
+    level = float(model.config.bridge_level)
+    if level < 1:
+        everywhere = torch.full((len(batch["result"]),), level)
+        painted = batch["conditions"].warped
+        batch = {**batch, "noise": bridged_noise(batch["noise"], batch["result"], painted, level, everywhere)}
+    noisy, levels, counted = student_inputs(batch, settings, shift, generator, level)
     device = device_of(model)
     noisy, levels, counted = (value.to(device) for value in (noisy, levels, counted))
     result, noise, weights = (batch[name].to(device) for name in ("result", "noise", "weights"))
@@ -293,7 +299,7 @@ def distil(
     model.eval().to(torch.bfloat16).save_pretrained(work / "transformer")
     config = json.loads((work / "transformer/config.json").read_text())
     write_json(work / "transformer/config.json", {k: v for k, v in config.items() if k != "_name_or_path"})
-    sampling = {"steps": calls, "scheduler": "euler", "guidance": {}, "guidance_below": 1.0, "start_level": 1.0}
+    sampling = {"steps": calls, "scheduler": "euler", "guidance": {}, "guidance_below": 1.0}
     assemble(work / "transformer", teacher, target, **sampling, teacher=of_teacher)
     return {"teacher": of_teacher, "settings": asdict(settings), **told}
 

@@ -168,7 +168,8 @@ class Trainer:
         stage, share = self.stage, self.share
         start = number * stage.batch_size + self.parallel.process * share * stage.accumulation
         parts = [range(start + part * share, start + (part + 1) * share) for part in range(stage.accumulation)]
-        return [prepare(self.batches(part), part, stage) for part in parts]
+        bridge = self.batches.reads.bridge_level
+        return [prepare(self.batches(part), part, stage, bridge) for part in parts]
 
     def learn(self, micro_batches: list[dict[str, Any]], waited: float, terminated: Callable[[], bool]) -> bool:
         """One step of the optimiser and the average; whether any process was told to stop meanwhile."""

@@ -12,18 +12,25 @@ from torch import Tensor
 from fportrait.dataset.batches import Batches
 from fportrait.dataset.mixing import draw_integer
 from fportrait.diffusion.conditions import Conditions
-from fportrait.diffusion.flow import flow_loss, noise_latents, sample_sigmas
+from fportrait.diffusion.flow import bridge_sigmas, bridged_noise, flow_loss, noise_latents
 from fportrait.training.config import StageConfig
 
 
-def prepare(batch: dict[str, Any], indices: Iterable[int], stage: StageConfig) -> dict[str, Any]:
-    """Add noise levels, noise and dropped conditions, each sample from its own counter, so that no split matters."""
+def prepare(batch: dict[str, Any], indices: Iterable[int], stage: StageConfig, bridge: float = 1.0) -> dict[str, Any]:
+    """Add noise levels, noise and dropped conditions, each sample from its own counter, so that no split matters.
+
+    Args:
+        bridge: the model's `bridge_level`.
+    """
     prepared = []
     for row, index in enumerate(indices):
         generator = torch.Generator().manual_seed(draw_integer(stage.seed, index, "noise", 2**63))
-        sigma = sample_sigmas(1, stage.shift, stage.sigmas, generator)
-        noise = torch.randn(batch["latents"][row : row + 1].shape, generator=generator)
-        prepared.append((sigma, noise, batch["conditions"][row : row + 1].dropped(stage.dropout, generator)))
+        sigma = bridge_sigmas(1, bridge, stage.shift, generator, stage.sigmas)
+        latents, conditions = batch["latents"][row : row + 1], batch["conditions"][row : row + 1]
+        noise = torch.randn(latents.shape, generator=generator)
+        if bridge < 1:
+            noise = bridged_noise(noise, latents, conditions.warped, bridge, sigma)
+        prepared.append((sigma, noise, conditions.dropped(stage.dropout, generator)))
     sigmas, noises, conditions = zip(*prepared, strict=True)
     return batch | {"sigmas": torch.cat(sigmas), "noise": torch.cat(noises), "conditions": Conditions.cat(conditions)}
 
@@ -71,7 +78,7 @@ class HeldOut:
         losses = []
         for first in range(0, len(self.indices), size):
             part = self.indices[first : first + size]
-            batch = to_device(prepare(self.batches(part), part, self.stage), device)
+            batch = to_device(prepare(self.batches(part), part, self.stage, self.batches.reads.bridge_level), device)
             losses.append(sample_losses(forward or model, batch, self.stage.precision))
         model.train(was_training)
         return torch.cat(losses)

@@ -35,9 +35,19 @@ from fportrait.training.base_recipe import Log, render_all
 KINDS = {"phone": 0.2, "studio": 0.15, "view_sweep": 0.1, "dynamic_sweep": 0.25, "faces": 0.3}
 # A third are plain people under exact conditions, so that the demo's world and its control are not forgotten.
 SMALL = ClipRecipe(
-    clips=2500, held_out=0, chunk=20, seed=44_000_000, kinds=KINDS, variety=1.0, disturbance=1.0, plain=0.35, driver=0.8
+    clips=2500,
+    held_out=0,
+    chunk=20,
+    seed=44_000_000,
+    kinds=KINDS,
+    variety=1.0,
+    disturbance=1.0,
+    plain=0.35,
+    driver=0.8,
+    acting=True,
 )
 LARGE = replace(SMALL, clips=300, frames=9, size=128, render_scale=2, chunk=10, seed=45_000_000)
+BRIDGE_LEVEL = 0.6
 LARGE_SHARE = 0.05  # of the batches; a picture of 128 pixels costs four of 64
 
 HOLD = BaseTraining(
@@ -147,7 +157,11 @@ def train_wide(
     vae = load_vae(parent / "vae")
     encoder = ExpressionEncoder.from_pretrained(parent / "expression_encoder")
     model = FactorPortraitTransformer.from_pretrained(
-        parent / "transformer", torch_dtype=torch.float32, reference_normals="portrait", warped_reference=True
+        parent / "transformer",
+        torch_dtype=torch.float32,
+        reference_normals="portrait",
+        warped_reference=True,
+        bridge_level=BRIDGE_LEVEL,
     )
     if compiled:
         model.compile_repeated_blocks(dynamic=False)

@@ -173,7 +173,7 @@ class Studio:
     def _work(self, frames: int, steps: int, guidance: Mapping[str, float]) -> float:
         """Seconds on two cores at 64 pixels: tracking once per frame, and the model's calls over noise levels."""
         settings = self.animator.settings
-        levels = noise_levels(steps)
+        levels = noise_levels(steps, self.animator.bridge_level, settings.shift)
         shifted = settings.shift * levels / (1 + (settings.shift - 1) * levels)
         guided = int((shifted <= settings.guidance_below).sum())
         calls = steps + guided * sum(scale != 1 for scale in guidance.values())
