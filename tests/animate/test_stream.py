@@ -111,7 +111,8 @@ def test_every_window_starts_from_the_painted_portrait_and_what_is_given_stays_c
     student, portrait, carry, monkeypatch
 ):
     stream = PortraitStream(student, portrait, latents=1, carry=carry)
-    level, asked = 0.5, []  # the highest of the base's six levels that is not above its start_level
+    level, asked = stream.pipeline.transformer.config.bridge_level, []
+    stream.pipeline.register_to_config(steps=1)
 
     def still(self, latents, times, *rest):
         asked.append((latents.clone(), times.clone()))
@@ -149,17 +150,16 @@ def test_models_calls_are_counted_as_the_pipeline_makes_them(animator, portrait,
         for changes in (
             {},
             {"guidance": {"pose": 2.0, "view": 1.0}},
-            {"start_level": 0.8, "guidance": {"pose": 2.0}, "guidance_below": 0.6},
-            {"start_level": 1.0, "steps": 3},
+            {"steps": 3, "guidance": {"pose": 2.0}, "guidance_below": 0.5},
             {"steps": 1},
         ):
-            pipeline.register_to_config(**{key: own[key] for key in ("steps", "guidance", "start_level")} | changes)
+            pipeline.register_to_config(**{key: own[key] for key in ("steps", "guidance")} | changes)
             stream = PortraitStream(animator, portrait, latents=1)
             made.clear()
             stream.make(moving(stream, 4))
             assert model_calls(pipeline) == stream.calls == len(made), changes
     finally:
-        pipeline.register_to_config(**{key: own[key] for key in ("steps", "guidance", "start_level", "guidance_below")})
+        pipeline.register_to_config(**{key: own[key] for key in ("steps", "guidance", "guidance_below")})
 
 
 def test_a_driver_who_looks_straight_ahead_takes_over_from_rest_without_a_jump(animator, portrait):

@@ -76,13 +76,17 @@ def embedded_shards(folder: Path, base: Path, settings: AdaptSettings, tell: Tel
     from fportrait.dataset.shards import INDEX, ShardWriter, write_shard
     from fportrait.diffusion.codec import encode_video, load_vae
     from fportrait.pixels import to_model_range
+    from fportrait.tracking.actions import READOUT
     from fportrait.tracking.expression import ExpressionEncoder
-    from fportrait.training.base_clips import ClipRecipe, render_clip
+    from fportrait.training.base_clips import ClipRecipe, reader, render_clip
 
     size, painted = read_settings(base).size, reads_of(base).warped_reference
     kinds = {"studio": 0.3, "view_sweep": 0.3, "dynamic_sweep": 0.4}
     recipe = ClipRecipe(
-        clips=settings.embedded_clips, frames=settings.frames, size=size, seed=EMBEDDED_SEED, references=2, kinds=kinds
+        **{"clips": settings.embedded_clips, "frames": settings.frames, "size": size, "seed": EMBEDDED_SEED},
+        references=2,
+        kinds=kinds,
+        acting=painted and (base / "expression_encoder" / READOUT).is_file(),
     )
     encoder_files = sorted((base / "expression_encoder").glob("*"))
     name = value_hash([recipe.name, vae_hash(base / "vae"), [file_hash(path) for path in encoder_files], painted])
@@ -95,6 +99,8 @@ def embedded_shards(folder: Path, base: Path, settings: AdaptSettings, tell: Tel
         load_body(),
     )
 
+    read = reader(base / "expression_encoder") if recipe.acting else None
+
     def latents(pictures: np.ndarray) -> torch.Tensor:
         with torch.no_grad():
             return encode_video(vae, to_model_range(pictures)).float().cpu()
@@ -103,7 +109,7 @@ def embedded_shards(folder: Path, base: Path, settings: AdaptSettings, tell: Tel
         writer = ShardWriter(made, vae_hash(base / "vae"), {"recipe": recipe.name})
         for index in range(recipe.clips):
             tell("film embedded clips", index, recipe.clips)
-            clip = render_clip(index, recipe, body)
+            clip = render_clip(index, recipe, body, read)
             video, normals = latents(np.stack([clip["video"], clip["normals"]]))
             cameras = torch.from_numpy(clip["world_to_camera"])
             tensors = {

@@ -10,7 +10,7 @@ Two ways to go on from what was shown:
   learn to (`training.distill`); a model that did not hardens its contrast from window to window, and is refused.
 
 `faded` is the default, because it asks nothing of the model and cannot drift. A model that starts from the portrait
-painted on the body (`start_level` of its bundle) does so in every window, and then every window has its own anchor.
+painted on the body (`bridge_level` of its transformer) does so in every window, and then every window has its own anchor.
 """
 
 from __future__ import annotations
@@ -61,10 +61,8 @@ def plain_attention(transformer: Any) -> None:
 def model_calls(pipeline: Any) -> int:
     """How often a pipeline asks its transformer for one window: its steps, and guidance over them."""
     config, scheduler = pipeline.config, pipeline.scheduler
-    set_noise_levels(scheduler, config.steps)
+    set_noise_levels(scheduler, config.steps, start=pipeline.transformer.config.bridge_level)
     levels = [float(time) / scheduler.config.num_train_timesteps for time in scheduler.timesteps]
-    if pipeline.transformer.config.get("warped_reference"):
-        levels = [level for level in levels if level <= config.start_level + 1e-6] or levels[-1:]
     factors = sum(scale != 1 for scale in config.guidance.values())
     return sum(1 + factors * (level <= config.guidance_below) for level in levels)
 
@@ -235,7 +233,6 @@ class PortraitStream:
             "scheduler": self.settings.scheduler,
             "guidance": self.settings.guidance,
             "guidance_below": self.settings.guidance_below,
-            "start_level": self.settings.start_level,
             "size": self.settings.size,
             "seed": self.seed,
             "carry": self.carry,
