@@ -10,7 +10,7 @@ Two ways to go on from what was shown:
   learn to (`training.distill`); a model that did not hardens its contrast from window to window, and is refused.
 
 `faded` is the default, because it asks nothing of the model and cannot drift. A model that starts from the portrait
-painted on the body (`bridge_level` of its transformer) does so in every window, and then every window has its own anchor.
+painted on the body (`bridge_level` of its transformer) does so in every window, which then has its own anchor.
 """
 
 from __future__ import annotations
