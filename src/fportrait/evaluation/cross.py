@@ -26,7 +26,7 @@ from fportrait.evaluation.clips import summarise
 from fportrait.evaluation.control import changes, gain
 from fportrait.evaluation.types import ClipResult, Evaluation
 from fportrait.pixels import to_model_range
-from fportrait.tracking.actions import ActionReadout, told_actions
+from fportrait.tracking.actions import ActionReadout
 
 CROSS_DATASETS = ("PhoneCapture", "DynamicSweep")  # as in the paper's section 5
 
@@ -136,7 +136,7 @@ def driven(
     poses = [pose_of(row) for row in rows]
     cameras = np.stack([np.asarray(row["world_to_camera"], np.float64).reshape(4, 4) for row in rows])
     normals, points, rotations, placed = [], [], [], []
-    told = told_actions(readout, np.stack(table["expression_code"].to_list()))
+    told = _told(readout, table)
     for pose, camera, actions in zip(poses, cameras, told, strict=True):
         vertices = body.vertices(shape, None, pose)
         normals.append(normal_map(vertices, body.faces, camera, intrinsics, size, size, 2, body.weld))
@@ -146,9 +146,10 @@ def driven(
         rotations.append(camera[:3, :3] @ pose.body_rotation @ pose.head_rotation)
     # Two captures have two worlds; what they share is the head's centre, as in `animate`.
     centre = np.mean([body.head_centre(np.asarray(actor["shape"], np.float64), pose) for pose in poses], 0)
-    own = annotations.clip(target.dataset, person["reference_clip"], int(person["reference_frame"]), 1).iloc[0]
+    own = annotations.clip(target.dataset, person["reference_clip"], int(person["reference_frame"]), 1)
+    (own_actions,) = _told(readout, own)
+    own = own.iloc[0]
     reference = np.asarray(own["world_to_camera"], np.float64).reshape(4, 4)
-    (own_actions,) = told_actions(readout, np.asarray(own["expression_code"])[None])
     own_vertices = acting_vertices(body, shape, own_actions, pose_of(own))
     return Driven(
         np.stack(normals),
@@ -161,6 +162,11 @@ def driven(
         body.faces,
         intrinsics,
     )
+
+
+def _told(readout: ActionReadout | None, table: Any) -> list[np.ndarray | None]:
+    """Actions `52` of every row's code; None where nothing reads them."""
+    return [None] * len(table) if readout is None else list(readout(np.stack(table["expression_code"].to_list())))
 
 
 def _recentred(cameras: np.ndarray, centre: np.ndarray) -> np.ndarray:
