@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,12 +27,13 @@ from fportrait.animate.animator import Animator
 from fportrait.animate.portrait import track_picture
 from fportrait.animate.tracked import posed
 from fportrait.animate.viewpoint import square_intrinsics
-from fportrait.body.painting import WARP_REACH, WARP_SCALE, acting_vertices, warp_portrait
+from fportrait.body.painting import PortraitPainter, acting_vertices
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import crop_intrinsics
 from fportrait.dataset.encode import crop_picture
 from fportrait.diffusion.cameras import Cameras
 from fportrait.diffusion.codec import decode_latents, encode_video
+from fportrait.diffusion.detail import with_detail
 from fportrait.diffusion.schedule import set_noise_levels
 from fportrait.diffusion.shapes import TEMPORAL_STRIDE
 from fportrait.errors import UserError
@@ -83,6 +84,14 @@ class Moment:
     code: np.ndarray
     camera: np.ndarray
     at: float = 0.0
+
+
+class Sampled(NamedTuple):
+    """A window before it is decoded: `latents` `1 C 1+n h w`, and of a model that starts from the painted portrait its
+    pictures `T S S 3` uint8."""
+
+    latents: torch.Tensor
+    painted: np.ndarray | None
 
 
 class PortraitStream:
@@ -139,7 +148,8 @@ class PortraitStream:
         own = posed(
             animator.body, self.person.shape, self.person, [0], told_actions(animator.encoder.readout, own_code)
         )
-        self._own_vertices = in_camera(next(own), self.person.reference_camera)
+        vertices = in_camera(next(own), self.person.reference_camera)
+        self.paint = PortraitPainter(animator.body, self.picture, vertices, self.own_intrinsics)
         self.rest_code = animator.portrait_rest(self.person)
         self._before: tuple[Moment, np.ndarray] | None = None  # the last moment and its normal map
         self._shown: torch.Tensor | None = None  # the last frame, 1 3 1 H W
@@ -168,14 +178,10 @@ class PortraitStream:
     def painted(self, moment: Moment) -> np.ndarray:
         """The portrait painted on it, `S S 3`, for models that read that."""
         (told,) = told_actions(self.animator.encoder.readout, moment.code[None])
-        target = in_camera(self.vertices(moment, told), moment.camera)
-        faces, lenses = self.animator.body.faces, (self.own_intrinsics, self.intrinsics)
-        return warp_portrait(
-            self.picture, self._own_vertices, lenses[0], target, lenses[1], faces, WARP_REACH, WARP_SCALE
-        )
+        return self.paint(in_camera(self.vertices(moment, told), moment.camera), self.intrinsics)
 
-    def sample(self, moments: Sequence[Moment]) -> torch.Tensor:
-        """Latents `1 C 1+n h w` of the last moment before and `frames` new ones."""
+    def sample(self, moments: Sequence[Moment]) -> Sampled:
+        """The window of the last moment before and `frames` new ones."""
         assert len(moments) == self.frames
         maps = [self.normals(moment) for moment in moments]
         before, before_map = self._before or (moments[0], maps[0])
@@ -191,22 +197,28 @@ class PortraitStream:
         if self.carry == "given" and self._shown is not None:
             with torch.no_grad():
                 given = encode_video(self.pipeline.vae, self._shown).float()
-        return self.pipeline(
+        painted = np.stack([self.painted(moment) for moment in whole]) if self.reads_painted else None
+        latents = self.pipeline(
             self.reference,
             cameras,
             np.stack([before_map, *maps]),
             torch.from_numpy(np.stack([moment.code for moment in whole])).float()[None],
             reference_normals=self.own_normals,
-            warped=(self.painted(moment) for moment in whole) if self.reads_painted else None,
+            warped=painted,
             generator=torch.Generator().manual_seed(self.seed),
             output_type="latent",
             given=given,
         ).frames
+        return Sampled(latents, painted if self.pipeline.transformer.config.bridge_level < 1 else None)
 
     @torch.no_grad()
-    def decode(self, latents: torch.Tensor) -> np.ndarray:
+    def decode(self, sampled: Sampled) -> np.ndarray:
         """The new frames `T S S 3` uint8 of a window, going on from the last one shown."""
-        video = decode_latents(self.pipeline.vae, latents).float()
+        vae = self.pipeline.vae
+        video = decode_latents(vae, sampled.latents).float()
+        if sampled.painted is not None and self.pipeline.config.detail:
+            own = to_model_range(sampled.painted[None]).to(video.device)
+            video = with_detail(video, own, decode_latents(vae, encode_video(vae, own)).float())
         new = video[:, :, 1:]
         if self.carry == "faded" and self._shown is not None:
             count = new.shape[2]

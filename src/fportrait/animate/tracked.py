@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fportrait.body.model import BodyModel
-from fportrait.body.painting import WARP_REACH, WARP_SCALE, acting_vertices, warp_portrait
+from fportrait.body.painting import PortraitPainter, acting_vertices
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import crop_intrinsics
 from fportrait.capture.clock import picked
@@ -231,9 +231,9 @@ def paint_portrait(
         return np.asarray(vertices @ camera[:3, :3].T + camera[:3, 3])
 
     own = before(next(posed(body, person.shape, person, [0], [own_actions])), person.reference_camera)
-    lens = crop_intrinsics(person.intrinsics, person.crop, portrait.shape[0])
+    paint = PortraitPainter(body, portrait, own, crop_intrinsics(person.intrinsics, person.crop, portrait.shape[0]))
     for camera, matrix, vertices in zip(
         cameras, intrinsics, posed(body, person.shape, drive, numbers, actions), strict=True
     ):
         target = before(vertices, camera)
-        yield warp_portrait(portrait, own, lens, target, matrix, body.faces, WARP_REACH, WARP_SCALE)
+        yield paint(target, matrix)

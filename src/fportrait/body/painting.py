@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -11,7 +12,9 @@ from fportrait.body.pose import Pose
 from fportrait.body.rasterizer import rasterize
 from fportrait.camera.cameras import scale_intrinsics
 
-WARP_REACH, WARP_SCALE = 0.12, 2  # of the portrait that a model is given as a condition
+WARP_REACH, WARP_SCALE = 0.12, 2  # of `PortraitPainter`
+INSIDE = {"teeth": (178, 172, 158), "tongue": (122, 62, 60), "mouth_cavity": (48, 20, 20)}  # sRGB
+USUAL_LIGHT = 140  # median of a face's grey levels that INSIDE goes with
 DRAW_SCALE = 3  # the picture is drawn larger and averaged down, as filmed ones are
 
 
@@ -36,6 +39,7 @@ def warp_portrait(
     faces: np.ndarray,
     reach: float = 0.0,
     scale: int = DRAW_SCALE,
+    hidden: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """The portrait as a texture of the mesh, drawn elsewhere: `H W 3` uint8.
 
@@ -49,6 +53,8 @@ def warp_portrait(
         reach: how far the mesh takes along what lies beside it, hair and hats, as a share of the picture: a pixel
             there moves as the nearest one on the mesh, less by exp(-distance / reach). 0 leaves it where it is.
         scale: samples per pixel and side.
+        hidden: colours `N 3` of points that the portrait does not see, from their triangles `N` and places in the
+            portrait `N 2`; NaN where it does.
     """
     height, width = (scale * side for side in portrait.shape[:2])
     ids, weights, _ = rasterize(vertices, faces, scale_intrinsics(intrinsics, scale), height, width)
@@ -67,7 +73,11 @@ def warp_portrait(
         seen[y, x] = True
         moved = spread(moved, seen, reach * height)
     source = grid + moved - 0.5  # OpenCV samples at whole numbers
-    drawn = cv2.remap(portrait, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    drawn = cv2.remap(portrait, source, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    if hidden is not None and len(y):
+        colours = hidden(ids[y, x], pixels[:, :2] / pixels[:, 2:])
+        known = np.isfinite(colours[:, 0])
+        drawn[y[known], x[known]] = colours[known]
     return drawn if scale == 1 else cv2.resize(drawn, portrait.shape[1::-1], interpolation=cv2.INTER_AREA)
 
 
@@ -78,3 +88,50 @@ def spread(moved: np.ndarray, seen: np.ndarray, reach: float) -> np.ndarray:
     by_label = np.zeros((int(label.max()) + 1, 2), np.float32)
     by_label[label[seen]] = moved[seen]
     return np.asarray(by_label[label] * np.exp(-distance / np.float32(reach))[..., None])
+
+
+class PortraitPainter:
+    """The portrait that a model is given as a condition: painted on its body, and drawn in any pose and face.
+
+    What the mesh drags along beside it fades with distance (`warp_portrait`). The inside of a mouth that the portrait
+    keeps closed has no colour there; it takes a usual one, in the portrait's own light.
+
+    Args:
+        body: whose vertices are given. portrait: `H W 3` uint8. vertices: `V 3` of the portrait's own pose and face
+            (`acting_vertices`), in its camera's space. intrinsics: `3 3`, pixels.
+    """
+
+    def __init__(self, body: Any, portrait: np.ndarray, vertices: np.ndarray, intrinsics: np.ndarray):
+        self.portrait, self.vertices, self.intrinsics = portrait, vertices, intrinsics
+        self.faces, self._inside = body.faces, inside_colours(body)
+        if self._inside is not None:
+            height, width = (WARP_SCALE * side for side in portrait.shape[:2])
+            ids, *_ = rasterize(vertices, self.faces, scale_intrinsics(intrinsics, WARP_SCALE), height, width)
+            inside = np.append(np.isfinite(self._inside[:, 0]), False)  # the last one stands for -1, nothing
+            self._shown = inside[ids]
+            seen = cv2.resize((ids >= 0).astype(np.uint8), portrait.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
+            light = np.median(portrait[seen].mean(1)) / USUAL_LIGHT if seen.any() else 1.0
+            self._inside = np.clip(self._inside * np.float32(light), 0, 255)
+
+    def __call__(self, vertices: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
+        """The picture `H W 3` of a body at `vertices` `V 3` before a camera of `intrinsics` `3 3`."""
+        own, hidden = (self.portrait, self.vertices, self.intrinsics), None if self._inside is None else self._hidden
+        return warp_portrait(*own, vertices, intrinsics, self.faces, WARP_REACH, WARP_SCALE, hidden)
+
+    def _hidden(self, triangles: np.ndarray, places: np.ndarray) -> np.ndarray:
+        assert self._inside is not None
+        height, width = self._shown.shape
+        x, y = (np.clip((places * WARP_SCALE).astype(int), 0, (width - 1, height - 1))).T
+        return np.where(self._shown[y, x][:, None], np.nan, self._inside[triangles])
+
+
+def inside_colours(body: Any) -> np.ndarray | None:
+    """Colours `F 3` of the triangles inside the mouth, NaN elsewhere; None of a body that has no such parts."""
+    names = list(getattr(body, "part_names", []))
+    if not set(INSIDE) <= set(names):
+        return None
+    part = np.asarray(body.part)[np.asarray(body.faces)[:, 0]]
+    colours = np.full((len(part), 3), np.nan, np.float32)
+    for name, colour in INSIDE.items():
+        colours[part == names.index(name)] = colour
+    return colours

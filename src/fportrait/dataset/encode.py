@@ -18,7 +18,7 @@ import numpy as np
 
 from fportrait.atomic_io import code_hash, file_hash, value_hash
 from fportrait.body.model import BodyModel, Pose, load_body
-from fportrait.body.painting import WARP_REACH, WARP_SCALE, acting_vertices, warp_portrait
+from fportrait.body.painting import PortraitPainter, acting_vertices
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import rectangle_intrinsics
 from fportrait.capture.video_io import iter_video
@@ -439,7 +439,10 @@ def add_warped(
     portraits: Sequence[Mapping[str, np.ndarray]],
     config: EncodeConfig,
 ) -> None:
-    """Give every record `warped` `R C l h w`: each portrait painted on the body in the record's poses."""
+    """Give every record `warped` `R C l h w`: each portrait painted on the body in the record's poses.
+
+    Held-out records get the first one's pictures, too: `painted` `T H W 3` uint8.
+    """
     import torch
 
     for clip, (frames, intrinsics) in placed.items():
@@ -447,11 +450,13 @@ def add_warped(
         if not own:  # a clip of another bucket
             continue
         for portrait in portraits:
-            source = (portrait["images"], portrait["vertices"], portrait["intrinsics"])
-            video = np.stack(
-                [warp_portrait(*source, frame, intrinsics, body.faces, WARP_REACH, WARP_SCALE) for frame in frames]
-            )
-            for (_, tensors), latents in zip(own, encode_windows(vae, video, [s for s, _ in own], config), strict=True):
+            paint = PortraitPainter(body, portrait["images"], portrait["vertices"], portrait["intrinsics"])
+            video = np.stack([paint(frame, intrinsics) for frame in frames])
+            for (start, tensors), latents in zip(
+                own, encode_windows(vae, video, [s for s, _ in own], config), strict=True
+            ):
+                if "video" in tensors and "painted" not in tensors:  # held out: scored from the first portrait
+                    tensors["painted"] = torch.from_numpy(video[start : start + config.window].copy())
                 tensors["warped"] = torch.cat(
                     [*([tensors["warped"]] if "warped" in tensors else []), latents[None].half()]
                 )

@@ -17,7 +17,7 @@ from fportrait.diffusion.codec import decode_latents
 from fportrait.diffusion.conditions import Conditions, Reads
 from fportrait.diffusion.pipeline import FactorPortraitPipeline
 from fportrait.errors import UserError
-from fportrait.pixels import to_uint8
+from fportrait.pixels import to_model_range, to_uint8
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,20 @@ class Sampler:
     def reads(self) -> Reads:
         return Reads.of(self.pipeline.transformer.config)
 
-    def __call__(self, conditions: Conditions, noises: Sequence[int]) -> list[np.ndarray]:
-        """Videos `T H W 3` uint8 of a batch; `noises` are the seeds of its clips' noise."""
+    def __call__(
+        self, conditions: Conditions, noises: Sequence[int], painted: Sequence[np.ndarray] | None = None
+    ) -> list[np.ndarray]:
+        """Videos `T H W 3` uint8 of a batch.
+
+        Args:
+            noises: the seeds of its clips' noise. painted: `T H W 3` uint8 of every clip, the pictures that the painted
+                portraits' latents were made of: their detail comes back into the result.
+        """
+        inputs = dict(conditions.inputs())
+        if painted is not None and inputs.get("warped") is not None:
+            inputs["warped"] = to_model_range(np.stack(painted))
         output = self.pipeline(
-            **conditions.inputs(),
+            **inputs,
             num_inference_steps=self.steps,
             guidance=self.guidance,
             generator=[torch.Generator().manual_seed(seed) for seed in noises],
@@ -86,10 +96,14 @@ def sample_records(sampler: Sampler, reader: ShardReader, records: Sequence[Reco
     """`T H W 3` uint8 for each record, from the identity's first portrait; a record's id names its noise."""
     if not records:
         return []
+    windows = [reader.read(record, frames) for record in records]
     conditions = Conditions.cat(
-        record_conditions(reader.read(record, frames), reader.references(record), sampler.reads) for record in records
+        record_conditions(window, reader.references(record), sampler.reads)
+        for window, record in zip(windows, records, strict=True)
     )
-    return sampler(conditions, [noise_of(sampler.seed, record.id) for record in records])
+    painted = [window["painted"].numpy() for window in windows if "painted" in window]
+    noises = [noise_of(sampler.seed, record.id) for record in records]
+    return sampler(conditions, noises, painted if len(painted) == len(records) else None)
 
 
 def noise_of(seed: int, name: str) -> int:

@@ -109,7 +109,7 @@ def _check_lengths(tensors: dict[str, Tensor], where: str) -> int:
     latent_frames = (frames + 3) // 4
     wrong: list[str] = [
         name
-        for name in ("world_to_camera", "landmark_codes", "video")
+        for name in ("world_to_camera", "landmark_codes", "video", "painted")
         if name in tensors and len(tensors[name]) != frames
     ]
     wrong += [name for name in ("latents", "normals") if tensors[name].shape[1] != latent_frames]

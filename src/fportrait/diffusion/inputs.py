@@ -146,6 +146,9 @@ class WindowConditions:
         warped: Pictures | Iterable[np.ndarray] | None = None,
     ):
         self.windows, self.device = windows, device
+        self.painted: list[
+            torch.Tensor
+        ] = []  # uint8 `B 3 t H W` of every window's new frames, where pictures were given
         self.size = (reads.ray_channels, *(SPATIAL_STRIDE * side for side in portrait.shape[3:]))
         self.portrait = check_finite(portrait, "reference")
         self.codes = check_finite(codes.float(), "codes")
@@ -207,7 +210,9 @@ class WindowConditions:
         if not isinstance(value, torch.Tensor | np.ndarray):
             stream = FrameStream(value, title)
             for window in self.windows:
-                yield as_latents(vae, stream.take(window.frames), name, self.device)
+                own = stream.take(window.frames)
+                self._keep(name, window, own)
+                yield as_latents(vae, own, name, self.device)
             stream.check_end(frames)
             return
         if isinstance(value, np.ndarray) and value.ndim == 3:
@@ -225,4 +230,11 @@ class WindowConditions:
         for window in self.windows:
             part = slice(None) if len(self.windows) == 1 else window.frames
             own = value[part] if isinstance(value, np.ndarray) else value[:, :, part]
+            self._keep(name, window, own)
             yield as_latents(vae, own, name, self.device)
+
+    def _keep(self, name: str, window: Window, pictures: np.ndarray | torch.Tensor) -> None:
+        """Remember the painted portrait's pictures, whose detail is given back to the result."""
+        if name == "warped":
+            whole = as_video(pictures, name)[:, :, sum(part.shape[2] for part in self.painted) - window.frames.start :]
+            self.painted.append(((whole + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))

@@ -17,8 +17,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from fportrait.bundle import BundleSettings, read_settings
 from fportrait.devices import pick_device, sampling_dtype
 from fportrait.diffusion import checkpoint
-from fportrait.diffusion.codec import decode_parts, load_vae
+from fportrait.diffusion.codec import decode_parts, encode_video, load_vae
 from fportrait.diffusion.conditions import Conditions, Reads
+from fportrait.diffusion.detail import with_detail
 from fportrait.diffusion.factors import FACTORS
 from fportrait.diffusion.inputs import Cameras, Pictures, WindowConditions, as_latents, read_codes
 from fportrait.diffusion.lora import apply_adapter
@@ -53,6 +54,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
     guidance_below: guidance acts at noise levels up to this one, from 0 to 1; 1 is every step. Steps above it cost one
         model call. What a factor asks for is settled late, where little noise is left; scaled velocities before that
         only harden the picture (guidance in a limited interval: Kynkäänniemi et al. 2024, arXiv 2404.07724).
+    detail: what the codec loses of painted portraits comes back into the result (`detail`), of models that start there.
     """
 
     model_cpu_offload_seq = "transformer->vae"
@@ -67,6 +69,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
         guidance_below: float = BundleSettings.guidance_below,
         steps: int = BundleSettings.steps,
         guidance: Mapping[str, float] | None = None,
+        detail: bool = True,
     ):
         super().__init__()
         self.register_modules(transformer=transformer, vae=vae, scheduler=scheduler)
@@ -75,6 +78,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
             guidance_below=guidance_below,
             steps=steps,
             guidance=dict(guidance or {}),
+            detail=detail,
         )
 
     @classmethod
@@ -91,7 +95,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
         if not index.is_file():
             raise UserError(f"no {index}", "a pipeline folder", "check the path, or save a pipeline there")
         stored = json.loads(index.read_text(encoding="utf-8"))
-        for setting in ("window_frames", "guidance_below", "steps", "guidance"):
+        for setting in ("window_frames", "guidance_below", "steps", "guidance", "detail"):
             if setting in stored:
                 components.setdefault(setting, stored[setting])
         if "transformer" not in components:
@@ -113,7 +117,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
         """A sampler of models in memory; `scheduler` and its `shift` as in `schedule.make_scheduler`.
 
         Args:
-            settings: `window_frames`, `guidance_below`, `steps`, `guidance`.
+            settings: `window_frames`, `guidance_below`, `steps`, `guidance`, `detail`.
         """
         return cls(transformer, vae, make_scheduler(scheduler, shift), **settings)  # type: ignore[arg-type]
 
@@ -198,7 +202,8 @@ class FactorPortraitPipeline(DiffusionPipeline):
             reference_normals: the portrait's own normal map, given like `reference`, only for models with
                 `reference_normals="portrait"`.
             warped: the portrait painted on the body in every pose (`body.painting`), given like `normals`, only for
-                models with `warped_reference=True`.
+                models with `warped_reference=True`. Given as pictures to a model that starts from it, its detail comes
+                back into the result.
             window_frames: overrides the pipeline's own.
             overlap_frames: shared by neighbouring windows of a long video; about a third of a window when None.
             given: `B C k h w`, latents that the video begins with and that stay: what follows goes on from them. Only
@@ -241,11 +246,13 @@ class FactorPortraitPipeline(DiffusionPipeline):
                 "sample window by window",
             )
         latents = self._denoise(windows, conditions, steps, guidance, generator, callback_on_step_end, given)
+        keeps = self.config.detail and self.transformer.config.bridge_level < 1 and conditions.painted
+        painted = torch.cat(conditions.painted, 2) if keeps else None
         del conditions
         if output_type == "latent":
             self.maybe_free_model_hooks()
             return FactorPortraitPipelineOutput(frames=latents)
-        parts = self._decode(latents)
+        parts = self._decode(latents, painted)
         if output_type == "pt":
             return FactorPortraitPipelineOutput(frames=torch.cat(list(parts), 2))
         pictures = map(to_uint8, parts)
@@ -253,9 +260,17 @@ class FactorPortraitPipeline(DiffusionPipeline):
             frames=pictures if output_type == "stream" else np.concatenate(list(pictures), 1)
         )
 
-    def _decode(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
-        for part in decode_parts(self.vae, latents):
-            yield part.float()
+    def _decode(self, latents: torch.Tensor, painted: torch.Tensor | None = None) -> Iterator[torch.Tensor]:
+        """Parts `B 3 t H W` of the video; with the detail of `painted` `B 3 T H W` uint8 (`detail.with_detail`)."""
+        parts = (part.float() for part in decode_parts(self.vae, latents))
+        if painted is None:
+            yield from parts
+        else:
+            own = painted.to(latents.device).float() / 127.5 - 1
+            start = 0
+            for part, coded in zip(parts, decode_parts(self.vae, encode_video(self.vae, own)), strict=True):
+                yield with_detail(part, own[:, :, start : start + part.shape[2]], coded.float())
+                start += part.shape[2]
         self.maybe_free_model_hooks()
 
     def _denoise(

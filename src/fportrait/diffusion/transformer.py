@@ -40,6 +40,7 @@ from fportrait.diffusion.shapes import latent_frames
 from fportrait.errors import UserError
 
 logger = logging.getLogger(__name__)
+SMALLEST_SIGMA = 0.05  # that a velocity to the painted portrait is divided by
 
 
 def channel_groups(reads: Reads) -> dict[str, slice]:
@@ -50,6 +51,25 @@ def channel_groups(reads: Reads) -> dict[str, slice]:
             widths.setdefault(one.group, one.width(reads))
     ends = itertools.accumulate(widths.values())
     return {name: slice(end - width, end) for (name, width), end in zip(widths.items(), ends, strict=True)}
+
+
+class PaintedGate(nn.Linear):
+    """Of every latent cell and channel, how much the model changes of the portrait painted on the body: logits.
+
+    Ours. A model of `bridge_level` below 1 says v = g v' + (1 - g) (z_t - p) / sigma, v' its own velocity and the other
+    that of paths that end at the painted latents p, g the sigmoid of these logits. What p shows already need not pass
+    through the blocks, which would blur it.
+    """
+
+    START = 1.0
+
+    def __init__(self, dim: int, outputs: int):
+        super().__init__(dim, outputs)
+        self.reset_output()
+
+    def reset_output(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.constant_(self.bias, self.START)
 
 
 class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, AttentionMixin):  # type: ignore[misc]
@@ -69,7 +89,7 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         warped_reference: the reference's channels beside the l frames are zeros, as in the paper, or (True) hold the
             portrait painted on the body in each frame's pose.
         bridge_level: the noise level up to which paths start at that portrait, noised so far (`flow.bridged_noise`);
-            1, as in the paper: at noise alone. Sampling starts there.
+            1, as in the paper: at noise alone. Sampling starts there, and what is painted may be kept (`PaintedGate`).
         controller_width: C; D // 4 when None.
         controller_init_std: of the controller's output layer; 0 keeps the base exact at initialisation.
     """
@@ -148,7 +168,9 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
             ]
         )
         self.norm_out = FP32LayerNorm(dim, eps, elementwise_affine=False)
-        self.proj_out = nn.Linear(dim, latent_channels * patch_size[1] * patch_size[2])
+        outputs = latent_channels * patch_size[1] * patch_size[2]
+        self.proj_out = nn.Linear(dim, outputs)
+        self.painted_gate = PaintedGate(dim, outputs) if bridge_level < 1 else None
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
         self.register_buffer("prompt_embedding", torch.zeros(1, prompt_tokens, text_dim))
         self.gradient_checkpointing = False
@@ -163,7 +185,7 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
 
     def new_modules(self) -> dict[str, nn.Module]:
         """What Wan does not have, by name. (Its patch embedding is wider besides.)"""
-        ours = ("controller", "landmark_encoder", "landmark_attention")
+        ours = ("controller", "landmark_encoder", "landmark_attention", "painted_gate")
         return {name: module for name, module in self.named_modules() if name.rsplit(".", 1)[-1] in ours}
 
     def widen_patch_embedding(self, noise_columns: torch.Tensor) -> torch.Tensor:
@@ -283,8 +305,13 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
 
         shift, scale = (self.scale_shift_table.unsqueeze(0) + times_BFD.unsqueeze(2)).unsqueeze(2).unbind(3)
         hidden = hidden.unflatten(1, (grid[0], -1))
-        hidden = self.proj_out((self.norm_out(hidden.float()) * (1 + scale) + shift).type_as(hidden).flatten(1, 2))
-        return self._unpatchify(hidden, grid)[:, :, 1:]
+        hidden = (self.norm_out(hidden.float()) * (1 + scale) + shift).type_as(hidden).flatten(1, 2)
+        velocity = self._unpatchify(self.proj_out(hidden), grid)[:, :, 1:]
+        if self.painted_gate is None or warped is None:
+            return velocity
+        gate = self._unpatchify(self.painted_gate(hidden), grid)[:, :, 1:].float().sigmoid()
+        sigma = (timestep.float() / 1000).clamp(min=SMALLEST_SIGMA).reshape(len(timestep), 1, -1, 1, 1)
+        return gate * velocity + (1 - gate) * (latents.float() - warped) / sigma
 
     def _unpatchify(self, tokens: torch.Tensor, grid: torch.Size) -> torch.Tensor:
         _, patch_h, patch_w = self.config.patch_size

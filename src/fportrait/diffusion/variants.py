@@ -32,6 +32,7 @@ VARIANTS = {
     "c3": Variant("C3: landmarks for codes", {"expression": "landmarks"}),
     "portrait_normals": Variant("the portrait's own normal map", {"reference_normals": "portrait"}),
     "warped_reference": Variant("the portrait painted on the body", {"warped_reference": True}),
+    "bridge": Variant("paths from the painted portrait", {"warped_reference": True, "bridge_level": 0.6}),
     "identity_rays": Variant("rays of the portrait's own camera", {"reference_rays": "identity"}),
 }
 ARCHITECTURES = tuple(name for name, variant in VARIANTS.items() if variant.mixture is None)

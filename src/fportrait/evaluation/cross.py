@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fportrait.body.painting import WARP_REACH, WARP_SCALE, acting_vertices, warp_portrait
+from fportrait.body.painting import PortraitPainter, acting_vertices
 from fportrait.dataset.batches import expression_of
 from fportrait.dataset.sampling import held_out, noise_of
 from fportrait.dataset.shards import Record, ShardReader
@@ -35,7 +35,7 @@ CROSS_DATASETS = ("PhoneCapture", "DynamicSweep")  # as in the paper's section 5
 class Driven:
     """What one frame sequence asks of a target: `normals` `T S S 3` uint8, `cameras` `T 4 4` around the head's centre,
     `landmarks` `T 478 2` (projected, neutral face), `rotations` `T 3 3` head to camera, `reference` `4 4`; `vertices`
-    `T V 3` and `own_vertices` `V 3` (the portrait's) before their cameras, `faces` `F 3`, `intrinsics` `3 3`."""
+    `T V 3` and `own_vertices` `V 3` (the portrait's) before their cameras, of the `body`, `intrinsics` `3 3`."""
 
     normals: np.ndarray
     cameras: np.ndarray
@@ -44,15 +44,13 @@ class Driven:
     reference: np.ndarray
     vertices: np.ndarray
     own_vertices: np.ndarray
-    faces: np.ndarray
+    body: Any
     intrinsics: np.ndarray
 
     def painted(self, portrait: np.ndarray, own_intrinsics: np.ndarray) -> np.ndarray:
         """The portrait `S S 3` painted on the body in every pose, `T S S 3`."""
-        source = (portrait, self.own_vertices, own_intrinsics)
-        return np.stack(
-            [warp_portrait(*source, one, self.intrinsics, self.faces, WARP_REACH, WARP_SCALE) for one in self.vertices]
-        )
+        paint = PortraitPainter(self.body, portrait, self.own_vertices, own_intrinsics)
+        return np.stack([paint(one, self.intrinsics) for one in self.vertices])
 
 
 class Annotations:
@@ -159,7 +157,7 @@ def driven(
         _recentred(reference[None], body.head_centre(shape, pose_of(own)))[0],
         np.stack(placed),
         own_vertices @ reference[:3, :3].T + reference[:3, 3],
-        body.faces,
+        body,
         intrinsics,
     )
 
@@ -212,6 +210,7 @@ def cross_clip(
     portrait, intrinsics = portraits["images"][0].numpy(), window["intrinsics"].double().numpy()
     own_lens = portraits["intrinsics"][0].double().numpy()
     asked = driven(annotations, driver, target, intrinsics, frames, portrait.shape[0], readout)
+    painted = asked.painted(portrait, own_lens)
     conditions = Conditions.of_clip(
         sampler.reads,
         portraits["latents"][0],
@@ -219,10 +218,10 @@ def cross_clip(
         encode_video(sampler.vae, to_model_range(asked.normals[None]))[0],
         expression_of(window, sampler.reads),
         portraits["normals"][0] if "normals" in portraits else None,
-        encode_video(sampler.vae, to_model_range(asked.painted(portrait, own_lens)[None]))[0],
+        encode_video(sampler.vae, to_model_range(painted[None]))[0],
     )
     name = f"{target.identity} as {driver.id}"
-    video = sampler(conditions, [noise_of(sampler.seed, name)])[0]
+    video = sampler(conditions, [noise_of(sampler.seed, name)], [painted])[0]
     codes = window["codes"].numpy()
     scores = cross_scores(video, portrait, asked, codes, intrinsics, evaluation.scorers)
     videos = {"ours": video, "normals": asked.normals, "driver": window["video"].numpy(), "portrait": portrait}

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from fportrait.body.model import BodyModel, Pose, load_body
-from fportrait.body.painting import WARP_REACH, WARP_SCALE, acting_vertices, warp_portrait
+from fportrait.body.painting import PortraitPainter, acting_vertices
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import project, scale_intrinsics
 from fportrait.dataset.focus import FOCUS_LANDMARKS, focus_weights
@@ -108,7 +108,7 @@ class Studio:
         own = self._draw(person, reference)
         codes, own_code = (self.encoder.encode(np.stack([f["crop"] for f in some])) for some in (driven, [own]))
         (start,), placed = self._placed([own], own_code), self._placed(drawn, codes)
-        painting = (self.intrinsics, self.body.faces, WARP_REACH, WARP_SCALE)
+        paint = PortraitPainter(self.body, own["picture"], start, self.intrinsics)
         return Scene(
             video=np.stack([frame["picture"] for frame in drawn]),
             normals=np.stack([frame["normals"] for frame in drawn]),
@@ -116,9 +116,7 @@ class Studio:
             cameras=np.stack([frame["camera"] for frame in drawn]),
             reference=own["picture"],
             reference_normals=own["normals"],
-            warped=np.stack(
-                [warp_portrait(own["picture"], start, self.intrinsics, vertices, *painting) for vertices in placed]
-            ),
+            warped=np.stack([paint(vertices, self.intrinsics) for vertices in placed]),
             reference_camera=own["camera"],
             landmarks=np.stack([frame["landmarks"] for frame in drawn]),
             intrinsics=self.intrinsics,
@@ -238,7 +236,8 @@ def generate(sampler: Sampler, scenes: Sequence[Scene]) -> list[np.ndarray]:
 
     The same noise for all is what makes the difference of two of them a difference of their conditions.
     """
-    return sampler(scene_conditions(sampler.vae, scenes, sampler.reads), [sampler.seed] * len(scenes))
+    conditions = scene_conditions(sampler.vae, scenes, sampler.reads)
+    return sampler(conditions, [sampler.seed] * len(scenes), [scene.warped for scene in scenes])
 
 
 @torch.no_grad()

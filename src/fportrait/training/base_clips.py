@@ -15,7 +15,7 @@ import numpy as np
 
 from fportrait.atomic_io import atomic_path, value_hash
 from fportrait.body.model import BodyModel, Pose, load_body
-from fportrait.body.painting import WARP_REACH, WARP_SCALE, acting_vertices, warp_portrait
+from fportrait.body.painting import PortraitPainter, acting_vertices
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import project, scale_intrinsics
 from fportrait.capture import people, world
@@ -125,7 +125,7 @@ def render_clip(
         )
 
     references, reference_normals, reference_cameras = [], [], []
-    portraits: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # pictures, vertices before the camera, lenses
+    painters: list[PortraitPainter] = []
     read_actions = list(read(np.stack(crops))) if read else [None] * recipe.frames
     for _ in range(recipe.references):
         view = world.sample_training_clip(
@@ -150,23 +150,19 @@ def render_clip(
             pixels, _ = project(body.landmarks(seen), view["world_to_camera"][0], view["intrinsics"])
             own = face_crop(picture, pixels.astype(np.float32), recipe.crop_size)
             vertices = acting_vertices(body, shape, read(own[None])[0], pose)
-        portraits.append((references[-1], before_camera(vertices, reference_cameras[-1]), intrinsics))
+        before = before_camera(vertices, reference_cameras[-1])
+        painters.append(PortraitPainter(body, references[-1], before, intrinsics))
     own_frame = int(rng.integers(recipe.frames))
     own_actions = read(own_crops[own_frame][None])[0] if read else None
     shape, pose = bodies[own_frame]
     own_vertices = before_camera(acting_vertices(body, shape, own_actions, pose), cameras[own_frame])
-    portraits.append((shrink(clip["video"][own_frame], recipe.size), own_vertices, small_intrinsics))
+    own_picture = shrink(clip["video"][own_frame], recipe.size)
+    painters.append(PortraitPainter(body, own_picture, own_vertices, small_intrinsics))
     placed = [
         before_camera(acting_vertices(body, shape, actions, pose), camera)
         for (shape, pose), actions, camera in zip(bodies, read_actions, cameras, strict=True)
     ]
-    warped = [
-        [
-            warp_portrait(*portrait, vertices, small_intrinsics, body.faces, WARP_REACH, WARP_SCALE)
-            for vertices in placed
-        ]
-        for portrait in portraits
-    ]
+    warped = [[paint(vertices, small_intrinsics) for vertices in placed] for paint in painters]
 
     return {
         "video": np.stack([shrink(frame, recipe.size) for frame in clip["video"]]),

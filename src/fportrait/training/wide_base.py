@@ -24,6 +24,7 @@ from diffusers.models.attention_dispatch import attention_backend
 
 from fportrait.atomic_io import atomic_path, write_json
 from fportrait.bundle import SHIPPED_BASE, bundle_hashes, read_settings
+from fportrait.diffusion.architectures import change_architecture, whole_config
 from fportrait.diffusion.codec import load_vae
 from fportrait.diffusion.conditions import Reads
 from fportrait.diffusion.transformer import FactorPortraitTransformer
@@ -156,13 +157,9 @@ def train_wide(
     log = Log(work)
     vae = load_vae(parent / "vae")
     encoder = ExpressionEncoder.from_pretrained(parent / "expression_encoder")
-    model = FactorPortraitTransformer.from_pretrained(
-        parent / "transformer",
-        torch_dtype=torch.float32,
-        reference_normals="portrait",
-        warped_reference=True,
-        bridge_level=BRIDGE_LEVEL,
-    )
+    begun = FactorPortraitTransformer.from_pretrained(parent / "transformer", torch_dtype=torch.float32)
+    ours = {"reference_normals": "portrait", "warped_reference": True, "bridge_level": BRIDGE_LEVEL}
+    model = change_architecture(begun, whole_config(parent / "transformer") | ours)
     if compiled:
         model.compile_repeated_blocks(dynamic=False)
     clips = [GrowingClips(work / recipe.name, encoder) for recipe in (small, large)]
