@@ -65,7 +65,7 @@ def tracker(animator, height, width):
 def test_frames_become_windows_that_go_on_from_each_other_and_repeat_bit_for_bit(animator, portrait, clip):
     made = []
     for _ in range(2):
-        stream = PortraitStream(animator, portrait)
+        stream = PortraitStream(animator, portrait, latents=1)
         follow, drive = tracker(animator, 160, 160), Driving(stream, Steering(yaw=8.0))
         sights = [follow.look(frame, n / 25) for n, frame in enumerate(clip[:8])]
         assert all(sight is not None for sight in sights)
