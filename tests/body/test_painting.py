@@ -3,7 +3,7 @@
 import numpy as np
 
 from fportrait.body.model import Pose, load_body
-from fportrait.body.painting import spread, warp_portrait
+from fportrait.body.painting import INSIDE, PortraitPainter, acting_vertices, spread, warp_portrait
 from fportrait.camera.cameras import intrinsics_from_fov
 from fportrait.capture.world import HEAD_TARGET, orbit_camera
 
@@ -32,3 +32,42 @@ def test_in_its_own_pose_the_portrait_is_itself_also_in_a_picture_that_is_no_squ
     aside = placed + np.array([0.02, 0, 0])  # to the right, where it brings the darker left
     moved = warp_portrait(smooth, placed, lens, aside, lens, body.faces, 0.12, 2)
     assert (smooth.astype(int) - moved)[25:40, 20:30].min() > 5
+
+
+def facing(actions=None):
+    """The mean body before a camera half a metre away, acting; and the camera's lens for 96 pixels."""
+    body, camera = load_body(), orbit_camera(0, 0, 0.55, HEAD_TARGET)
+    pose = Pose(np.eye(3), np.zeros(3), np.eye(3))
+    vertices = acting_vertices(body, np.zeros(body.identity_dim), actions, pose)
+    return body, vertices @ camera[:3, :3].T + camera[:3, 3], intrinsics_from_fov(30.0, 96, 96)
+
+
+def test_a_mouth_that_the_portrait_keeps_closed_opens_dark_and_one_that_it_shows_keeps_its_colours():
+    open_mouth = np.zeros(52, np.float32)
+    open_mouth[load_body().action_names.index("jawOpen")] = 1
+    body, closed, lens = facing()
+    _, opened, _ = facing(open_mouth)
+    grey = np.full((96, 96, 3), 140, np.uint8)
+    from_closed = PortraitPainter(body, grey, closed, lens)(opened, lens)
+    dark = (from_closed.astype(int).sum(-1) < 3 * 90) & (from_closed[..., 0] > from_closed[..., 2])
+    assert dark.sum() > 15
+    lips = np.argwhere(dark).mean(0)
+    pixels = closed @ lens.T
+    mouth = (pixels[:, :2] / pixels[:, 2:])[body.masks["lips"] > 0.5].mean(0)
+    assert np.abs(lips[::-1] - mouth).max() < 10
+    from_open = PortraitPainter(body, grey, opened, lens)(opened, lens)
+    assert np.abs(from_open.astype(int) - 140).max() <= 1  # what it shows is taken from it, grey
+    dim = PortraitPainter(body, grey // 2, closed, lens)(opened, lens)
+    assert dim[dark].mean() < 0.7 * from_closed[dark].mean()  # in the portrait's own light
+
+
+def test_a_body_without_those_parts_is_painted_without_them():
+    body, closed, lens = facing()
+
+    class Bare:
+        faces = body.faces
+
+    portrait = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
+    plain = warp_portrait(portrait, closed, lens, closed, lens, body.faces, 0.12, 2)
+    assert np.array_equal(PortraitPainter(Bare(), portrait, closed, lens)(closed, lens), plain)
+    assert set(INSIDE) <= set(body.part_names)

@@ -342,3 +342,42 @@ def test_conditioning_adds_at_most_a_thousandth_of_the_operations_at_full_size()
             counts.append(counter.get_total_flops())
     assert counts[0] > 1e14
     assert 1 < counts[1] / counts[0] < 1.001
+
+
+@torch.no_grad()
+def test_the_gate_goes_from_the_models_own_velocity_to_the_one_that_ends_at_the_painted_portrait():
+    torch.manual_seed(0)
+    model = tiny(warped_reference=True, bridge_level=0.6).eval()
+    given = inputs(9, batch=2) | {"warped": torch.randn(2, 16, 3, 4, 4)}
+    given["timestep"] = torch.tensor([600.0, 30.0])
+    gate = model.painted_gate
+    assert model.proj_out.out_features == gate.out_features
+    velocities = {}
+    for bias in (50.0, -50.0, 0.0):
+        torch.nn.init.constant_(gate.bias, bias)
+        velocities[bias] = model(**given)
+    model.painted_gate = None
+    torch.testing.assert_close(velocities[50.0], model(**given))
+    away = given["latents"] - given["warped"]
+    torch.testing.assert_close(velocities[-50.0][0], away[0] / 0.6)
+    torch.testing.assert_close(velocities[-50.0][1], away[1] / 0.05)  # nearly clean: no larger than at .05
+    torch.testing.assert_close(velocities[0.0], (velocities[50.0] + velocities[-50.0]) / 2, rtol=1e-4, atol=1e-5)
+
+
+def test_the_gate_learns_and_reads_a_level_for_every_latent():
+    model = tiny(warped_reference=True, bridge_level=0.6)
+    given = inputs(9) | {"warped": torch.randn(1, 16, 3, 4, 4), "timestep": torch.tensor([[0.0, 300.0, 600.0]])}
+    model(**given).square().mean().backward()
+    assert model.painted_gate.weight.grad.abs().max() > 0 and model.painted_gate.bias.grad.abs().max() > 0
+    with torch.no_grad():
+        torch.nn.init.constant_(model.painted_gate.bias, -50.0)
+        velocity, away = model(**given), given["latents"] - given["warped"]
+    torch.testing.assert_close(velocity[:, :, 2], away[:, :, 2] / 0.6)
+    torch.testing.assert_close(velocity[:, :, 1], away[:, :, 1] / 0.3)
+
+
+def test_only_models_that_start_from_the_painted_portrait_have_a_gate():
+    assert tiny().painted_gate is None and tiny(warped_reference=True).painted_gate is None
+    for level in (0.0, -1.0, 1.5):
+        with pytest.raises(UserError, match="bridge_level"):
+            tiny(warped_reference=True, bridge_level=level)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from fportrait.body.model import load_body
 from fportrait.camera.cameras import camera_centre
 from fportrait.dataset.sampling import Sampler, make_pipeline
 from fportrait.dataset.shards import ShardReader
@@ -11,6 +12,7 @@ from fportrait.errors import UserError
 from fportrait.evaluation.cross import Annotations, driven, pairs, run_cross
 from fportrait.evaluation.report import Report
 from fportrait.evaluation.types import Evaluation, Protocol, Scorers
+from fportrait.tracking.actions import ActionReadout
 from helpers.small import transformer
 
 
@@ -40,6 +42,19 @@ def test_the_target_takes_the_drivers_pose_around_its_own_heads_centre(house, an
         table.clip("PhoneCapture", "p0/s0/cam", 4, 9)
     with pytest.raises(UserError, match="no annotations"):
         Annotations([annotations / "none"])
+
+
+def test_the_painted_body_acts_as_the_drivers_codes_tell_and_the_normal_maps_do_not(house, annotations):
+    reader = ShardReader(house / "shards")
+    records = {record.identity: record for record in reader.records("test")["PhoneCapture"]}
+    intrinsics = np.array([[60.0, 0, 16], [0, 60, 16], [0, 0, 1]])
+    weight = np.zeros((52, 128), np.float32)
+    weight[load_body().action_names.index("jawOpen"), 0] = 1
+    asked = (Annotations([annotations]), records["p0"], records["p1"], intrinsics, 9, 32)
+    rest, acting = driven(*asked), driven(*asked, ActionReadout(weight, np.zeros(52, np.float32)))
+    assert np.array_equal(rest.normals, acting.normals)
+    moved = np.abs(acting.vertices - rest.vertices).max((1, 2))
+    assert moved[0] == pytest.approx(0, abs=1e-6) and moved[8] > 0.01 and (np.diff(moved) > 0).all()
 
 
 def test_pairs_are_sampled_scored_and_shown(house, annotations, tmp_path):

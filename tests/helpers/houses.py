@@ -130,6 +130,7 @@ def write_annotations(folder: Path) -> Path:
                         "body_rotation": np.eye(3).ravel(),
                         "body_translation": away,
                         "head_rotation": turn.ravel(),
+                        "expression_code": np.full(128, t / 9),
                     }
                 )
         identities.append(

@@ -1,0 +1,43 @@
+"""The codec's lost detail, given back where the result is what the codec makes of the painted portrait."""
+
+import numpy as np
+import pytest
+import torch
+
+from fportrait.bundle import SHIPPED_BASE
+from fportrait.diffusion.codec import decode_latents, encode_video, load_vae
+from fportrait.diffusion.detail import with_detail
+
+
+def test_where_the_result_agrees_the_picture_itself_comes_back_and_where_it_does_not_nothing_changes():
+    torch.manual_seed(0)
+    painted = torch.rand(2, 3, 5, 32, 32) * 0.6 - 0.3
+    coded = painted + 0.05 * torch.randn_like(painted)
+    result = coded.clone()
+    result[..., 16:] += 0.6  # another picture on the right
+    found = with_detail(result, painted, coded)
+    assert torch.allclose(found[..., :12], painted[..., :12], atol=1e-6)
+    assert (found - result)[..., 20:].abs().max() < 1e-3
+    assert found.abs().max() <= 1
+
+
+@torch.no_grad()
+def test_of_a_portrait_at_rest_more_comes_back_than_the_codec_can_carry():
+    from skimage.data import astronaut
+
+    vae = load_vae(SHIPPED_BASE / "vae")
+    picture = torch.from_numpy(astronaut()[0:256:4, 96:352:4].copy()).permute(2, 0, 1).float() / 127.5 - 1
+    painted = picture[None, :, None].repeat(1, 1, 5, 1, 1)
+    coded = decode_latents(vae, encode_video(vae, painted))
+    result = (coded + 0.02 * torch.randn_like(coded)).clamp(-1, 1)  # a model's own small errors
+    before, after = (
+        (video - painted).square().mean().item() for video in (result, with_detail(result, painted, coded))
+    )
+    assert 10 * np.log10(before / after) > 3
+
+
+@pytest.mark.parametrize("frames", [1, 9])
+def test_it_takes_any_number_of_frames_and_clips_of_a_batch_do_not_meet(frames):
+    one, two = torch.rand(2, 1, 3, frames, 16, 24).unbind()
+    together = with_detail(torch.cat([one, two]), torch.cat([two, one]), torch.cat([one, two]))
+    assert torch.equal(together[:1], with_detail(one, two, one))
