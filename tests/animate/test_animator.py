@@ -65,6 +65,18 @@ def test_the_same_seed_gives_the_same_bytes_and_another_camera_another_video(fil
     assert np.abs(front - spin).mean() > 2
 
 
+def test_a_larger_video_is_sharper_than_a_small_one_enlarged(files):
+    from fportrait.animate.pictures import enlarge
+
+    large = read_video(run(files, "large", scale=4)["video"]).astype(float)
+    small = read_video(run(files, "small", scale=1)["video"])
+    enlarged = np.stack([enlarge(frame, 4) for frame in small]).astype(float)
+    assert large.shape == enlarged.shape
+    sharp, soft = (np.abs(np.diff(video[:, 64:192, 64:192], axis=2)).mean() for video in (large, enlarged))
+    assert sharp > 1.1 * soft
+    assert np.abs(large - enlarged).mean() < 12  # of the same person, in the same pose
+
+
 def test_the_models_own_guidance_is_used_unless_another_is_asked_for(files):
     own = run(files, "own")["video"]
     more = run(files, "more", guidance={"expression": 3.0})["video"]

@@ -41,3 +41,17 @@ def test_it_takes_any_number_of_frames_and_clips_of_a_batch_do_not_meet(frames):
     one, two = torch.rand(2, 1, 3, frames, 16, 24).unbind()
     together = with_detail(torch.cat([one, two]), torch.cat([two, one]), torch.cat([one, two]))
     assert torch.equal(together[:1], with_detail(one, two, one))
+
+
+def test_drawn_larger_the_result_is_as_sharp_as_what_is_drawn_where_nothing_changed():
+    torch.manual_seed(0)
+    larger = torch.rand(1, 3, 5, 64, 64) * 0.6 - 0.3
+    painted = torch.nn.functional.avg_pool3d(larger, (1, 4, 4))
+    coded = painted + 0.05 * torch.randn_like(painted)
+    result = coded.clone()
+    result[..., 8:] += 0.55
+    found = with_detail(result, painted, coded, larger)
+    assert found.shape == larger.shape
+    assert torch.allclose(found[..., :16], larger[..., :16], atol=1e-3)
+    changed = found[..., 44:]  # a blurred picture, which nothing of the larger one has come into
+    assert changed.diff(dim=-1).abs().mean() < 0.3 * larger[..., 44:].diff(dim=-1).abs().mean()

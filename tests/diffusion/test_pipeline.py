@@ -372,6 +372,27 @@ def test_a_bridge_starts_at_the_noised_painted_portrait_and_takes_as_many_steps_
         torch.testing.assert_close(sampled[:, :, :2], target[:, :, :2], rtol=0, atol=0.02)
 
 
+def test_painted_pictures_give_their_detail_back_and_larger_ones_their_size(pipeline):
+    config = {**pipeline.transformer.config, "warped_reference": True, "bridge_level": 0.6}
+    transformer = FactorPortraitTransformer(**config).eval()
+    torch.nn.init.constant_(transformer.painted_gate.bias, -50.0)  # keeps what is painted
+    made = FactorPortraitPipeline(transformer, pipeline.vae, make_scheduler("euler", 5.0), window_frames=13)
+    made.set_progress_bar_config(disable=True)
+    rng = np.random.default_rng(0)
+    large = np.repeat(np.repeat(rng.integers(0, 255, (29, 32, 32, 3), np.uint8), 2, 1), 2, 2)
+    small, asked = large[:, ::2, ::2], {**conditions(29), "num_inference_steps": 1, "output_type": "uint8"}
+    video = made(**asked, warped=iter(small)).frames[0]
+    assert np.abs(video.astype(int) - small).max() <= 1
+    assert np.array_equal(made(**asked, warped=small).frames[0], video)
+    made.register_to_config(detail=False)
+    assert np.abs(made(**asked, warped=small).frames[0].astype(int) - small).mean() > 10  # the codec alone
+    made.register_to_config(detail=True)
+    enlarged = made(**asked, warped=small, larger=iter(large)).frames[0]
+    assert enlarged.shape == (29, 64, 64, 3) and np.abs(enlarged.astype(int) - large).mean() < 2
+    with pytest.raises(UserError, match="larger painted pictures"):
+        made(**asked | conditions(9), warped=torch.zeros(1, 16, 3, 4, 4), larger=iter(large[:9]))
+
+
 def test_a_bridge_is_refused_without_a_painted_portrait_and_with_levels_of_another_rule(pipeline):
     with pytest.raises(UserError, match="warped_reference"):
         FactorPortraitTransformer(**{**pipeline.transformer.config, "bridge_level": 0.6})

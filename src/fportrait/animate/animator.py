@@ -24,8 +24,9 @@ from fportrait.animate.tracked import Report, Tracked, draw_normals, paint_portr
 from fportrait.animate.viewpoint import training_fit, viewpoint
 from fportrait.atomic_io import atomic_path, file_hash, write_json
 from fportrait.body.model import load_body
+from fportrait.body.painting import WARP_SCALE
 from fportrait.bundle import BundleSettings, at_size, read_settings
-from fportrait.camera.cameras import crop_intrinsics
+from fportrait.camera.cameras import crop_intrinsics, scale_intrinsics
 from fportrait.camera.paths import save_camera_path
 from fportrait.capture.sound import Sound
 from fportrait.capture.video_io import write_image, write_video
@@ -206,22 +207,26 @@ class Animator:
             numbers,
         )
 
-    def portrait(self, prepared: Prepared) -> np.ndarray:
-        """The model's picture of the portrait, `S S 3`."""
-        return crop_picture(prepared.image, prepared.person.crop, self.settings.size)
+    def portrait(self, prepared: Prepared, scale: int = 1) -> np.ndarray:
+        """The model's picture of the portrait, `S S 3`, or `scale` times as large."""
+        return crop_picture(prepared.image, prepared.person.crop, self.settings.size * scale)
 
-    def painted(self, prepared: Prepared, numbers: Iterable[int]) -> Iterator[np.ndarray]:
-        """The portrait painted on its body in the driver's poses, acting as the codes tell, `S S 3`, one by one."""
+    def painted(self, prepared: Prepared, numbers: Iterable[int], scale: int = 1) -> Iterator[np.ndarray]:
+        """The portrait painted on its body in the driver's poses, acting as the codes tell, `S S 3`, one by one.
+
+        Args:
+            scale: draws them so many times as large.
+        """
         numbers, view, readout = list(numbers), prepared.view, self.encoder.readout
         own: np.ndarray | None = None
         told: list[np.ndarray | None] = [None] * len(numbers)
         if readout is not None and not self.reads_landmarks:
             own = readout(segment_codes(prepared.person.track, self.encoder)[0])
             told = list(readout(self.expression(prepared)[numbers]))
-        cameras, intrinsics = view.world_to_camera[numbers], view.intrinsics[numbers]
-        portrait = self.portrait(prepared)
-        where = (prepared.drive, cameras, intrinsics, numbers)
-        return paint_portrait(self.body, prepared.person, portrait, *where, own, told)
+        lenses = np.stack([scale_intrinsics(lens, scale) for lens in view.intrinsics[numbers]])
+        where = (prepared.drive, view.world_to_camera[numbers], lenses, numbers)
+        samples = WARP_SCALE if scale == 1 else 1
+        return paint_portrait(self.body, prepared.person, self.portrait(prepared, scale), *where, own, told, samples)
 
     def portrait_normals(self, person: Tracked) -> np.ndarray:
         """The portrait's own normal map `S S 3`: its body in its pose, seen by its camera."""
@@ -267,8 +272,12 @@ class Animator:
         own = crop_intrinsics(person.intrinsics, person.crop, self.settings.size)
         return Cameras(view.world_to_camera, view.intrinsics, person.reference_camera, own)
 
-    def sample(self, prepared: Prepared, report: Report = quiet) -> Iterator[np.ndarray]:
+    def sample(self, prepared: Prepared, report: Report = quiet, scale: int = 1) -> Iterator[np.ndarray]:
         """Frames `S S 3` uint8, decoded as they are read; an exception raised by `report` ends the work.
+
+        Args:
+            scale: makes them so many times as large. Of a model that starts from the painted portrait they are as sharp
+                as the portrait's file where nothing changes (`diffusion.detail`); others are enlarged.
 
         Raises:
             UserError: values that are not finite.
@@ -278,6 +287,7 @@ class Animator:
         request, count = prepared.request, len(prepared)
         steps = request.steps or self.settings.steps
         rows = padded(count)
+        sharp = scale > 1 and self.bridge_level < 1 and self.pipeline.config.detail
 
         def tell(pipeline: Any, step: int, timestep: Any, state: dict[str, Any]) -> dict[str, Any]:
             report("sample", step + 1, steps)
@@ -297,10 +307,12 @@ class Animator:
                 generator=torch.Generator().manual_seed(request.seed),
                 output_type="stream",
                 callback_on_step_end=tell,
+                larger=self.painted(prepared, rows.tolist(), scale) if sharp else None,
             )
         left = count
         for chunk in self.profile.each("decode", result.frames):
-            yield from chunk[0][:left]
+            for frame in chunk[0][:left]:
+                yield frame if sharp or scale == 1 else enlarge(frame, scale)
             left -= len(chunk[0])
             if left <= 0:
                 return
@@ -344,10 +356,10 @@ class Animator:
         tags = self.tags(prepared)
 
         def frames() -> Iterator[np.ndarray]:
-            for index, frame in enumerate(self.sample(prepared, report)):
+            for index, frame in enumerate(self.sample(prepared, report, request.scale)):
                 if index in numbers:
                     shown.append(frame)
-                yield enlarge(frame, request.scale)
+                yield frame
 
         clip = prepared.sound
         sound = Sound(clip.path, clip.start) if clip else None

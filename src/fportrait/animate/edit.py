@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from fportrait.animate.animator import Animator, quiet
-from fportrait.animate.pictures import enlarge
 from fportrait.animate.request import Prepared, Request
 from fportrait.animate.retarget import check_strengths
 from fportrait.animate.tracked import Report
@@ -97,8 +96,8 @@ def edit_picture(animator: Animator, edit: Edit, report: Report = quiet) -> tupl
         UserError: see `prepare_edit`.
     """
     prepared = prepare_edit(animator, edit)
-    (frame,) = animator.sample(prepared, report)
-    return enlarge(frame, edit.scale), prepared
+    (frame,) = animator.sample(prepared, report, edit.scale)
+    return frame, prepared
 
 
 def write_edit(animator: Animator, edit: Edit, output: Path, report: Report = quiet) -> Prepared:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fportrait.body.model import BodyModel
-from fportrait.body.painting import PortraitPainter, acting_vertices
+from fportrait.body.painting import WARP_SCALE, PortraitPainter, acting_vertices
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import crop_intrinsics
 from fportrait.capture.clock import picked
@@ -220,10 +220,12 @@ def paint_portrait(
     numbers: Sequence[int],
     own_actions: np.ndarray | None = None,
     actions: Sequence[np.ndarray | None] | None = None,
+    samples: int = WARP_SCALE,
 ) -> Iterator[np.ndarray]:
     """The portrait `S S 3` painted on its body and drawn in the driver's poses, one by one; see `draw_normals`.
 
     Args:
+        samples: of `PortraitPainter`.
         own_actions, actions: how the portrait's body acts, and how it shall in each of the frames; see `posed`.
     """
 
@@ -231,7 +233,8 @@ def paint_portrait(
         return np.asarray(vertices @ camera[:3, :3].T + camera[:3, 3])
 
     own = before(next(posed(body, person.shape, person, [0], [own_actions])), person.reference_camera)
-    paint = PortraitPainter(body, portrait, own, crop_intrinsics(person.intrinsics, person.crop, portrait.shape[0]))
+    lens = crop_intrinsics(person.intrinsics, person.crop, portrait.shape[0])
+    paint = PortraitPainter(body, portrait, own, lens, samples)
     for camera, matrix, vertices in zip(
         cameras, intrinsics, posed(body, person.shape, drive, numbers, actions), strict=True
     ):

@@ -98,15 +98,23 @@ class PortraitPainter:
 
     Args:
         body: whose vertices are given. portrait: `H W 3` uint8. vertices: `V 3` of the portrait's own pose and face
-            (`acting_vertices`), in its camera's space. intrinsics: `3 3`, pixels.
+            (`acting_vertices`), in its camera's space. intrinsics: `3 3`, pixels. samples: per pixel and side.
     """
 
-    def __init__(self, body: Any, portrait: np.ndarray, vertices: np.ndarray, intrinsics: np.ndarray):
+    def __init__(
+        self,
+        body: Any,
+        portrait: np.ndarray,
+        vertices: np.ndarray,
+        intrinsics: np.ndarray,
+        samples: int = WARP_SCALE,
+    ):
+        self.samples = samples
         self.portrait, self.vertices, self.intrinsics = portrait, vertices, intrinsics
         self.faces, self._inside = body.faces, inside_colours(body)
         if self._inside is not None:
-            height, width = (WARP_SCALE * side for side in portrait.shape[:2])
-            ids, *_ = rasterize(vertices, self.faces, scale_intrinsics(intrinsics, WARP_SCALE), height, width)
+            height, width = (samples * side for side in portrait.shape[:2])
+            ids, *_ = rasterize(vertices, self.faces, scale_intrinsics(intrinsics, samples), height, width)
             inside = np.append(np.isfinite(self._inside[:, 0]), False)  # the last one stands for -1, nothing
             self._shown = inside[ids]
             seen = cv2.resize((ids >= 0).astype(np.uint8), portrait.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
@@ -116,12 +124,12 @@ class PortraitPainter:
     def __call__(self, vertices: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
         """The picture `H W 3` of a body at `vertices` `V 3` before a camera of `intrinsics` `3 3`."""
         own, hidden = (self.portrait, self.vertices, self.intrinsics), None if self._inside is None else self._hidden
-        return warp_portrait(*own, vertices, intrinsics, self.faces, WARP_REACH, WARP_SCALE, hidden)
+        return warp_portrait(*own, vertices, intrinsics, self.faces, WARP_REACH, self.samples, hidden)
 
     def _hidden(self, triangles: np.ndarray, places: np.ndarray) -> np.ndarray:
         assert self._inside is not None
         height, width = self._shown.shape
-        x, y = (np.clip((places * WARP_SCALE).astype(int), 0, (width - 1, height - 1))).T
+        x, y = (np.clip((places * self.samples).astype(int), 0, (width - 1, height - 1))).T
         return np.where(self._shown[y, x][:, None], np.nan, self._inside[triangles])
 
 

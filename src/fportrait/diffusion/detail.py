@@ -14,15 +14,36 @@ from torch.nn import functional as F
 AGREEMENT = 40 / 255  # in [-1, 1]: a difference of 20 grey levels takes w to exp(-1/2)
 
 
-def with_detail(result: torch.Tensor, painted: torch.Tensor, coded: torch.Tensor) -> torch.Tensor:
+def with_detail(
+    result: torch.Tensor, painted: torch.Tensor, coded: torch.Tensor, larger: torch.Tensor | None = None
+) -> torch.Tensor:
     """The result with the detail of the painted portrait.
 
     Args:
-        result: x. painted: p. coded: D(E(p)). All `B 3 T H W` in [-1, 1].
+        result: x. painted: p. coded: D(E(p)). All `B 3 T H W` in [-1, 1]. larger: p drawn at a multiple of that size,
+            `B 3 T kH kW`; the result then has it, too: where nothing changed it is as sharp as the portrait's file.
     """
     difference = result - coded
-    flat = difference.transpose(1, 2).flatten(0, 1)  # B T, 3, H, W
+    flat = by_frame(difference)
     for _ in range(2):  # two boxes of three pixels: nearly a Gaussian of 1.2
         flat = F.avg_pool2d(F.pad(flat, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    away = flat.square().mean(1).unflatten(0, (len(result), -1))[:, None]  # B 1 T H W
-    return (result + (-away / (2 * AGREEMENT**2)).exp() * (painted - coded)).clamp(-1, 1)
+    weight = (-flat.square().mean(1, keepdim=True) / (2 * AGREEMENT**2)).exp()  # B T, 1, H, W
+    count = len(result)
+    if larger is None:
+        return (result + by_clip(weight, count) * (painted - coded)).clamp(-1, 1)
+    size = larger.shape[-2:]
+    result, coded, weight = (
+        F.interpolate(part, size, mode="bicubic", align_corners=False)
+        for part in (by_frame(result), by_frame(coded), weight)
+    )
+    return by_clip(result + weight.clamp(0, 1) * (by_frame(larger) - coded), count).clamp(-1, 1)
+
+
+def by_frame(video: torch.Tensor) -> torch.Tensor:
+    """`B C T H W` to `B T, C, H, W`."""
+    return video.transpose(1, 2).flatten(0, 1)
+
+
+def by_clip(frames: torch.Tensor, count: int) -> torch.Tensor:
+    """`B T, C, H, W` of `count` clips to `B C T H W`."""
+    return frames.unflatten(0, (count, -1)).transpose(1, 2)

@@ -21,7 +21,7 @@ from fportrait.diffusion.codec import decode_parts, encode_video, load_vae
 from fportrait.diffusion.conditions import Conditions, Reads
 from fportrait.diffusion.detail import with_detail
 from fportrait.diffusion.factors import FACTORS
-from fportrait.diffusion.inputs import Cameras, Pictures, WindowConditions, as_latents, read_codes
+from fportrait.diffusion.inputs import Cameras, FrameStream, Pictures, WindowConditions, as_latents, read_codes
 from fportrait.diffusion.lora import apply_adapter
 from fportrait.diffusion.numerics import first_not_finite
 from fportrait.diffusion.schedule import make_scheduler, set_noise_levels
@@ -29,7 +29,7 @@ from fportrait.diffusion.shapes import latent_frames
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.diffusion.windows import Blend, Window, plan_windows
 from fportrait.errors import UserError, refuse_unknown_keys
-from fportrait.pixels import to_uint8
+from fportrait.pixels import to_model_range, to_uint8
 
 OUTPUT_TYPES = ("uint8", "pt", "latent", "stream")
 
@@ -178,6 +178,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
         window_frames: int | None = None,
         overlap_frames: int | None = None,
         given: torch.Tensor | None = None,
+        larger: Iterable[np.ndarray] | None = None,
     ) -> FactorPortraitPipelineOutput:
         """Sample a video of as many frames as there are codes.
 
@@ -208,6 +209,8 @@ class FactorPortraitPipeline(DiffusionPipeline):
             overlap_frames: shared by neighbouring windows of a long video; about a third of a window when None.
             given: `B C k h w`, latents that the video begins with and that stay: what follows goes on from them. Only
                 students learn to read them (`training.distill`), and only in a video of one window.
+            larger: pictures `kH kW 3` uint8 as of `warped`, drawn at a multiple of the model's size; the result then
+                has that size (`detail.with_detail`). Only with `warped` as pictures, of one video.
 
         Raises:
             UserError: files, shapes or lengths that do not fit, unknown factors, values that are not finite.
@@ -252,7 +255,15 @@ class FactorPortraitPipeline(DiffusionPipeline):
         if output_type == "latent":
             self.maybe_free_model_hooks()
             return FactorPortraitPipelineOutput(frames=latents)
-        parts = self._decode(latents, painted)
+        if larger is not None and (painted is None or len(latents) > 1):
+            raise UserError(
+                f"larger painted pictures for {len(latents)} videos that do not start from painted ones"
+                if painted is None
+                else f"larger painted pictures for {len(latents)} videos",
+                "one video of a model that starts from the painted portrait, given as pictures",
+                "leave them out",
+            )
+        parts = self._decode(latents, painted, larger)
         if output_type == "pt":
             return FactorPortraitPipelineOutput(frames=torch.cat(list(parts), 2))
         pictures = map(to_uint8, parts)
@@ -260,17 +271,24 @@ class FactorPortraitPipeline(DiffusionPipeline):
             frames=pictures if output_type == "stream" else np.concatenate(list(pictures), 1)
         )
 
-    def _decode(self, latents: torch.Tensor, painted: torch.Tensor | None = None) -> Iterator[torch.Tensor]:
+    def _decode(
+        self,
+        latents: torch.Tensor,
+        painted: torch.Tensor | None = None,
+        larger: Iterable[np.ndarray] | None = None,
+    ) -> Iterator[torch.Tensor]:
         """Parts `B 3 t H W` of the video; with the detail of `painted` `B 3 T H W` uint8 (`detail.with_detail`)."""
         parts = (part.float() for part in decode_parts(self.vae, latents))
         if painted is None:
             yield from parts
         else:
             own = painted.to(latents.device).float() / 127.5 - 1
-            start = 0
+            start, drawn = 0, None if larger is None else FrameStream(larger, "larger painted pictures")
             for part, coded in zip(parts, decode_parts(self.vae, encode_video(self.vae, own)), strict=True):
-                yield with_detail(part, own[:, :, start : start + part.shape[2]], coded.float())
-                start += part.shape[2]
+                window = slice(start, start + part.shape[2])
+                sharp = None if drawn is None else to_model_range(drawn.take(window)[None]).to(part)
+                yield with_detail(part, own[:, :, window], coded.float(), sharp)
+                start = window.stop
         self.maybe_free_model_hooks()
 
     def _denoise(
