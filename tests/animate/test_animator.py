@@ -77,6 +77,20 @@ def test_a_larger_video_is_sharper_than_a_small_one_enlarged(files):
     assert np.abs(large - enlarged).mean() < 12  # of the same person, in the same pose
 
 
+def test_more_portraits_are_read_and_named_and_a_picture_of_nobody_is_refused(files, tmp_path):
+    from PIL import Image
+
+    more = tmp_path / "again.png"
+    Image.open(files["portrait"]).rotate(4).save(more)
+    alone = run(files, "alone", "spin")["video"]
+    both = run(files, "both", "spin", more=(more,))["video"]
+    assert not np.array_equal(read_video(alone), read_video(both))
+    assert set(read_provenance(both)["inputs"]) == {*read_provenance(alone)["inputs"], "portrait 2"}
+    Image.new("RGB", (200, 200)).save(tmp_path / "wall.png")
+    with pytest.raises(UserError, match=r"wall\.png"):
+        run(files, "wall", more=(tmp_path / "wall.png",))
+
+
 def test_the_models_own_guidance_is_used_unless_another_is_asked_for(files):
     own = run(files, "own")["video"]
     more = run(files, "more", guidance={"expression": 3.0})["video"]

@@ -168,3 +168,15 @@ def test_slices_have_fixed_bounds_and_count_their_clips(scenes):
     clips = [ClipResult("c", "ada", {}, {"ours/psnr": score}, {"view": "over 40°"}) for score in (20.0, 24.0)]
     entry = summarise_slices(clips, 0)["view"]["over 40°"]
     assert (entry["clips"], entry["people"], entry["ours"]["psnr"]) == (2, 1, {"mean": 22.0})  # one person: no interval
+
+
+def test_a_second_portrait_shows_the_side_that_the_first_does_not_and_changes_nothing_else():
+    studio, person = Studio(Reader(), 64), sample_person(171_000_003)
+    shots = [Shot(camera=(yaw, 0.0)) for yaw in (0.0, 25.0, 45.0, 45.0, 45.0)]
+    one = studio.scene(person, shots)
+    two = studio.scene(person, shots, more=[Shot(camera=(35.0, 0.0))])
+    face = np.s_[4, 16:48, 16:48]
+    errors = [np.square(scene.warped[face].astype(float) - scene.video[face]).mean() for scene in (one, two)]
+    assert errors[1] < 0.85 * errors[0]
+    assert np.abs(one.warped[0].astype(int) - two.warped[0]).mean() < 1  # from the front the first one knows best
+    assert np.array_equal(one.normals, two.normals) and np.array_equal(one.reference, two.reference)

@@ -131,8 +131,18 @@ class Animator:
     @property
     def bridge_level(self) -> float:
         """The noise level that sampling starts at; told without loading the model."""
-        config = json.loads((self.model / "transformer" / "config.json").read_text(encoding="utf-8"))
-        return float(config.get("bridge_level", 1.0))
+        return float(self._config.get("bridge_level", 1.0))
+
+    @property
+    def reads_painted(self) -> bool:
+        """Whether the model reads the portrait painted on the body."""
+        return bool(self._config.get("warped_reference"))
+
+    @cached_property
+    def _config(self) -> dict[str, Any]:
+        """The transformer's configuration, without loading it."""
+        found: dict[str, Any] = json.loads((self.model / "transformer" / "config.json").read_text(encoding="utf-8"))
+        return found
 
     def guidance(self, request: Request) -> dict[str, float]:
         """Scale per factor: the model's own, and over it what the request asks for."""
@@ -154,6 +164,7 @@ class Animator:
         size, max_frames = self.encoder.crop_size, request.max_frames
         config = replace(self.config, force=request.force)
         person, image = self.tracked_portrait(request.portrait, request.portrait_fov, request.force)
+        others = [self.tracked_portrait(path, request.portrait_fov, request.force) for path in request.more]
 
         def track(path: Path, what: str, seconds: float = math.inf) -> Tracked:
             limits = (self.landmarks, config, size, max_frames)
@@ -173,7 +184,10 @@ class Animator:
         notes = [*person.notes, *clock_notes(drive, express, frames), *view.notes, *training_fit(view, self.settings)]
         rest = self.rest(request, express, segment_codes(express.track, self.encoder))
         notes += [rest.note] * bool(rest.note)
-        return Prepared(request, person, drive, express, image, view, notes)
+        if others and not self.reads_painted:
+            notes.append(f"{len(others)} further portraits are not used: this model does not read the painted portrait")
+        notes += [note for other, _ in others for note in other.notes]
+        return Prepared(request, person, drive, express, image, view, notes, others if self.reads_painted else [])
 
     def tracked_portrait(self, path: Path, fov: float | None = None, force: bool = False) -> tuple[Tracked, np.ndarray]:
         """A portrait's track and its upright picture `H W 3`; see `track_picture`."""
@@ -221,12 +235,22 @@ class Animator:
         own: np.ndarray | None = None
         told: list[np.ndarray | None] = [None] * len(numbers)
         if readout is not None and not self.reads_landmarks:
-            own = readout(segment_codes(prepared.person.track, self.encoder)[0])
+            own = self._acted(prepared.person)
             told = list(readout(self.expression(prepared)[numbers]))
         lenses = np.stack([scale_intrinsics(lens, scale) for lens in view.intrinsics[numbers]])
         where = (prepared.drive, view.world_to_camera[numbers], lenses, numbers)
-        samples = WARP_SCALE if scale == 1 else 1
-        return paint_portrait(self.body, prepared.person, self.portrait(prepared, scale), *where, own, told, samples)
+        samples, size = WARP_SCALE if scale == 1 else 1, self.settings.size * scale
+        others = [
+            (other, crop_picture(image, other.crop, size), self._acted(other) if own is not None else None)
+            for other, image in prepared.others
+        ]
+        portrait = self.portrait(prepared, scale)
+        return paint_portrait(self.body, prepared.person, portrait, *where, own, told, samples, others)
+
+    def _acted(self, person: Tracked) -> np.ndarray | None:
+        """The actions that the portrait's own code tells."""
+        readout = self.encoder.readout
+        return None if readout is None else readout(segment_codes(person.track, self.encoder)[0])
 
     def portrait_normals(self, person: Tracked) -> np.ndarray:
         """The portrait's own normal map `S S 3`: its body in its pose, seen by its camera."""
@@ -321,6 +345,7 @@ class Animator:
         """Provenance of a video, or with `changes` of an edited picture; see `fportrait.provenance`."""
         request = prepared.request
         inputs = {"portrait": request.portrait, "driving": request.driving}
+        inputs |= {f"portrait {number}": path for number, path in enumerate(request.more, start=2)}
         if request.expression is not None:
             inputs["expression"] = request.expression
         camera = request.camera
@@ -456,7 +481,8 @@ def animate(
     """
     output = Path(output)
     request = Request(Path(portrait), Path(driving), camera, force=force, **settings)
-    check_output(output, [request.portrait, request.driving, request.expression], conditions, force)
+    inputs = [request.portrait, request.driving, request.expression, *request.more]
+    check_output(output, inputs, conditions, force)
     profile = profile or Profile()
     with profile.measured("load"):
         animator = Animator(model, size=size, adapter=adapter)

@@ -21,6 +21,8 @@ class Request:
     Args:
         portrait: a picture with one face: identity. driving: a video: head pose, and expression unless `expression` is
             given. expression: another video, whose expressions are used; the shorter of the two decides the length.
+        more: further pictures of the portrait's person, for what the first does not see, such as a side of the head; of
+            models that read the painted portrait.
         camera: see `fportrait.animate.viewpoint`.
         guidance: scale per factor (expression, pose, view, identity), in place of the model's own; 1 costs nothing, any
             other value one more model call per step. steps: sampling steps; None takes the model's own.
@@ -53,6 +55,7 @@ class Request:
     fov: float | None = None
     portrait_fov: float | None = None
     force: bool = False
+    more: Sequence[Path] = ()
 
 
 @dataclass
@@ -66,6 +69,7 @@ class Prepared:
     image: np.ndarray  # the portrait, H W 3
     view: Viewpoint
     notes: list[str]
+    others: list[tuple[Tracked, np.ndarray]] = field(default_factory=list)  # further portraits, with their pictures
 
     def __len__(self) -> int:
         return len(self.view.world_to_camera)

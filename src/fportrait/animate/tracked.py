@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -221,20 +222,26 @@ def paint_portrait(
     own_actions: np.ndarray | None = None,
     actions: Sequence[np.ndarray | None] | None = None,
     samples: int = WARP_SCALE,
+    others: Sequence[tuple[Tracked, np.ndarray, np.ndarray | None]] = (),
 ) -> Iterator[np.ndarray]:
     """The portrait `S S 3` painted on its body and drawn in the driver's poses, one by one; see `draw_normals`.
 
     Args:
-        samples: of `PortraitPainter`.
+        samples: of `PortraitPainter`. others: further portraits of the person: track, picture and own actions.
         own_actions, actions: how the portrait's body acts, and how it shall in each of the frames; see `posed`.
     """
 
     def before(vertices: np.ndarray, camera: np.ndarray) -> np.ndarray:
         return np.asarray(vertices @ camera[:3, :3].T + camera[:3, 3])
 
-    own = before(next(posed(body, person.shape, person, [0], [own_actions])), person.reference_camera)
-    lens = crop_intrinsics(person.intrinsics, person.crop, portrait.shape[0])
-    paint = PortraitPainter(body, portrait, own, lens, samples)
+    def painter(
+        of: Tracked, picture: np.ndarray, acted: np.ndarray | None, more: Sequence[PortraitPainter] = ()
+    ) -> Any:
+        vertices = before(next(posed(body, of.shape, of, [0], [acted])), of.reference_camera)
+        lens = crop_intrinsics(of.intrinsics, of.crop, picture.shape[0])
+        return PortraitPainter(body, picture, vertices, lens, samples, more)
+
+    paint = painter(person, portrait, own_actions, [painter(*other) for other in others])
     for camera, matrix, vertices in zip(
         cameras, intrinsics, posed(body, person.shape, drive, numbers, actions), strict=True
     ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -14,6 +14,8 @@ from fportrait.camera.cameras import scale_intrinsics
 
 WARP_REACH, WARP_SCALE = 0.12, 2  # of `PortraitPainter`
 INSIDE = {"teeth": (178, 172, 158), "tongue": (122, 62, 60), "mouth_cavity": (48, 20, 20)}  # sRGB
+SIGHT_LOW = 0.2  # cosine below which the first portrait sees a point badly enough for another one to be asked
+SIGHT_DEPTH = 0.008  # metres behind what a pixel sees that still count as seen
 USUAL_LIGHT = 140  # median of a face's grey levels that INSIDE goes with
 DRAW_SCALE = 3  # the picture is drawn larger and averaged down, as filmed ones are
 
@@ -39,7 +41,7 @@ def warp_portrait(
     faces: np.ndarray,
     reach: float = 0.0,
     scale: int = DRAW_SCALE,
-    hidden: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    beyond: Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> np.ndarray:
     """The portrait as a texture of the mesh, drawn elsewhere: `H W 3` uint8.
 
@@ -53,8 +55,8 @@ def warp_portrait(
         reach: how far the mesh takes along what lies beside it, hair and hats, as a share of the picture: a pixel
             there moves as the nearest one on the mesh, less by exp(-distance / reach). 0 leaves it where it is.
         scale: samples per pixel and side.
-        hidden: colours `N 3` of points that the portrait does not see, from their triangles `N` and places in the
-            portrait `N 2`; NaN where it does.
+        beyond: colours `N 3` of points that the portrait does not see, and their shares `N` of what is drawn, 0 where
+            it does; from triangles `N`, weights `N 3` of their corners, and places in the portrait `N 2`.
     """
     height, width = (scale * side for side in portrait.shape[:2])
     ids, weights, _ = rasterize(vertices, faces, scale_intrinsics(intrinsics, scale), height, width)
@@ -74,10 +76,10 @@ def warp_portrait(
         moved = spread(moved, seen, reach * height)
     source = grid + moved - 0.5  # OpenCV samples at whole numbers
     drawn = cv2.remap(portrait, source, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
-    if hidden is not None and len(y):
-        colours = hidden(ids[y, x], pixels[:, :2] / pixels[:, 2:])
-        known = np.isfinite(colours[:, 0])
-        drawn[y[known], x[known]] = colours[known]
+    if beyond is not None and len(y):
+        colours, shares = beyond(ids[y, x], weights[y, x], pixels[:, :2] / pixels[:, 2:])
+        mixed = drawn[y, x] + shares[:, None] * (colours - drawn[y, x])
+        drawn[y, x] = np.clip(mixed + 0.5, 0, 255).astype(np.uint8)
     return drawn if scale == 1 else cv2.resize(drawn, portrait.shape[1::-1], interpolation=cv2.INTER_AREA)
 
 
@@ -94,11 +96,13 @@ class PortraitPainter:
     """The portrait that a model is given as a condition: painted on its body, and drawn in any pose and face.
 
     What the mesh drags along beside it fades with distance (`warp_portrait`). The inside of a mouth that the portrait
-    keeps closed has no colour there; it takes a usual one, in the portrait's own light.
+    keeps closed has no colour there; it takes a usual one, in the portrait's own light. What other portraits of the
+    person see better, a side of the head, comes from them.
 
     Args:
         body: whose vertices are given. portrait: `H W 3` uint8. vertices: `V 3` of the portrait's own pose and face
             (`acting_vertices`), in its camera's space. intrinsics: `3 3`, pixels. samples: per pixel and side.
+        others: further portraits of the same person, of any size.
     """
 
     def __init__(
@@ -108,29 +112,68 @@ class PortraitPainter:
         vertices: np.ndarray,
         intrinsics: np.ndarray,
         samples: int = WARP_SCALE,
+        others: Sequence[PortraitPainter] = (),
     ):
-        self.samples = samples
+        self.samples, self.others = samples, list(others)
         self.portrait, self.vertices, self.intrinsics = portrait, vertices, intrinsics
         self.faces, self._inside = body.faces, inside_colours(body)
+        height, width = (samples * side for side in portrait.shape[:2])
+        ids, _, self._depth = rasterize(vertices, self.faces, scale_intrinsics(intrinsics, samples), height, width)
+        seen = cv2.resize((ids >= 0).astype(np.uint8), portrait.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
+        self.light = np.median(portrait[seen], 0) if seen.any() else np.full(3, USUAL_LIGHT)  # of the face, by channel
         if self._inside is not None:
-            height, width = (samples * side for side in portrait.shape[:2])
-            ids, *_ = rasterize(vertices, self.faces, scale_intrinsics(intrinsics, samples), height, width)
             inside = np.append(np.isfinite(self._inside[:, 0]), False)  # the last one stands for -1, nothing
             self._shown = inside[ids]
-            seen = cv2.resize((ids >= 0).astype(np.uint8), portrait.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
             light = np.median(portrait[seen].mean(1)) / USUAL_LIGHT if seen.any() else 1.0
             self._inside = np.clip(self._inside * np.float32(light), 0, 255)
 
     def __call__(self, vertices: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
         """The picture `H W 3` of a body at `vertices` `V 3` before a camera of `intrinsics` `3 3`."""
-        own, hidden = (self.portrait, self.vertices, self.intrinsics), None if self._inside is None else self._hidden
-        return warp_portrait(*own, vertices, intrinsics, self.faces, WARP_REACH, self.samples, hidden)
+        own = (self.portrait, self.vertices, self.intrinsics)
+        return warp_portrait(*own, vertices, intrinsics, self.faces, WARP_REACH, self.samples, self._beyond)
 
-    def _hidden(self, triangles: np.ndarray, places: np.ndarray) -> np.ndarray:
-        assert self._inside is not None
-        height, width = self._shown.shape
-        x, y = (np.clip((places * self.samples).astype(int), 0, (width - 1, height - 1))).T
-        return np.where(self._shown[y, x][:, None], np.nan, self._inside[triangles])
+    def _beyond(self, triangles: np.ndarray, weights: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        colours, shares = np.zeros((len(triangles), 3), np.float32), np.zeros(len(triangles), np.float32)
+        hidden = np.ones(len(triangles), bool)  # from every portrait
+        if self._inside is not None:
+            x, y = self._pixels(places)
+            hidden = ~self._shown[y, x]
+        best = self.sight(triangles, weights)[0] if self.others else None
+        for other in self.others:
+            sight, seen_at = other.sight(triangles, weights)
+            ahead = np.clip((SIGHT_LOW - best) / SIGHT_LOW, 0, 1) * (sight > np.maximum(best, SIGHT_LOW))
+            taken = ahead > shares
+            colours[taken] = other.colours(seen_at[taken]) * (self.light / np.maximum(other.light, 1))
+            shares = np.maximum(shares, ahead)
+            hidden &= sight <= 0
+        if self._inside is not None:
+            inside = hidden & np.isfinite(self._inside[triangles, 0])
+            colours[inside], shares[inside] = self._inside[triangles[inside]], 1
+        return colours, shares
+
+    def _pixels(self, places: np.ndarray) -> np.ndarray:
+        height, width = self._depth.shape
+        return np.clip((places * self.samples).astype(int), 0, (width - 1, height - 1)).T
+
+    def sight(self, triangles: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How well the portrait sees points of the surface, `N` cosines, 0 for hidden ones; and where, `N 2` pixels."""
+        corners = np.asarray(self.vertices, np.float32)[np.asarray(self.faces)[triangles]]  # N 3 3
+        points = (weights.astype(np.float32)[..., None] * corners).sum(1)
+        places = points @ np.asarray(self.intrinsics, np.float32).T
+        places = places[:, :2] / np.maximum(places[:, 2:], 1e-6)
+        normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        lengths = np.linalg.norm(normals, axis=1) * np.linalg.norm(points, axis=1)
+        facing = -(normals * points).sum(1) / np.maximum(lengths, 1e-12)
+        x, y = self._pixels(places)
+        height, width = self.portrait.shape[:2]
+        within = ((places >= 0) & (places < (width, height))).all(1) & (points[:, 2] > 0)
+        seen = within & (points[:, 2] < self._depth[y, x] + SIGHT_DEPTH)
+        return np.where(seen, np.clip(facing, 0, 1), 0), places
+
+    def colours(self, places: np.ndarray) -> np.ndarray:
+        """The portrait's colours `N 3` at places `N 2`, pixels."""
+        at = (places - 0.5).astype(np.float32)[None]
+        return cv2.remap(self.portrait, at, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)[0]  # type: ignore[call-overload]
 
 
 def inside_colours(body: Any) -> np.ndarray | None:

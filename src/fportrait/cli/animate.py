@@ -51,7 +51,15 @@ def parse_numbers(text: str, count: int, option: str, example: str) -> tuple[flo
 
 
 @click.command()
-@click.option("--portrait", required=True, type=path_type, help="A picture with one face: identity.")
+@click.option(
+    "--portrait",
+    "portraits",
+    required=True,
+    multiple=True,
+    type=path_type,
+    help="A picture with one face: identity. Given again: more pictures of the person, for what the first one does not "
+    "see, such as a side of the head.",
+)
 @click.option("--driving", required=True, type=path_type, help="A video: head pose, and expressions.")
 @click.option("--expression", type=path_type, help="Another video: take the expressions from it instead.")
 @click.option(
@@ -124,7 +132,7 @@ def parse_numbers(text: str, count: int, option: str, example: str) -> tuple[flo
 @device_option
 @json_option
 def animate(
-    portrait: Path,
+    portraits: tuple[Path, ...],
     driving: Path,
     expression: Path | None,
     camera: str,
@@ -166,6 +174,7 @@ def animate(
       fportrait animate --portrait me.jpg --driving talk.mp4 --guidance expression=2 -o strong.mp4
       fportrait animate --portrait me.jpg --driving talk.mp4 --adapter anna -o adapted.mp4
       fportrait animate --portrait me.jpg --driving talk.mp4 --model BASE --adapter STAGE/adapter -o adapted.mp4
+      fportrait animate --portrait me.jpg --portrait left.jpg --driving talk.mp4 --camera spin -o spin.mp4
       fportrait animate --portrait me.jpg --driving talk.mp4 --fast --profile -o quick.mp4
     """
     scales = parse_pairs(guidance, "--guidance", "FACTOR=SCALE", "expression=2")
@@ -181,7 +190,7 @@ def animate(
     bars = Bars()
     try:
         written = run_animation(
-            portrait,
+            portraits[0],
             driving,
             camera,
             output,
@@ -203,6 +212,7 @@ def animate(
             adjust=parse_pairs(adjust, "--adjust", "SLIDER=STRENGTH", "smile=0.5"),
             fov=fov,
             portrait_fov=portrait_fov,
+            more=portraits[1:],
         )
     finally:
         bars.close()

@@ -96,19 +96,31 @@ class Studio:
         self._drawn: dict[tuple[int, Shot], dict[str, Any]] = {}
 
     def scene(
-        self, person: Person, shots: Sequence[Shot], driver: Person | None = None, reference: Shot = Shot()
+        self,
+        person: Person,
+        shots: Sequence[Shot],
+        driver: Person | None = None,
+        reference: Shot = Shot(),
+        more: Sequence[Shot] = (),
     ) -> Scene:
         """The clip of `person` going through `shots`; codes are read from `driver` doing the same (default: themself).
+
+        Args:
+            reference: the portrait's. more: further portraits, for what it does not see.
 
         Raises:
             UserError: an unknown action, or a number of shots that is not 4k+1.
         """
         drawn = [self._draw(person, shot) for shot in shots]
         driven = drawn if driver is None else [self._draw(driver, shot) for shot in shots]
-        own = self._draw(person, reference)
-        codes, own_code = (self.encoder.encode(np.stack([f["crop"] for f in some])) for some in (driven, [own]))
-        (start,), placed = self._placed([own], own_code), self._placed(drawn, codes)
-        paint = PortraitPainter(self.body, own["picture"], start, self.intrinsics)
+        own, *others = portraits = [self._draw(person, shot) for shot in (reference, *more)]
+        codes, own_codes = (self.encoder.encode(np.stack([f["crop"] for f in some])) for some in (driven, portraits))
+        (start, *starts), placed = self._placed(portraits, own_codes), self._placed(drawn, codes)
+        painters = [
+            PortraitPainter(self.body, other["picture"], vertices, self.intrinsics)
+            for other, vertices in zip(others, starts, strict=True)
+        ]
+        paint = PortraitPainter(self.body, own["picture"], start, self.intrinsics, others=painters)
         return Scene(
             video=np.stack([frame["picture"] for frame in drawn]),
             normals=np.stack([frame["normals"] for frame in drawn]),
