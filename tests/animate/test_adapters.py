@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from fportrait.animate.adapt import at_work, better, check_adapter_name, earlier, without_consent, words
@@ -17,6 +18,7 @@ from fportrait.animate.adapters import FOLDER, WORK, adapters, base_of, delete, 
 from fportrait.animate.clip_check import UNUSABLE, ClipCheck, PersonCheck
 from fportrait.atomic_io import write_json
 from fportrait.capture.video_io import write_video
+from fportrait.cli import main
 from fportrait.diffusion.lora import LoraSettings, adapter_name
 from fportrait.errors import UserError
 from fportrait.provenance import TAG
@@ -54,6 +56,24 @@ def test_deleting_takes_everything_made_from_it_and_nothing_else(home):
     assert (home / FOLDER / "ben/adapter.json").is_file() and (home / WORK / "embedded").is_dir()
     with pytest.raises(UserError, match=r"no adapter 'anna'.*ben"):
         delete("anna", home)
+
+
+def test_the_command_lists_deletes_and_says_what_is_missing(home, monkeypatch):
+    monkeypatch.chdir(home)
+    (home / "mlruns").mkdir()
+
+    def adapt(*words: str) -> tuple[int, str]:
+        done = CliRunner().invoke(main, ["adapt", *words])
+        return done.exit_code, done.stdout or done.stderr
+
+    code, told = adapt("--list", "--json")
+    assert code == 0 and {name: one["fits"] for name, one in json.loads(told).items()} == {"anna": False, "ben": False}
+    assert adapt()[0] == adapt("clips")[0] == adapt("nowhere", "--name", "carl")[0] == 2
+    code, told = adapt("nowhere", "--name", "../carl")
+    assert code == 2 and "Traceback" not in told and sorted(adapters(home)) == ["anna", "ben"]
+    assert adapt("--delete", "anna")[0] == 0 and list(adapters(home)) == ["ben"]
+    code, told = adapt("--delete", "anna")
+    assert code == 2 and "no adapter 'anna'" in told
 
 
 def test_results_conditions_and_reports_go_too_and_the_users_own_files_beside_them_stay(home):

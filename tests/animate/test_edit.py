@@ -69,6 +69,7 @@ def test_the_heads_turn_is_added_to_its_own_about_its_middle(animator, portrait)
             ({"head": (float("nan"), 0, 0)}, "yaw of nan"),
             ({"camera": "120,0"}, "yaw 120"),
         ),
+        ({"guidance": {"expression": float("nan")}}, "guidance expression=nan"),
         *(({"adjust": {"nose": 1.0}}, "nose"), ({"adjust": {"lips": 5.0}}, "lips=5")),
     ],
 )

@@ -39,6 +39,7 @@ def write_experiment(shift: float) -> None:
     score = {"mean": 20.123 + shift}
     ours = {"ours": {"psnr": score, "expression_gain": score, "head_pose_error": score}}
     reports["evaluate"] = {"ViewSweep": ours, "control": {"methods": {"ours": {"worst_leak": 0.3 + shift / 10}}}}
+    write_json(Path("metrics/gains.json"), [{"factor": "jaw", "gain": 0.5 + shift}, {"factor": "smile", "gain": 0.25}])
     for stage, report in reports.items():
         write_json(Path(f"metrics/{stage}.json"), headline(stage, report))
 
@@ -52,8 +53,9 @@ def repository(tmp_path, monkeypatch):
     run("git", "config", "user.email", "a@b")
     run("git", "config", "user.name", "a")
     write_experiment(0.0)
-    listed = sorted(path.as_posix() for path in Path("metrics").iterdir())
-    Path("dvc.yaml").write_text(yaml.safe_dump({"metrics": listed, "params": [PARAMETERS]}))
+    listed = sorted(path.as_posix() for path in Path("metrics").iterdir() if path.stem != "gains")
+    plots = [{"metrics/gains.json": {"x": "factor", "y": "gain"}}]
+    Path("dvc.yaml").write_text(yaml.safe_dump({"metrics": listed, "params": [PARAMETERS], "plots": plots}))
     run("git", "add", "-A")
     run("git", "commit", "-qm", "one")
     write_experiment(0.5)
@@ -69,3 +71,20 @@ def test_an_experiment_on_training_fits_120_columns(repository):
         for name in ("loss1", "loss4", "psnr", "gain", "pose", "leak"):
             assert name in table
     assert "learning_rate" in dvc("exp", "show", "--no-pager", *command)
+
+
+def test_plots_are_drawn_and_unused_results_are_dropped(repository):
+    assert "dvc plots diff HEAD" in (ROOT / "docs/coming-from.md").read_text()
+    for words in (("plots", "show"), ("plots", "diff", "HEAD")):
+        page = Path(re.search(r"file://(\S+)", dvc(*words))[1])
+        assert "vega" in (text := page.read_text()) and "smile" in text
+    assert ("workspace" in text) and ("HEAD" in text)
+    Path("large.bin").write_bytes(b"kept")
+    dvc("add", "-q", "large.bin")
+    kept = {path for path in Path(".dvc/cache").rglob("*") if path.is_file()}
+    Path("large.bin").write_bytes(b"changed")
+    dvc("add", "-q", "large.bin")
+    assert "dvc gc --workspace" in (ROOT / "docs/recovery.md").read_text()
+    dvc("gc", "--workspace", "--force")
+    left = {path for path in Path(".dvc/cache").rglob("*") if path.is_file()}
+    assert len(left) == 1 and not left & kept

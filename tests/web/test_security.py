@@ -10,6 +10,7 @@ import shutil
 import urllib.error
 import urllib.request
 from http.cookies import SimpleCookie
+from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
@@ -77,9 +78,13 @@ class Visitor:
         } | values
         data = [portrait, None, None, given["kind"], given["keys"], given["file"], 1, 1, 1, 1]
         data += [given["steps"], given["seed"], given["frames"], given["neutral"], False]
+        return self.call("generate", data)
+
+    def call(self, name: str, data: list) -> dict:
+        """Call a function of the pages' with any values, zeros at the end; the event that ends it."""
         functions = json.loads(self.ask("GET", "/config").content)["dependencies"]
-        ((number, inputs),) = [(one["id"], one["inputs"]) for one in functions if one["api_name"] == "generate"]
-        data += [0] * (len(inputs) - len(data))  # what is added to the expression
+        ((number, inputs),) = [(one["id"], one["inputs"]) for one in functions if one["api_name"] == name]
+        data = data + [0] * (len(inputs) - len(data))
         session = secrets.token_hex(6)
         body = json.dumps({"data": data, "fn_index": number, "session_hash": session}).encode()
         joined = self.ask("POST", "/gradio_api/queue/join", body, content_type="application/json")
@@ -220,6 +225,42 @@ def test_another_site_may_link_to_the_studio_and_that_is_all(visitors, mode, des
 def test_values_that_no_slider_has_are_refused(visitors, values, tmp_path):
     refusal = visitors[0].refusal(visitors[0].job(None, **values))
     assert "fault" not in (refusal or "").lower() and "Traceback" not in (refusal or "")
+
+
+# kind, keys, camera file, seed, length: a field that was emptied gives None, and Gradio's limits let NaN through
+@pytest.mark.parametrize(
+    "values",
+    [
+        *([None, "", None, 0, 9], ["own path", "\0", None, 0, 9], ["front", None, None, None, 9]),
+        *(["front", "", None, float("nan"), 9], ["front", "", None, 0, float("nan")]),
+    ],
+)
+def test_an_emptied_field_is_named_and_is_no_fault(visitors, values):
+    refusal = visitors[0].refusal(visitors[0].call("draw_camera", values))
+    assert refusal and refusal.startswith("Found") and "fault" not in refusal
+
+
+def test_the_line_beside_generate_stays_silent_about_fields_that_are_no_numbers(visitors):
+    for values in ([None, None, float("nan"), 4], [None, None, 9, float("nan")]):
+        assert visitors[0].call("plan", [*values, 1, 1, 1, 1])["output"]["data"] == [""]
+
+
+@pytest.mark.parametrize("name", ["..", "../..", "../results", "/etc", ".lock", "", "\0", "x" * 4000])
+def test_a_result_is_deleted_by_its_own_name_alone(server, visitors, name):
+    before = sorted(server.folder.parent.rglob("*"))
+    visitors[0].call("delete_result", [name])
+    assert sorted(server.folder.parent.rglob("*")) == before and server.answers()
+
+
+NAMES = ("../../x.png", "ü 😀 \u202egnp.png", "." * 200 + ".png", ".png", "a\\b.png", "%2e%2e%2fx.png")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_upload_of_any_name_lies_in_the_uploads(server, visitors, name):
+    answer = visitors[0].upload(name, b"x", "image/png")
+    assert answer.status == 200
+    (path,) = json.loads(answer.content)
+    assert "/../" not in path and Path(path).resolve().is_relative_to(server.folder / ".uploads")
 
 
 @pytest.mark.parametrize(

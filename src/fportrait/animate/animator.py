@@ -18,7 +18,7 @@ import numpy as np
 from fportrait.animate.pictures import enlarge, rows_of_pictures, shown_frames
 from fportrait.animate.portrait import track_picture
 from fportrait.animate.profile import Profile
-from fportrait.animate.request import Prepared, Request, clock_notes
+from fportrait.animate.request import Prepared, Request, check_guidance, clock_notes
 from fportrait.animate.retarget import check_strengths, directions, offset
 from fportrait.animate.tracked import Report, Tracked, draw_normals, paint_portrait, track_video
 from fportrait.animate.viewpoint import training_fit, viewpoint
@@ -34,7 +34,6 @@ from fportrait.dataset.encode import crop_picture
 from fportrait.devices import pick_device, sampling_dtype
 from fportrait.diffusion.cameras import Cameras
 from fportrait.diffusion.conditions import padded
-from fportrait.diffusion.factors import FACTORS
 from fportrait.diffusion.lora import adapter_name, find_adapter
 from fportrait.errors import UserError
 from fportrait.outputs import check_file, check_folder
@@ -154,11 +153,7 @@ class Animator:
         Raises:
             UserError: unreadable files, no face or two faces, a bad camera, unknown factors.
         """
-        for factor, value in request.guidance.items():
-            if factor not in FACTORS or not 0 <= value <= 20:
-                raise UserError(
-                    f"guidance {factor}={value:g}", f"one of {', '.join(FACTORS)} and a scale from 0 to 20", "change it"
-                )
+        check_guidance(request.guidance)
         check_neutral(request.neutral)
         check_strengths(request.adjust)
         size, max_frames = self.encoder.crop_size, request.max_frames

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fportrait.animate.animator import Animator, quiet
-from fportrait.animate.request import Prepared, Request
+from fportrait.animate.request import Prepared, Request, check_guidance
 from fportrait.animate.retarget import check_strengths
 from fportrait.animate.tracked import Report
 from fportrait.animate.viewpoint import training_fit, viewpoint
@@ -63,6 +63,7 @@ def prepare_edit(animator: Animator, edit: Edit) -> Prepared:
     Raises:
         UserError: no face or two faces, an unknown slider, or a value out of range.
     """
+    check_guidance(edit.guidance)
     check_strengths(edit.adjust)
     check_head(edit.head)
     if animator.reads_landmarks and (edit.adjust or edit.at_rest):

@@ -12,6 +12,8 @@ import numpy as np
 from fportrait.animate.tracked import Tracked
 from fportrait.animate.viewpoint import Viewpoint
 from fportrait.capture.clock import rows_at
+from fportrait.diffusion.factors import FACTORS
+from fportrait.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -105,3 +107,16 @@ def clock_notes(drive: Tracked, express: Tracked, frames: int) -> list[str]:
         if clip.frames_in_file > used:
             notes.append(f"{clip.path.name} was cut after {used} of its {clip.frames_in_file} frames")
     return notes
+
+
+def check_guidance(guidance: Mapping[str, float]) -> None:
+    """Refuse unknown factors and scales that only break pictures.
+
+    Raises:
+        UserError: either of these; NaN is out of range too.
+    """
+    for factor, value in guidance.items():
+        if factor not in FACTORS or not 0 <= value <= 20:
+            raise UserError(
+                f"guidance {factor}={value:g}", f"one of {', '.join(FACTORS)} and a scale from 0 to 20", "change it"
+            )

@@ -188,7 +188,8 @@ def verdict(phase: Phase) -> str:
     """How many rules passed, failed, and had nothing to check, in a sentence."""
     unasked = sum(not summary["checked"] for summary in phase.summaries)
     failed = sum(bool(summary["failed"]) for summary in phase.summaries)
-    words = [f"{len(phase.summaries) - unasked - failed} rules passed", f"{failed} failed"]
+    passed = len(phase.summaries) - unasked - failed
+    words = [f"{passed} rule{'s' if passed != 1 else ''} passed", f"{failed} failed"]
     words += [f"{unasked} had nothing to check, which is no pass"] if unasked else []
     return f"<p>{', '.join(words)}.</p>"
 

@@ -75,11 +75,24 @@ def clips_long(settings: BundleSettings, count: int) -> int:
     return count * (settings.frames - 1) + 1
 
 
-def chosen_camera(kind: str, keys: str, file: str | None) -> str:
+def number(value: Any, what: str) -> float:
+    """A finite number from an input, which may have been emptied; NaN passes Gradio's limits of a slider.
+
+    Raises:
+        UserError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError("an empty field" if value is None else "no number", f"a number as {what}", "write one")
+    return float(value)
+
+
+def chosen_camera(kind: str | None, keys: str | None, file: str | None) -> str:
     """What `viewpoint` understands, from the three camera inputs."""
+    if kind is None:
+        raise UserError("no camera path", "one of the list", "choose one")
     if kind == OWN:
-        parse_keys(keys)
-        return keys
+        parse_keys(keys or "")
+        return keys or ""
     return str(check_camera(file)) if kind == FILE else kind
 
 
@@ -94,9 +107,9 @@ def add_key(keys: str, event: gr.SelectData) -> str:
     return f"{keys}; {yaw:g},{elevation:g}".lstrip("; ")
 
 
-def drop_key(keys: str) -> str:
+def drop_key(keys: str | None) -> str:
     """The path without its last position."""
-    return "; ".join(part.strip() for part in keys.split(";")[:-1])
+    return "; ".join(part.strip() for part in (keys or "").split(";")[:-1])
 
 
 def reporter(progress: gr.Progress) -> Callable[[str, int, int], None]:
@@ -129,18 +142,18 @@ class Handlers:
         if kind == FILE:
             self.uploads.check(who, file, "camera file")
         scales, (steps, seed, frames, neutral, force), strengths = rest[:4], rest[4:9], rest[9:]
-        guidance = dict(zip(GUIDED, map(float, scales), strict=True))
+        guidance = {name: number(scale, f"the guidance of {name}") for name, scale in zip(GUIDED, scales, strict=True)}
         return Request(
             check_picture(portrait),
             check_video(driving),
             chosen_camera(kind, keys, file),
             check_video(expression, "expression video") if expression else None,
             guidance,
-            int(steps),
-            int(seed),
+            int(number(steps, "sampling steps")),
+            int(number(seed, "the seed")),
             max(1, 512 // self.studio.animator.settings.size),
-            int(frames),
-            neutral=str(neutral).strip(),
+            int(number(frames, "the length")),
+            neutral=str(neutral or "auto").strip(),
             adjust={name: float(value) for name, value in zip(SLIDERS, strengths, strict=True) if value},
             force=bool(force),
         )
@@ -172,32 +185,34 @@ class Handlers:
         if kind == FILE:
             self.uploads.check(visitor(session), file, "camera file")
         settings = self.studio.animator.settings
-        points = parse_keys(keys) if keys.strip() else []
+        points = parse_keys(keys) if keys and keys.strip() else []
+        most, seed = int(number(frames, "the length")), int(number(seed, "the seed"))
         if kind == OWN and not points:
             kind = "front"
         path = viewpoint(
-            chosen_camera(kind, keys, file), min(int(frames), clips_long(settings, 3)), settings, int(seed)
+            chosen_camera(kind, keys, file), min(most, clips_long(settings, 3)), settings, seed
         ).world_to_camera
         return camera_scene(path), angle_map(points if kind == OWN else [], path)
 
     def plan(self, session: gr.Request, *values: Any) -> str:
         """How much of the videos will be used, and about how long that takes: one line beside Generate."""
         driving, expression, frames, steps, *scales = values
-        who, most = visitor(session), int(frames)
-        guidance = dict(zip(GUIDED, map(float, scales), strict=True))
+        who = visitor(session)
         try:
+            most, count = int(number(frames, "the length")), int(number(steps, "sampling steps"))
+            guidance = {name: number(scale, name) for name, scale in zip(GUIDED, scales, strict=True)}
             paths = [check_video(self.uploads.check(who, path, "video")) for path in (driving, expression) if path]
             found = [probe(path) for path in paths]
         except UserError:
-            return ""  # said where it was uploaded
+            return ""  # said where it was uploaded, or by Generate
         if not found:
-            return f"At most {most} frames: about {self.studio.seconds(most, int(steps), guidance):.0f} s to make."
+            return f"At most {most} frames: about {self.studio.seconds(most, count, guidance):.0f} s to make."
         given = min(info.frames / info.fps for info in found)
         used = min(most, math.ceil(given * found[0].fps - 1e-6))
         sound = "its sound is kept" if any(info.sound for info in found) else "it has no sound"
         return (
             f"**{given:.1f} s given, {used / found[0].fps:.1f} s will be used** ({used} frames); {sound}. "
-            f"About {self.studio.seconds(used, int(steps), guidance):.0f} s to make."
+            f"About {self.studio.seconds(used, count, guidance):.0f} s to make."
         )
 
     @sentences
@@ -233,7 +248,7 @@ class Handlers:
     def cancel(self, session: gr.Request) -> None:
         """Stop this visitor's job."""
         if not self.studio.cancel(str(session.session_hash)):
-            gr.Info("Nothing is running.")
+            gr.Info("Nothing is running.", title="Cancel")
 
     def closed(self, session: gr.Request) -> None:
         """The page was left: nobody waits for its job."""
