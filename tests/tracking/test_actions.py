@@ -11,6 +11,7 @@ from fportrait.bundle import SHIPPED_BASE
 from fportrait.errors import UserError
 from fportrait.tracking.actions import READOUT, ActionReadout, told_actions
 from fportrait.tracking.expression import ExpressionEncoder
+from fportrait.tracking.making.readout import MOST, calibrate
 
 
 def write(folder, weight, bias):
@@ -72,3 +73,21 @@ def test_the_body_acts_where_it_can_and_the_head_stays_where_it_is():
             return np.zeros((4, 3))
 
     assert acting_vertices(Other(), shape, actions, pose).shape == (4, 3)
+
+
+def test_a_calibrated_readout_reads_a_full_action_as_one_rest_as_none_and_noise_not_at_all():
+    rng = np.random.default_rng(0)
+    actions = np.zeros((4000, 52))
+    actions[:, :3] = rng.random((4000, 3)) * (rng.random((4000, 3)) < 0.5)
+    codes = np.zeros((4000, 128), np.float32)
+    codes[:, :2] = actions[:, :2] + 0.05 * rng.standard_normal((4000, 2))
+    codes[:, 2] = rng.standard_normal(4000)  # says nothing of the third
+    weight = np.zeros((52, 128), np.float32)
+    weight[0, 0], weight[1, 1], weight[2, 2] = 0.8, 0.3, 0.2  # reads four fifths of the first, a third of the second
+    bias = np.full(52, 0.1, np.float32)
+    found, factors = calibrate(ActionReadout(weight, bias), codes, actions)
+    assert factors[0] == pytest.approx(1 / 0.8, rel=0.02) and factors[1] == MOST and factors[2:] == [0.0] * 50
+    read = codes @ found.weight.T + found.bias
+    assert np.abs(read[actions[:, 0] == 0, 0].mean()) < 0.01
+    assert np.polyfit(actions[:, 0], read[:, 0], 1)[0] == pytest.approx(1, abs=0.02)
+    assert np.abs(read[:, 2:]).max() == 0

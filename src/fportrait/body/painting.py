@@ -13,7 +13,7 @@ from fportrait.body.rasterizer import rasterize
 from fportrait.camera.cameras import scale_intrinsics
 
 WARP_REACH, WARP_SCALE = 0.12, 2  # of `PortraitPainter`
-INSIDE = {"teeth": (178, 172, 158), "tongue": (122, 62, 60), "mouth_cavity": (48, 20, 20)}  # sRGB
+INSIDE = {"teeth": (183, 176, 162), "tongue": (101, 57, 60), "mouth_cavity": (73, 44, 42)}  # sRGB, of rendered people
 SIGHT_LOW = 0.2  # cosine below which the first portrait sees a point badly enough for another one to be asked
 SIGHT_DEPTH = 0.008  # metres behind what a pixel sees that still count as seen
 USUAL_LIGHT = 140  # median of a face's grey levels that INSIDE goes with
