@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
 from fportrait.atomic_io import atomic_folder, code_hash, file_hash, write_json
 from fportrait.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def fit_avatars(
@@ -19,15 +22,18 @@ def fit_avatars(
     prior: str,
     prior_training: dict[str, Any],
     fit: dict[str, Any],
+    phone: bool,
     seed: int,
     workers: int,
 ) -> dict[str, Any]:
-    """Fit every identity of StudioCapture; one that cannot be fitted is quarantined with its reason.
+    """Fit every identity of StudioCapture, and with `phone` those of PhoneCapture, of their turning heads; one that
+    cannot be fitted is quarantined with its reason.
 
     `prior` is `shipped`, `captures` (train one on the training identities first), `none`, or the folder of one.
     """
     import pandas as pd
 
+    from fportrait.avatar.coverage import Coverage
     from fportrait.avatar.prior import WEIGHTS
     from fportrait.ops.runs import log_artifact
     from fportrait.scale.map_engine import map_units
@@ -35,6 +41,8 @@ def fit_avatars(
     identities = pd.read_parquet(validated / "identities.parquet")
     studio = identities[identities.dataset == "StudioCapture"].sort_values("identity")
     names = list(studio.identity)
+    if phone:  # who was in a studio, too, is known better from there
+        names += sorted(set(identities[identities.dataset == "PhoneCapture"].identity) - set(names))
     code = [
         code_hash("avatar", "body", "camera", "assets/body.npz"),
         *(file_hash(validated / f"{table}.parquet") for table in ("frames", "identities")),
@@ -66,6 +74,9 @@ def fit_avatars(
             log_artifact(result.folder / "avatar" / "contact_sheet.png", f"contact_sheets/{result.unit}")
         write_json(folder / "quarantine.json", [{"identity": f.unit, "reason": f.reason} for f in report.failures])
     scores = {result.unit: result.value for result in report.results}
+    for name, entry in scores.items():
+        if (seen := Coverage.told(entry)) is not None:
+            log.info("%s, of phone clips: %s; sweeps stay inside", name, seen.words)
     return {"avatars": len(scores), "quarantined": len(report.failures), "scores": scores}
 
 
@@ -154,9 +165,11 @@ def fit_one(
 
 
 def rows_of(validated: Path, identity: str) -> tuple[Any, Any]:
-    """One studio identity's annotation rows, and its shape."""
+    """One identity's annotation rows, and its shape: of the studio capture, or of the phone clips of whom has none."""
     import pandas as pd
 
-    wanted = [("dataset", "==", "StudioCapture"), ("identity", "==", identity)]
-    person = pd.read_parquet(validated / "identities.parquet", filters=wanted).iloc[0]
+    people = pd.read_parquet(validated / "identities.parquet", filters=[("identity", "==", identity)])
+    studio = "StudioCapture" in set(people.dataset)
+    wanted = [("dataset", "==", "StudioCapture" if studio else "PhoneCapture"), ("identity", "==", identity)]
+    person = people[people.dataset == wanted[0][2]].iloc[0]
     return pd.read_parquet(validated / "frames.parquet", filters=wanted), person["shape"]

@@ -96,9 +96,9 @@ def render_one(
     from fportrait.avatar.views import frontality
     from fportrait.tables.annotations import write_frames
 
-    wanted = [("dataset", "==", "StudioCapture"), ("identity", "==", identity)]
-    frames = pd.read_parquet(validated / "frames.parquet", filters=wanted)
+    frames = pd.read_parquet(validated / "frames.parquet", filters=[("identity", "==", identity)])
     avatar = GaussianAvatar.load(avatars / identity)
+    frames = frames[frames.dataset == ("PhoneCapture" if avatar.scores.get("coverage") else "StudioCapture")]
     table = render(avatar, frames, sweep_config(sweep), seed, folder / "clips", published)
     write_frames(folder / "frames.parquet", table)
     clips, references = {}, {}
@@ -110,7 +110,8 @@ def render_one(
 
 
 def identities_of(filmed: Mapping[str, Mapping[str, Any]], people: Any) -> Any:
-    """Rows of `identities.parquet` for the sweeps: the studio rows under the sweeps' dataset names.
+    """Rows of `identities.parquet` for the sweeps: the captures' rows, the studio's where there are two, under the
+    sweeps' dataset names.
 
     The shape is the avatar's, which its pictures show.
 
@@ -119,10 +120,11 @@ def identities_of(filmed: Mapping[str, Mapping[str, Any]], people: Any) -> Any:
     """
     import pandas as pd
 
-    studio = people[people.dataset == "StudioCapture"].set_index("identity")
+    captured = people[people.dataset.isin(["StudioCapture", "PhoneCapture"])]
+    captured = captured.sort_values("dataset").drop_duplicates("identity", keep="last").set_index("identity")
     rows = [
         {
-            **studio.loc[identity].to_dict(),
+            **captured.loc[identity].to_dict(),
             "dataset": dataset,
             "identity": identity,
             "shape": value["shape"],

@@ -38,6 +38,9 @@ def test_every_stage_has_a_few_numbers_under_names_that_no_other_stage_uses():
     }
     assert found["fit_avatars"] == {"avatars": 2, "avatar": 27.0}
     assert {"psnr", "gain", "leak"} <= set(found["evaluate"])
+    few_cameras = {"a": {"psnr_both": None, "psnr_frames": 25.0}, "b": {"psnr_both": 27.0}, "c": {"psnr_both": None}}
+    assert headline.headline("fit_avatars", {"avatars": 3, "scores": few_cameras})["avatar"] == 26.0
+    assert headline.headline("fit_avatars", {"avatars": 1, "scores": {"a": {"psnr_both": None}}}) == {"avatars": 1}
 
 
 def test_an_evaluation_has_some_dozens_of_named_scores_and_all_of_them_as_one_table():

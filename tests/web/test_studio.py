@@ -13,13 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from fportrait.animate.adapters import FOLDER, base_of, delete
+from fportrait.atomic_io import write_json
+from fportrait.bundle import SHIPPED_BASE
+from fportrait.diffusion.lora import LoraSettings
 from fportrait.errors import UserError
 from fportrait.web.results import ResultStore, file_names, stem_of
 from fportrait.web.uploads import PICTURE_BYTES, check_camera, check_picture, check_video
 
 pytest.importorskip("gradio", reason="the extra 'web' is not installed")
+from fportrait.web.handlers import Handlers
 from fportrait.web.studio import WAITING, Cancelled, Studio, describe
 
 
@@ -208,6 +215,45 @@ def test_a_result_is_never_found_outside_the_folder(tmp_path, name):
     with pytest.raises(UserError, match="gone"):
         ResultStore(tmp_path / "results").delete(name)
     assert (tmp_path / "outside").is_dir()
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project with an adapter of the shipped base (without numbers), one of another base, and a studio over it."""
+    for name, base in (("anna", base_of(SHIPPED_BASE)), ("ben", "0" * 64)):
+        folder = tmp_path / FOLDER / name
+        folder.mkdir(parents=True)
+        write_json(folder / "adapter.json", {**LoraSettings(rank=2, conditions=False).as_dict(), "base": base})
+        save_file({name: torch.zeros(2)}, folder / "adapter.safetensors")
+    store = ResultStore(tmp_path / "results")
+    yield Studio(SHIPPED_BASE, store, home=tmp_path)
+    store.close()
+
+
+def test_the_list_of_adapters_follows_what_is_there_and_offers_none_of_another_base(project, tmp_path):
+    do = Handlers(project, None)
+    shown = do.adapters("anna")
+    assert [value for _, value in shown["choices"]] == ["", "anna"] and shown["value"] == "anna" and shown["visible"]
+    assert project.with_adapter("") is project.animator and project.animator.adapter is None
+    adapted = project.with_adapter("anna")
+    assert adapted.adapter == tmp_path / FOLDER / "anna" and adapted._kept is project.animator._kept
+    assert project.with_adapter("anna") is adapted, "the weights are loaded once"
+    save_file({"anna": torch.ones(2)}, tmp_path / FOLDER / "anna/adapter.safetensors")  # trained again
+    again = project.with_adapter("anna")
+    assert again is not adapted and again.made_by["hash"] != adapted.made_by["hash"]
+    delete("anna", tmp_path)
+    shown = do.adapters("anna")
+    assert shown["value"] == "" and not shown["visible"], "what was chosen is gone"
+    with pytest.raises(UserError, match="it may be deleted"):
+        project.with_adapter("anna")
+    assert project._adapted is None, "a face stays in memory"
+
+
+@pytest.mark.parametrize("name", ["ben", "../results", "/etc", "data/06_models/adapters/anna", "anna/", "x" * 9000])
+def test_a_visitor_names_an_adapter_of_the_list_and_never_a_path(project, name):
+    with pytest.raises(UserError, match="no adapter") as error:
+        project.with_adapter(name)
+    assert len(str(error.value)) < 300
 
 
 def test_names_of_files_are_shown_as_text_and_not_as_markup():

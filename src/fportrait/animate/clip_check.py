@@ -102,6 +102,7 @@ class PersonCheck:
     expressions: list[str] = field(default_factory=list)
     film_next: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)  # what is wrong with the person's clips taken together
+    notes: list[str] = field(default_factory=list)  # what is unusual about them, and no harm
 
     @property
     def usable(self) -> list[ClipCheck]:
@@ -360,7 +361,7 @@ def cover(person: PersonCheck) -> None:
     ]
     shapes = {round(clip.width / max(clip.height, 1), 2) for clip in clips}
     if len(shapes) > 1:
-        person.reasons.append(
+        person.notes.append(
             "clips of different shapes (" + ", ".join(f"{one:g}:1" for one in sorted(shapes)) + "): "
             "each is cut to the face alone, and lenses may differ"
         )
@@ -390,7 +391,7 @@ def table(found: Iterable[PersonCheck]) -> str:
                 f"{clip.fps:>6.3g}{clip.seconds:>6.1f}  {', '.join(moved) or 'nothing'}"
             )
             lines += [f"    {reason}" for reason in (*clip.reasons, *clip.notes)]
-        lines += [f"  ! {reason}" for reason in person.reasons]
+        lines += [f"  ! {reason}" for reason in person.reasons] + [f"    {note}" for note in person.notes]
         usable = len(person.usable)
         lines.append(
             f"  {person.person}: {usable} of {len(person.clips)} clips usable; the head's yaw {person.yaw[0]:.0f}° to "

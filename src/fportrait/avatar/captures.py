@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from fportrait.avatar.coverage import Coverage
 from fportrait.avatar.evidence import backgrounds_of, gather_evidence
 from fportrait.avatar.model import AvatarConfig, GaussianAvatar, PosedGuide
 from fportrait.avatar.views import CaptureFrame, View, load_views
 from fportrait.camera.cameras import camera_centre
+from fportrait.capture.manifest import PHONE
 from fportrait.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class Capture:
     backgrounds: Mapping[str, torch.Tensor]
     kept_camera: str | None
     kept_frames: set[int]
+    coverage: Coverage | None = None  # of phone clips: the angles that they show
 
     def group(self, which: str) -> list[View]:
         """The views of kept `frames`, of the kept `camera`, of `both` at once, or of neither (`fitted`)."""
@@ -63,7 +66,7 @@ def read_capture(
     root: str | Path = ".",
     read_video: Callable[[Path], np.ndarray] | None = None,
 ) -> Capture:
-    """Read one identity's capture.
+    """Read one identity's capture: a studio's, or phone clips of one camera in which the head turns.
 
     Args:
         table: that identity's rows of the annotation table (`tracks/frames.parquet`), synchronised cameras.
@@ -74,8 +77,8 @@ def read_capture(
         root: what the table's paths are relative to. read_video: reader to use instead of `video_io.read_video`.
 
     Raises:
-        UserError: fewer than 3 cameras; a camera inside the head; not one identity; a shape or a mesh that is not
-            finite; see also `load_views`.
+        UserError: fewer than 3 cameras, or phone clips that cover less than `coverage.LEAST_TURN`; a camera inside the
+            head; not one identity; a shape or a mesh that is not finite; see also `load_views`.
     """
     if read_video is None:
         from fportrait.capture import video_io
@@ -88,7 +91,16 @@ def read_capture(
     _check_cameras(avatar, frames, views, name)
     kept_camera, kept_frames = _held_out(frames, views, holdout_every, holdout_camera)
     backgrounds = backgrounds_of(avatar, frames, views)
-    return Capture(name, avatar, frames, views, guides, backgrounds, kept_camera, kept_frames)
+    coverage = None
+    if monocular(table):
+        coverage = Coverage.of(frames, views, lambda frame: body.head_centre(avatar.shape, frame.pose))
+        coverage.refuse_still(name)
+    return Capture(name, avatar, frames, views, guides, backgrounds, kept_camera, kept_frames, coverage)
+
+
+def monocular(table: pd.DataFrame) -> bool:
+    """Whether the rows are of phone clips: one camera, before which the head turns."""
+    return set(table["dataset"]) == {PHONE}
 
 
 def _check(table: pd.DataFrame, shape: np.ndarray) -> str:
@@ -103,7 +115,7 @@ def _check(table: pd.DataFrame, shape: np.ndarray) -> str:
             f"a body shape of {name} that is not finite", "a fitted body", f"track the capture of {name} again"
         )
     cameras = sorted(set(table["camera"]))
-    if len(cameras) < MIN_VIEWS:
+    if len(cameras) < MIN_VIEWS and not monocular(table):
         raise UserError(
             f"{len(cameras)} cameras in the capture of {name}",
             f"at least {MIN_VIEWS}",

@@ -155,7 +155,7 @@ def fit_capture(
     (`psnr_fitted`), on frames it never saw (`psnr_frames`), on a camera it never saw (`psnr_camera`), and of both at
     once (`psnr_both`; of the head alone, `psnr_both_head`; before the first step, as the prior has it,
     `psnr_both_before`); `torso` (what `register_torso` found); seconds, steps, and `stopped` (why the fit ended early,
-    or null).
+    or null); of phone clips `coverage`, the angles that they show.
     """
     started = time.perf_counter()
     torch.manual_seed(seed)
@@ -183,6 +183,8 @@ def fit_capture(
         if group == "fitted":
             members = members[:: max(1, len(members) // 24)]
         scores[f"psnr_{group}"] = mean_psnr(capture, members, masks)
+    if capture.coverage is not None:
+        scores["coverage"] = capture.coverage.as_dict()
     scores["psnr_both_head"] = mean_psnr(capture, capture.group("both"), heads)
     scores["seconds"] = round(time.perf_counter() - started, 2)
     avatar.scores = scores

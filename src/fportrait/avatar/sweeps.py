@@ -23,6 +23,7 @@ import torch
 
 from fportrait.atomic_io import value_hash
 from fportrait.avatar.captures import HEAD_RADIUS
+from fportrait.avatar.coverage import Coverage, inside, without_gaps
 from fportrait.avatar.model import GaussianAvatar
 from fportrait.avatar.splat import render, splatting_device
 from fportrait.avatar.views import CaptureFrame, combine_rows, rows_by_frame
@@ -138,9 +139,14 @@ def plan_sweeps(avatar: GaussianAvatar, table: pd.DataFrame, config: SweepConfig
         )
     identity = identities[0]
     frames = [combine_rows(rows) for rows in rows_by_frame(table).values()]
+    seen = Coverage.told(avatar.scores)
+    if seen is not None:
+        config, frames = inside(seen, config, frames, identity)
     segments: dict[str, list[CaptureFrame]] = {}
     for frame in frames:
         segments.setdefault(frame.segment, []).append(frame)
+    if seen is not None:
+        segments = without_gaps(segments)
     intrinsics = intrinsics_from_fov(config.fov_degrees, config.size, config.size)
     identity_number = int(hashlib.sha256(identity.encode()).hexdigest()[:8], 16)
     spins = {

@@ -32,7 +32,7 @@ frame_option = click.option(
 
 @click.group()
 def avatar() -> None:
-    """Fit Gaussian avatars to studio captures, look at them, and export them.
+    """Fit Gaussian avatars to studio captures or to phone clips in which the head turns, look at them, export them.
 
     \b
     Examples:
@@ -67,6 +67,7 @@ def fit(
 ) -> None:
     """Fit one identity's avatar; the pipeline `fit_avatars` does this for all."""
     from fportrait.avatar.captures import read_capture
+    from fportrait.avatar.coverage import Coverage
     from fportrait.avatar.fitting import fit_capture, fit_config
     from fportrait.avatar.model import check_body_model
     from fportrait.avatar.prior import SHIPPED, AvatarPrior
@@ -99,7 +100,15 @@ def fit(
     if as_json:
         print_json({"folder": folder, **fitted.scores})
     else:
-        click.echo(f"{folder}: {fitted.scores['psnr_both']} dB on unseen views and expressions")
+        judged = {
+            "both": "unseen views and expressions",
+            "frames": "unseen expressions",
+            "fitted": "what it was fitted to",
+        }
+        group = next(name for name in judged if fitted.scores[f"psnr_{name}"] is not None or name == "fitted")
+        click.echo(f"{folder}: {fitted.scores[f'psnr_{group}']} dB on {judged[group]}")
+        if (seen := Coverage.told(fitted.scores)) is not None:
+            click.echo(f"of phone clips: {seen.words}; sweeps stay inside")
 
 
 @avatar.command()
@@ -187,7 +196,7 @@ def export(name: str, avatars: Path, tables: Path, frame: int, rest: bool, outpu
 
 
 def _person(tables: Path, name: str) -> tuple[Any, Any]:
-    """One studio identity's annotation rows and its row of identities."""
+    """One identity's annotation rows and its row of identities: of the studio, else of the phone clips."""
     import pandas as pd
 
     from fportrait.errors import UserError, nearest_name
@@ -196,18 +205,19 @@ def _person(tables: Path, name: str) -> tuple[Any, Any]:
         raise UserError(
             f"no annotations in {tables}", "validated tables", "kedro run --pipelines=ingest,track,validate"
         )
-    people = pd.read_parquet(tables / "identities.parquet", filters=[("dataset", "==", "StudioCapture")])
+    captured = [("dataset", "in", ["StudioCapture", "PhoneCapture"])]
+    people = pd.read_parquet(tables / "identities.parquet", filters=captured)
+    people = people.sort_values("dataset").drop_duplicates("identity", keep="last")
     if name not in set(people.identity):
         near = nearest_name(name, list(people.identity))
         raise UserError(
-            f"no studio capture '{name}'",
+            f"no capture '{name}'",
             "one of " + ", ".join(sorted(people.identity)[:20]),
             f"use '{near}'" if near else "choose one of them",
         )
-    rows = pd.read_parquet(
-        tables / "frames.parquet", filters=[("dataset", "==", "StudioCapture"), ("identity", "==", name)]
-    )
-    return rows, people[people.identity == name].iloc[0]
+    person = people[people.identity == name].iloc[0]
+    own = [("dataset", "==", person["dataset"]), ("identity", "==", name)]
+    return pd.read_parquet(tables / "frames.parquet", filters=own), person
 
 
 def _frames_of(tables: Path, name: str) -> list[Any]:

@@ -117,9 +117,17 @@ def headline(stage: str, report: Mapping[str, Any]) -> dict[str, float]:
         plain = {key: value for key, value in numbers(report).items() if "." not in key}
         return {f"{stage}_{key}": plain[key] for key in list(plain)[:LONGEST]}
     found = {name: report[key] for key, name in COUNTS[stage].items() if key in report}
-    if stage == "fit_avatars" and report.get("scores"):
-        found["avatar"] = round(fmean(one["psnr_both"] for one in report["scores"].values()), 2)
+    if stage == "fit_avatars":
+        # Few cameras, or a phone's one, leave none to be held out: what then judges are held-out frames, or nothing.
+        judged = [_first(one, "psnr_both", "psnr_frames") for one in report.get("scores", {}).values()]
+        known = [value for value in judged if value is not None]
+        found |= {"avatar": round(fmean(known), 2)} if known else {}
     return found
+
+
+def _first(scores: Mapping[str, Any], *names: str) -> float | None:
+    """The first score that was measured."""
+    return next((float(scores[name]) for name in names if scores.get(name) is not None), None)
 
 
 def _overall(report: Mapping[str, Any]) -> dict[str, float]:

@@ -1,0 +1,86 @@
+"""Avatars of phone clips: one camera before which the head turns, the angles that it shows, and sweeps inside them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fportrait.avatar.captures import read_capture
+from fportrait.avatar.coverage import Coverage, angles_about, inside, without_gaps
+from fportrait.avatar.fitting import FitConfig, fit_capture
+from fportrait.avatar.model import AvatarConfig, GaussianAvatar
+from fportrait.avatar.sweeps import SweepConfig, plan_sweeps
+from fportrait.avatar.views import CaptureFrame
+from fportrait.body.model import Pose
+from fportrait.camera.cameras import intrinsics_from_fov
+from fportrait.camera.paths import orbit
+from fportrait.capture.motion import rotation_from_degrees
+from fportrait.errors import UserError
+
+SMALL = AvatarConfig(gaussians=500, latents=2)
+TURNS = (-28.0, -14.0, 0.0, 14.0, 28.0)
+
+
+@pytest.fixture(scope="module")
+def phone(capture, truth):
+    """The first row of the studio's table for each of five frames, as one static front camera sees the head turn."""
+    (camera,) = orbit(np.zeros(1), np.zeros(1), np.full(1, 0.7))
+    intrinsics = intrinsics_from_fov(30.0, 40, 40)
+    poses = [Pose(np.eye(3), np.zeros(3), rotation_from_degrees(yaw, 0.0, 0.0)) for yaw in TURNS]
+    video = np.stack([truth.render(np.zeros(128, np.float32), pose, camera, intrinsics, 40) for pose in poses])
+    table = capture.frames[capture.frames.camera == "cam00"].head(len(TURNS)).copy()
+    table["dataset"], table["camera"], table["frame"] = "PhoneCapture", "phone", range(len(TURNS))
+    table["head_rotation"] = [pose.head_rotation.ravel().tolist() for pose in poses]
+    table["world_to_camera"] = [camera.ravel().tolist()] * len(table)
+    return table, video
+
+
+def test_a_turning_head_gives_an_avatar_with_the_angles_it_covers_told(phone, capture, body, tmp_path):
+    table, video = phone
+    read = read_capture(table, capture.shape, body, SMALL, 40, 16, root=tmp_path, read_video=lambda path: video)
+    assert read.coverage is not None
+    assert read.coverage.yaw[0] == pytest.approx(-27, abs=3) and read.coverage.yaw[1] == pytest.approx(27, abs=3)
+    avatar = fit_capture(read, FitConfig(SMALL, size=40, steps=2, register_torso=False))
+    avatar.save(tmp_path / "avatar")
+    again = GaussianAvatar.load(tmp_path / "avatar")
+    assert Coverage.told(again.scores) is not None and "28° on its left" in Coverage.told(again.scores).words
+    clips = plan_sweeps(again, table, SweepConfig(clips_view=3, clips_dynamic=1, frames_view=9, frames_dynamic=5), 0)
+    for clip in clips:
+        for frame, camera in zip(clip.frames, clip.world_to_camera, strict=True):
+            view = type("Seen", (), {"world_to_camera": camera})
+            yaw, pitch = angles_about(frame, view, again.body.head_centre(again.shape, frame.pose))
+            assert -30 <= yaw <= 30 and -6 <= pitch <= 6, "a camera stood where no frame shows the head"
+
+
+def test_a_head_that_does_not_turn_is_refused_with_what_to_film(phone, capture, body, tmp_path):
+    table, video = phone
+    still = table.copy()
+    still["head_rotation"] = [np.eye(3).ravel().tolist()] * len(still)
+    with pytest.raises(UserError, match=r"turns by 0°.*film a clip in which the head turns"):
+        read_capture(still, capture.shape, body, SMALL, 40, 16, root=tmp_path, read_video=lambda path: video)
+    studio = table.assign(dataset="StudioCapture")
+    with pytest.raises(UserError, match="1 cameras"):  # of a studio, one camera is still too few
+        read_capture(studio, capture.shape, body, SMALL, 40, 16, root=tmp_path, read_video=lambda path: video)
+
+
+def test_sweeps_of_one_side_alone_are_refused_and_a_wide_coverage_changes_nothing():
+    frames = [CaptureFrame("s", 0, Pose.rest(), np.zeros(128, np.float32))]
+    with pytest.raises(UserError, match="to the side that is missing"):
+        inside(Coverage((-2.0, 40.0), (-5.0, 5.0)), SweepConfig(), frames, "ada")
+    config, kept = inside(Coverage((-90.0, 90.0), (-30.0, 30.0)), SweepConfig(spiral_yaw_degrees=50), frames, "ada")
+    assert kept == frames and config == replace(SweepConfig(), spiral_yaw_degrees=50)
+
+
+def test_frames_that_turn_too_far_are_left_out_and_no_clip_jumps_over_them():
+    def turned(number: int, yaw: float) -> CaptureFrame:
+        pose = Pose(np.eye(3), np.zeros(3), rotation_from_degrees(yaw, 0.0, 0.0))
+        return CaptureFrame("s", number, pose, np.zeros(128, np.float32))
+
+    frames = [turned(number, yaw) for number, yaw in enumerate((0, 2, 25, 25, 3, 1))]
+    config, kept = inside(Coverage((-26.0, 24.0), (-2.0, 9.0)), SweepConfig(), frames, "ada")
+    assert [frame.number for frame in kept] == [0, 1, 4, 5]
+    assert config.spin_yaw_degrees == config.spiral_yaw_degrees == pytest.approx(21)
+    assert config.spiral_elevation_degrees == pytest.approx(2)
+    assert [[f.number for f in run] for run in without_gaps({"s": kept}).values()] == [[0, 1], [4, 5]]
