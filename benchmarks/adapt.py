@@ -2,8 +2,8 @@
 
     python benchmarks/adapt.py [CLIPS] [--steps 60] [--frames 49] [--work FOLDER]
 
-CLIPS holds a folder of videos per person (`fportrait adapt`); without it two embedded people are filmed. Both learn from the same shards, with the same order of
-samples, and are judged on the clip of everyone that was held out.
+CLIPS holds a folder of videos per person (`fportrait adapt`); without it two embedded people are filmed. Both learn
+from the same shards, with the same order of samples, and are judged on the clip of everyone that was held out.
 """
 
 from __future__ import annotations

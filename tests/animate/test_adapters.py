@@ -17,9 +17,11 @@ from fportrait.animate.adapt_shards import shares
 from fportrait.animate.adapters import FOLDER, WORK, adapters, base_of, delete, fitting, resolve
 from fportrait.animate.clip_check import UNUSABLE, ClipCheck, PersonCheck
 from fportrait.atomic_io import write_json
+from fportrait.bundle import SHIPPED_BASE
 from fportrait.capture.video_io import write_video
 from fportrait.cli import main
-from fportrait.diffusion.lora import LoraSettings, adapter_name
+from fportrait.diffusion.architectures import variant_of as transformer_of
+from fportrait.diffusion.lora import LoraSettings, adapter_name, weights_hash
 from fportrait.errors import UserError
 from fportrait.provenance import TAG
 
@@ -132,6 +134,10 @@ def test_an_adapter_that_is_being_trained_is_not_deleted_and_broken_or_linked_on
     assert delete("anna", home)["hash"] is None
     assert not (home / FOLDER / "anna").is_symlink() and elsewhere.is_dir()
     assert not list((home / WORK / "adapters").iterdir()), "a name stays behind"
+
+
+def test_the_shipped_base_is_called_what_an_adapter_of_it_calls_it():
+    assert base_of(SHIPPED_BASE) == weights_hash(transformer_of(SHIPPED_BASE / "transformer", "full"))
 
 
 def test_adapters_of_another_base_and_broken_ones_do_not_fit(home):

@@ -60,7 +60,8 @@ def base_of(model: str | Path) -> str:
 def _hash_of(path: Path, size: int, time: int) -> str:
     from safetensors.torch import load_file
 
-    return tensors_hash(load_file(path))
+    # In single precision, as a model is loaded that an adapter is trained over or added to.
+    return tensors_hash({name: value.float() for name, value in load_file(path).items()})
 
 
 def fitting(model: str | Path, home: str | Path = ".") -> dict[str, Path]:

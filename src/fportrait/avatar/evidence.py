@@ -161,9 +161,20 @@ def gather_evidence(
 
 def surface_colours(avatar: GaussianAvatar, evidence: np.ndarray) -> np.ndarray:
     """(N, 3) mean colour of the surface itself; a place that no camera saw takes its nearest neighbour's."""
+    return spread_to_unseen(avatar, evidence, evidence[:, :3])
+
+
+def spread_to_unseen(
+    avatar: GaussianAvatar, evidence: np.ndarray, colours: np.ndarray, least: float = 0.0
+) -> np.ndarray:
+    """Colours (N, 3) with those of places that no camera saw taken from their nearest neighbours that one did see.
+
+    Args:
+        least: how often a place must have been seen (`SEEN_CHANNEL`); more than that counts.
+    """
     from scipy.spatial import cKDTree
 
-    colours, seen = evidence[:, :3].copy(), evidence[:, SEEN_CHANNEL] > 0
+    colours, seen = colours.copy(), evidence[:, SEEN_CHANNEL] > least
     if seen.any() and not seen.all():
         _, nearest = cKDTree(avatar.layout.centre[seen]).query(avatar.layout.centre[~seen])
         colours[~seen] = colours[seen][nearest]

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from fportrait.avatar.captures import Capture, read_capture
-from fportrait.avatar.evidence import foreground_mask, head_mask, surface_colours
+from fportrait.avatar.evidence import foreground_mask, head_mask, spread_to_unseen, surface_colours
 from fportrait.avatar.expression import actions_from_landmarks, ridge
 from fportrait.avatar.losses import picture_loss
 from fportrait.avatar.model import AvatarConfig, GaussianAvatar, PosedGuide, avatar_config
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from fportrait.body.model import BodyModel
+
+GRAZED = 0.2  # of phone clips: what is seen less often than this (`evidence.SEEN_CHANNEL`) is seen at the rim alone
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,12 @@ def fit_capture(
             avatar.colour.copy_(torch.from_numpy(surface_colours(avatar, evidence)))
     else:
         prior.apply_to(avatar, evidence)
+        if (
+            capture.coverage is not None
+        ):  # the prior knows people who were seen from all around: it leaves the rest grey
+            with torch.no_grad():
+                filled = spread_to_unseen(avatar, evidence, avatar.colour.numpy(force=True), GRAZED)
+                avatar.colour.copy_(torch.from_numpy(filled))
     registered = register_torso(capture) if config.register_torso else None
     _initialise_expression(capture, config)
     with torch.no_grad():
