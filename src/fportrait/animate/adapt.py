@@ -191,7 +191,7 @@ def without_consent(people: Mapping[str, Sequence[Path]], clips: Path) -> list[s
     return [person for person in people if not has_consent(top / person if (top / person).is_dir() else top)]
 
 
-def stage_of(settings: AdaptSettings, mixture: Mapping[str, int]) -> StageConfig:
+def stage_of(settings: AdaptSettings, mixture: dict[str, int]) -> StageConfig:
     """The training stage `adapt`: low-rank updates, whose loss weighs what moves as that of the base does."""
     from fportrait.training.config import StageConfig
 
