@@ -3,16 +3,16 @@
     python benchmarks/real_people_set.py --fetch
     python benchmarks/real_people.py [--bundle FOLDER] [--set data/real_people] [--name real_people]
 
-Needs `pip install 'fportrait[identity]'` for the identity rows. Everything is measured on the model's own pictures:
+Needs `pip install 'fportrait[identity]'` for the identity rows. Everything else is measured on the model's own pictures:
 
 - self-portrait: the portrait asked for again, in its own pose, camera and expression. PSNR over the box of its
   landmarks, beside the codec's (encoded and decoded) and the repeated portrait's, which is perfect here.
 - identity: cosine of result and portrait over (portrait, driver) pairs, `front` and turning by 30 degrees; beside two
   different photographs of one person and of two people, at the model's size. A pair holds when it is nearer than the
   middle between the two.
-- expression: scores of the result against the driver's, frame by frame: slope (gain) and correlation of jaw, smile,
-  blink and brows for drivers that move them, median over clips. Eyes: blink score of the result above the
-  portrait's own, where the driver is neutral.
+- expression: scores of the result, as large as `fportrait animate` writes it, against the driver's, frame by frame:
+  slope (gain) and correlation of jaw, smile, blink and brows for drivers that move them, median over clips. Eyes:
+  blink score of the result above the portrait's own, where the driver is neutral.
 - clips: first frame as portrait, the clip as driver, PSNR over the face's box; beside the repeated portrait and
   the portrait painted on the tracked mesh. All three are also scored on expression.
 - codes: the share of variance between frames that is the person's (means of people against all), as they come from the
@@ -100,8 +100,10 @@ def psnr(a: np.ndarray, b: np.ndarray, box: tuple[slice, slice]) -> float:
 class Bench:
     """One model and the set."""
 
-    def __init__(self, bundle: Path, folder: Path, frames: int, neutral: str = "auto", size: int | None = None):
-        self.neutral = neutral
+    def __init__(
+        self, bundle: Path, folder: Path, frames: int, neutral: str = "auto", size: int | None = None, scale: int = 4
+    ):
+        self.neutral, self.scale = neutral, scale
         self.animator = Animator(bundle, remember=200, size=size)
         self.size, self.frames = self.animator.settings.size, frames
         here = [entry for entry in entries(folder) if entry.path.is_file()]
@@ -119,8 +121,8 @@ class Bench:
     def prepare(self, portrait: Path, driving: Path, most: int, camera: str = "front") -> Prepared:
         return self.animator.prepare(Request(portrait, driving, camera, max_frames=most, neutral=self.neutral))
 
-    def sample(self, prepared: Prepared) -> np.ndarray:
-        return np.stack(list(self.animator.sample(prepared)))
+    def sample(self, prepared: Prepared, scale: int = 1) -> np.ndarray:
+        return np.stack(list(self.animator.sample(prepared, scale=scale)))
 
     def portrait(self, prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:
         """The model's picture of the portrait and its landmarks `478 2` in it."""
@@ -255,13 +257,14 @@ def expression(bench: Bench, portraits: list[Entry]) -> tuple[dict[str, Any], li
                 continue
             try:
                 prepared = bench.prepare(entry.path, clip.path, bench.frames)
-                video = bench.sample(prepared)
+                video = bench.sample(prepared, bench.scale)
             except UserError as error:
                 bench.failed[f"{entry.name} {clip.name}"] = str(error)
                 continue
-            picture, points = bench.portrait(prepared)
-            driver = np.stack(prepared.drive.crops(list(range(len(prepared))), bench.size))
-            theirs = Seen.of(driver, prepared.drive.landmarks(bench.size)[: len(driver)]).scores
+            picture, points = bench.animator.portrait(prepared, bench.scale), bench.portrait(prepared)[1] * bench.scale
+            side = bench.size * bench.scale
+            driver = np.stack(prepared.drive.crops(list(range(len(prepared))), side))
+            theirs = Seen.of(driver, prepared.drive.landmarks(side)[: len(driver)]).scores
             ours, own = Seen.of(video, points).scores, Seen.of(picture[None], points).scores
             rows.append({"portrait": entry.name, "driver": clip.name, **moved(ours, theirs)})
             calm = neutral_frames(theirs)
@@ -410,10 +413,13 @@ def main() -> None:
     )
     parser.add_argument("--neutral", default="auto", help="the driver's face at rest, as `fportrait animate` takes it")
     parser.add_argument("--size", type=int, help="pixels of the pictures; the model's own when left out")
+    parser.add_argument("--scale", type=int, default=4, help="of the videos that expressions are read from, as written")
     parser.add_argument("--only", nargs="*", default=["self", "identity", "expression", "clips", "codes"])
     arguments = parser.parse_args()
     begun = time.process_time()
-    bench = Bench(arguments.bundle, arguments.folder, arguments.frames, arguments.neutral, arguments.size)
+    bench = Bench(
+        arguments.bundle, arguments.folder, arguments.frames, arguments.neutral, arguments.size, arguments.scale
+    )
     if not bench.photographs or not bench.clips:
         raise SystemExit(f"nothing in {arguments.folder}: python benchmarks/real_people_set.py --fetch")
     portraits = [entry for entry in bench.photographs if not entry.about.get("pair_only")]

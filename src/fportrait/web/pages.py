@@ -131,9 +131,9 @@ def intro(settings: BundleSettings, seconds: float) -> None:
     """What to expect, in a sentence and an example, before anything is uploaded."""
     clip = clips_long(settings, 3)
     gr.Markdown(
-        f"Give a portrait and a driving video, choose a camera path, press **Generate**. Videos are {settings.size}×"
-        f"{settings.size} pixels, enlarged for viewing: faces come out soft, more a small painting of the person than "
-        f"a photograph. {clip / 25:.0f} seconds of video take about {seconds:.0f} seconds here."
+        "Give a portrait and a driving video, choose a camera path, press **Generate**. What the portrait shows keeps "
+        f"its detail; what the model must make new at {settings.size}×{settings.size} pixels, an open mouth or a side "
+        f"that was turned away, comes out soft. {clip / 25:.0f} seconds of video take about {seconds:.0f} seconds here."
     )
     if EXAMPLE.is_file():
         data = base64.b64encode(EXAMPLE.read_bytes()).decode()
@@ -238,8 +238,7 @@ def sampling(settings: BundleSettings) -> Sampling:
             for name in GUIDED
         ]
         gr.Markdown(
-            "1 is the model without guidance and costs nothing; each other value costs one more "
-            "pass in each guided step (the small base: one step)."
+            "1 is the model without guidance and costs nothing; each other value costs one more pass in each guided step."
         )
         steps = gr.Slider(1, 10 * settings.steps, settings.steps, step=1, label="Sampling steps", elem_id="steps")
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, elem_id="seed")
