@@ -238,7 +238,7 @@ def sampling(settings: BundleSettings) -> Sampling:
             for name in GUIDED
         ]
         gr.Markdown(
-            "1 is the model without guidance and costs nothing; each other value costs one more pass in each guided step."
+            "1 is the model without guidance and costs nothing; each other value costs one more pass in each step."
         )
         steps = gr.Slider(1, 10 * settings.steps, settings.steps, step=1, label="Sampling steps", elem_id="steps")
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, elem_id="seed")
