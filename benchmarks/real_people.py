@@ -3,8 +3,8 @@
     python benchmarks/real_people_set.py --fetch
     python benchmarks/real_people.py [--bundle FOLDER] [--set data/real_people] [--name real_people]
 
-Needs `pip install 'fportrait[identity]'` for the identity rows. But for expression everything is measured on the model's
-own pictures:
+Needs `pip install 'fportrait[identity]'` for the identity rows. But for expression everything is measured on the
+model's own pictures:
 
 - self-portrait: the portrait asked for again, in its own pose, camera and expression. PSNR over the box of its
   landmarks, beside the codec's (encoded and decoded) and the repeated portrait's, which is perfect here.
