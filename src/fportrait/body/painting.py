@@ -14,6 +14,7 @@ from fportrait.camera.cameras import scale_intrinsics
 
 WARP_REACH, WARP_SCALE = 0.12, 2  # of `PortraitPainter`
 INSIDE = {"teeth": (183, 176, 162), "tongue": (101, 57, 60), "mouth_cavity": (73, 44, 42)}  # sRGB, of rendered people
+SPREAD_BLUR = 0.25  # of the reach: deviation of the Gaussian that smooths what is spread
 SIGHT_LOW = 0.2  # cosine below which the first portrait sees a point badly enough for another one to be asked
 SIGHT_DEPTH = 0.008  # metres behind what a pixel sees that still count as seen
 USUAL_LIGHT = 140  # median of a face's grey levels that INSIDE goes with
@@ -89,7 +90,11 @@ def spread(moved: np.ndarray, seen: np.ndarray, reach: float) -> np.ndarray:
     distance, label = cv2.distanceTransformWithLabels(beside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     by_label = np.zeros((int(label.max()) + 1, 2), np.float32)
     by_label[label[seen]] = moved[seen]
-    return np.asarray(by_label[label] * np.exp(-distance / np.float32(reach))[..., None])
+    near = by_label[label]
+    # Neighbours whose nearest pixels lie apart would part like hair: smooth, the more the further away.
+    smooth = cv2.GaussianBlur(near, (0, 0), SPREAD_BLUR * reach)
+    share = np.minimum(distance / np.float32(SPREAD_BLUR * reach), 1)[..., None]
+    return np.asarray((near + share * (smooth - near)) * np.exp(-distance / np.float32(reach))[..., None])
 
 
 class PortraitPainter:
