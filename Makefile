@@ -12,11 +12,11 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo ablate test docs outgrow bench clean
+.PHONY: help install demo ablate experiments test docs outgrow bench clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 # torch first, so that nothing else pulls another one
 $(STAMP): constraints.txt pyproject.toml
@@ -33,6 +33,9 @@ demo: $(STAMP) ## run the whole chain on the embedded world, animate a portrait,
 
 ablate: $(STAMP) ## train and score the ablations on the mini world (about an hour and a half), write docs/results
 	$(BIN)/dvc repro docs/results/dvc.yaml
+
+experiments: $(STAMP) ## DVC's table of experiments, in 120 columns
+	@$(BIN)/dvc exp show --only-changed --drop 'Created|src|pipelines|data'
 
 test: $(STAMP) ## ruff, mypy and pytest
 	$(BIN)/ruff check .

@@ -65,6 +65,7 @@ def repository(tmp_path, monkeypatch):
 def test_an_experiment_on_training_fits_120_columns(repository):
     page = (ROOT / "docs/coming-from.md").read_text()
     command = re.search(r"^dvc exp show (.*)$", page, re.M)[1].replace("'", "").split()
+    assert " ".join(command) in (ROOT / "Makefile").read_text().replace("'", "")
     for table in (dvc("exp", "show", "--no-pager", *command), dvc("metrics", "diff")):
         lines = [line.rstrip() for line in table.splitlines()]
         assert max(map(len, lines)) <= 120 and "…" not in table
