@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -103,18 +104,29 @@ def files(tmp_path_factory) -> dict[str, Path]:
         for image in clip["video"]:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
         container.mux(stream.encode())
+    with open(
+        folder / "camera.y4m", "wb"
+    ) as camera:  # what browsers play as a camera: 640x480, eight pictures a second
+        camera.write(b"YUV4MPEG2 W640 H480 F8:1 Ip A1:1 C420jpeg\n")
+        for image in clip["video"]:
+            wide = np.pad(cv2.resize(image, (480, 480)), ((0, 0), (80, 80), (0, 0)))
+            camera.write(b"FRAME\n" + cv2.cvtColor(wide, cv2.COLOR_RGB2YUV_I420).tobytes())
     (folder / "text.png").write_text("not a picture")
     (folder / "playlist.mp4").write_text("#EXTM3U\n#EXTINF:1,\n/etc/passwd\n")
     return {path.stem: path for path in folder.iterdir()}
 
 
-def browser(width: int = 1280, height: int = 1400):
+def browser(camera: Path, width: int = 1280, height: int = 1400):
+    """A browser whose camera plays a file, and is allowed to every page."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     if CHROMIUM is None or shutil.which("chromedriver") is None:
         pytest.skip("no Chromium with its driver: apt install chromium chromium-driver")
     options = webdriver.ChromeOptions()
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
         options.add_argument(argument)
+    options.add_argument("--use-fake-device-for-media-stream")
+    options.add_argument("--use-fake-ui-for-media-stream")
+    options.add_argument(f"--use-file-for-fake-video-capture={camera}")
     options.add_argument(f"--window-size={width},{height}")
     options.binary_location = CHROMIUM
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
@@ -228,7 +240,7 @@ def wait_for():
 
 
 @pytest.fixture(scope="session")
-def page(server) -> Iterator[Page]:
-    driver = browser()
+def page(server, files) -> Iterator[Page]:
+    driver = browser(files["camera"])
     yield Page(driver, server)
     driver.quit()

@@ -119,8 +119,9 @@ class Meter:
 
     @property
     def mean_rate(self) -> float:
-        """Frames a second from the first one shown to the last."""
-        if self.first_shown is None or self.last_shown is None or self.last_shown <= self.first_shown:
+        """Frames a second from the first one shown to the last; 0 where they are a second apart or less: a window's
+        frames come together, and tell nothing of the rate."""
+        if self.first_shown is None or self.last_shown is None or self.last_shown <= self.first_shown + 1:
             return 0.0
         return (self.shown - 1) / (self.last_shown - self.first_shown)
 

@@ -1,7 +1,8 @@
-"""Frames as they come: a camera of this computer, or a file played as one."""
+"""Frames as they come: a camera of this computer, a file played as one, or what a page's camera sends."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ Taken = tuple[np.ndarray | None, float]
 """A frame `H W 3` uint8 RGB and the second, of `time.monotonic`, at which it came; None where the camera gave none."""
 PATIENCE = 10.0  # seconds without a picture after which a camera is given up
 RETRY = 1.0  # seconds between tries to open it again
+ABSENT = 0.5  # seconds without a pushed frame after which there is none
 
 
 @dataclass(frozen=True)
@@ -135,3 +137,55 @@ class CameraSource:
         if self._camera is not None:
             self._camera.release()
         self._camera = None
+
+
+class PushedSource:
+    """Frames that come from elsewhere, as a page's camera sends them; only the newest waits, without a word of others.
+
+    While none comes it yields None twice a second; after `PATIENCE` seconds it gives up.
+
+    Args:
+        size: width and height of every frame. fps: of a recording, and what is asked of the machine.
+
+    Raises:
+        UserError: (while it runs) nothing came for too long.
+    """
+
+    name = "the page's camera"
+
+    def __init__(self, size: tuple[int, int] = (640, 480), fps: float = 25.0):
+        self.size, self.fps = size, fps
+        self._changed = threading.Condition()
+        self._waiting: Taken | None = None
+        self._closed = False
+
+    def put(self, frame: np.ndarray, at: float) -> None:
+        """A frame `H W 3` uint8 RGB and the second, of `time.monotonic`, at which it came."""
+        with self._changed:
+            self._waiting = frame, at
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """End the iteration."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[Taken]:
+        last = time.monotonic()
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting is not None or self._closed, ABSENT)
+                if self._closed:
+                    return
+                taken, self._waiting = self._waiting, None
+            now = time.monotonic()
+            if taken is not None:
+                last = now
+                yield taken
+            elif now - last > PATIENCE:
+                raise UserError(
+                    f"{self.name}, which has given no picture for {PATIENCE:g} s", "one that stays", "start again"
+                )
+            else:
+                yield None, now

@@ -108,7 +108,9 @@ def live(
     if report["output"]:
         click.echo(f"video: {report['output']}")
     click.echo(
-        f"{report['shown']} frames shown at {report['rate']:.1f} a second, {report['dropped']} dropped; "
+        f"{report['shown']} frames shown"
+        + (f" at {report['rate']:.1f} a second" if report["rate"] else "")
+        + f", {report['dropped']} dropped; "
         f"latency {1000 * report['latency']:.0f} ms, 95%: {1000 * report['latency_95']:.0f} ms"
     )
     if profile:

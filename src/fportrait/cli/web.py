@@ -101,6 +101,7 @@ def web(
     if importlib.util.find_spec("gradio") is None:
         raise UserError("no Gradio", "the extra 'web'", "run pip install 'fportrait[web]'")
     from fportrait.animate.adapters import resolve
+    from fportrait.ops.registry import chosen_student
     from fportrait.ops.store import home
     from fportrait.web.app import serve
     from fportrait.web.results import ResultStore
@@ -114,7 +115,9 @@ def web(
     shutil.rmtree(uploads, ignore_errors=True)  # of a server before this one
     try:
         given = None if adapter is None else resolve(adapter, home())
-        studio = Studio(promoted_or_shipped(model), store, given, home())
+        chosen = promoted_or_shipped(model)
+        studio = Studio(chosen, store, given, home())
+        streams = chosen if model is not None or given is not None else chosen_student().bundle
         serve(
             studio,
             store.folder / ".samples",
@@ -124,6 +127,7 @@ def web(
             pairs,
             names=names,
             browser=on_a_desktop() if browser is None else browser,
+            live=streams if host in LOOPBACK else None,  # where browsers give a page the camera
         )
     except OSError:  # Gradio's own sentence tells of options that this command does not have
         raise UserError(

@@ -16,6 +16,9 @@ import gradio as gr
 
 from fportrait.web.edit import connect_editing, editing
 from fportrait.web.handlers import Handlers, add_key, camera_inputs, clips_long, drop_key
+from fportrait.web.live import LiveAddresses, LiveDesk
+from fportrait.web.live_page import CSS as LIVE_CSS
+from fportrait.web.live_page import connect_live, live_page
 from fportrait.web.pages import (
     Camera,
     Output,
@@ -58,7 +61,13 @@ button[role=tab].selected {color: var(--primary-700) !important}
 .dark button[role=tab].selected {color: var(--primary-300) !important}
 .tabitem, .tabitem > * {min-width: 0; max-width: 100%}
 """
-SAMPLED = {"portrait": PORTRAITS, "edit": PORTRAITS, "driving": VIDEOS}  # whose buttons show what they stand for
+SAMPLED = {
+    "portrait": PORTRAITS,
+    "edit": PORTRAITS,
+    "driving": VIDEOS,
+    "live-portrait": PORTRAITS,
+    "live-video": VIDEOS,
+}  # whose buttons show what they stand for
 # Gradio's buttons around pictures have no name for those who hear the page: they get their block's label.
 NAMES = """() => {
   const name = () => document.querySelectorAll('button:has(> .image-frame):not([aria-label])').forEach(button => {
@@ -72,8 +81,14 @@ NAMES = """() => {
 NO_TOASTS = "() => { document.querySelectorAll('.toast-close').forEach(button => button.click()) }"
 
 
-def build(studio: Studio, samples: Path, uploads: Uploads) -> gr.Blocks:
-    """All pages and what their buttons do."""
+NO_CAMERA = (
+    "There is one stream, and browsers give a page the camera on this computer only: start the studio on 127.0.0.1 to "
+    "use this page. `fportrait live` does the same without a browser."
+)
+
+
+def build(studio: Studio, samples: Path, uploads: Uploads, desk: LiveDesk | None = None) -> gr.Blocks:
+    """All pages and what their buttons do; without a desk there is no stream, and its page says why."""
     do = Handlers(studio, uploads)
     with gr.Blocks(title="fportrait studio", analytics_enabled=False, delete_cache=(3600, 86400)) as pages:
         gr.Markdown(
@@ -91,6 +106,8 @@ def build(studio: Studio, samples: Path, uploads: Uploads) -> gr.Blocks:
             found = trace()
         with gr.Tab("Edit"):
             edited = editing(settings)
+        with gr.Tab("Live"):
+            streamed = live_page(desk.settings) if desk else gr.Markdown(NO_CAMERA)
         with gr.Tab("Gallery") as gallery_tab:
             kept = past()
         pages.load(None, None, None, js=NAMES, **QUICK)
@@ -98,6 +115,8 @@ def build(studio: Studio, samples: Path, uploads: Uploads) -> gr.Blocks:
         connect_camera(do, pages, path, chosen, made)
         connect_plan(do, pages, given, chosen, made)
         connect_editing(do, edited, functools.partial(sample_path, samples))
+        if desk:
+            connect_live(do, desk, pages, streamed, functools.partial(sample_path, samples), NO_TOASTS)
         connect_making(do, pages, given, path, chosen, made, found)
         connect_gallery(do, gallery_tab, kept)
     return pages
@@ -222,11 +241,12 @@ def serve(
     block: bool = True,
     names: Sequence[str] = (),
     browser: bool = False,
+    live: Path | None = None,
 ) -> str:
     """Run the server, which answers to its address and to `names`; returns its address when `block` is false.
 
     Args:
-        browser: open the page in this computer's browser.
+        browser: open the page in this computer's browser. live: the bundle that streams; None: there is no stream.
     """
     from starlette.middleware import Middleware
 
@@ -235,8 +255,12 @@ def serve(
     buttons = {
         f"{kind}-sample-{index + 1}": name for kind, names_of in SAMPLED.items() for index, name in enumerate(names_of)
     }
-    style = CSS + thumbnail_style(samples, buttons)
-    pages = build(studio, samples, owned)
+    style = CSS + LIVE_CSS + thumbnail_style(samples, buttons)
+    desk = LiveDesk(studio, live, owned.folder / "live", studio.animator.adapter) if live else None
+    within = [Middleware(StudioDefence, uploads=owned, names=[host, *names])]
+    if desk:
+        within.append(Middleware(LiveAddresses, desk=desk))
+    pages = build(studio, samples, owned, desk)
     pages.queue(default_concurrency_limit=8, max_size=64)
     _, address, _ = pages.launch(
         server_name=host,
@@ -251,7 +275,7 @@ def serve(
         auth=logins,
         theme=theme(),
         css=style,
-        app_kwargs={"middleware": [Middleware(StudioDefence, uploads=owned, names=[host, *names])]},
+        app_kwargs={"middleware": within},
         enable_monitoring=False,
         show_error=False,
         ssr_mode=False,

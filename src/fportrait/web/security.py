@@ -41,7 +41,7 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 ADDRESSES = {
     *("", "config", "info", "theme.css", "favicon.ico", "manifest.json", "robots.txt", "login", "logout"),
     *("login_check", "user", "app_id", "upload", "upload_progress", "queue/join", "queue/data", "cancel", "reset"),
-    "startup-events",
+    *("startup-events", "live/frame", "live/picture", "live/stop"),
 }
 FOLDERS = ("static/", "assets/", "svelte/", "heartbeat/", "call/", "run/", "api/", "stream/", "file=")
 UPLOAD_BYTES, OTHER_BYTES = VIDEO_BYTES + MIB, 4 * MIB  # of one request: all files together; anything else
