@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ def warp_portrait(
     faces: np.ndarray,
     reach: float = 0.0,
     scale: int = DRAW_SCALE,
-    beyond: Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None,
+    beyond: Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None,
 ) -> np.ndarray:
     """The portrait as a texture of the mesh, drawn elsewhere: `H W 3` uint8.
 
@@ -57,7 +58,8 @@ def warp_portrait(
             there moves as the nearest one on the mesh, less by exp(-distance / reach). 0 leaves it where it is.
         scale: samples per pixel and side.
         beyond: colours `N 3` of points that the portrait does not see, and their shares `N` of what is drawn, 0 where
-            it does; from triangles `N`, weights `N 3` of their corners, and places in the portrait `N 2`.
+            it does, and which of them `N` nothing is known of, so that they are drawn as what lies beside the mesh is;
+            from triangles `N`, weights `N 3` of their corners, and places in the portrait `N 2`.
     """
     height, width = (scale * side for side in portrait.shape[:2])
     ids, weights, _ = rasterize(vertices, faces, scale_intrinsics(intrinsics, scale), height, width)
@@ -69,16 +71,19 @@ def warp_portrait(
     y, x, pixels = y[front], x[front], pixels[front]
     across, down = ((np.arange(side, dtype=np.float32) + 0.5) / scale for side in (width, height))
     grid = np.stack(np.meshgrid(across, down), -1)
-    moved = np.zeros((height, width, 2), np.float32)
-    moved[y, x] = pixels[:, :2] / pixels[:, 2:] - grid[y, x]
-    if reach and len(y):
+    moved, places = np.zeros((height, width, 2), np.float32), pixels[:, :2] / pixels[:, 2:]
+    known = np.ones(len(y), bool)
+    if beyond is not None and len(y):
+        colours, shares, lost = beyond(ids[y, x], weights[y, x], places)
+        known = ~lost
+    moved[y[known], x[known]] = places[known] - grid[y[known], x[known]]
+    if reach and known.any():
         seen = np.zeros((height, width), bool)
-        seen[y, x] = True
+        seen[y[known], x[known]] = True
         moved = spread(moved, seen, reach * height)
     source = grid + moved - 0.5  # OpenCV samples at whole numbers
     drawn = cv2.remap(portrait, source, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
     if beyond is not None and len(y):
-        colours, shares = beyond(ids[y, x], weights[y, x], pixels[:, :2] / pixels[:, 2:])
         mixed = drawn[y, x] + shares[:, None] * (colours - drawn[y, x])
         drawn[y, x] = np.clip(mixed + 0.5, 0, 255).astype(np.uint8)
     return drawn if scale == 1 else cv2.resize(drawn, portrait.shape[1::-1], interpolation=cv2.INTER_AREA)
@@ -101,8 +106,8 @@ class PortraitPainter:
     """The portrait that a model is given as a condition: painted on its body, and drawn in any pose and face.
 
     What the mesh drags along beside it fades with distance (`warp_portrait`). The inside of a mouth that the portrait
-    keeps closed has no colour there; it takes a usual one, in the portrait's own light. What other portraits of the
-    person see better, a side of the head, comes from them.
+    keeps closed has no colour there; it takes a usual one, in the portrait's own light. A side of the head that it does
+    not see comes from other portraits of the person that do, or else from the side that it sees, mirrored.
 
     Args:
         body: whose vertices are given. portrait: `H W 3` uint8. vertices: `V 3` of the portrait's own pose and face
@@ -119,7 +124,7 @@ class PortraitPainter:
         samples: int = WARP_SCALE,
         others: Sequence[PortraitPainter] = (),
     ):
-        self.samples, self.others = samples, list(others)
+        self.body, self.samples, self.others = body, samples, list(others)
         self.portrait, self.vertices, self.intrinsics = portrait, vertices, intrinsics
         self.faces, self._inside = body.faces, inside_colours(body)
         height, width = (samples * side for side in portrait.shape[:2])
@@ -137,32 +142,46 @@ class PortraitPainter:
         own = (self.portrait, self.vertices, self.intrinsics)
         return warp_portrait(*own, vertices, intrinsics, self.faces, WARP_REACH, self.samples, self._beyond)
 
-    def _beyond(self, triangles: np.ndarray, weights: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _beyond(
+        self, triangles: np.ndarray, weights: np.ndarray, places: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         colours, shares = np.zeros((len(triangles), 3), np.float32), np.zeros(len(triangles), np.float32)
         hidden = np.ones(len(triangles), bool)  # from every portrait
         if self._inside is not None:
             x, y = self._pixels(places)
             hidden = ~self._shown[y, x]
-        best = self.sight(triangles, weights)[0] if self.others else None
-        for other in self.others:
-            sight, seen_at = other.sight(triangles, weights)
+        best = self.sight(triangles, weights)[0]
+        candidates = [(other, False) for other in self.others]
+        for other, mirrored in [*candidates, *[(self, True)] * (mirror_vertices(self.body) is not None)]:
+            sight, seen_at = other.sight(triangles, weights, mirrored)
             ahead = np.clip((SIGHT_LOW - best) / SIGHT_LOW, 0, 1) * (sight > np.maximum(best, SIGHT_LOW))
             taken = ahead > shares
             colours[taken] = other.colours(seen_at[taken]) * (self.light / np.maximum(other.light, 1))
             shares = np.maximum(shares, ahead)
-            hidden &= sight <= 0
+            hidden &= mirrored | (sight <= 0)
         if self._inside is not None:
             inside = hidden & np.isfinite(self._inside[triangles, 0])
             colours[inside], shares[inside] = self._inside[triangles[inside]], 1
-        return colours, shares
+        return colours, shares, (best <= 0) & (shares <= 0)
 
     def _pixels(self, places: np.ndarray) -> np.ndarray:
         height, width = self._depth.shape
         return np.clip((places * self.samples).astype(int), 0, (width - 1, height - 1)).T
 
-    def sight(self, triangles: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """How well the portrait sees points of the surface, `N` cosines, 0 for hidden ones; and where, `N 2` pixels."""
-        corners = np.asarray(self.vertices, np.float32)[np.asarray(self.faces)[triangles]]  # N 3 3
+    def sight(
+        self, triangles: np.ndarray, weights: np.ndarray, mirrored: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """How well the portrait sees points of the surface, `N` cosines, 0 for hidden ones; and where, `N 2` pixels.
+
+        Args:
+            mirrored: asks for the points of the other side of the head that they mirror.
+        """
+        named = np.asarray(self.faces)[triangles]
+        mirror = mirror_vertices(self.body)
+        if mirrored and mirror is not None:
+            named = mirror[named][:, ::-1]  # a mirrored triangle turns the other way
+            weights = weights[:, ::-1]
+        corners = np.asarray(self.vertices, np.float32)[named]  # N 3 3
         points = (weights.astype(np.float32)[..., None] * corners).sum(1)
         places = points @ np.asarray(self.intrinsics, np.float32).T
         places = places[:, :2] / np.maximum(places[:, 2:], 1e-6)
@@ -179,6 +198,23 @@ class PortraitPainter:
         """The portrait's colours `N 3` at places `N 2`, pixels."""
         at = (places - 0.5).astype(np.float32)[None]
         return cv2.remap(self.portrait, at, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)[0]  # type: ignore[call-overload]
+
+
+@functools.lru_cache(maxsize=4)
+def mirror_vertices(body: Any) -> np.ndarray | None:
+    """For every vertex the one, of its part, that lies nearest to its mirror image at rest, `V`; None of a body whose
+    template is not known."""
+    if not (hasattr(body, "template") and hasattr(body, "part")):
+        return None
+    from scipy.spatial import cKDTree
+
+    template, part = np.asarray(body.template, np.float64), np.asarray(body.part)
+    mirror = np.arange(len(template))
+    for number in np.unique(part):
+        own = np.flatnonzero(part == number)
+        _, nearest = cKDTree(template[own]).query(template[own] * (-1, 1, 1))
+        mirror[own] = own[nearest]
+    return mirror
 
 
 def inside_colours(body: Any) -> np.ndarray | None:
