@@ -80,7 +80,7 @@ def warp_portrait(
     if reach and known.any():
         seen = np.zeros((height, width), bool)
         seen[y[known], x[known]] = True
-        moved = spread(moved, seen, reach * height)
+        moved = spread(moved, seen, reach * height, ids >= 0)
     source = grid + moved - 0.5  # OpenCV samples at whole numbers
     drawn = cv2.remap(portrait, source, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
     if beyond is not None and len(y):
@@ -89,8 +89,12 @@ def warp_portrait(
     return drawn if scale == 1 else cv2.resize(drawn, portrait.shape[1::-1], interpolation=cv2.INTER_AREA)
 
 
-def spread(moved: np.ndarray, seen: np.ndarray, reach: float) -> np.ndarray:
-    """Displacements `H W 2`, known where `seen`, from the nearest such pixel elsewhere, fading over `reach`."""
+def spread(moved: np.ndarray, seen: np.ndarray, reach: float, covered: np.ndarray | None = None) -> np.ndarray:
+    """Displacements `H W 2`, known where `seen`, from the nearest such pixel elsewhere, fading over `reach`.
+
+    Args:
+        covered: `H W`, the mesh, within which nothing fades; what is seen when None.
+    """
     beside = (~seen).astype(np.uint8)
     distance, label = cv2.distanceTransformWithLabels(beside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     by_label = np.zeros((int(label.max()) + 1, 2), np.float32)
@@ -99,7 +103,8 @@ def spread(moved: np.ndarray, seen: np.ndarray, reach: float) -> np.ndarray:
     # Neighbours whose nearest pixels lie apart would part like hair: smooth, the more the further away.
     smooth = cv2.GaussianBlur(near, (0, 0), SPREAD_BLUR * reach)
     share = np.minimum(distance / np.float32(SPREAD_BLUR * reach), 1)[..., None]
-    return np.asarray((near + share * (smooth - near)) * np.exp(-distance / np.float32(reach))[..., None])
+    away = distance if covered is None else cv2.distanceTransform((~covered).astype(np.uint8), cv2.DIST_L2, 5)
+    return np.asarray((near + share * (smooth - near)) * np.exp(-away / np.float32(reach))[..., None])
 
 
 class PortraitPainter:
