@@ -20,13 +20,14 @@ from helpers.matrix import COLUMNS, TOLERANCE, WAYS, run_matrix
 
 
 def main() -> None:
+    shards = sys.argv[1] if len(sys.argv) > 1 else "shards"
     deepspeed = find_spec("deepspeed") is not None
     modules = ("deepspeed.runtime.engine", "torch._inductor.compile_fx") if deepspeed else ()
     with tempfile.TemporaryDirectory() as folder:
         server = Forks(Path(folder), "peft", *modules)
         try:
             ways = WAYS if deepspeed else ("none", "fsdp2")
-            table = run_matrix(server, ways, Path(folder), shards=sys.argv[1] if len(sys.argv) > 1 else "shards")
+            table = run_matrix(server, ways, Path(folder), shards=shards)
         finally:
             server.close()
     print("| | " + " | ".join(COLUMNS) + " |\n| --- |" + " --- |" * len(COLUMNS))
@@ -36,7 +37,7 @@ def main() -> None:
     cells = [value for row in table.values() for value in row.values()]
     worst = max((value for value in cells if isinstance(value, float)), default=0.0)
     write_result(
-        "sharding",
+        "sharding" if shards == "shards" else f"sharding_{shards}",
         "two interrupted processes against one: the worst relative difference of loss, held-out score or weight",
         worst if all(isinstance(value, float) for value in cells) else 1.0,
         "relative difference",

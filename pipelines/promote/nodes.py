@@ -58,7 +58,7 @@ def promote(
         Proof(Inputs(trained, base, shards), evaluation, records.parent / "evaluate.json", records),
     )
     with atomic_folder(model) as folder:  # stays away when the gate refuses
-        keys = ("shift", "steps", "scheduler", "guidance", "guidance_below")
+        keys = ("size", "shift", "steps", "scheduler", "guidance", "guidance_below")
         sampling = {key: scores["settings"][key] for key in keys if key in scores["settings"]}  # as it was scored
         sizes = {side for side, other in trained_buckets(shards) if side == other} | set(read_settings(base).sizes)
         bundle = assemble(

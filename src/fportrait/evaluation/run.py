@@ -147,10 +147,9 @@ def evaluate(
 
 def settings_of(evaluation: Evaluation, sampling: SamplingSettings) -> dict[str, Any]:
     """What was asked, for the report; `same` is what two evaluations must share to be compared."""
-    record = next(record for some in evaluation.reader.records("test").values() for record in some)
     return {
         "frames": sampling.frames,
-        "size": int(evaluation.reader.references(record)["images"].shape[1]),
+        "size": picture_size(evaluation.reader),
         "steps": sampling.steps,
         "shift": sampling.shift,
         "seed": evaluation.seed,
@@ -161,6 +160,12 @@ def settings_of(evaluation: Evaluation, sampling: SamplingSettings) -> dict[str,
         "shards": evaluation.reader.hash,
         "same": {"frames": sampling.frames, "steps": sampling.steps},
     }
+
+
+def picture_size(reader: ShardReader) -> int:
+    """Pixels of the held-out people's square: what the model was trained at, whatever its base says."""
+    record = next(record for some in reader.records("test").values() for record in some)
+    return int(reader.references(record)["images"].shape[1])
 
 
 def chosen_records(reader: ShardReader, count: int, frames: int | None) -> list[tuple[Record, int]]:
@@ -219,7 +224,8 @@ def on_embedded_people(
         return {}
     stated, sampler = read_settings(base), evaluation.sampler
     encoder = ExpressionEncoder.from_pretrained(base / "expression_encoder").to(pick_device())
-    studio = Studio(encoder, stated.size, stated.camera_distance, stated.crop_metres)
+    size = picture_size(evaluation.reader)
+    studio = Studio(encoder, size, stated.camera_distance, stated.crop_metres)
     extra: dict[str, Any] = {}
     if people:
         scenes = mode_scenes(studio, people, int((modes or {}).get("frames") or frames or stated.frames), sampler.seed)
