@@ -1,12 +1,14 @@
 """What it costs to plan, hand out and join ever more units: seconds and memory at 10,000 to 360,000.
 
     python benchmarks/scale_units.py [UNITS ...]
+    python benchmarks/scale_units.py --ray 250 1000
 
 The paper's PhoneCapture has 11,976 people with 30 clips each, 359,280 in all. A unit here is as good as empty, so that
 what is measured is the engine. `plan`: name units, look for their results, run a function that refuses at once.
 `hand out`: give them to two processes that answer at once. `join`: one table a person (for thirty units), of `ROWS`
 rows of the full width as units leave them, into `frames.parquet`; the same parts are read again and again.
-Linear means that a unit costs the same in the largest run as in the smallest.
+Linear means that a unit costs the same in the largest run as in the smallest. With `--ray`, the same numbers of units
+that write one file each go through Ray on this machine and through the local pool, in turns, both started before.
 """
 
 from __future__ import annotations
@@ -86,7 +88,51 @@ def join(people: int, folder: Path) -> tuple[float, float]:
     return time.perf_counter() - started, (folder / "frames.parquet").stat().st_size / 2**20
 
 
+def note(unit: int, folder: Path) -> int:
+    (folder / "unit.txt").write_text(str(unit))
+    return unit
+
+
+def beside_ray(counts: list[int]) -> None:
+    """Seconds of an engine that runs, for ever more units; a unit's own cost should not grow."""
+    import ray
+
+    from fportrait.scale.engines import use_engine
+
+    rows = []
+    for engine in ("ray", "local"):
+        with use_engine(engine), tempfile.TemporaryDirectory() as folder:
+            started = time.perf_counter()
+            map_units(note, [0], workers=WORKERS, cache_folder=Path(folder) / "first", key=str)
+            start = time.perf_counter() - started
+            for count in counts:
+                started = time.perf_counter()
+                report = map_units(note, range(count), workers=WORKERS, cache_folder=Path(folder) / f"{count}", key=str)
+                assert len(report.results) == count
+                seconds = time.perf_counter() - started
+                rows.append(
+                    {"engine": engine, "units": count, "seconds": round(seconds, 2), "start_s": round(start, 2)}
+                )
+                print(rows[-1], flush=True)
+    ray.shutdown()
+    by = {(row["engine"], row["units"]): row["seconds"] / row["units"] for row in rows}
+    last, first = max(counts), min(counts)
+    result = write_result(
+        "scale_units_ray",
+        f"a unit among {last} on Ray, over a unit among {first}",
+        by["ray", last] / by["ray", first],
+        "of a unit's cost",
+        1.5,
+        1,
+        by_count=rows,
+        ray_over_local=round(by["ray", last] / by["local", last], 2),
+    )
+    print({key: result[key] for key in ("ours", "bound", "holds", "ray_over_local")})
+
+
 def main() -> None:
+    if sys.argv[1:2] == ["--ray"]:
+        return beside_ray([int(text) for text in sys.argv[2:]] or [250, 1000])
     counts = [int(text) for text in sys.argv[1:]] or list(COUNTS)
     measured = []
     for count in counts:

@@ -187,7 +187,7 @@ def test_one_bad_person_is_quarantined_and_the_rest_goes_on(tmp_path, sound):
     rows, people = copied(sound)
     bad = [row for row in rows if row["identity"] == "ph1"]
     zoom(0.3)(bad, people)
-    config = ValidationConfig(max_mean_reprojection=1)
+    config = ValidationConfig(max_typical_reprojection=1)
     write_tables(tmp_path / "tracks", rows, people)
     report = validate_tables(tmp_path / "tracks", tmp_path / "out", config)
     assert list(report["quarantined"]) == ["StudioCapture/ph1"]
@@ -288,3 +288,68 @@ def test_one_clip_of_one_person_is_set_aside_and_the_rest_goes_on(tmp_path, soun
     report = gate(tmp_path / "partial", rows, people)
     assert list(report["quarantined"]) == ["StudioCapture/ph0"]
     assert re.search(rule, report["quarantined"]["StudioCapture/ph0"][0])
+
+
+def some(frames, column, of):
+    """Corrupts these frames of the first clip alone; in whole tables it would be refused, in a mean it goes under."""
+
+    def corrupt(rows, people):
+        change(column, of)(rows[frames], people)
+
+    return corrupt
+
+
+CLIP, FIVE, ONE = slice(0, FRAMES), slice(18, 23), slice(20, 21)
+HALF = np.array([0.5, 1, 0.5, 1, 0.5, 0.5, 1, 1, 1])
+PARTIAL = {
+    "one clip: focal length halved": (
+        some(CLIP, "intrinsics", lambda k: k * [0.5, 1, 1, 1, 0.5, 1, 1, 1, 1]),
+        "smaller",
+    ),
+    "one clip: landmarks and intrinsics of half the picture": (
+        both(some(CLIP, "landmarks", lambda p: p / 2), some(CLIP, "intrinsics", lambda k: k * HALF)),
+        "middle|crop",
+    ),
+    "one clip: a camera much nearer": (
+        some(CLIP, "world_to_camera", lambda m: m - 0.3 * np.eye(1, 16, 11)[0]),
+        "larger",
+    ),
+    "one clip: a crop of a tenth": (some(CLIP, "crop", lambda c: c * [1, 1, 0.1]), "crop"),
+    "one clip: the crop of another video": (
+        some(CLIP, "crop", lambda c: c + np.array([50, 0, 0])),
+        "the face lies in the crop",
+    ),
+    "one clip: a crop in which a face is lost": (some(CLIP, "crop", lambda c: c * 5 - [140, 140, 0]), "room around"),
+    "one clip: pixels that are not square": (
+        some(CLIP, "intrinsics", lambda k: k * np.array([1, 1, 1, 1, 1.3, 1, 1, 1, 1])),
+        "pixels are square",
+    ),
+    "five frames: body in centimetres": (
+        some(FIVE, "body_translation", lambda t: 100 * (t + 0.002)),
+        "every frame|smaller",
+    ),
+    "five frames: landmarks of half the picture": (some(FIVE, "landmarks", lambda p: p / 2), "every frame|larger|crop"),
+    "five frames: landmarks as y, x": (
+        some(FIVE, "landmarks", lambda p: p.reshape(-1, 2)[:, ::-1].ravel()),
+        "every frame",
+    ),
+    "five frames: the body turned by its transpose": (
+        some(FIVE, "body_rotation", lambda r: turn(60).ravel()),
+        "every frame",
+    ),
+    "five frames: codes times ten": (some(FIVE, "expression_code", lambda c: 10 * c), "codes of one size"),
+    "one frame: the body 30 cm aside": (
+        some(ONE, "body_translation", lambda t: t + np.array([0.3, 0, 0])),
+        "every frame",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(PARTIAL))
+def test_a_corruption_of_one_clip_or_of_some_frames_sets_that_person_aside(tmp_path, sound, name):
+    corrupt, rule = PARTIAL[name]
+    rows, people = copied(sound)
+    corrupt(rows, people)
+    report = gate(tmp_path, rows, people)
+    assert list(report["quarantined"]) == ["StudioCapture/ph0"]
+    assert re.search(rule, " ".join(report["quarantined"]["StudioCapture/ph0"])), report["quarantined"]

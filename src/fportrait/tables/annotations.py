@@ -1,6 +1,6 @@
 """The one writer of `frames.parquet`: the annotation schema, and beside the lists what the gate asks of them.
 
-Of a row's 1,142 numbers the gate's rules need eighteen (`rollup.ROW_CHECKS`): is a rotation one, how far has the
+Of a row's 1,142 numbers the gate's rules need twenty-three (`rollup.ROW_CHECKS`): is a rotation one, how far has the
 camera moved since the clip's first frame. Whoever writes a table has these numbers at hand, so they are measured then,
 by the very formulas of the gate, and stored as narrow columns; the gate reads these, and the wide lists of a sample.
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-MARK, VERSION = b"fportrait.checks", b"2"
+MARK, VERSION = b"fportrait.checks", b"3"
 ROW_GROUP = 20_000  # rows: 90 MB of lists
 
 
