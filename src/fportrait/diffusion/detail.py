@@ -4,10 +4,10 @@ Ours. A result can be no finer than the codec, and at 64 pixels that is what a s
 painted on the body shows most of what the result shows, and its pixels are known. With p the painted pictures, D and E
 the codec, x the result and d the smoothed difference of x and D(E(p)):
 
-- what the codec loses comes back, y = x + w (p - D(E(p))), w = exp(-d^2 / 2), d in units of 20 grey levels: near 1 where
-  x is what the codec makes of p, 0 where the model changed it, a mouth that opened or what the portrait hid;
-- where x hardly differs, p itself is kept, y + v (p - y), v the same in units of 7: a model trained on other faces makes
-  photographs a little paler than they are.
+- what the codec loses comes back, y = x + w (p - D(E(p))), w = exp(-d^2 / 2), d in units of 20 grey levels: near 1
+  where x is what the codec makes of p, 0 where the model changed it, a mouth that opened or what the portrait hid;
+- where x hardly differs, p itself is kept, y + v (p - y), v the same in units of 7: a model trained on other faces
+  makes photographs a little paler than they are.
 """
 
 from __future__ import annotations
