@@ -210,9 +210,9 @@ class WindowConditions:
         if not isinstance(value, torch.Tensor | np.ndarray):
             stream = FrameStream(value, title)
             for window in self.windows:
-                own = stream.take(window.frames)
-                self._keep(name, window, own)
-                yield as_latents(vae, own, name, self.device)
+                taken = stream.take(window.frames)
+                self._keep(name, window, taken)
+                yield as_latents(vae, taken, name, self.device)
             stream.check_end(frames)
             return
         if isinstance(value, np.ndarray) and value.ndim == 3:

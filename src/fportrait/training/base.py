@@ -263,7 +263,8 @@ def train_base(
     if state is not None and state.exists():
         step, spent = restore(state, model, average, optimizers, generator)
     started = saved = time.time()
-    bridge = float(model.config.bridge_level)
+    config: Any = model.config
+    bridge = float(config.bridge_level)
     running: list[float] = []
     shares: list[float] = []
     while True:
