@@ -321,7 +321,7 @@ def words(scores: Mapping[str, Any]) -> str:
         ]
         if hardly_moves(base):
             parts.append(
-                f"(the clip hardly moves: judged by the base alone; the codec ends at {base['codec_limit/psnr']:.1f})"
+                f"(the clip hardly moves: judged by the base alone, the codec ends at {base['codec_limit/psnr']:.1f})"
             )
         for key, name, digits in (("lpips", "LPIPS", 3), ("csim", "identity", 1)):
             if f"ours/{key}" in base and f"ours/{key}" in adapted:
