@@ -71,3 +71,32 @@ def test_a_body_without_those_parts_is_painted_without_them():
     plain = warp_portrait(portrait, closed, lens, closed, lens, body.faces, 0.12, 2)
     assert np.array_equal(PortraitPainter(Bare(), portrait, closed, lens)(closed, lens), plain)
     assert set(INSIDE) <= set(body.part_names)
+
+
+def test_colours_are_read_at_no_place_at_one_and_at_more_than_a_picture_is_wide():
+    body, closed, lens = facing()
+    portrait = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
+    painter = PortraitPainter(body, portrait, closed, lens)
+    assert painter.colours(np.zeros((0, 2))).shape == (0, 3)
+    assert np.array_equal(painter.colours(np.array([[10.5, 20.5]])), portrait[20:21, 10])
+    many = np.tile([[3.5, 4.5]], (70_000, 1))
+    assert np.array_equal(np.unique(painter.colours(many), axis=0), portrait[4:5, 3])
+
+
+def test_a_side_that_is_hidden_is_the_seen_one_mirrored_and_a_face_from_the_front_keeps_its_own():
+    """A portrait from far aside, its seen half red: from the front both halves are."""
+    body, closed, lens = facing()
+    red = np.zeros((96, 96, 3), np.uint8)
+    red[...] = (200, 40, 40)
+    turned = closed.copy()
+    centre = closed.mean(0)
+    turn = np.array([[np.cos(1.0), 0, np.sin(1.0)], [0, 1, 0], [-np.sin(1.0), 0, np.cos(1.0)]])
+    turned = (closed - centre) @ turn.T + centre
+    painter = PortraitPainter(body, red, turned, lens)
+    front = painter(closed, lens)
+    cheeks = front[50:60, 30:66].astype(int)
+    assert (cheeks[..., 0] > 150).all() and (cheeks[..., 1] < 90).all()
+    stripes = np.zeros((96, 96, 3), np.uint8)
+    stripes[:, :48] = (20, 200, 20)  # left half green, right half black: the front keeps both
+    own = PortraitPainter(body, stripes, closed, lens)(closed, lens)
+    assert np.abs(own[45:60, 36:46].astype(int) - (20, 200, 20)).max() < 5 and own[45:60, 52:62].max() < 5

@@ -201,8 +201,12 @@ class PortraitPainter:
 
     def colours(self, places: np.ndarray) -> np.ndarray:
         """The portrait's colours `N 3` at places `N 2`, pixels."""
-        at = (places - 0.5).astype(np.float32)[None]
-        return cv2.remap(self.portrait, at, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)[0]  # type: ignore[call-overload]
+        rows = -(-len(places) // 1024)  # OpenCV takes neither empty nor very wide maps
+        at = np.zeros((max(rows, 1) * 1024, 2), np.float32)
+        at[: len(places)] = places - 0.5
+        at = at.reshape(-1, 1024, 2)
+        drawn = cv2.remap(self.portrait, at, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+        return np.asarray(drawn.reshape(-1, 3)[: len(places)])
 
 
 @functools.lru_cache(maxsize=4)
