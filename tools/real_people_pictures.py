@@ -26,7 +26,6 @@ from real_people_set import FOLDER, Entry, entries
 from fportrait.animate import Animator, Request
 from fportrait.bundle import SHIPPED_BASE
 from fportrait.capture.video_io import iter_video, write_video
-from fportrait.dataset.encode import crop_picture
 from fportrait.errors import UserError
 
 DRIVER = "statement"
@@ -42,12 +41,11 @@ def cell(picture: np.ndarray) -> np.ndarray:
 def animated(
     animator: Animator, portrait: Path, driver: Path, camera: str, frames: int
 ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-    """The portrait, the driver's frames and the result's, all `S S 3`."""
+    """The portrait, the driver's frames and the result's, as large as they are shown."""
     prepared = animator.prepare(Request(portrait, driver, camera, max_frames=frames))
-    size = animator.settings.size
-    own = crop_picture(prepared.image, prepared.person.crop, size)
-    driving = prepared.drive.crops(list(range(len(prepared))), 128)
-    return own, driving, list(animator.sample(prepared))
+    scale = max(1, CELL // animator.settings.size)
+    driving = prepared.drive.crops(list(range(len(prepared))), CELL)
+    return animator.portrait(prepared, scale), driving, list(animator.sample(prepared, scale=scale))
 
 
 def before_and_after(people: list[Entry], driver: Path, animators: dict[str, Animator]) -> np.ndarray:

@@ -401,6 +401,9 @@ def test_a_bridge_is_refused_without_a_painted_portrait_and_with_levels_of_anoth
     made = FactorPortraitPipeline(FactorPortraitTransformer(**config), pipeline.vae, karras, window_frames=13)
     with pytest.raises(UserError, match="make_scheduler"):
         sample(made, conditions(5), warped=torch.zeros(1, 3, 5, 32, 32))
+    unpainted = FactorPortraitPipeline(made.transformer, pipeline.vae, make_scheduler("euler", 5.0), window_frames=13)
+    with pytest.raises(UserError, match="no painted portrait"):
+        sample(unpainted, conditions(5))
 
 
 @torch.no_grad()

@@ -204,8 +204,8 @@ class PortraitPainter:
         rows = -(-len(places) // 1024)  # OpenCV takes neither empty nor very wide maps
         at = np.zeros((max(rows, 1) * 1024, 2), np.float32)
         at[: len(places)] = places - 0.5
-        at = at.reshape(-1, 1024, 2)
-        drawn = cv2.remap(self.portrait, at, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+        grid = at.reshape(-1, 1024, 2)
+        drawn = cv2.remap(self.portrait, grid, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
         return np.asarray(drawn.reshape(-1, 3)[: len(places)])
 
 

@@ -350,7 +350,15 @@ class FactorPortraitPipeline(DiffusionPipeline):
         Ours; `flow.bridged_noise` is the training's part.
         """
         sigma = self.scheduler.sigmas[0].to(noise)
-        painted = blend.mean(conditions[index].warped.to(noise) for index in range(len(blend.windows)))
+        parts = [conditions[index].warped for index in range(len(blend.windows))]
+        known = [part.to(noise) for part in parts if part is not None]
+        if len(known) < len(parts):
+            raise UserError(
+                "no painted portrait for a model that starts from it",
+                "`warped`: the portrait painted on the body in every pose (fportrait.body.painting)",
+                "give it, or take a model that starts from noise",
+            )
+        painted = blend.mean(known)
         return (1 - sigma) * painted + sigma * noise
 
     def _velocity(

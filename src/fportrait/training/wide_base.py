@@ -159,7 +159,7 @@ def train_wide(
     encoder = ExpressionEncoder.from_pretrained(parent / "expression_encoder")
     begun = FactorPortraitTransformer.from_pretrained(parent / "transformer", torch_dtype=torch.float32)
     ours = {"reference_normals": "portrait", "warped_reference": True, "bridge_level": BRIDGE_LEVEL}
-    model = change_architecture(begun, whole_config(parent / "transformer") | ours)
+    model: Any = change_architecture(begun, whole_config(parent / "transformer") | ours)
     if compiled:
         model.compile_repeated_blocks(dynamic=False)
     clips = [GrowingClips(work / recipe.name, encoder) for recipe in (small, large)]

@@ -107,7 +107,9 @@ def build(studio: Studio, samples: Path, uploads: Uploads, desk: LiveDesk | None
         with gr.Tab("Edit"):
             edited = editing(settings)
         with gr.Tab("Live"):
-            streamed = live_page(desk.settings) if desk else gr.Markdown(NO_CAMERA)
+            streamed = live_page(desk.settings) if desk else None
+            if streamed is None:
+                gr.Markdown(NO_CAMERA)
         with gr.Tab("Gallery") as gallery_tab:
             kept = past()
         pages.load(None, None, None, js=NAMES, **QUICK)
@@ -115,7 +117,7 @@ def build(studio: Studio, samples: Path, uploads: Uploads, desk: LiveDesk | None
         connect_camera(do, pages, path, chosen, made)
         connect_plan(do, pages, given, chosen, made)
         connect_editing(do, edited, functools.partial(sample_path, samples))
-        if desk:
+        if desk and streamed:
             connect_live(do, desk, pages, streamed, functools.partial(sample_path, samples), NO_TOASTS)
         connect_making(do, pages, given, path, chosen, made, found)
         connect_gallery(do, gallery_tab, kept)
