@@ -93,10 +93,10 @@ def test_more_portraits_are_read_and_named_and_a_picture_of_nobody_is_refused(fi
 
 def test_the_models_own_guidance_is_used_unless_another_is_asked_for(files):
     own = run(files, "own")["video"]
-    more = run(files, "more", guidance={"expression": 3.0})["video"]
+    more = run(files, "more", guidance={"expression": 6.0})["video"]
     shipped = read_settings(SHIPPED_BASE).guidance
     assert read_provenance(own)["settings"]["guidance"] == shipped
-    assert read_provenance(more)["settings"]["guidance"] == shipped | {"expression": 3.0}
+    assert read_provenance(more)["settings"]["guidance"] == shipped | {"expression": 6.0}
     assert not np.array_equal(read_video(own), read_video(more))
 
 
