@@ -59,7 +59,7 @@ def example(animator: Animator, portrait: Path, driving: Path, cell: int = 128) 
     """Portrait, six frames of the driver, and under them what was made of them."""
     prepared = animator.prepare(Request(portrait, driving, max_frames=49))
     numbers = shown_frames(len(prepared), 6)
-    made = [frame for number, frame in enumerate(animator.sample(prepared)) if number in numbers]
+    made = [frame for number, frame in enumerate(animator.sample(prepared, scale=2)) if number in numbers]
     size = animator.settings.size
     own = cv2.resize(crop_picture(prepared.image, prepared.person.crop, 2 * cell), (2 * cell, 2 * cell))
     rows = [
