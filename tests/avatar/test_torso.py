@@ -43,6 +43,7 @@ def swaying(body, person):
             pixels, _ = project(body.landmarks(body.vertices(person.identity, None, true)), camera, intrinsics)
             rows.append(
                 {
+                    "dataset": "StudioCapture",
                     "identity": "bo",
                     "clip": f"bo/s/{number}",
                     "camera": f"cam{number}",
