@@ -142,16 +142,16 @@ def test_a_file_that_is_no_store_is_refused_and_an_empty_one_is_a_new_store(at, 
 
 def test_an_experiment_in_dvcs_temporary_folder_writes_into_the_project_it_was_started_in(at, tmp_path):
     folder = at(tmp_path / "project")
-    workspace = folder / ".dvc/tmp/exps/tmpab12"
-    (workspace / "mlruns").mkdir(parents=True)
-    (workspace / "pyproject.toml").write_text("[tool.kedro]\n")
-    at(workspace)
+    copied = folder.joinpath(".dvc", "tmp", "exps", "tmpab12")
+    (copied / "mlruns").mkdir(parents=True)
+    (copied / "pyproject.toml").write_text("[tool.kedro]\n")
+    at(copied)
     assert store.tracking_uri() == f"sqlite:///{folder}/mlruns/mlflow.db"
     from fportrait.ops.config_loader import in_project
 
     assert in_project("mlruns/artifacts") == str(folder / "mlruns/artifacts")
-    (workspace / "data").mkdir()
-    at(workspace / "data")
+    (copied / "data").mkdir()
+    at(copied / "data")
     assert store.home() == folder
 
 
