@@ -1,9 +1,21 @@
 """The portrait painted on the body: hair moves with it, what is far stays, and nothing moves where nothing did."""
 
 import numpy as np
+import pytest
 
 from fportrait.body.model import Pose, load_body
-from fportrait.body.painting import INSIDE, PortraitPainter, acting_vertices, spread, warp_portrait
+from fportrait.body.painting import (
+    INSIDE,
+    PortraitPainter,
+    Target,
+    acting_vertices,
+    mirror_vertices,
+    mirrored_faces,
+    on_surface,
+    paint_each,
+    spread,
+    warp_portrait,
+)
 from fportrait.camera.cameras import intrinsics_from_fov
 from fportrait.capture.world import HEAD_TARGET, orbit_camera
 
@@ -100,3 +112,38 @@ def test_a_side_that_is_hidden_is_the_seen_one_mirrored_and_a_face_from_the_fron
     stripes[:, :48] = (20, 200, 20)  # left half green, right half black: the front keeps both
     own = PortraitPainter(body, stripes, closed, lens)(closed, lens)
     assert np.abs(own[45:60, 36:46].astype(int) - (20, 200, 20)).max() < 5 and own[45:60, 52:62].max() < 5
+
+
+def turned(vertices, angle):
+    centre, cos, sin = vertices.mean(0), np.cos(angle), np.sin(angle)
+    return (vertices - centre) @ np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]]).T + centre
+
+
+def test_portraits_painted_on_one_mesh_are_each_what_it_is_alone_to_the_last_bit():
+    body, closed, lens = facing()
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 255, (3, 96, 96, 3), np.uint8)
+    alone = [PortraitPainter(body, one, turned(closed, a), lens) for one, a in zip(pictures, (-1, 0, 0.7), strict=True)]
+    painters = [*alone, PortraitPainter(body, pictures[0], closed, lens, others=alone[1:])]
+    goal = turned(closed, 0.4)
+    for drawn, painter in zip(paint_each(painters, goal, lens), painters, strict=True):
+        assert np.array_equal(drawn, painter(goal, lens))
+    with pytest.raises(ValueError, match="this portrait's is"):
+        alone[0].paint(Target(goal, lens, body.faces, (96, 64), 2))
+
+
+def test_points_of_the_surface_are_those_that_sums_over_an_axis_give_to_the_last_bit():
+    body, closed, lens = facing()
+    target = Target(turned(closed, 0.3), lens, body.faces, (96, 96), 2)
+    vertices = turned(closed, -0.5).astype(np.float32)
+    for faces, weights, named in (
+        (body.faces, target.weights, body.faces[target.triangles]),
+        (mirrored_faces(body), target.weights[:, ::-1], mirror_vertices(body)[body.faces[target.triangles]][:, ::-1]),
+    ):
+        points, cosines = on_surface(vertices, faces, target.triangles, weights)
+        corners = vertices[named]
+        assert np.array_equal(points, (weights[..., None] * corners).sum(1))
+        normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        lengths = np.linalg.norm(normals, axis=1) * np.linalg.norm(points, axis=1)
+        assert np.array_equal(cosines, -(normals * points).sum(1) / np.maximum(lengths, 1e-12))
+        assert (cosines > 0.1).sum() > 500 and (cosines < 0).sum() > 50

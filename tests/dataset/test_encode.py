@@ -1,5 +1,6 @@
 """From annotated clips to shards: right pixels, right normals, right windows, named by what made them."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from fportrait.body.model import Pose, load_body
+from fportrait.body.painting import PortraitPainter
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import crop_intrinsics
 from fportrait.capture.video_io import read_video, write_video
@@ -98,6 +100,34 @@ def test_a_record_holds_the_latents_of_the_cropped_pixels_and_of_the_posed_neutr
     points = tensors["landmark_codes"]
     assert points.shape == (9, 476) and points.dtype == torch.float16
     assert np.allclose(points[3].float().numpy(), landmark_codes(landmarks[None], 32)[0], atol=2e-3, rtol=1e-3)
+
+
+def test_painted_portraits_are_drawn_frame_by_frame_alike_whatever_number_of_windows_lies_in_memory(world, tmp_path):
+    root, rows, _ = world
+    for batch in (1, 8):
+        config = dataclasses.replace(CONFIG, warped=True, encode_batch=batch, test_stride=4)
+        encode_tables([root / "tables"], root / "vae", tmp_path / f"{batch}", tmp_path / f"units{batch}", config)
+    one, eight = (ShardReader(tmp_path / name) for name in ("1", "8"))
+    for record in one.records("test")["DynamicSweep"]:
+        alone, together = one.read(record), eight.read(record)
+        assert torch.equal(alone["painted"], together["painted"])
+        assert alone["warped"].shape == (3, 16, 3, 4, 4) and torch.allclose(alone["warped"], together["warped"])
+    record = next(r for r in one.records("test")["DynamicSweep"] if r.clip == "b/s0/cam" and r.first_frame == 6)
+    body, image = load_body(), one.references(record)["images"][0].numpy()
+    picture = next(row for row in rows if row["clip"] == "b/s1/cam" and row["frame"] == 4)
+    paint, *own = (
+        [before_the_camera(body, row), crop_intrinsics(row["intrinsics"].reshape(3, 3), (16, -4, 64), 32)]
+        for row in (picture, *[row for row in rows if row["clip"] == record.clip][6:15])
+    )
+    painter = PortraitPainter(body, image, *paint)
+    assert np.array_equal(one.read(record)["painted"].numpy(), np.stack([painter(*frame) for frame in own]))
+
+
+def before_the_camera(body, row):
+    pose = Pose(row["body_rotation"].reshape(3, 3), row["body_translation"], row["head_rotation"].reshape(3, 3))
+    camera = row["world_to_camera"].reshape(4, 4)
+    vertices = body.vertices(np.zeros(body.identity_dim), None, pose)
+    return (vertices @ camera[:3, :3].T + camera[:3, 3]).astype(np.float32)
 
 
 def test_the_first_portrait_is_the_identity_s_reference_frame(world):

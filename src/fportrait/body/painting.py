@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
+import numba
 import numpy as np
 
 from fportrait.body.pose import Pose
@@ -34,6 +35,35 @@ def acting_vertices(body: Any, shape: np.ndarray, actions: np.ndarray | None, po
     return np.asarray(body.vertices(shape, actions if hasattr(body, "action_names") else None, pose))
 
 
+class Target:
+    """What each pixel of a picture sees of a mesh: found once, and painted from any number of portraits.
+
+    Args:
+        vertices: `V 3` before the camera, metres. intrinsics: `3 3`, pixels. faces: `F 3`.
+        size: height and width of the picture, pixels. samples: per pixel and side.
+    """
+
+    def __init__(
+        self, vertices: np.ndarray, intrinsics: np.ndarray, faces: np.ndarray, size: tuple[int, ...], samples: int
+    ):
+        self.size, self.samples = size, samples
+        tall, wide = (side * samples for side in size)
+        ids, weights, _ = rasterize(vertices, faces, scale_intrinsics(intrinsics, samples), tall, wide)
+        self.covered = ids >= 0  # of every sample
+        self.places = np.flatnonzero(self.covered)  # `N` samples, row by row
+        self.triangles = ids.reshape(-1)[self.places]  # `N`
+        self.weights = weights.reshape(-1, 3)[self.places]  # `N 3`, of the triangles' corners
+        across, down = ((np.arange(side, dtype=np.float32) + 0.5) / samples for side in (wide, tall))
+        self.grid = np.stack(np.meshgrid(across, down), -1)  # where the samples lie, `H W 2` pixels
+        self._fading: dict[float, np.ndarray] = {}
+
+    def fading(self, reach: float) -> np.ndarray:
+        """`fade` around the mesh, `H W`."""
+        if reach not in self._fading:
+            self._fading[reach] = fade(self.covered, reach)
+        return self._fading[reach]
+
+
 def warp_portrait(
     portrait: np.ndarray,
     portrait_vertices: np.ndarray,
@@ -43,7 +73,6 @@ def warp_portrait(
     faces: np.ndarray,
     reach: float = 0.0,
     scale: int = DRAW_SCALE,
-    beyond: Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None,
 ) -> np.ndarray:
     """The portrait as a texture of the mesh, drawn elsewhere: `H W 3` uint8.
 
@@ -57,54 +86,103 @@ def warp_portrait(
         reach: how far the mesh takes along what lies beside it, hair and hats, as a share of the picture: a pixel
             there moves as the nearest one on the mesh, less by exp(-distance / reach). 0 leaves it where it is.
         scale: samples per pixel and side.
-        beyond: colours `N 3` of points that the portrait does not see, and their shares `N` of what is drawn, 0 where
-            it does, and which of them `N` nothing is known of, so that they are drawn as what lies beside the mesh is;
-            from triangles `N`, weights `N 3` of their corners, and places in the portrait `N 2`.
     """
-    height, width = (scale * side for side in portrait.shape[:2])
-    ids, weights, _ = rasterize(vertices, faces, scale_intrinsics(intrinsics, scale), height, width)
-    y, x = np.nonzero(ids >= 0)
-    corners = np.asarray(portrait_vertices, np.float32)[np.asarray(faces)[ids[y, x]]]  # N 3 3
-    points = (weights[y, x].astype(np.float32)[..., None] * corners).sum(1)
-    pixels = points @ np.asarray(portrait_intrinsics, np.float32).T
-    front = pixels[:, 2] > 0
-    y, x, pixels = y[front], x[front], pixels[front]
-    across, down = ((np.arange(side, dtype=np.float32) + 0.5) / scale for side in (width, height))
-    grid = np.stack(np.meshgrid(across, down), -1)
-    moved, places = np.zeros((height, width, 2), np.float32), pixels[:, :2] / pixels[:, 2:]
-    known = np.ones(len(y), bool)
-    if beyond is not None and len(y):
-        colours, shares, lost = beyond(ids[y, x], weights[y, x], places)
-        known = ~lost
-    moved[y[known], x[known]] = places[known] - grid[y[known], x[known]]
-    if reach and known.any():
-        seen = np.zeros((height, width), bool)
-        seen[y[known], x[known]] = True
-        moved = spread(moved, seen, reach * height, ids >= 0)
-    source = grid + moved - 0.5  # OpenCV samples at whole numbers
+    target = Target(vertices, intrinsics, faces, portrait.shape[:2], scale)
+    points, _ = on_surface(portrait_vertices, faces, target.triangles, target.weights)
+    return _draw(portrait, target, _project(points, portrait_intrinsics), points[:, 2] > 0, reach)
+
+
+def _draw(
+    portrait: np.ndarray,
+    target: Target,
+    sources: np.ndarray,
+    front: np.ndarray,
+    reach: float,
+    beyond: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+) -> np.ndarray:
+    """The picture `H W 3` uint8 whose samples on the mesh have the portrait's colours at `sources` `N 2`, pixels.
+
+    Args:
+        front: which of them lie before the portrait's camera, `N`. reach: of `warp_portrait`.
+        beyond: colours `N 3` of points that the portrait does not see, their shares `N` of what is drawn, 0 where it
+            does, and which of them `N` nothing is known of, so that they are drawn as what lies beside the mesh is.
+    """
+    known = front if beyond is None else front & ~beyond[2]
+    on_mesh = target.places[known]
+    moved = np.zeros((*target.covered.shape, 2), np.float32)
+    moved.reshape(-1, 2)[on_mesh] = sources[known] - target.grid.reshape(-1, 2)[on_mesh]
+    if reach and len(on_mesh):
+        seen = np.zeros(target.covered.shape, bool)
+        seen.reshape(-1)[on_mesh] = True
+        reach *= len(seen)
+        moved = spread(moved, seen, reach, target.fading(reach))
+    source = target.grid + moved - 0.5  # OpenCV samples at whole numbers
     drawn = cv2.remap(portrait, source, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
-    if beyond is not None and len(y):
-        mixed = drawn[y, x] + shares[:, None] * (colours - drawn[y, x])
-        drawn[y, x] = np.clip(mixed + 0.5, 0, 255).astype(np.uint8)
-    return drawn if scale == 1 else cv2.resize(drawn, portrait.shape[1::-1], interpolation=cv2.INTER_AREA)
+    if beyond is not None:
+        colours, shares, _ = beyond
+        mixed = np.flatnonzero(front & (shares > 0))
+        at, flat = target.places[mixed], drawn.reshape(-1, 3)
+        colour = flat[at] + shares[mixed, None] * (colours[mixed] - flat[at])
+        flat[at] = np.clip(colour + 0.5, 0, 255).astype(np.uint8)
+    return drawn if target.samples == 1 else cv2.resize(drawn, portrait.shape[1::-1], interpolation=cv2.INTER_AREA)
 
 
-def spread(moved: np.ndarray, seen: np.ndarray, reach: float, covered: np.ndarray | None = None) -> np.ndarray:
+def fade(covered: np.ndarray, reach: float) -> np.ndarray:
+    """exp(-distance / reach) from what is `covered`, `H W`: 1 within it."""
+    away = cv2.distanceTransform((~covered).astype(np.uint8), cv2.DIST_L2, 5)
+    return np.asarray(np.exp(-away / np.float32(reach)))
+
+
+def spread(moved: np.ndarray, seen: np.ndarray, reach: float, fading: np.ndarray | None = None) -> np.ndarray:
     """Displacements `H W 2`, known where `seen`, from the nearest such pixel elsewhere, fading over `reach`.
 
     Args:
-        covered: `H W`, the mesh, within which nothing fades; what is seen when None.
+        fading: `H W`, how much of them is left; `fade` around what is seen when None.
     """
     beside = (~seen).astype(np.uint8)
     distance, label = cv2.distanceTransformWithLabels(beside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     by_label = np.zeros((int(label.max()) + 1, 2), np.float32)
     by_label[label[seen]] = moved[seen]
-    near = by_label[label]
+    near = by_label.take(np.asarray(label, np.int32), 0)
     # Neighbours whose nearest pixels lie apart would part like hair: smooth, the more the further away.
     smooth = cv2.GaussianBlur(near, (0, 0), SPREAD_BLUR * reach)
     share = np.minimum(distance / np.float32(SPREAD_BLUR * reach), 1)[..., None]
-    away = distance if covered is None else cv2.distanceTransform((~covered).astype(np.uint8), cv2.DIST_L2, 5)
-    return np.asarray((near + share * (smooth - near)) * np.exp(-away / np.float32(reach))[..., None])
+    left = fade(seen, reach) if fading is None else fading
+    return np.asarray((near + share * (smooth - near)) * left[..., None])
+
+
+def on_surface(
+    vertices: np.ndarray, faces: np.ndarray, triangles: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points `N 3` of a mesh by triangles `N` and weights `N 3` of their corners, and how much the triangles face the
+    camera at the origin there: cosines `N`."""
+    points, facing = np.empty((len(triangles), 3), np.float32), np.empty(len(triangles), np.float32)
+    vertices, faces = np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32)
+    _on_surface(vertices, faces, triangles, np.ascontiguousarray(weights), points, facing)
+    return points, facing
+
+
+@numba.njit(cache=True)
+def _on_surface(vertices, faces, triangles, weights, points, facing):
+    """Float32 throughout and summed from left to right: the numbers that NumPy's sums over an axis of three give."""
+    for n in range(len(triangles)):
+        f = triangles[n]
+        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        for i in range(3):
+            both = weights[n, 0] * vertices[a, i] + weights[n, 1] * vertices[b, i]
+            points[n, i] = both + weights[n, 2] * vertices[c, i]
+        x, y, z = points[n, 0], points[n, 1], points[n, 2]
+        ux, uy, uz = vertices[b, 0] - vertices[a, 0], vertices[b, 1] - vertices[a, 1], vertices[b, 2] - vertices[a, 2]
+        vx, vy, vz = vertices[c, 0] - vertices[a, 0], vertices[c, 1] - vertices[a, 1], vertices[c, 2] - vertices[a, 2]
+        nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+        length = np.sqrt(nx * nx + ny * ny + nz * nz) * np.sqrt(x * x + y * y + z * z)
+        facing[n] = -(nx * x + ny * y + nz * z) / max(length, np.float32(1e-12))
+
+
+def _project(points: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
+    """Pixels `N 2` of points `N 3` before a camera; any number for those behind it."""
+    pixels = points @ np.asarray(intrinsics, np.float32).T
+    return np.asarray(pixels[:, :2] / np.maximum(pixels[:, 2:], 1e-6))
 
 
 class PortraitPainter:
@@ -130,7 +208,7 @@ class PortraitPainter:
         others: Sequence[PortraitPainter] = (),
     ):
         self.body, self.samples, self.others = body, samples, list(others)
-        self.portrait, self.vertices, self.intrinsics = portrait, vertices, intrinsics
+        self.portrait, self.vertices, self.intrinsics = portrait, np.asarray(vertices, np.float32), intrinsics
         self.faces, self._inside = body.faces, inside_colours(body)
         height, width = (samples * side for side in portrait.shape[:2])
         ids, _, self._depth = rasterize(vertices, self.faces, scale_intrinsics(intrinsics, samples), height, width)
@@ -144,60 +222,65 @@ class PortraitPainter:
 
     def __call__(self, vertices: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
         """The picture `H W 3` of a body at `vertices` `V 3` before a camera of `intrinsics` `3 3`."""
-        own = (self.portrait, self.vertices, self.intrinsics)
-        return warp_portrait(*own, vertices, intrinsics, self.faces, WARP_REACH, self.samples, self._beyond)
+        return self.paint(Target(vertices, intrinsics, self.faces, self.portrait.shape[:2], self.samples))
+
+    def paint(self, target: Target) -> np.ndarray:
+        """The picture `H W 3` of what a target sees of the body.
+
+        Raises:
+            ValueError: a target of another size than the portrait's, or of another number of samples.
+        """
+        own = self.portrait.shape[:2], self.samples
+        if (target.size, target.samples) != own:
+            raise ValueError(f"a target of {target.size}, {target.samples} samples; this portrait's is {own}")
+        sight, places, front = self.sight(target)
+        return _draw(self.portrait, target, places, front, WARP_REACH, self._beyond(target, sight, places))
 
     def _beyond(
-        self, triangles: np.ndarray, weights: np.ndarray, places: np.ndarray
+        self, target: Target, best: np.ndarray, places: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        colours, shares = np.zeros((len(triangles), 3), np.float32), np.zeros(len(triangles), np.float32)
-        hidden = np.ones(len(triangles), bool)  # from every portrait
+        """See `_draw`. Args: best, places: of `sight`."""
+        count = len(best)
+        colours, shares = np.zeros((count, 3), np.float32), np.zeros(count, np.float32)
+        hidden = np.ones(count, bool)  # from every portrait
         if self._inside is not None:
-            x, y = self._pixels(places)
+            height, width = self._depth.shape
+            x, y = np.clip((places * self.samples).astype(int), 0, (width - 1, height - 1)).T
             hidden = ~self._shown[y, x]
-        best = self.sight(triangles, weights)[0]
+        wanted, enough = np.clip((SIGHT_LOW - best) / SIGHT_LOW, 0, 1), np.maximum(best, SIGHT_LOW)
         candidates = [(other, False) for other in self.others]
         for other, mirrored in [*candidates, *[(self, True)] * (mirror_vertices(self.body) is not None)]:
-            sight, seen_at = other.sight(triangles, weights, mirrored)
-            ahead = np.clip((SIGHT_LOW - best) / SIGHT_LOW, 0, 1) * (sight > np.maximum(best, SIGHT_LOW))
+            sight, seen_at, _ = other.sight(target, mirrored)
+            ahead = wanted * (sight > enough)
             taken = ahead > shares
             colours[taken] = other.colours(seen_at[taken]) * (self.light / np.maximum(other.light, 1))
             shares = np.maximum(shares, ahead)
             hidden &= mirrored | (sight <= 0)
         if self._inside is not None:
-            inside = hidden & np.isfinite(self._inside[triangles, 0])
-            colours[inside], shares[inside] = self._inside[triangles[inside]], 1
+            hidden &= np.isfinite(self._inside[:, 0])[target.triangles]
+            colours[hidden], shares[hidden] = self._inside[target.triangles[hidden]], 1
         return colours, shares, (best <= 0) & (shares <= 0)
 
-    def _pixels(self, places: np.ndarray) -> np.ndarray:
-        height, width = self._depth.shape
-        return np.clip((places * self.samples).astype(int), 0, (width - 1, height - 1)).T
-
-    def sight(
-        self, triangles: np.ndarray, weights: np.ndarray, mirrored: bool = False
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """How well the portrait sees points of the surface, `N` cosines, 0 for hidden ones; and where, `N 2` pixels.
+    def sight(self, target: Target, mirrored: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """How well the portrait sees a target's points of the surface, `N` cosines, 0 for hidden ones; where, `N 2`
+        pixels; and which of them lie before its camera, `N`.
 
         Args:
             mirrored: asks for the points of the other side of the head that they mirror.
         """
-        named = np.asarray(self.faces)[triangles]
-        mirror = mirror_vertices(self.body)
-        if mirrored and mirror is not None:
-            named = mirror[named][:, ::-1]  # a mirrored triangle turns the other way
-            weights = weights[:, ::-1]
-        corners = np.asarray(self.vertices, np.float32)[named]  # N 3 3
-        points = (weights.astype(np.float32)[..., None] * corners).sum(1)
-        places = points @ np.asarray(self.intrinsics, np.float32).T
-        places = places[:, :2] / np.maximum(places[:, 2:], 1e-6)
-        normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-        lengths = np.linalg.norm(normals, axis=1) * np.linalg.norm(points, axis=1)
-        facing = -(normals * points).sum(1) / np.maximum(lengths, 1e-12)
-        x, y = self._pixels(places)
+        faces, weights = self.faces, target.weights
+        if mirrored and (turned := mirrored_faces(self.body)) is not None:
+            faces, weights = turned, weights[:, ::-1]
+        points, facing = on_surface(self.vertices, faces, target.triangles, weights)
+        places = _project(points, self.intrinsics)
         height, width = self.portrait.shape[:2]
-        within = ((places >= 0) & (places < (width, height))).all(1) & (points[:, 2] > 0)
-        seen = within & (points[:, 2] < self._depth[y, x] + SIGHT_DEPTH)
-        return np.where(seen, np.clip(facing, 0, 1), 0), places
+        front = points[:, 2] > 0
+        within = np.flatnonzero(front & ((places >= 0) & (places < (width, height))).all(1))
+        x, y = (places[within] * self.samples).astype(int).T
+        seen = within[points[within, 2] < self._depth[y, x] + SIGHT_DEPTH]
+        sight = np.zeros(len(points), np.float32)
+        sight[seen] = np.clip(facing[seen], 0, 1)
+        return sight, places, front
 
     def colours(self, places: np.ndarray) -> np.ndarray:
         """The portrait's colours `N 3` at places `N 2`, pixels."""
@@ -207,6 +290,13 @@ class PortraitPainter:
         grid = at.reshape(-1, 1024, 2)
         drawn = cv2.remap(self.portrait, grid, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
         return np.asarray(drawn.reshape(-1, 3)[: len(places)])
+
+
+def paint_each(painters: Sequence[PortraitPainter], vertices: np.ndarray, intrinsics: np.ndarray) -> list[np.ndarray]:
+    """What each of some painters of one body, size and number of samples makes of a pose; the mesh is drawn once."""
+    first = painters[0]
+    target = Target(vertices, intrinsics, first.faces, first.portrait.shape[:2], first.samples)
+    return [painter.paint(target) for painter in painters]
 
 
 @functools.lru_cache(maxsize=4)
@@ -224,6 +314,14 @@ def mirror_vertices(body: Any) -> np.ndarray | None:
         _, nearest = cKDTree(template[own]).query(template[own] * (-1, 1, 1))
         mirror[own] = own[nearest]
     return mirror
+
+
+@functools.lru_cache(maxsize=4)
+def mirrored_faces(body: Any) -> np.ndarray | None:
+    """The triangles `F 3` that lie where a body's would in a mirror, corner by corner from the last to the first, for a
+    mirrored triangle turns the other way; None without `mirror_vertices`."""
+    mirror = mirror_vertices(body)
+    return None if mirror is None else np.ascontiguousarray(mirror[np.asarray(body.faces)][:, ::-1].astype(np.int32))
 
 
 def inside_colours(body: Any) -> np.ndarray | None:

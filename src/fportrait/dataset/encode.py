@@ -18,7 +18,7 @@ import numpy as np
 
 from fportrait.atomic_io import code_hash, file_hash, value_hash
 from fportrait.body.model import BodyModel, Pose, load_body
-from fportrait.body.painting import PortraitPainter, acting_vertices
+from fportrait.body.painting import PortraitPainter, acting_vertices, paint_each
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import rectangle_intrinsics
 from fportrait.capture.video_io import iter_video
@@ -445,21 +445,23 @@ def add_warped(
     """
     import torch
 
+    painters = [PortraitPainter(body, one["images"], one["vertices"], one["intrinsics"]) for one in portraits]
     for clip, (frames, intrinsics) in placed.items():
         own = [(start, tensors) for _, name, start, tensors in records if name == clip]
-        if not own:  # a clip of another bucket
-            continue
-        for portrait in portraits:
-            paint = PortraitPainter(body, portrait["images"], portrait["vertices"], portrait["intrinsics"])
-            video = np.stack([paint(frame, intrinsics) for frame in frames])
-            for (start, tensors), latents in zip(
-                own, encode_windows(vae, video, [s for s, _ in own], config), strict=True
-            ):
-                if "video" in tensors and "painted" not in tensors:  # held out: scored from the first portrait
-                    tensors["painted"] = torch.from_numpy(video[start : start + config.window].copy())
-                tensors["warped"] = torch.cat(
-                    [*([tensors["warped"]] if "warped" in tensors else []), latents[None].half()]
-                )
+        drawn: dict[
+            int, list[np.ndarray]
+        ] = {}  # of the present windows alone: a long clip never is in memory as a whole
+        for first in range(0, len(own), config.encode_batch):
+            batch = own[first : first + config.encode_batch]
+            wanted = range(batch[0][0], batch[-1][0] + config.window)
+            drawn = {t: drawn[t] if t in drawn else paint_each(painters, frames[t], intrinsics) for t in wanted}
+            videos = np.stack([drawn[t] for t in wanted], 1)  # R T H W 3
+            starts = [start - wanted.start for start, _ in batch]
+            encoded = [encode_windows(vae, video, starts, config) for video in videos]
+            for start, (_, tensors), *latents in zip(starts, batch, *encoded, strict=True):
+                if "video" in tensors:  # held out: scored from the first portrait
+                    tensors["painted"] = torch.from_numpy(videos[0, start : start + config.window].copy())
+                tensors["warped"] = torch.stack(latents).half()
 
 
 def encode_windows(vae: Any, video: np.ndarray, starts: list[int], config: EncodeConfig) -> list[torch.Tensor]:

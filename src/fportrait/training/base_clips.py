@@ -15,7 +15,7 @@ import numpy as np
 
 from fportrait.atomic_io import atomic_path, value_hash
 from fportrait.body.model import BodyModel, Pose, load_body
-from fportrait.body.painting import PortraitPainter, acting_vertices
+from fportrait.body.painting import PortraitPainter, acting_vertices, paint_each
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import project, scale_intrinsics
 from fportrait.capture import people, world
@@ -158,11 +158,10 @@ def render_clip(
     own_vertices = before_camera(acting_vertices(body, shape, own_actions, pose), cameras[own_frame])
     own_picture = shrink(clip["video"][own_frame], recipe.size)
     painters.append(PortraitPainter(body, own_picture, own_vertices, small_intrinsics))
-    placed = [
-        before_camera(acting_vertices(body, shape, actions, pose), camera)
+    warped = [
+        paint_each(painters, before_camera(acting_vertices(body, shape, actions, pose), camera), small_intrinsics)
         for (shape, pose), actions, camera in zip(bodies, read_actions, cameras, strict=True)
     ]
-    warped = [[paint(vertices, small_intrinsics) for vertices in placed] for paint in painters]
 
     return {
         "video": np.stack([shrink(frame, recipe.size) for frame in clip["video"]]),
@@ -170,7 +169,7 @@ def render_clip(
         "crops": np.stack(crops),
         "references": np.stack(references),
         "reference_normals": np.stack(reference_normals),
-        "warped": np.stack([np.stack(frames) for frames in warped]),
+        "warped": np.stack([np.stack(frames) for frames in zip(*warped, strict=True)]),
         "own_frame": np.array(own_frame, np.int32),
         "world_to_camera": np.asarray(cameras, np.float32),
         "reference_world_to_camera": np.asarray(reference_cameras, np.float32),
