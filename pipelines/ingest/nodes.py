@@ -31,6 +31,7 @@ def ingest(
     world: dict[str, Any],
     default_fov_degrees: float,
     test_identities: dict[str, int],
+    hold_out_clips: bool,
     min_frames: int,
     seed: int,
     workers: int,
@@ -61,6 +62,7 @@ def ingest(
         map_function=process_map(workers) if source == "folder" else map,  # filmed files are few and small
         require_consent=require_consent,
         nobody_real=listed_in(captures / EMBEDDED_LIST) | listed_in(captures / FILLED_LIST),
+        hold_out_clips=hold_out_clips,
     )
     for note in result.notes:
         log.warning(note)

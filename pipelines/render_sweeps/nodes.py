@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Any
 
 from fportrait.atomic_io import atomic_folder, code_hash, file_hash, write_parquet
 from fportrait.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def render_sweeps(
@@ -20,10 +24,14 @@ def render_sweeps(
     thresholds: dict[str, Any],
     *,
     sweep: dict[str, Any],
+    studio_share: float,
     seed: int,
     workers: int,
 ) -> dict[str, Any]:
-    """Write `clips/*.mp4`, `frames.parquet`, `identities.parquet` and the gate's report under `validation/`."""
+    """Write `clips/*.mp4`, `frames.parquet`, `identities.parquet` and the gate's report under `validation/`.
+
+    Where avatars of phone clips stand beside those of a studio, these get at most `studio_share` of the clips.
+    """
     import pandas as pd
 
     from fportrait.dataset.rules import ValidationConfig
@@ -34,10 +42,12 @@ def render_sweeps(
     names = sorted(path.parent.name for path in avatars.glob("*/avatar.safetensors"))
     published = f"{sweeps}/clips"  # the paths that the tables of a unit name
     code = code_hash("avatar", "body", "camera", "assets/body.npz")
-    version = [2, code, file_hash(validated / "frames.parquet"), published, sweep, seed]
+    plans = sweeps_of({name: of_phone_clips(avatars / name) for name in names}, sweep, studio_share)
+    names = [name for name in names if plans[name]["clips_view"] + plans[name]["clips_dynamic"]]
+    version = [2, code, file_hash(validated / "frames.parquet"), published]
     report = map_units(
         functools.partial(
-            render_one, validated=validated, avatars=avatars, published=published, sweep=sweep, seed=seed
+            render_one, validated=validated, avatars=avatars, published=published, sweeps=plans, seed=seed
         ),
         names,
         workers=workers,
@@ -45,7 +55,7 @@ def render_sweeps(
         key=lambda name: [
             name,
             *(file_hash(avatars / name / file) for file in ("config.json", "avatar.safetensors")),
-            version,
+            [*version, plans[name], seed],
         ],
         progress="sweeps",
     )
@@ -76,11 +86,56 @@ def render_sweeps(
     for value in filmed.values():
         for dataset, count in value["clips"].items():
             clips[dataset] = clips.get(dataset, 0) + count
-    return {"clips": dict(sorted(clips.items())), "quarantined": gate["quarantined"], "failures": len(report.failures)}
+    told = {"clips": dict(sorted(clips.items())), "quarantined": gate["quarantined"], "failures": len(report.failures)}
+    phone = sum(sum(value["clips"].values()) for name, value in filmed.items() if of_phone_clips(avatars / name))
+    if phone:
+        studio = sum(clips.values()) - phone
+        log.info(
+            "sweeps: %d clips of people known by phone clips, %d of studio people (%.0f%%; render_sweeps.studio_share %g)",
+            *(phone, studio, 100 * studio / (phone + studio), studio_share),
+        )
+        told["of_phone_people"], told["of_studio_people"] = phone, studio
+    return told
+
+
+def of_phone_clips(avatar: Path) -> bool:
+    """Whether an avatar was fitted to phone clips."""
+    return bool(json.loads((avatar / "config.json").read_text()).get("scores", {}).get("coverage"))
+
+
+def sweeps_of(phone: Mapping[str, bool], sweep: dict[str, Any], studio_share: float) -> dict[str, dict[str, Any]]:
+    """What to film of every person: as many clips as `sweep` asks for of each, but where studio people beside people of
+    phone clips would have more than `studio_share` of them, the same number in all is shared out so that they do not.
+
+    Args:
+        phone: by person, whether they are known by phone clips alone.
+
+    Raises:
+        UserError: a share that is none.
+    """
+    if not 0 <= studio_share <= 1:
+        raise UserError(f"render_sweeps.studio_share = {studio_share}", "0 to 1", "correct it")
+    own, studio = ([name for name, by_phone in phone.items() if by_phone == kind] for kind in (True, False))
+    plans = {name: dict(sweep) for name in phone}
+    if not own or len(studio) <= studio_share * len(phone):
+        return plans
+    for key in ("clips_view", "clips_dynamic"):
+        total = sweep[key] * len(phone)
+        theirs = int(total * studio_share)
+        for names, count in ((studio, theirs), (own, total - theirs)):
+            for index, name in enumerate(names):
+                plans[name][key] = count // len(names) + (index < count % len(names))
+    return plans
 
 
 def render_one(
-    identity: str, folder: Path, validated: Path, avatars: Path, published: str, sweep: dict[str, Any], seed: int
+    identity: str,
+    folder: Path,
+    validated: Path,
+    avatars: Path,
+    published: str,
+    sweeps: Mapping[str, dict[str, Any]],
+    seed: int,
 ) -> dict[str, Any]:
     """Render one identity's clips into `folder/clips`; returns, per dataset, their number and the reference, and the
     avatar's shape.
@@ -99,7 +154,7 @@ def render_one(
     frames = pd.read_parquet(validated / "frames.parquet", filters=[("identity", "==", identity)])
     avatar = GaussianAvatar.load(avatars / identity)
     frames = frames[frames.dataset == ("PhoneCapture" if avatar.scores.get("coverage") else "StudioCapture")]
-    table = render(avatar, frames, sweep_config(sweep), seed, folder / "clips", published)
+    table = render(avatar, frames, sweep_config(sweeps[identity]), seed, folder / "clips", published)
     write_frames(folder / "frames.parquet", table)
     clips, references = {}, {}
     for dataset, part in table.groupby("dataset", sort=True):

@@ -12,10 +12,12 @@ def create_pipeline() -> Pipeline:
         validate,
         reads={"manifest": "manifest", "tracks": "tracks"},
         writes={"validated": "validated"},
+        uses={"window": "encode.encoding.window"},
         steps=(
             "frames rolled up: a row per clip, per person, per dataset (DuckDB)",
             "five suites of rules (Great Expectations)",
             "critical: stop; warning: the person to quarantine",
             "the tables without them, and Data Docs",
+            "a clip of each of your own people held out of the tables",
         ),
     )

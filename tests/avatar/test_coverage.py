@@ -18,6 +18,7 @@ from fportrait.camera.cameras import intrinsics_from_fov
 from fportrait.camera.paths import orbit
 from fportrait.capture.motion import rotation_from_degrees
 from fportrait.errors import UserError
+from fportrait.pipelines.render_sweeps.nodes import sweeps_of
 
 SMALL = AvatarConfig(gaussians=500, latents=2)
 TURNS = (-28.0, -14.0, 0.0, 14.0, 28.0)
@@ -84,3 +85,28 @@ def test_frames_that_turn_too_far_are_left_out_and_no_clip_jumps_over_them():
     assert config.spin_yaw_degrees == config.spiral_yaw_degrees == pytest.approx(21)
     assert config.spiral_elevation_degrees == pytest.approx(2)
     assert [[f.number for f in run] for run in without_gaps({"s": kept}).values()] == [[0, 1], [4, 5]]
+
+
+def test_studio_people_get_no_more_of_the_sweeps_than_their_share_beside_people_of_phone_clips():
+    sweep = {"clips_view": 4, "clips_dynamic": 2, "size": 64}
+    studio = {f"studio{index}": False for index in range(4)}
+    plans = sweeps_of({"anna": True, **studio}, sweep, 0.5)
+    assert [plan["clips_view"] for plan in plans.values()] == [10, 3, 3, 2, 2], "as many in all as four of each"
+    assert [plan["clips_dynamic"] for plan in plans.values()] == [5, 2, 1, 1, 1]
+    assert all(plan["size"] == 64 for plan in plans.values())
+    many = {f"own{index}": True for index in range(6)}
+    for alone, share in (
+        (studio, 0.5),
+        ({"anna": True}, 0.5),
+        ({**many, **studio}, 0.5),
+        ({"anna": True, **studio}, 1),
+    ):
+        assert all(plan == sweep for plan in sweeps_of(alone, sweep, share).values())
+    assert (
+        sum(
+            plan["clips_view"] for name, plan in sweeps_of({"anna": True, **studio}, sweep, 0).items() if name in studio
+        )
+        == 0
+    )
+    with pytest.raises(UserError, match="studio_share"):
+        sweeps_of(studio, sweep, 50)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -93,6 +94,21 @@ def test_one_person_alone_trains_and_the_page_says_what_is_held_out(run, mine, t
     report = run()
     assert report["held_out"] == {"PhoneCapture": 0, "StudioCapture": 1}
     assert "of 1 people in PhoneCapture 0 are held out" in caplog.text
+
+
+def test_a_clip_is_to_be_held_out_of_own_people_who_are_trained_on_and_of_nobody_else(run, mine, tmp_path):
+    listed = tmp_path / "data/02_intermediate/ingest/own_people.json"
+    run("embedded")
+    assert not listed.exists(), "the demo's people are split as ever"
+    shutil.copytree(
+        mine, tmp_path / "data/01_raw", dirs_exist_ok=True, ignore=shutil.ignore_patterns("filmed", "truth")
+    )
+    run()
+    table = pd.read_parquet(listed.with_name("manifest.parquet"))
+    trained = set(table[(table.dataset == "PhoneCapture") & (table.split == "train")].identity)
+    assert set(json.loads(listed.read_text())) == trained & {"anna", "ben", "chris"} != set()
+    run(hold_out_clips=False)
+    assert not listed.exists()
 
 
 def test_who_has_not_agreed_is_set_aside_where_consent_is_required(run, mine, tmp_path):

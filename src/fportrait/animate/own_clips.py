@@ -10,7 +10,7 @@ model stand the codec's limit and the first frame repeated.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from fportrait.capture.video_io import iter_video, write_image
 from fportrait.dataset.encode import crop_picture
 from fportrait.dataset.sampling import decode
 from fportrait.errors import UserError
-from fportrait.evaluation.clips import frechet_of, score_clip, summarise
+from fportrait.evaluation.clips import by_person, frechet_of, score_clip, summarise
 from fportrait.evaluation.comparison import compare
 from fportrait.evaluation.report import Report
 from fportrait.evaluation.slices import expression_strength, skin_degrees, slice_of, summarise_slices, turn_degrees
@@ -117,16 +117,6 @@ def evaluate_clips(
     )
     report.finish(summary)
     return summary
-
-
-def by_person(clips: Sequence[ClipResult]) -> dict[str, dict[str, float]]:
-    """Means of every score over each person's clips, and how many clips these are."""
-    people: dict[str, dict[str, float]] = {}
-    for person in dict.fromkeys(clip.identity for clip in clips):
-        own = [clip.scores for clip in clips if clip.identity == person]
-        means = {name: float(np.nanmean([scores.get(name, np.nan) for scores in own])) for name in sorted(own[0])}
-        people[person] = {"clips": len(own), **{name: round(value, 4) for name, value in means.items()}}
-    return people
 
 
 def score_own(

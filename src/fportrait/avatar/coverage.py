@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fportrait.avatar.views import CaptureFrame, View
-from fportrait.camera.cameras import camera_centre
+from fportrait.camera.cameras import angles_towards, camera_centre
 from fportrait.errors import UserError
 
 if TYPE_CHECKING:
@@ -115,6 +115,5 @@ def without_gaps(segments: Mapping[str, Sequence[CaptureFrame]]) -> dict[str, li
 
 def angles_about(frame: CaptureFrame, view: View, centre: np.ndarray) -> tuple[float, float]:
     """Yaw and pitch, degrees, of a view's camera about the head, in the head's own axes."""
-    towards = camera_centre(view.world_to_camera) - centre
-    x, y, z = (frame.pose.body_rotation @ frame.pose.head_rotation).T @ (towards / np.linalg.norm(towards))
-    return float(np.degrees(np.arctan2(x, z))), float(np.degrees(np.arcsin(np.clip(y, -1, 1))))
+    rotation = frame.pose.body_rotation @ frame.pose.head_rotation
+    return angles_towards(rotation, camera_centre(view.world_to_camera) - centre)

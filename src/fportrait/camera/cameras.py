@@ -45,6 +45,12 @@ def camera_centre(world_to_camera: np.ndarray) -> np.ndarray:
     return -np.einsum("...ji,...j->...i", matrix[..., :3, :3], matrix[..., :3, 3])
 
 
+def angles_towards(rotation: np.ndarray, towards: np.ndarray) -> tuple[float, float]:
+    """Yaw and pitch, degrees, of a direction `3` of the world in the axes of a head turned by `rotation` `3 3`."""
+    x, y, z = rotation.T @ (towards / np.linalg.norm(towards))
+    return float(np.degrees(np.arctan2(x, z))), float(np.degrees(np.arcsin(np.clip(y, -1, 1))))
+
+
 def crop_intrinsics(intrinsics: np.ndarray, crop: tuple[float, float, float] | np.ndarray, out_size: int) -> np.ndarray:
     """Intrinsics of the square `crop` (`x0, y0, size`, pixels) resized to `out_size` pixels."""
     x0, y0, size = (float(value) for value in crop)

@@ -32,7 +32,8 @@ RATE_DIFFERENCE = 0.01  # relative, between the cameras of one segment
 class IngestResult:
     """Row counts, the quarantined units, and how many files had to be read (the rest came from the cache).
 
-    `held_out`: people of the test split by dataset. `notes`: what came out otherwise than it was asked for.
+    `held_out`: people of the test split by dataset. `own`: phone people of one's own who are trained on, of whom a clip
+    is to be held out. `notes`: what came out otherwise than it was asked for.
     """
 
     videos: int
@@ -40,6 +41,7 @@ class IngestResult:
     files_read: int
     quarantine: list[dict[str, str]]
     held_out: dict[str, int]
+    own: list[str]
     notes: list[str]
 
 
@@ -75,8 +77,11 @@ def ingest_captures(
     map_function: Callable[..., Iterable[Any]] = map,
     require_consent: bool = False,
     nobody_real: Iterable[str] = (),
+    hold_out_clips: bool = False,
 ) -> IngestResult:
     """Scan `raw/phone` and `raw/studio`; write `manifest.parquet`, `cameras.parquet`, `quarantine.json` to `target`.
+
+    With `hold_out_clips`, `own_people.json` there lists the real phone people of the training split, if there are any.
 
     Args:
         test_identities: dataset name to the number of identities held out of it.
@@ -86,6 +91,7 @@ def ingest_captures(
         map_function: applied to `(read_facts, paths)`; an engine's map runs the reads in parallel.
         require_consent: set people aside whose folder holds no `consent.txt` (or .md, .pdf, .json).
         nobody_real: `phone/PERSON` and `studio/PERSON` of embedded people, who need not agree.
+        hold_out_clips: a clip of every real phone person who is trained on is to be held out (`dataset.held_clips`).
 
     Raises:
         UserError: nothing usable was found, or `test_identities` of an unknown dataset.
@@ -117,10 +123,13 @@ def ingest_captures(
     test = split_identities(identities, test_identities, seed, notes)
     for row in scan.rows:
         row["split"] = "test" if row["identity"] in test[row["dataset"]] else "train"
-    write_manifest(target, scan.rows, scan.cameras, scan.quarantine)
+    phone = {row["identity"] for row in scan.rows if row["dataset"] == PHONE and row["split"] == "train"}
+    real = {name for name in phone if f"{FOLDERS[PHONE]}/{name}" not in scan.nobody_real}
+    own = sorted(real) if hold_out_clips else []
+    write_manifest(target, scan.rows, scan.cameras, scan.quarantine, own)
     counts = {name: len(members) for name, members in identities.items()}
     held_out = {name: len(members) for name, members in test.items()}
-    return IngestResult(len(scan.rows), counts, files_read, scan.quarantine, held_out, notes)
+    return IngestResult(len(scan.rows), counts, files_read, scan.quarantine, held_out, own, notes)
 
 
 def split_identities(

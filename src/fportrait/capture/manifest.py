@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ MANIFEST_COLUMNS = [
     *("dataset", "identity", "segment", "camera", "clip", "path", "frames", "fps", "width", "height"),
     *("sha256", "horizontal_fov_degrees", "split", "notes"),
 ]
+OWN_PEOPLE = "own_people.json"
 CAMERA_COLUMNS = ["dataset", "identity", "camera", "width", "height", "intrinsics", "world_to_camera"]
 
 
@@ -27,8 +30,13 @@ def write_manifest(
     rows: list[dict[str, Any]],
     cameras: list[dict[str, Any]],
     quarantine: list[dict[str, str]],
+    own: Sequence[str] = (),
 ) -> Path:
-    """Write `manifest.parquet`, `cameras.parquet` and `quarantine.json`, sorted, as one folder."""
+    """Write `manifest.parquet`, `cameras.parquet` and `quarantine.json`, sorted, as one folder.
+
+    Args:
+        own: phone people of whom a clip is to be held out; listed in `own_people.json` if there are any.
+    """
     import pandas as pd
 
     manifest = pd.DataFrame(rows, columns=MANIFEST_COLUMNS).sort_values(["dataset", "clip"], ignore_index=True)
@@ -39,6 +47,8 @@ def write_manifest(
         write_parquet(folder / "manifest.parquet", manifest)
         write_parquet(folder / "cameras.parquet", table)
         write_json(folder / "quarantine.json", sorted(quarantine, key=lambda entry: (entry["dataset"], entry["path"])))
+        if own:
+            write_json(folder / OWN_PEOPLE, sorted(own))
     return Path(target)
 
 
@@ -85,6 +95,24 @@ def read_manifest(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     wanted = set(studio[["dataset", "identity", "camera"]].itertuples(index=False, name=None))
     _refuse(not wanted <= known, f"a studio clip in {where} without its camera in cameras.parquet")
     return manifest, cameras
+
+
+def own_people(folder: str | Path) -> list[str]:
+    """Phone people of an ingested folder of whom a clip is to be held out.
+
+    Raises:
+        UserError: the list is broken.
+    """
+    path = Path(folder) / OWN_PEOPLE
+    if not path.is_file():
+        return []
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    sound = isinstance(found, list) and all(isinstance(name, str) for name in found)
+    _refuse(not sound, f"no list of names in {path.parent.name}/{OWN_PEOPLE}")
+    return list(found)
 
 
 def _read(path: Path, columns: list[str]) -> pd.DataFrame:

@@ -157,6 +157,11 @@ def evaluate(
         click.echo(to_markdown(table_of(summary)))
         for name, fix in summary["not_measured"].items():
             click.echo(f"not measured: {name}; {fix}")
+        for person, scores in summary.get("people", {}).items():
+            click.echo(
+                f"{person}: {scores['clips']} clips, {scores.get('ours/psnr', float('nan')):.1f} dB; the first "
+                f"frame repeated {scores.get('repeated_portrait/psnr', float('nan')):.1f}"
+            )
         click.echo(f"report: {output / 'report.html'}")
 
     if clips:
@@ -169,12 +174,6 @@ def evaluate(
         animator = Animator(promoted_or_shipped(model), adapter=given)
         summary = evaluate_clips(animator, clips, output, protocol, seed, max_frames)
         show(summary)
-        if not as_json:
-            for person, scores in summary["people"].items():
-                click.echo(
-                    f"{person}: {scores['clips']} clips, {scores.get('ours/psnr', float('nan')):.1f} dB; the first "
-                    f"frame repeated {scores.get('repeated_portrait/psnr', float('nan')):.1f}"
-                )
         for name, reason in summary["failures"].items():
             click.echo(f"{name}: {reason}", err=True)
         if summary["failures"]:

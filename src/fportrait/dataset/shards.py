@@ -199,7 +199,7 @@ class ShardReader:
             raise UserError(
                 f"no {INDEX} in {self.folder}", "a folder of latent shards", "run `kedro run --pipelines=encode`"
             )
-        info, index = (self._whole_file(name) for name in (PARAMETERS, INDEX))
+        info, index = (self.whole_file(name) for name in (PARAMETERS, INDEX))
         self.info = json.loads(info)
         table = pd.read_parquet(io.BytesIO(index))
         self._records: dict[str, dict[str, list[Record]]] = {}
@@ -210,7 +210,8 @@ class ShardReader:
         self._verified: set[str] = set()
         self._fetched: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
 
-    def _whole_file(self, name: str) -> bytes:
+    def whole_file(self, name: str) -> bytes:
+        """The bytes of a file of the folder."""
         if isinstance(self.folder, Path):
             return (self.folder / name).read_bytes()
         return self._store.cat_file(f"{self._root}/{name}")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from fportrait.dataset.sampling import decode
+from fportrait.dataset.sampling import decode, sample_records
 from fportrait.dataset.shards import Record, ShardReader
 from fportrait.evaluation.bootstrap import estimate
 from fportrait.evaluation.control import changes, face_errors, gain
 from fportrait.evaluation.scoring import ClipScorer
 from fportrait.evaluation.slices import expression_strength, skin_degrees, slice_of, view_degrees
-from fportrait.evaluation.types import ClipResult, Request, Scorers
+from fportrait.evaluation.types import ClipResult, Evaluation, Request, Scorers
 
 METHODS = ("ours", "codec_limit", "repeated_portrait")
 MIN_ASKED = 0.1  # root mean square change of the codes below which a clip asks for no expression
@@ -45,6 +45,17 @@ def score_record(
     if landmarks is not None:
         clip.slices["skin"] = slice_of("skin", skin_degrees(truth[0], landmarks[0]))
     return clip
+
+
+def score_group(evaluation: Evaluation, group: str, chosen: Sequence[tuple[Record, int]]) -> Iterator[ClipResult]:
+    """Self-reenactment of records of one length, sampled batch by batch; videos and scores of each."""
+    reader, batch = evaluation.reader, evaluation.protocol.batch
+    for first in range(0, len(chosen), batch):
+        part = [record for record, _ in chosen[first : first + batch]]
+        length = chosen[first][1]
+        samples = sample_records(evaluation.sampler, reader, part, length)
+        for record, sample in zip(part, samples, strict=True):
+            yield score_record(reader, record, length, sample, evaluation.sampler.vae, evaluation.scorers, group)
 
 
 def score_clip(
@@ -142,3 +153,13 @@ def summarise(clips: Sequence[ClipResult], seed: int) -> dict[str, Any]:
         difference = estimate(zip(people, (ours - theirs for ours, theirs in pairs), strict=True), seed)
         summary["ours_minus_portrait"] = difference.cell() if difference else {}
     return summary
+
+
+def by_person(clips: Sequence[ClipResult]) -> dict[str, dict[str, float]]:
+    """Means of every score over each person's clips, and how many clips these are."""
+    people: dict[str, dict[str, float]] = {}
+    for person in dict.fromkeys(clip.identity for clip in clips):
+        own = [clip.scores for clip in clips if clip.identity == person]
+        means = {name: float(np.nanmean([scores.get(name, np.nan) for scores in own])) for name in sorted(own[0])}
+        people[person] = {"clips": len(own), **{name: round(value, 4) for name, value in means.items()}}
+    return people

@@ -103,6 +103,27 @@ def slice_tables(slices: Mapping[str, Any]) -> str:
     return f"<h2>Slices</h2>{_table(f'<th>slice<th>clips{head}', rows)}"
 
 
+def people_table(people: Mapping[str, Any]) -> str:
+    """Scores by person, of clips of people whom the model may know; PSNR beside the baselines'."""
+    if not people:
+        return ""
+    shown = {
+        **{"ours/psnr": "PSNR, dB", "repeated_portrait/psnr": "portrait repeated", "codec_limit/psnr": "codec's limit"},
+        **{"ours/lpips": "LPIPS", "ours/csim": "CSIM", "ours/head_pose_error": "head °"},
+    }
+    present = {key: title for key, title in shown.items() if any(key in entry for entry in people.values())}
+    covered = any("trained" in entry for entry in people.values())
+    rows = []
+    for person, entry in people.items():
+        cells = "".join(f"<td>{entry[key]:.4g}" if key in entry else "<td>–" for key in present)
+        for part in ("trained", "held_out") if covered else ():
+            cells += "<td>" + (" to ".join(f"{angle:.0f}°" for angle in entry[part]["yaw"]) if part in entry else "–")
+        rows.append(f"<tr><td>{html.escape(person)}<td>{entry['clips']}{cells}</tr>")
+    head = "".join(f"<th>{html.escape(title)}" for title in present.values())
+    head += "<th>yaw trained on<th>yaw held out" if covered else ""
+    return f"<h2>By person</h2>{_table(f'<th>person<th>clips{head}', rows)}"
+
+
 def control_section(control: Mapping[str, Any], picture: str) -> str:
     """Gains and leakage of the probes."""
     gains, limits = (control["methods"][m]["gains"] for m in ("ours", "codec_limit"))

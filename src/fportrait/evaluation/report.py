@@ -26,10 +26,11 @@ from fportrait.evaluation.page import (
     cross_section,
     head_table,
     interval_tables,
+    people_table,
     slice_tables,
     sparkline,
 )
-from fportrait.evaluation.tables import write_tables
+from fportrait.evaluation.tables import OWN_CLIPS, write_tables
 from fportrait.pixels import enlarged
 from fportrait.provenance import SYNTHETIC
 
@@ -119,7 +120,8 @@ class Report:
             "</p>",
             head_table(summary),
         ]
-        parts += [interval_tables(summary), slice_tables(summary.get("slices", {}))]
+        parts += [interval_tables(summary), people_table(summary.get("people", {}))]
+        parts += [slice_tables(summary.get("slices", {}))]
         if "control" in summary:
             parts.append(
                 control_section(summary["control"], _image(self.probe_picture, "probes") if self.probe_picture else "")
@@ -161,8 +163,11 @@ def _lead(summary: Mapping[str, Any]) -> str:
         value for value in summary.values() if isinstance(value, Mapping) and "ours" in value and "clips" in value
     ]
     clips = sum(entry["clips"] for entry in datasets)
+    own = summary.get(OWN_CLIPS, {}).get("clips", 0)
+    counted = [f"{clips - own} clips of held-out people"] if clips > own else []
+    counted += [f"{own} of your own clips"] if own else []
     return (
-        f"{clips} clips of held-out people, holdout {summary.get('holdout', '?')}. Intervals are 95% over people "
+        f"{' and '.join(counted) or 'no clips'}, holdout {summary.get('holdout', '?')}. Intervals are 95% over people "
         "(clips of one person are alike); where there is one person there is none. Worst clips come first."
     )
 

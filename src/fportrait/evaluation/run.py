@@ -3,6 +3,7 @@
 - **Self-reenactment** of held-out people on every dataset: their own video's pose, camera and expression, from one
   portrait, against the true pixels. Beside it two baselines on the same clips: the codec's own limit (the true latents
   decoded) and the portrait repeated. A frame that is the portrait itself is left out of the picture scores of all.
+- **Own people** (`held_clips`): the same on the clips that were held out of people who are trained on, by person.
 - **Control modes** (`modes`): one embedded person does what another did, with a rendered truth.
 - **Probes** (`probes`): one factor moved alone.
 - **Cross-reenactment** (`cross`): a held-out person does what another one's annotations say, without a truth.
@@ -23,22 +24,24 @@ import numpy as np
 from fportrait.atomic_io import write_json
 from fportrait.bundle import read_settings
 from fportrait.dataset.encode import vae_hash
-from fportrait.dataset.sampling import Sampler, held_out, make_pipeline, sample_records
+from fportrait.dataset.sampling import Sampler, held_out, make_pipeline
 from fportrait.dataset.shards import Record, ShardReader
 from fportrait.devices import pick_device, sampling_dtype
 from fportrait.diffusion.codec import load_vae
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.errors import UserError, refuse_unknown_keys
-from fportrait.evaluation.clips import frechet_of, score_clip, score_record, summarise
+from fportrait.evaluation.clips import frechet_of, score_clip, score_group, summarise
 from fportrait.evaluation.comparison import compare
 from fportrait.evaluation.cross import run_cross
 from fportrait.evaluation.embedded import Studio
 from fportrait.evaluation.export import holdout_of
 from fportrait.evaluation.external import score_external
+from fportrait.evaluation.held_clips import held_clips, score_own_people
 from fportrait.evaluation.modes import mode_scenes, run_modes
 from fportrait.evaluation.probes import ProbeSettings, run_probes
 from fportrait.evaluation.report import Report
 from fportrait.evaluation.slices import summarise_slices
+from fportrait.evaluation.tables import OWN_CLIPS
 from fportrait.evaluation.types import (
     ClipResult,
     Evaluation,
@@ -76,8 +79,8 @@ def evaluate(
         external: videos of other methods, name to folder, in the layout of docs/evaluation.md.
 
     Returns:
-        By dataset: means with confidence intervals over people. Beside them `comparison`, `slices`, `control`, `modes`,
-        `cross`, `external`, `frechet`, `backbones`, `holdout`, `settings` and `warnings`.
+        By dataset: means with confidence intervals over people. Beside them `comparison`, `slices`, `people`,
+        `control`, `modes`, `cross`, `external`, `frechet`, `backbones`, `holdout`, `settings` and `warnings`.
 
     Raises:
         UserError: the shards are of another VAE, have no held-out records, or hold clips shorter than asked.
@@ -104,13 +107,17 @@ def evaluate(
         Report(Path(out_folder), shown=protocol.shown),
     )
     chosen = chosen_records(reader, protocol.records, sampling.frames)
-    if not chosen:
+    held = held_clips(shards_folder, protocol.own_clips, sampling.frames)
+    if not chosen and not held:
         raise UserError(
             f"no held-out records in {shards_folder}",
             "identities of the split 'test'",
             "raise the share of test identities in ingest, and encode again",
         )
     summary, clips = score_held_out(evaluation, chosen)
+    found, own = score_own_people(evaluation, held) if held else ({}, [])
+    summary |= found
+    clips += own
     summary["slices"] = summarise_slices(clips, seed)
     extra = on_embedded_people(evaluation, base, sampling.frames, probes, modes)
     probed = extra.get("control", {}).pop("each", {})  # per person, for the gate
@@ -122,10 +129,10 @@ def evaluate(
         found, others[name] = score_external(evaluation, name, folder, chosen)
         extra.setdefault("external", {})[name] = found
     groups = {dataset: [clip for clip in clips if clip.id.startswith(f"{dataset}/")] for dataset in DATASETS}
-    groups = {dataset: some for dataset, some in groups.items() if some}
+    groups = {dataset: some for dataset, some in groups.items() if some} | ({OWN_CLIPS: own} if own else {})
     summary["comparison"] = compare(groups, others, evaluation.scorers, seed)
     summary |= extra
-    summary["holdout"] = holdout_of(chosen)
+    summary["holdout"] = holdout_of([*chosen, *(held.chosen if held else ())])
     summary["backbones"] = evaluation.scorers.backbones()
     summary["not_measured"] = evaluation.scorers.lacking
     summary["settings"] = settings_of(evaluation, sampling)
@@ -163,8 +170,8 @@ def settings_of(evaluation: Evaluation, sampling: SamplingSettings) -> dict[str,
 
 
 def picture_size(reader: ShardReader) -> int:
-    """Pixels of the held-out people's square: what the model was trained at, whatever its base says."""
-    record = next(record for some in reader.records("test").values() for record in some)
+    """Pixels of the people's square: what the model was trained at, whatever its base says."""
+    record = next(one for split in ("test", "train") for some in reader.records(split).values() for one in some)
     return int(reader.references(record)["images"].shape[1])
 
 
@@ -189,23 +196,16 @@ def score_held_out(
     evaluation: Evaluation, chosen: Sequence[tuple[Record, int]]
 ) -> tuple[dict[str, Any], list[ClipResult]]:
     """Self-reenactment of the chosen records: the summary by dataset, and the clips' scores."""
-    protocol, scorers, reader = evaluation.protocol, evaluation.scorers, evaluation.reader
     summary: dict[str, Any] = {}
     everything: list[ClipResult] = []
     for dataset in DATASETS:
-        some = [(record, length) for record, length in chosen if record.dataset == dataset]
         clips = []
-        for first in range(0, len(some), protocol.batch):
-            part = [record for record, _ in some[first : first + protocol.batch]]
-            length = some[first][1]
-            samples = sample_records(evaluation.sampler, reader, part, length)
-            for record, sample in zip(part, samples, strict=True):
-                clip = score_record(reader, record, length, sample, evaluation.sampler.vae, scorers, dataset)
-                evaluation.keep(dataset, clip)
-                clips.append(clip)
+        for clip in score_group(evaluation, dataset, [entry for entry in chosen if entry[0].dataset == dataset]):
+            evaluation.keep(dataset, clip)
+            clips.append(clip)
         everything += clips
         if clips:
-            summary[dataset] = summarise(clips, evaluation.seed) | frechet_of(scorers, dataset)
+            summary[dataset] = summarise(clips, evaluation.seed) | frechet_of(evaluation.scorers, dataset)
     return summary, everything
 
 

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 VIEW_DEGREES = (15.0, 40.0)  # between the clip's cameras and the portrait's
 ITA_DEGREES = (10.0, 41.0)  # individual typology angle (Chardon et al., 1991): dark below, light above
+BEYOND_SHARE = (0.1,)  # of a clip's frames whose angle no clip that was trained on shows
 EXPRESSION = (0.4, 0.8)  # root mean square change of the codes, standard deviations
 LABELS = {
     "view": ("under 15°", "15° to 40°", "over 40°"),
     "turn": ("under 15°", "15° to 40°", "over 40°"),  # of the head, where the camera stands still
+    "shown": ("angles trained on", "beyond them"),  # of clips held out of people who are trained on
     "skin": ("dark", "medium", "light"),
     "expression": ("weak", "medium", "strong"),
 }
@@ -32,7 +34,10 @@ SHOWN = ("psnr", "ssim", "lpips", "csim", "aed", "expression_gain", "reprojectio
 
 def slice_of(axis: str, value: float) -> str:
     """The label of a value on an axis."""
-    bounds = {"view": VIEW_DEGREES, "turn": VIEW_DEGREES, "skin": ITA_DEGREES, "expression": EXPRESSION}[axis]
+    bounds = {
+        **{"view": VIEW_DEGREES, "turn": VIEW_DEGREES, "shown": BEYOND_SHARE},
+        **{"skin": ITA_DEGREES, "expression": EXPRESSION},
+    }[axis]
     return LABELS[axis][int(np.searchsorted(bounds, value, side="right"))]
 
 

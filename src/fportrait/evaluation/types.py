@@ -25,6 +25,7 @@ class Protocol:
     """`records` per dataset, of as many identities as possible. None takes frames, steps and shift from the model."""
 
     records: int = 4
+    own_clips: int = 12  # of clips held out of one's own people, everybody's first before anybody's second
     frames: int | None = None
     steps: int | None = None
     shift: float | None = None
