@@ -91,7 +91,7 @@ def render_sweeps(
     if phone:
         studio = sum(clips.values()) - phone
         log.info(
-            "sweeps: %d clips of people known by phone clips, %d of studio people (%.0f%%; render_sweeps.studio_share %g)",
+            "sweeps: %d clips of people of phone clips, %d of studio people (%.0f%%; render_sweeps.studio_share %g)",
             *(phone, studio, 100 * studio / (phone + studio), studio_share),
         )
         told["of_phone_people"], told["of_studio_people"] = phone, studio

@@ -18,6 +18,7 @@ SETTINGS = {
     "require_consent": False,
     "default_fov_degrees": 40.0,
     "test_identities": {},
+    "hold_out_clips": True,
     "min_frames": 5,
     "workers": 1,
 }
