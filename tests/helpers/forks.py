@@ -172,7 +172,7 @@ def serve(folder: Path) -> None:
 
     torch.set_num_threads(1)
     import fportrait.training.loop  # noqa: F401
-    from fportrait.training.cost import sample_cost
+    from fportrait.training.cost import sample_work
     from helpers.small import SHAPES, bucket_shards, shards, transformer
 
     folders = {  # checkpoints are scored
@@ -180,7 +180,7 @@ def serve(folder: Path) -> None:
         "buckets": str(bucket_shards(folder / "buckets").folder),
     }
     for shape in set(SHAPES):
-        sample_cost(transformer().config, 5, *shape, "fp32")  # cached; the forks need not count again
+        sample_work(transformer().config, 5, *shape)  # cached; the forks need not count again
     for line in sys.stdin:
         request = json.loads(line)
         ranks = request.get("ranks", 1)

@@ -8,7 +8,7 @@ import torch
 from click.testing import CliRunner
 
 from fportrait.errors import UserError
-from fportrait.training.cost import _counted_cost, _frozen, learned_parameters, peak_flops, sample_cost
+from fportrait.training.cost import _counted_bytes, _frozen, learned_parameters, peak_flops, sample_cost
 from fportrait.training.plan import (
     METHODS,
     WAN,
@@ -99,10 +99,10 @@ def test_spreading_eight_bits_and_more_processes_need_less_memory_each():
     assert gib["zero3"] == gib["fsdp2"] < gib["zero2"] < gib["whole"]
 
 
-def test_a_deep_models_cost_is_that_of_its_blocks():
+def test_what_a_deep_model_keeps_is_what_its_blocks_keep():
     config = {**transformer().config, "num_layers": 7}
-    counted = _counted_cost(_frozen(config), 9, 4, 4, "fp32", False)
-    assert sample_cost(config, 9, 4, 4, "fp32") == counted
+    counted = _counted_bytes(_frozen(config), 9, 4, 4, "fp32", False)
+    assert sample_cost(config, 9, 4, 4, "fp32").activation_bytes == counted
 
 
 def test_an_adapters_parameters_are_those_that_are_trained():

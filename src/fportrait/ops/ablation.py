@@ -89,15 +89,15 @@ def equal_compute(settings: Mapping[int, Mapping[str, Any]], config: Mapping[str
     Args:
         config: of the transformer. side: latent pixels.
     """
-    from fportrait.training.cost import sample_cost
+    from fportrait.training.cost import sample_work
 
-    last = sample_cost(config, settings[4]["frames"], side, side).flops * settings[4]["batch_size"]
+    last = sample_work(config, settings[4]["frames"], side, side).flops * settings[4]["batch_size"]
     return {
         number: max(
             1,
             round(
                 stage["iterations"]
-                * sample_cost(config, stage["frames"], side, side).flops
+                * sample_work(config, stage["frames"], side, side).flops
                 * stage["batch_size"]
                 / last
             ),

@@ -1,6 +1,6 @@
 """What a training step costs, found without computing it: operations, tokens, bytes.
 
-The model runs once on fake tensors, which have shapes but no data, so a 14-billion-parameter model takes seconds and no
+The model runs once on tensors that have shapes but no data, so a 14-billion-parameter model takes seconds and no
 memory. Operations are counted as the model's: forward, and twice that for backward; recomputed activations count as
 work of the machine, not of the model (Chowdhery et al. 2022, appendix B).
 """
@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,25 +34,41 @@ PEAK_TFLOPS = {
 
 
 @dataclass(frozen=True)
-class SampleCost:
-    """Of one sample: `flops` of one forward pass, `activation_bytes` kept for the backward pass."""
+class SampleWork:
+    """Of one sample: `flops` of one forward pass."""
 
     parameters: int
     tokens: int
     flops: int
+
+
+@dataclass(frozen=True)
+class SampleCost(SampleWork):
+    """And `activation_bytes` kept for the backward pass."""
+
     activation_bytes: int
+
+
+def sample_work(config: Mapping[str, Any], frames: int, height: int, width: int) -> SampleWork:
+    """Work of one training sample of `frames` video frames and `height`×`width` latent pixels.
+
+    Args:
+        config: of a `FactorPortraitTransformer`.
+    """
+    return _sample_work(_frozen(config), frames, height, width)
 
 
 def sample_cost(
     config: Mapping[str, Any], frames: int, height: int, width: int, precision: str = "bf16", recompute: bool = False
 ) -> SampleCost:
-    """Cost of one training sample of `frames` video frames and `height`×`width` latent pixels.
+    """`sample_work`, and what autograd keeps of it, which takes ten times as long to find.
 
     Args:
-        config: of a `FactorPortraitTransformer`.
         recompute: gradient checkpointing: only the blocks' inputs are kept, and one block's activations.
     """
-    return _sample_cost(_frozen(config), frames, height, width, precision, recompute)
+    frozen = _frozen(config)
+    kept = _activation_bytes(frozen, frames, height, width, precision, recompute)
+    return SampleCost(**asdict(_sample_work(frozen, frames, height, width)), activation_bytes=kept)
 
 
 def _frozen(config: Mapping[str, Any]) -> tuple:
@@ -61,48 +77,52 @@ def _frozen(config: Mapping[str, Any]) -> tuple:
 
 
 @functools.lru_cache(maxsize=64)
-def _sample_cost(config: tuple, frames: int, height: int, width: int, precision: str, recompute: bool) -> SampleCost:
-    """All blocks are alike: a deep model costs what one block more costs, as often as it has them."""
-    layers = dict(config).get("num_layers", 0)
-    if layers <= 3:
-        return _counted_cost(config, frames, height, width, precision, recompute)
-    two, three = (
-        _counted_cost(_frozen({**dict(config), "num_layers": n}), frames, height, width, precision, recompute)
-        for n in (2, 3)
-    )
-
-    def deep(name: str) -> int:
-        shallow, deeper = getattr(two, name), getattr(three, name)
-        return shallow + (layers - 2) * (deeper - shallow)
-
-    return SampleCost(deep("parameters"), two.tokens, deep("flops"), deep("activation_bytes"))
+def _sample_work(config: tuple, frames: int, height: int, width: int) -> SampleWork:
+    with torch.device("meta"), _counter() as counter, torch.no_grad():
+        model, inputs = _model_and_inputs(config, frames, height, width)
+        model(**inputs)
+    parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    tokens = (1 + latent_frames(frames)) * height * width // math.prod(model.config["patch_size"])
+    return SampleWork(parameters, tokens, int(counter.get_total_flops()))
 
 
-def _counted_cost(config: tuple, frames: int, height: int, width: int, precision: str, recompute: bool) -> SampleCost:
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
+def _model_and_inputs(config: tuple, frames: int, height: int, width: int) -> tuple[Any, dict[str, Tensor]]:
     from fportrait.diffusion.conditions import Conditions
     from fportrait.diffusion.transformer import FactorPortraitTransformer
 
-    values, latents = dict(config), latent_frames(frames)
+    model, latents = FactorPortraitTransformer(**dict(config)).train(), latent_frames(frames)
+    return model, {
+        "latents": torch.zeros(1, model.config["latent_channels"], latents, height, width),
+        "timestep": torch.zeros(1),
+        **Conditions.zeros(model.reads, 1, latents, height, width).inputs(),
+    }
+
+
+@functools.lru_cache(maxsize=64)
+def _activation_bytes(config: tuple, frames: int, height: int, width: int, precision: str, recompute: bool) -> int:
+    """All blocks are alike: a deep model keeps what one block more keeps, as often as it has them."""
+    layers = dict(config).get("num_layers", 0)
+    if layers <= 3:
+        return _counted_bytes(config, frames, height, width, precision, recompute)
+    two, three = (
+        _counted_bytes(_frozen({**dict(config), "num_layers": n}), frames, height, width, precision, recompute)
+        for n in (2, 3)
+    )
+    return two + (layers - 2) * (three - two)
+
+
+def _counted_bytes(config: tuple, frames: int, height: int, width: int, precision: str, recompute: bool) -> int:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
     with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True):
         warnings.simplefilter("ignore", UserWarning)  # slow paths of a CPU that computes nothing here
-        model = FactorPortraitTransformer(**values).train()
-        inputs = {
-            "latents": torch.zeros(1, model.config["latent_channels"], latents, height, width),
-            "timestep": torch.zeros(1),
-            **Conditions.zeros(model.reads, 1, latents, height, width).inputs(),
-        }
-        with _counter() as counter, torch.no_grad():
-            model(**inputs)
+        model, inputs = _model_and_inputs(config, frames, height, width)
         kept = _kept_bytes(model, inputs, precision)
         if recompute:
             layers = model.config["num_layers"]
             model.enable_gradient_checkpointing()
             kept = _kept_bytes(model, inputs, precision) + kept // layers
-        parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    tokens = (1 + latents) * height * width // math.prod(model.config["patch_size"])
-    return SampleCost(parameters, tokens, int(counter.get_total_flops()), kept)
+    return kept
 
 
 def _counter() -> Any:

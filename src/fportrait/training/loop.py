@@ -38,7 +38,7 @@ from fportrait.training.checkpoints import (
     save_checkpoint,
 )
 from fportrait.training.config import StageConfig
-from fportrait.training.cost import peak_flops, sample_cost
+from fportrait.training.cost import peak_flops, sample_work
 from fportrait.training.losses import HeldOut, prepare, sample_losses, to_device
 from fportrait.training.meter import Meter
 from fportrait.training.parallel import Parallel, make_parallel, whole
@@ -297,8 +297,7 @@ def start_meter(
     if config is None:
         return Meter(stage, parallel.device)
     costs = [  # a shape that the model does not take is refused here, before the first step
-        (sample_cost(config, stage.frames, height, width, stage.precision), share)
-        for (height, width), share in batches.shapes().items()
+        (sample_work(config, stage.frames, height, width), share) for (height, width), share in batches.shapes().items()
     ]
     learned = sum(value.numel() for value in transformer.parameters() if value.requires_grad)
     tokens = round(sum(share * cost.tokens for cost, share in costs) * stage.batch_size)
