@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from fportrait.animate.matching import Response, matched_codes
 from fportrait.animate.pictures import enlarge, rows_of_pictures, shown_frames
 from fportrait.animate.portrait import track_picture
 from fportrait.animate.profile import Profile
 from fportrait.animate.request import Prepared, Request, check_guidance, clock_notes
 from fportrait.animate.retarget import check_strengths, directions, offset
+from fportrait.animate.together import in_one_scene
 from fportrait.animate.tracked import Report, Tracked, draw_normals, paint_portrait, track_video
 from fportrait.animate.viewpoint import training_fit, viewpoint
 from fportrait.atomic_io import atomic_path, file_hash, write_json
@@ -39,13 +41,15 @@ from fportrait.errors import UserError
 from fportrait.outputs import check_file, check_folder
 from fportrait.provenance import provenance_tags
 from fportrait.tracking.config import TrackConfig
-from fportrait.tracking.fit import LandmarkModel
+from fportrait.tracking.fit import LandmarkModel, bridge_gaps
+from fportrait.tracking.landmarks import shared_landmarker
 from fportrait.tracking.neutral import Rest, check_neutral, rendered_rest, rest_for, rest_of
 from fportrait.tracking.points import landmark_codes
 from fportrait.tracking.segments import segment_codes
 
 CONDITIONS = ("provenance.json", "normals.mp4", "warped.mp4", "portrait_normals.png", "cameras.json", "codes.npy")
 """What `write_conditions` leaves."""
+RESPONSE_SIZE = 256  # pixels at which a portrait's scores are measured
 MAX_FRAMES = 10**9  # of a video that another one's seconds cut
 
 
@@ -174,9 +178,17 @@ class Animator:
         drive = express = track(request.driving, "track driving")
         if request.expression is not None:
             express = track(request.expression, "track expression", len(drive) / drive.fps)
+        scene = None
+        if person.quarter_turns == drive.quarter_turns:
+            scene = in_one_scene(person, image, drive, self.body, self.landmarks, config)
+        if scene is not None:
+            express = scene[1] if express is drive else express
+            person, drive = scene
         frames = min(len(drive), math.ceil(len(express) / express.fps * drive.fps - 1e-6))
         view = viewpoint(request.camera, frames, self.settings, request.seed, drive.fps)
         notes = [*person.notes, *clock_notes(drive, express, frames), *view.notes, *training_fit(view, self.settings)]
+        if drive.own:
+            notes.append(f"{drive.path.name} shows the portrait's own scene: both were fitted as one person")
         rest = self.rest(request, express, segment_codes(express.track, self.encoder))
         notes += [rest.note] * bool(rest.note)
         if others and not self.reads_painted:
@@ -264,11 +276,46 @@ class Animator:
             rest = self.rest(prepared.request, prepared.express, codes)
             if rest.code is not None:
                 codes = codes - rest.code + self.portrait_rest(prepared.person)
+            codes = self._matched(prepared, codes)
             if any(prepared.request.adjust.values()):
                 codes = codes + offset(prepared.request.adjust, self.directions)
         before, after, share = prepared.express_rows()
         mixed = codes[before] * (1 - share[:, None]) + codes[after] * share[:, None]
         return np.asarray(mixed, codes.dtype)
+
+    def _matched(self, prepared: Prepared, codes: np.ndarray) -> np.ndarray:
+        """Codes at the strength at which the portrait shows them; see `fportrait.animate.matching`."""
+        request, express, readout = prepared.request, prepared.express, self.encoder.readout
+        if request.neutral == "off" or express.own or readout is None or not self.reads_painted or len(codes) < 2:
+            return codes
+        seen = express.track.seen[0]
+        rest = rest_of(codes, seen, express.path.name, None if request.neutral == "auto" else int(request.neutral))
+        if rest.code is None:  # without his rest nobody can say how far he is from it
+            return codes
+        if prepared.response is None:
+            key = (("response", request.portrait_fov, request.force), request.portrait)
+            prepared.response = self._once(key, lambda: self.response(prepared.person, prepared.image))
+        found = np.flatnonzero(seen.confidence > 0)
+        assert seen.scores is not None
+        scores = bridge_gaps(found, seen.scores[found], len(codes))
+        told = (readout, self.directions, self.body.action_names)
+        return matched_codes(codes, scores, rest.frames, rest.code, prepared.response, *told, express.fps)
+
+    def response(self, person: Tracked, image: np.ndarray) -> Response:
+        """How a portrait's scores answer its body's actions, in its own pose and view."""
+        size = RESPONSE_SIZE
+        portrait, own = crop_picture(image, person.crop, size), self._acted(person)
+        lens, points = crop_intrinsics(person.intrinsics, person.crop, size), person.landmarks(size)[0]
+
+        def scores(actions: list[np.ndarray]) -> list[np.ndarray | None]:
+            count = len(actions)
+            cameras, lenses = (np.repeat(one[None], count, 0) for one in (person.reference_camera, lens))
+            where = (person, cameras, lenses, [0] * count)
+            painted = paint_portrait(self.body, person, portrait, *where, own, actions, 1)
+            faces = [shared_landmarker().follow(picture, points) for picture in painted]
+            return [None if face is None else face.blendshapes for face in faces]
+
+        return Response.measured(scores, self.body.action_names)
 
     def portrait_rest(self, person: Tracked) -> np.ndarray:
         """The code `128` that stands for the portrait's face at rest."""
@@ -279,8 +326,9 @@ class Animator:
         """The face at rest of whom the expressions `T 128` come from; see `Request.neutral`.
 
         Codes of people like the rendered ones hold little of the person: what would be taken out there is expression.
+        And from a video of the portrait's own scene, nothing of the person needs to be.
         """
-        if request.neutral == "off" or (request.neutral == "auto" and express.track.refined):
+        if request.neutral == "off" or (request.neutral == "auto" and (express.track.refined or express.own)):
             return Rest(None)
         named = None if request.neutral == "auto" else int(request.neutral)
         return rest_of(codes, express.track.seen[0], express.path.name, named)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fportrait.animate.matching import Response
 from fportrait.animate.tracked import Tracked
 from fportrait.animate.viewpoint import Viewpoint
 from fportrait.capture.clock import rows_at
@@ -72,6 +73,7 @@ class Prepared:
     view: Viewpoint
     notes: list[str]
     others: list[tuple[Tracked, np.ndarray]] = field(default_factory=list)  # further portraits, with their pictures
+    response: Response | None = None  # how the portrait's scores answer its actions, once it was asked for
 
     def __len__(self) -> int:
         return len(self.view.world_to_camera)

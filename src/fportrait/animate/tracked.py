@@ -44,6 +44,7 @@ class Tracked:
     notes: tuple[str, ...] = ()  # what was done to the file's pictures and times
     start: float = 0.0  # seconds of the file's clock
     sound: bool = False
+    own: bool = False  # filmed in the portrait's own scene and fitted with it; see `together`
 
     def __len__(self) -> int:
         return len(self.track.translations)

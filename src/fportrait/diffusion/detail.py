@@ -4,10 +4,10 @@ Ours. A result can be no finer than the codec, and at 64 pixels that is what a s
 painted on the body shows most of what the result shows, and its pixels are known. With p the painted pictures, D and E
 the codec, x the result and d the smoothed difference of x and D(E(p)):
 
-- what the codec loses comes back, y = x + w (p - D(E(p))), w = exp(-d^2 / 2), d in units of 20 grey levels: near 1
+- what the codec loses comes back, y = x + w (p - D(E(p))), w = exp(-d^2 / 2), d in units of 12 grey levels: near 1
   where x is what the codec makes of p, 0 where the model changed it, a mouth that opened or what the portrait hid;
-- where x hardly differs, p itself is kept, y + v (p - y), v the same in units of 7: a model trained on other faces
-  makes photographs a little paler than they are.
+- and there p itself is kept, y + w (p - y): a model trained on other faces makes photographs a little paler than they
+  are. (In units of 20, an old silhouette's contour shone through beyond 30 degrees.)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-AGREEMENT, KEPT = 40 / 255, 14 / 255  # in [-1, 1]: differences of 20 and of 7 grey levels
+AGREEMENT = 24 / 255  # in [-1, 1]: a difference of 12 grey levels
 
 
 def with_detail(
@@ -32,15 +32,15 @@ def with_detail(
     for _ in range(2):  # two boxes of three pixels: nearly a Gaussian of 1.2
         flat = F.avg_pool2d(F.pad(flat, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     away = flat.square().mean(1, keepdim=True)  # B T, 1, H, W
-    agrees, keeps = ((-away / (2 * unit**2)).exp() for unit in (AGREEMENT, KEPT))
-    parts, shown = [by_frame(result), by_frame(coded), agrees, keeps], painted
+    agrees = (-away / (2 * AGREEMENT**2)).exp()
+    parts, shown = [by_frame(result), by_frame(coded), agrees], painted
     if larger is not None:
         shown, size = larger, larger.shape[-2:]
         parts = [F.interpolate(part, size, mode="bicubic", align_corners=False) for part in parts]
-    made, coded, agrees, keeps = parts
-    shown = by_frame(shown)
-    made = made + agrees.clamp(0, 1) * (shown - coded)
-    return by_clip(made + keeps.clamp(0, 1) * (shown - made), len(result)).clamp(-1, 1)
+    made, coded, agrees = parts
+    shown, agrees = by_frame(shown), agrees.clamp(0, 1)  # the cubic's overshoots
+    made = made + agrees * (shown - coded)
+    return by_clip(made + agrees * (shown - made), len(result)).clamp(-1, 1)
 
 
 def by_frame(video: torch.Tensor) -> torch.Tensor:

@@ -31,6 +31,7 @@ MIN_FACING = 0.1  # weight of landmarks on the far side, which the net guesses
 MIN_FRONTAL = 0.3  # cosine below which views count alike; the net errs 2.5 times as much at 60 degrees as in front
 SIZE_SIGMA = 0.02  # of the head, relative; see `size_prior`
 SMOOTH_FRAMES = 0.8  # standard deviation of the temporal filter
+SMOOTH_FPS = 25.0  # at fewer, less is smoothed
 EYES = (33, 263)
 
 
@@ -346,6 +347,11 @@ def fit_identity(model: LandmarkModel, groups: list[Observations], rounds: int =
         identity = identity - np.linalg.solve(hessian + data_h * effective, gradient + data_g * effective)
         identity = np.clip(identity, -3, 3)
     return identity
+
+
+def smoothing(fps: float) -> float:
+    """Standard deviation in frames of the temporal filter: at few frames a second, faces move further between two."""
+    return SMOOTH_FRAMES * min(1.0, fps / SMOOTH_FPS)
 
 
 def smooth(values: np.ndarray, sigma: float = SMOOTH_FRAMES) -> np.ndarray:

@@ -19,6 +19,7 @@ from fportrait.tracking.fit import (
     measured,
     smooth,
     smooth_rotations,
+    smoothing,
     solve_frames,
     with_estimates,
 )
@@ -96,10 +97,11 @@ def track_segments(
     for segment, group, rows in zip(segments, observations, seen_rows, strict=True):
         fit = solve_frames(model, group, shape)
         count = len(segment[0][1].landmarks)
+        sigma = smoothing(segment[0][0].fps)
         tracks.append(
             Track(
-                smooth_rotations(bridge_gaps(rows, smooth_rotations(fit.rotations), count), 0.01),
-                bridge_gaps(rows, smooth(fit.translations), count),
+                smooth_rotations(bridge_gaps(rows, smooth_rotations(fit.rotations, sigma), count), 0.01),
+                bridge_gaps(rows, smooth(fit.translations, sigma), count),
                 float(fit.errors.mean()),
                 [clip for clip, _ in segment],
                 list(group.world_to_camera),

@@ -1,0 +1,147 @@
+"""A driver's expression at the strength at which the portrait shows it.
+
+Ours. Codes say what a rendered face would do. Half a rendered smile is a broad one on some faces and none on others, a
+beard hides a jaw, and what the encoder reads of real drivers is often too little: over ten pairs of real people jaw and
+smile of a portrait moved a tenth as far as the driver's, told by the scores of the blendshape net. The same scores say
+what is missing. The portrait is painted on its body with more and more of an action, once, and its scores then tell
+which action of *this* face looks like the driver's: as far above its own score at rest as the driver is above his.
+The difference to what the code tells is added to the code, along the same directions as expression sliders, so that
+everything that reads codes sees one expression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from fportrait.animate.retarget import MOST
+from fportrait.tracking.actions import ActionReadout
+from fportrait.tracking.fit import smooth, smoothing
+from fportrait.tracking.points import BLENDSHAPE_NAMES
+
+# What is matched: its actions and scores (their names are the same), and its row in `retarget.directions`.
+MATCHED: dict[str, tuple[tuple[str, ...], str]] = {
+    "jaw": (("jawOpen",), "jaw_open"),
+    "smile": (("mouthSmileLeft", "mouthSmileRight"), "smile"),
+    "blink": (("eyeBlinkLeft", "eyeBlinkRight"), "eyes_closed"),
+}
+LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of an action, at which the portrait is painted and scored
+FINE = np.linspace(0, 1, 41)  # levels among which a frame's are chosen
+SMALL_STEP = 0.02  # what a level away from the code's costs, beside squared errors of scores: settles what they do not
+TRUSTED = 0.7  # of an action: the most that is added to or taken from what the code tells
+
+
+@dataclass(frozen=True)
+class Response:
+    """The scores of a portrait that acts, at `LEVELS` of its actions.
+
+    Attributes:
+        mouth: `L L 2`, jaw and smile scores by level of the jaw and of the smile: a smiling mouth's jaw reads less.
+        eyes: `L`, blink scores by level of the blink. Either is None where the portrait's face was not found again.
+    """
+
+    mouth: np.ndarray | None
+    eyes: np.ndarray | None
+
+    @classmethod
+    def measured(cls, scores: Callable[[list[np.ndarray]], list[np.ndarray | None]], names: list[str]) -> Response:
+        """Args:
+        scores: the net's `52` for each of a list of actions `52`, None where no face was found. names: of the actions.
+        """
+        mouths = [acting(names, jaw=jaw, smile=smile) for jaw in LEVELS for smile in LEVELS]
+        answers = scores([*mouths, *(acting(names, blink=blink) for blink in LEVELS)])
+
+        def read(some: list[np.ndarray | None], what: tuple[str, ...]) -> np.ndarray | None:
+            known = [one for one in some if one is not None]
+            return np.stack([score_of(np.stack(known), name) for name in what], -1) if len(known) == len(some) else None
+
+        mouth, eyes = read(answers[: len(mouths)], ("jaw", "smile")), read(answers[len(mouths) :], ("blink",))
+        side = len(LEVELS)
+        return cls(None if mouth is None else mouth.reshape(side, side, 2), None if eyes is None else eyes[:, 0])
+
+    def levels(self, wanted: np.ndarray, told: np.ndarray) -> np.ndarray:
+        """Levels `T 3` (jaw, smile, blink) at which the portrait's scores come nearest to those `wanted` `T 3`.
+
+        Args:
+            told: `T 3`, what the codes tell: taken as it is where nothing is known, and the nearer the cheaper.
+        """
+        found = np.array(told, np.float64)
+        if self.mouth is not None:
+            fine = fine_grid(self.mouth)  # F F 2
+            jaw, smile = (part.ravel() for part in np.meshgrid(FINE, FINE, indexing="ij"))
+            error = ((fine.reshape(-1, 2) - wanted[:, None, :2]) ** 2).sum(-1)
+            away = (jaw - told[:, :1]) ** 2 + (smile - told[:, 1:2]) ** 2
+            best = (error + SMALL_STEP * away).argmin(1)
+            found[:, 0], found[:, 1] = jaw[best], smile[best]
+        if self.eyes is not None:
+            fine = np.interp(FINE, LEVELS, self.eyes)
+            best = ((fine - wanted[:, 2:]) ** 2 + SMALL_STEP * (FINE - told[:, 2:]) ** 2).argmin(1)
+            found[:, 2] = FINE[best]
+        return found
+
+    def at(self, levels: np.ndarray) -> np.ndarray:
+        """Scores `3` (jaw, smile, blink) at levels `3`; what is not known is as the level."""
+        scores = np.array(levels, np.float64)
+        if self.mouth is not None:
+            row, column = (int(abs(FINE - level).argmin()) for level in levels[:2])
+            scores[:2] = fine_grid(self.mouth)[row, column]
+        if self.eyes is not None:
+            scores[2] = np.interp(levels[2], LEVELS, self.eyes)
+        return scores
+
+
+def fine_grid(mouth: np.ndarray) -> np.ndarray:
+    """`L L 2` at `LEVELS`, linear between them: `F F 2` at `FINE`."""
+    from scipy.interpolate import RegularGridInterpolator
+
+    points = np.stack(np.meshgrid(FINE, FINE, indexing="ij"), -1)
+    return np.asarray(RegularGridInterpolator((LEVELS, LEVELS), mouth)(points))
+
+
+def acting(names: list[str], **levels: float) -> np.ndarray:
+    """Actions `52` of a face that does nothing but some of `MATCHED`, each at its level."""
+    actions = np.zeros(len(names), np.float32)
+    for name, level in levels.items():
+        actions[[names.index(part) for part in MATCHED[name][0]]] = level
+    return actions
+
+
+def score_of(scores: np.ndarray, name: str) -> np.ndarray:
+    """Of scores `... 52`, the mean over the sides of one of `MATCHED`."""
+    return np.asarray(scores[..., [BLENDSHAPE_NAMES.index(part) for part in MATCHED[name][0]]].mean(-1))
+
+
+def matched_codes(
+    codes: np.ndarray,
+    scores: np.ndarray,
+    rest: tuple[int, ...],
+    rest_code: np.ndarray,
+    response: Response,
+    readout: ActionReadout,
+    directions: Mapping[str, np.ndarray],
+    names: list[str],
+    fps: float,
+) -> np.ndarray:
+    """Codes `T 128` under which the portrait's scores rise as the driver's do.
+
+    Args:
+        scores: the driver's `T 52` (bridged where the face was lost). rest: the driver's frames at rest.
+        rest_code: `128`, of the portrait at rest. response: of the portrait. names: of the readout's actions.
+        directions: of `retarget.directions`.
+    """
+    columns = [[names.index(part) for part in parts] for parts, _ in MATCHED.values()]
+
+    def levels(actions: np.ndarray) -> np.ndarray:
+        return np.stack([actions[..., some].mean(-1) for some in columns], -1)
+
+    sigma = smoothing(fps)
+    told = levels(readout(codes))  # T 3
+    rises = np.stack([score_of(scores, name) - score_of(scores[list(rest)], name).mean() for name in MATCHED], -1)
+    wanted = np.clip(response.at(levels(readout(rest_code))) + smooth(rises, sigma), 0, 1)
+    missing = np.clip(response.levels(wanted, told) - told, -TRUSTED, TRUSTED)
+    along = np.stack([directions[row] for _, row in MATCHED.values()])  # 3 128
+    effect = levels(along @ readout.weight.T)  # of each direction on each level
+    strengths = np.linalg.lstsq(effect.T, smooth(missing, sigma).T, rcond=0.05)[0].T  # T 3
+    return np.asarray(codes + np.clip(strengths, -MOST, MOST) @ along, codes.dtype)

@@ -1,0 +1,69 @@
+"""A video of the portrait's own scene is fitted with it; anybody else's is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fportrait.animate import Animator, Request
+from fportrait.animate.together import in_one_scene
+from fportrait.body.model import load_body
+from fportrait.bundle import SHIPPED_BASE
+from fportrait.capture.people import sample_person
+from fportrait.capture.video_io import write_image, write_video
+from fportrait.capture.world import sample_training_clip
+
+
+@pytest.fixture(scope="module")
+def animator() -> Animator:
+    return Animator(SHIPPED_BASE, remember=9)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, Path]:
+    data = pytest.importorskip("skimage.data")
+    folder, picture = tmp_path_factory.mktemp("together"), data.astronaut()[:320, 60:380]
+    moves = [np.float32([[1, 0, 3 * t], [0, 1, t]]) for t in range(5)]
+    frames = [cv2.warpAffine(picture, move, (320, 320), borderMode=cv2.BORDER_REPLICATE) for move in moves]
+    darker = [(0.6 * frame).astype(np.uint8) for frame in frames]
+    body = load_body()
+    other = sample_training_clip(np.random.default_rng(4), body, "phone", 5, 192, person=sample_person(12, body))
+    write_image(folder / "portrait.png", picture)
+    for name, video in (("same", frames), ("darker", darker), ("other", other["video"])):
+        write_video(folder / f"{name}.mp4", iter(video))
+    return {path.stem: path for path in folder.iterdir()}
+
+
+def test_the_portraits_own_scene_is_known_in_other_light_and_nobody_else_is(animator, files):
+    for name, own in (("same", True), ("darker", True), ("other", False)):
+        prepared = animator.prepare(Request(files["portrait"], files[name]))
+        assert prepared.drive.own is own, name
+        assert prepared.express is prepared.drive
+        assert any("own scene" in note for note in prepared.notes) is own
+        assert np.array_equal(prepared.person.shape, prepared.drive.shape) is own
+
+
+def test_an_own_videos_first_frame_shows_the_portrait_where_it_is(animator, files):
+    prepared = animator.prepare(Request(files["portrait"], files["same"]))
+    portrait, first = (tracked.track for tracked in (prepared.person, prepared.drive))
+    assert np.abs(portrait.translations[0] - first.translations[0]).max() < 0.004  # metres; smoothing moves it
+    codes = animator.expression(prepared)
+    own = animator.encoder.encode(prepared.person.track.seen[0].crops)
+    assert np.abs(codes[0] - own[0]).max() < 0.5 * np.abs(own[0]).max()  # its own face at rest, taken from nobody
+
+
+def test_only_the_expressions_may_come_from_another_clip(animator, files):
+    prepared = animator.prepare(Request(files["portrait"], files["same"], expression=files["other"]))
+    assert prepared.drive.own and not prepared.express.own
+    assert prepared.express is not prepared.drive
+
+
+def test_a_face_that_left_the_picture_is_no_likeness(animator, files):
+    prepared = animator.prepare(Request(files["portrait"], files["same"]))
+    away = replace(prepared.drive, crop=(5000, 5000, 100))
+    found = in_one_scene(prepared.person, prepared.image, away, animator.body, animator.landmarks, animator.config)
+    assert found is None
