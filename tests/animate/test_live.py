@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tests.helpers.live import FakeStream, Frames
 
-from fportrait.animate.driving import FADE, HOLD, Driving, Steering
+from fportrait.animate.driving import FADE, HOLD, REST_EVERY, Driving, Steering
 from fportrait.animate.live import Ended, Live, Meter, Slot
 from fportrait.animate.profile import Profile, table
 from fportrait.animate.recording import Recording
@@ -20,6 +20,7 @@ from fportrait.capture.video_io import read_video
 from fportrait.errors import UserError
 from fportrait.provenance import TAG, read_provenance
 from fportrait.tracking.live import Sight
+from fportrait.tracking.points import BLENDSHAPE_NAMES
 
 
 def test_a_waiting_frame_is_replaced_by_the_next_and_counted():
@@ -142,13 +143,18 @@ class Face:
     def encode(self, crops):
         return np.full((len(crops), 128), 3.0, np.float32)
 
+    def matched(self, code, rises):
+        return code + 10 * rises[0, 0]
 
-def sight(degrees=20.0, x=0.0):
+
+def sight(degrees=20.0, x=0.0, jaw=0.0):
     from fportrait.body.pose import rotation_matrix
 
     rotation = rotation_matrix(np.array([[0.0, np.radians(degrees), 0.0]]))[0]
     nothing = np.zeros((4, 4, 3), np.uint8)
-    return Sight(rotation, np.array([x, 0.0, 0.0]), nothing, np.zeros(52), np.zeros((478, 2)), 1.0)
+    scores = np.zeros(52)
+    scores[BLENDSHAPE_NAMES.index("jawOpen")] = jaw
+    return Sight(rotation, np.array([x, 0.0, 0.0]), nothing, scores, np.zeros((478, 2)), 1.0)
 
 
 def driving(**steering):
@@ -194,6 +200,14 @@ def test_a_driver_who_moves_to_another_place_comes_back_to_the_middle():
     moments = [drive(sight(0, 0.1), step / 25, familiar=True) for step in range(1, 500)]
     offset = moments[-1].translation[0]
     assert moments[12].translation[0] - offset > 0.06  # shown as a move first
+
+
+def test_a_drivers_strength_is_matched_once_his_rest_is_known_and_comes_gently():
+    drive = driving()
+    before = [drive(sight(), step / 25, familiar=True).code[0] for step in range(REST_EVERY - 1)][10:]
+    assert np.ptp(before) == pytest.approx(0)
+    after = [drive(sight(jaw=0.2), (REST_EVERY + step) / 25, familiar=True).code[0] for step in range(20)]
+    assert after[-1] == pytest.approx(3 + 10 * 0.2) and max(np.diff([before[-1], *after])) < 0.4
 
 
 def test_a_recording_repeats_frames_where_some_were_dropped_and_says_that_it_is_synthetic(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fportrait.animate.matching import LEVELS, MATCHED, Response, acting, matched_codes, score_of
+from fportrait.animate.matching import LEVELS, MATCHED, Response, acting, matched_codes, rises_above, score_of
 from fportrait.animate.retarget import directions
 from fportrait.body.model import load_body
 from fportrait.bundle import SHIPPED_BASE
@@ -54,8 +54,9 @@ def test_what_a_portrait_does_not_show_stays_as_told():
     assert lost.mouth is None and lost.eyes is None
 
 
+@pytest.mark.parametrize("sigma", [0.0, 0.8])
 @pytest.mark.parametrize("name, at", [("jaw", 0), ("smile", 1), ("blink", 2)])
-def test_codes_that_tell_nothing_are_brought_to_what_the_driver_does(encoder, name, at):
+def test_codes_that_tell_nothing_are_brought_to_what_the_driver_does(encoder, name, at, sigma):
     """A driver of whom the encoder reads nothing at all: the portrait's scores rise as his do all the same."""
     rest, count = rendered_rest(encoder).astype(np.float32), 20
     codes = np.repeat(rest[None], count, 0)
@@ -63,8 +64,8 @@ def test_codes_that_tell_nothing_are_brought_to_what_the_driver_does(encoder, na
     scores = np.zeros((count, 52), np.float32)
     scores[:, [BLENDSHAPE_NAMES.index(part) for part in MATCHED[name][0]]] = rise[:, None]
     response = Response.measured(answers, NAMES)
-    told = (encoder.readout, directions(encoder), NAMES, 25.0)
-    matched = matched_codes(codes, scores, (0, 1, 2), rest, response, *told)
+    told = (encoder.readout, directions(encoder), NAMES, sigma)
+    matched = matched_codes(codes, rises_above(scores, scores[:3].mean(0)), rest, response, *told)
     assert matched.shape == codes.shape and matched.dtype == codes.dtype
     before, after = (levels(encoder.readout(some)) for some in (codes, matched))
     shown = np.array([score_of(face(*row), name) for row in after])
@@ -77,8 +78,7 @@ def test_a_driver_who_does_nothing_changes_nothing(encoder):
     rest = rendered_rest(encoder).astype(np.float32)
     codes = np.repeat(rest[None], 9, 0)
     response = Response.measured(answers, NAMES)
-    told = (encoder.readout, directions(encoder), NAMES, 25.0)
-    matched = matched_codes(codes, np.full((9, 52), 0.3, np.float32), (0,), rest, response, *told)
+    matched = matched_codes(codes, np.zeros((9, 3)), rest, response, encoder.readout, directions(encoder), NAMES)
     assert np.abs(levels(encoder.readout(matched)) - levels(encoder.readout(codes))).max() < 0.05
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fportrait.animate.matching import Response, matched_codes
+from fportrait.animate.matching import Response, matched_codes, rises_above
 from fportrait.animate.pictures import enlarge, rows_of_pictures, shown_frames
 from fportrait.animate.portrait import track_picture
 from fportrait.animate.profile import Profile
@@ -41,7 +41,7 @@ from fportrait.errors import UserError
 from fportrait.outputs import check_file, check_folder
 from fportrait.provenance import provenance_tags
 from fportrait.tracking.config import TrackConfig
-from fportrait.tracking.fit import LandmarkModel, bridge_gaps
+from fportrait.tracking.fit import LandmarkModel, bridge_gaps, smoothing
 from fportrait.tracking.landmarks import shared_landmarker
 from fportrait.tracking.neutral import Rest, check_neutral, rendered_rest, rest_for, rest_of
 from fportrait.tracking.points import landmark_codes
@@ -298,8 +298,9 @@ class Animator:
         found = np.flatnonzero(seen.confidence > 0)
         assert seen.scores is not None
         scores = bridge_gaps(found, seen.scores[found], len(codes))
+        rises = rises_above(scores, scores[list(rest.frames)].mean(0))
         told = (readout, self.directions, self.body.action_names)
-        return matched_codes(codes, scores, rest.frames, rest.code, prepared.response, *told, express.fps)
+        return matched_codes(codes, rises, rest.code, prepared.response, *told, smoothing(express.fps))
 
     def response(self, person: Tracked, image: np.ndarray) -> Response:
         """How a portrait's scores answer its body's actions, in its own pose and view."""

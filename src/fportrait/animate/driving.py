@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fportrait.animate.matching import rises_above
 from fportrait.animate.stream import Moment, PortraitStream
 from fportrait.body.pose import rotation_matrix, rotation_vector
 from fportrait.camera.paths import orbit
@@ -61,6 +62,8 @@ class Driving:
         self._at: float | None = None
         self._rest: np.ndarray | None = None  # the driver's code at rest, followed
         self._estimate: np.ndarray | None = None  # its last estimate
+        self._rest_scores: np.ndarray | None = None
+        self._matched = 0.0  # 1: expressions have the strength at which the portrait shows them, 0: that of the codes
         self._kept: deque[tuple[np.ndarray, np.ndarray, float]] = deque(maxlen=REST_FRAMES)
         self._count = 0
 
@@ -91,24 +94,30 @@ class Driving:
         share = 1.0 if self._centre is None else 1 - math.exp(-step / CENTRE_SECONDS)
         self._centre = sight.centre if self._centre is None else self._centre + share * (sight.centre - self._centre)
         self._code = self.encoder.encode(sight.crop[None])[0]
-        if familiar:  # of people like the rendered ones, codes hold little of the person
-            self._rest = self._estimate = None
-            return
         self._kept.append((self._code, sight.scores, sight.confidence))
         self._count += 1
         if self._count % REST_EVERY == 0:
             codes, scores, confidence = (np.stack(part) for part in zip(*self._kept, strict=True))
             nothing = np.zeros((len(codes), 0))
             seen = ClipLandmarks(nothing, confidence, nothing, scores=scores)
-            found = rest_of(codes, seen, "the driver").code
-            self._estimate = self._estimate if found is None else found
-        if self._estimate is not None:
+            found = rest_of(codes, seen, "the driver")
+            if found.code is not None:
+                self._estimate, self._rest_scores = found.code, scores[list(found.frames)].mean(0)
+        if self._rest_scores is not None:
+            self._matched = min(1.0, self._matched + REST_SHARE)
+        if familiar:  # of people like the rendered ones, codes hold little of the person
+            self._rest = None
+        elif self._estimate is not None:
             begun = self.stream.rest_code if self._rest is None else self._rest
             self._rest = begun + REST_SHARE * (self._estimate - begun)
 
     def _moment(self, sight: Sight, camera: np.ndarray, at: float) -> Moment:
         own = self.stream.rest_code
-        away = self._code - (own if self._rest is None else self._rest)
+        code = own + self._code - (own if self._rest is None else self._rest)
+        if self._rest_scores is not None:
+            rises = rises_above(sight.scores[None], self._rest_scores)
+            code = code + self._matched * (self.stream.matched(code, rises) - code)
+        away = code - own
         code = own + self.present * self.steering.expression * away
         turn = rotation_vector(sight.rotation[None])[0] * self.present * self.steering.pose
         moved = (sight.centre - self._centre) * self.present

@@ -18,7 +18,7 @@ import numpy as np
 
 from fportrait.animate.retarget import MOST
 from fportrait.tracking.actions import ActionReadout
-from fportrait.tracking.fit import smooth, smoothing
+from fportrait.tracking.fit import smooth
 from fportrait.tracking.points import BLENDSHAPE_NAMES
 
 # What is matched: its actions and scores (their names are the same), and its row in `retarget.directions`.
@@ -113,35 +113,40 @@ def score_of(scores: np.ndarray, name: str) -> np.ndarray:
     return np.asarray(scores[..., [BLENDSHAPE_NAMES.index(part) for part in MATCHED[name][0]]].mean(-1))
 
 
+def rises_above(scores: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """How far a driver's scores `T 52` lie above those of his face at rest `52`: `T 3` (jaw, smile, blink)."""
+    return np.stack([score_of(scores, name) - score_of(rest, name) for name in MATCHED], -1)
+
+
 def matched_codes(
     codes: np.ndarray,
-    scores: np.ndarray,
-    rest: tuple[int, ...],
+    rises: np.ndarray,
     rest_code: np.ndarray,
     response: Response,
     readout: ActionReadout,
     directions: Mapping[str, np.ndarray],
     names: list[str],
-    fps: float,
+    sigma: float = 0.0,
 ) -> np.ndarray:
     """Codes `T 128` under which the portrait's scores rise as the driver's do.
 
     Args:
-        scores: the driver's `T 52` (bridged where the face was lost). rest: the driver's frames at rest.
-        rest_code: `128`, of the portrait at rest. response: of the portrait. names: of the readout's actions.
-        directions: of `retarget.directions`.
+        rises: the driver's, `T 3`, of `rises_above`. rest_code: `128`, what the portrait at rest is told. response: of
+            the portrait. names: of the readout's actions. directions: of `retarget.directions`.
+        sigma: of the temporal filter, frames; 0 where only the past is known.
     """
     columns = [[names.index(part) for part in parts] for parts, _ in MATCHED.values()]
 
     def levels(actions: np.ndarray) -> np.ndarray:
         return np.stack([actions[..., some].mean(-1) for some in columns], -1)
 
-    sigma = smoothing(fps)
+    def filtered(values: np.ndarray) -> np.ndarray:
+        return smooth(values, sigma) if sigma else values
+
     told = levels(readout(codes))  # T 3
-    rises = np.stack([score_of(scores, name) - score_of(scores[list(rest)], name).mean() for name in MATCHED], -1)
-    wanted = np.clip(response.at(levels(readout(rest_code))) + smooth(rises, sigma), 0, 1)
+    wanted = np.clip(response.at(levels(readout(rest_code))) + filtered(rises), 0, 1)
     missing = np.clip(response.levels(wanted, told) - told, -TRUSTED, TRUSTED)
     along = np.stack([directions[row] for _, row in MATCHED.values()])  # 3 128
     effect = levels(along @ readout.weight.T)  # of each direction on each level
-    strengths = np.linalg.lstsq(effect.T, smooth(missing, sigma).T, rcond=0.05)[0].T  # T 3
+    strengths = np.linalg.lstsq(effect.T, filtered(missing).T, rcond=0.05)[0].T  # T 3
     return np.asarray(codes + np.clip(strengths, -MOST, MOST) @ along, codes.dtype)

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from fportrait.animate.animator import Animator
+from fportrait.animate.matching import matched_codes
 from fportrait.animate.portrait import track_picture
 from fportrait.animate.tracked import posed
 from fportrait.animate.viewpoint import square_intrinsics
@@ -151,6 +152,8 @@ class PortraitStream:
         vertices = in_camera(next(own), self.person.reference_camera)
         self.paint = PortraitPainter(animator.body, self.picture, vertices, self.own_intrinsics)
         self.rest_code = animator.portrait_rest(self.person)
+        matches = self.reads_painted and animator.encoder.readout is not None
+        self.response = animator.response(self.person, image) if matches else None
         self._before: tuple[Moment, np.ndarray] | None = None  # the last moment and its normal map
         self._shown: torch.Tensor | None = None  # the last frame, 1 3 1 H W
 
@@ -158,6 +161,14 @@ class PortraitStream:
     def frames(self) -> int:
         """New frames of a window."""
         return TEMPORAL_STRIDE * self.latents
+
+    def matched(self, code: np.ndarray, rises: np.ndarray) -> np.ndarray:
+        """A code `128` at the strength at which the portrait shows it; `rises` `1 3`, of the driver's scores."""
+        readout, animator = self.animator.encoder.readout, self.animator
+        if self.response is None or readout is None:
+            return code
+        told = (readout, animator.directions, animator.body.action_names)
+        return matched_codes(code[None], rises, self.rest_code, self.response, *told)[0]
 
     def rest(self, camera: np.ndarray, at: float = 0.0) -> Moment:
         """The portrait at rest, its head straight, its centre at the origin."""
