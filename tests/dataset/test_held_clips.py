@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from fportrait.body.model import load_body
+from fportrait.capture import colour
 from fportrait.capture.video_io import probe, read_video, write_video
 from fportrait.dataset.held_clips import choose, hold_out
 from fportrait.dataset.rules import ValidationConfig
@@ -17,6 +18,7 @@ from fportrait.evaluation.run import evaluate
 from fportrait.pipelines.encode.nodes import encode
 from fportrait.pipelines.validate.nodes import validate
 from fportrait.tables.annotations import has_checks, write_frames
+from helpers.clips import as_hdr, cut_at, moving_frames, write_clip
 from helpers.houses import PROTOCOL
 from helpers.small import transformer
 from helpers.tables import clip_rows, identity_row, landmarks_of, small_codec, turn, write_tables
@@ -165,3 +167,33 @@ def test_too_little_to_learn_and_to_judge_holds_nothing_out():
     assert choose({"a": clip(8), "b": clip(8)}, WINDOW) is None
     assert choose({"a": clip(8), "b": clip(30)}, WINDOW) == ("b", 21), "a clip too short to train on spares no other"
     assert choose({"a": clip(9, 2), "b": clip(9, 1)}, WINDOW) == ("b", 0), "of two the lesser"
+
+
+@pytest.mark.parametrize("kind", ["trimmed", "hdr"])
+def test_the_end_of_an_only_clip_is_cut_from_what_a_player_shows(tmp_path, kind):
+    """A phone trims by an edit list and films in HDR; the rows count what is shown, in ordinary colours."""
+    path = tmp_path / "a.mp4"
+    if kind == "trimmed":
+        write_clip(path, moving_frames(35), "libx264", "yuv420p", options={"g": "12", "bf": "3", "crf": "1"})
+        cut_at(path, 5)
+    else:
+        path = write_clip(
+            path.with_suffix(".mkv"),
+            as_hdr(moving_frames(30), colour.HLG, 203),
+            layout="yuv444p10le",
+            source="rgb48le",
+            matrix=colour.BT2020,
+            color_primaries=colour.BT2020,
+            color_trc=colour.HLG,
+        )
+    rows = clip_rows("PhoneCapture", "anna", "a", probe(path).frames, "train", 0, str(path))
+    write_tables(
+        tmp_path / "tables",
+        rows,
+        [identity_row("PhoneCapture", "anna", "train", "anna/a/cam", load_body().identity_dim)],
+    )
+    assert hold_out(tmp_path / "tables", ["anna"], WINDOW)["held_out"] == {"anna": "anna/a/cam-end"}
+    held = pd.read_parquet(tmp_path / "tables/held_out/frames.parquet")
+    shown = read_video(path)[21:].astype(int)
+    assert len(held) == 9 and np.abs(read_video(held["path"].iloc[0]) - shown).mean() < 6
+    assert probe(held["path"].iloc[0]).notes in ((), []), "the copy has nothing left that must be told"

@@ -128,7 +128,9 @@ def write_held(tables: Path, cuts: Mapping[str, Cut], persons: Mapping[str, Mapp
     """The tables of what is held out, and the videos of last parts, which have no file of their own."""
     import pandas as pd
 
-    target, parts, people = tables / FOLDER, [], []
+    target = tables / FOLDER
+    parts: list[Path] = []
+    people: list[dict[str, Any]] = []
     for name, cut in cuts.items():
         where = [("dataset", "==", PHONE), ("clip", "==", cut.clip), ("frame", ">=", cut.start)]
         rows = pd.read_parquet(tables / "frames.parquet", filters=where).sort_values("frame", ignore_index=True)
