@@ -8,10 +8,13 @@ import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fportrait.atomic_io import atomic_folder, code_hash, file_hash, write_parquet
+from fportrait.atomic_io import atomic_folder, code_hash, file_hash, write_json, write_parquet
 from fportrait.errors import UserError
+
+if TYPE_CHECKING:
+    from fportrait.avatar.coverage import Coverage
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +45,12 @@ def render_sweeps(
     names = sorted(path.parent.name for path in avatars.glob("*/avatar.safetensors"))
     published = f"{sweeps}/clips"  # the paths that the tables of a unit name
     code = code_hash("avatar", "body", "camera", "assets/body.npz")
-    plans = sweeps_of({name: of_phone_clips(avatars / name) for name in names}, sweep, studio_share)
+    people = pd.read_parquet(validated / "identities.parquet")
+    trained = set(people[people.split == "train"].identity)  # what is judged stays as it is
+    seen = {name: coverage_of(avatars / name) for name in names}
+    sharing = {n: seen[n] is not None for n in names if n in trained and (seen[n] is None or seen[n].sweepable)}
+    shared = sweeps_of(sharing, sweep, studio_share)
+    plans = {name: shared.get(name, sweep) for name in names}
     names = [name for name in names if plans[name]["clips_view"] + plans[name]["clips_dynamic"]]
     version = [2, code, file_hash(validated / "frames.parquet"), published]
     report = map_units(
@@ -65,7 +73,6 @@ def render_sweeps(
             "at least one",
             "fit avatars first: kedro run --pipelines=fit_avatars",
         )
-    people = pd.read_parquet(validated / "identities.parquet")
     with atomic_folder(sweeps) as folder:
         (folder / "clips").mkdir()
         for result in report.results:
@@ -82,12 +89,17 @@ def render_sweeps(
         for table in ("frames", "identities"):
             (folder / "validation" / f"{table}.parquet").rename(folder / f"{table}.parquet")
         shutil.rmtree(tables)
+        refused = [{"identity": failure.unit, "reason": failure.reason} for failure in report.failures]
+        if refused:
+            write_json(folder / "quarantine.json", refused)
+    for entry in refused:
+        log.warning("no sweeps of %s: %s", entry["identity"], entry["reason"])
     clips: dict[str, int] = {}
     for value in filmed.values():
         for dataset, count in value["clips"].items():
             clips[dataset] = clips.get(dataset, 0) + count
     told = {"clips": dict(sorted(clips.items())), "quarantined": gate["quarantined"], "failures": len(report.failures)}
-    phone = sum(sum(value["clips"].values()) for name, value in filmed.items() if of_phone_clips(avatars / name))
+    phone = sum(sum(value["clips"].values()) for name, value in filmed.items() if seen[name])
     if phone:
         studio = sum(clips.values()) - phone
         log.info(
@@ -98,9 +110,11 @@ def render_sweeps(
     return told
 
 
-def of_phone_clips(avatar: Path) -> bool:
-    """Whether an avatar was fitted to phone clips."""
-    return bool(json.loads((avatar / "config.json").read_text()).get("scores", {}).get("coverage"))
+def coverage_of(avatar: Path) -> Coverage | None:
+    """The angles that an avatar of phone clips covers; None of a studio's."""
+    from fportrait.avatar.coverage import Coverage
+
+    return Coverage.told(json.loads((avatar / "config.json").read_text()).get("scores", {}))
 
 
 def sweeps_of(phone: Mapping[str, bool], sweep: dict[str, Any], studio_share: float) -> dict[str, dict[str, Any]]:

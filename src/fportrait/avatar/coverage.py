@@ -55,6 +55,16 @@ class Coverage:
         heights = [f"{abs(pitch):.0f}° {'above' if pitch >= 0 else 'below'}" for pitch in self.pitch]
         return f"seen from {sides[0]} to {sides[1]}, and from {heights[0]} to {heights[1]}"
 
+    @property
+    def reach(self) -> float:
+        """Degrees of yaw to either side of the front from which the head was seen."""
+        return max(0.0, min(-self.yaw[0], self.yaw[1]))
+
+    @property
+    def sweepable(self) -> bool:
+        """Whether that leaves a camera room to move on both sides."""
+        return self.reach >= LEAST_TURN / 2
+
     def refuse_still(self, name: str) -> None:
         """Raise `UserError` for clips in which the head hardly turns: they show one view, whatever their number."""
         turned = self.yaw[1] - self.yaw[0]
@@ -78,12 +88,12 @@ def inside(
     Raises:
         UserError: too little was seen on one side to leave a camera room.
     """
-    reach, rise = (max(0.0, min(-low, high)) for low, high in (seen.yaw, seen.pitch))
+    reach, rise = seen.reach, max(0.0, min(-seen.pitch[0], seen.pitch[1]))
     forward = np.array([(frame.pose.body_rotation @ frame.pose.head_rotation)[:, 2] for frame in frames])
     turned = np.abs(np.degrees(np.arctan2(forward[:, 0], forward[:, 2])))
     nodded = np.abs(np.degrees(np.arcsin(np.clip(forward[:, 1], -1, 1))))
     keep = (turned <= reach / 2) & (nodded <= max(rise / 2, LEAST_NOD))
-    if reach < LEAST_TURN / 2 or not keep.any():
+    if not seen.sweepable or not keep.any():
         raise UserError(
             f"sweeps of {identity}, who was {seen.words}",
             f"{LEAST_TURN / 2:.0f}° to either side at least",
