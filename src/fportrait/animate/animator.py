@@ -111,10 +111,9 @@ class Animator:
     @cached_property
     def pipeline(self) -> Any:
         """The sampling pipeline, in float32; loaded when first asked for, because tracking does without it."""
-
-        from fportrait.diffusion.pipeline import FactorPortraitPipeline
-
         with self.profile.measured("load"):
+            from fportrait.diffusion.pipeline import FactorPortraitPipeline
+
             pipeline = FactorPortraitPipeline.from_bundle(
                 self.model, sampling_dtype(self.device), self.device, self.adapter
             )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.interpolate import PchipInterpolator
 
 from fportrait.bundle import BundleSettings
 from fportrait.camera.conventions import Sight, focus, likely, moved_to, sight, upright_axes
@@ -185,6 +184,8 @@ def parse_keys(text: str) -> list[tuple[float, float, float]]:
 
 def key_path(keys: Sequence[tuple[float, float, float]], frames: int, distance: float) -> np.ndarray:
     """Cameras `T 4 4` that pass key positions at even times; monotone pieces between them, so none is overshot."""
+    from scipy.interpolate import PchipInterpolator
+
     points = np.array(keys, np.float64) * [1, 1, distance]
     if len(points) == 1 or frames == 1:
         rows = np.repeat(points[:1], frames, axis=0)

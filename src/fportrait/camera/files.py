@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation, Slerp
 
 from fportrait.atomic_io import write_json
 from fportrait.camera.cameras import camera_centre, check_intrinsics, check_world_to_camera
@@ -114,6 +113,8 @@ def at_times(file: CameraFile, seconds: np.ndarray, path: Path) -> CameraFile:
         rows = np.zeros(len(place), int)
         lenses = None if file.intrinsics is None else file.intrinsics[rows]
         return replace(file, world_to_camera=file.world_to_camera[rows], intrinsics=lenses)
+    from scipy.spatial.transform import Rotation, Slerp
+
     numbers = np.arange(count)
     rotations = Slerp(numbers, Rotation.from_matrix(file.world_to_camera[:, :3, :3]))(place).as_matrix()
     eyes = camera_centre(file.world_to_camera)

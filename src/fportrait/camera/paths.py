@@ -6,7 +6,6 @@ Distances are metres from the target, angles degrees; yaw 0 looks at the face fr
 from __future__ import annotations
 
 import numpy as np
-from scipy.interpolate import PchipInterpolator
 
 from fportrait.camera.cameras import look_at
 from fportrait.camera.files import CameraFile, load_camera_path, read_camera_file, save_camera_path
@@ -85,6 +84,8 @@ def spiral_path(
     pieces never leave the range of the two seeds around them, so nothing has to be clipped (which would put a corner
     into the path).
     """
+    from scipy.interpolate import PchipInterpolator
+
     points = spiral_seeds(rng, distance, yaw_degrees, elevation_degrees, seeds)
     if seeds == 1 or frames == 1:
         yaw, elevation, reach = np.repeat(points[:1], frames, axis=0).T

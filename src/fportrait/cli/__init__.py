@@ -48,6 +48,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("fportrait.cli.bench:bench", "Run benchmarks and show their figures."),
 }
 
+SAMPLING = ("animate", "edit", "live")  # they only sample: what else diffusers is used for need not be imported
+
 EXIT_ERROR = 1  # a fault of fportrait's: please report it
 EXIT_USER = 2  # a mistake that the message says how to mend
 EXIT_PARTIAL = 3  # finished, but some inputs were quarantined
@@ -70,6 +72,12 @@ class LazyGroup(click.Group):
     def __init__(self, *args: Any, lazy: dict[str, tuple[str, str]] | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.lazy = lazy or {}
+        self.alone = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As a script is started: the process is this command's alone, as it is not in tests and notebooks."""
+        self.alone = True
+        return super().__call__(*args, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         present = [name for name, (target, _) in self.lazy.items() if importlib.util.find_spec(target.split(":")[0])]
@@ -131,7 +139,8 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="fportrait")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Controllable portrait animation: one portrait, one driving video and one camera path in, a video out.
 
     \b
@@ -150,6 +159,10 @@ def main() -> None:
     Exit codes: 0 done; 1 a fault of fportrait; 2 a mistake that the message says how to mend;
     3 done, but some inputs were quarantined; 130 stopped.
     """
+    if ctx.command.alone and ctx.invoked_subcommand in SAMPLING:
+        from fportrait.diffusion.lean import ask
+
+        ask()
 
 
 def __getattr__(name: str) -> click.Group:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import click
@@ -180,6 +181,7 @@ def animate(
     scales = parse_pairs(guidance, "--guidance", "FACTOR=SCALE", "expression=2")
     if fast and model is not None:
         raise UserError("--fast and --model", "one of them", "leave --fast out: a student is named by --model, too")
+    begun = time.process_time()
     chosen = student() if fast else promoted_or_shipped(model)
     from fportrait.animate import animate as run_animation
     from fportrait.animate.adapters import resolve
@@ -187,6 +189,7 @@ def animate(
     from fportrait.ops.store import home
 
     spent = Profile()
+    spent.seconds["load"] = time.process_time() - begun  # of a cold command most of it is imports
     bars = Bars()
     try:
         written = run_animation(

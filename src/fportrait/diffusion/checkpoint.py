@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from diffusers import WanTransformer3DModel
+from diffusers.models.modeling_utils import no_init_weights
 
 from fportrait.diffusion.weight_files import STANDARD_NAMES, Shapes, listed, read_header, stored_tensors, weight_files
 from fportrait.errors import UserError
@@ -108,7 +109,7 @@ def _type_of(cls: Any, name: str, torch_dtype: torch.dtype | None) -> torch.dtyp
 
 def empty_model(cls: Any, config: Mapping[str, Any]) -> Any:
     """A model of `config` whose parameters lie on the meta device; its buffers are real."""
-    with init_empty_weights(include_buffers=False):
+    with no_init_weights(), init_empty_weights(include_buffers=False):  # drawing for meta tensors loads TorchDynamo
         return cls.from_config({key: value for key, value in config.items() if key != "_class_name"})
 
 

@@ -174,6 +174,8 @@ class FactorPortraitTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
         self.register_buffer("prompt_embedding", torch.zeros(1, prompt_tokens, text_dim))
         self.gradient_checkpointing = False
+        if self.patch_embedding.weight.is_meta:
+            return  # nothing to widen, and copying nothing would import a computer algebra system
         with torch.no_grad():
             noise_columns = self.patch_embedding.weight[:, latent_channels : 2 * latent_channels].clone()
             self.patch_embedding.weight.copy_(self.widen_patch_embedding(noise_columns))
