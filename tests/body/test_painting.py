@@ -18,6 +18,7 @@ from fportrait.body.painting import (
 )
 from fportrait.camera.cameras import intrinsics_from_fov
 from fportrait.capture.world import HEAD_TARGET, orbit_camera
+from fportrait.errors import UserError
 
 
 def test_what_lies_beside_moves_as_its_nearest_and_less_with_distance():
@@ -147,3 +148,9 @@ def test_points_of_the_surface_are_those_that_sums_over_an_axis_give_to_the_last
         lengths = np.linalg.norm(normals, axis=1) * np.linalg.norm(points, axis=1)
         assert np.array_equal(cosines, -(normals * points).sum(1) / np.maximum(lengths, 1e-12))
         assert (cosines > 0.1).sum() > 500 and (cosines < 0).sum() > 50
+
+
+def test_a_readout_of_another_number_of_actions_is_refused_in_one_sentence():
+    body, pose = load_body(), Pose(np.eye(3), np.zeros(3), np.eye(3))
+    with pytest.raises(UserError, match=r"51 facial actions .* Expected 52, those of the embedded body"):
+        acting_vertices(body, np.zeros(body.identity_dim), np.zeros(51, np.float32), pose)

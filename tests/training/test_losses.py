@@ -1,10 +1,13 @@
 """Noise levels, noise and dropped conditions of a batch: each sample's own, also of paths from the painted portrait."""
 
+import pytest
 import torch
 
 from fportrait.diffusion.conditions import Conditions
 from fportrait.diffusion.flow import noise_latents
+from fportrait.errors import UserError
 from fportrait.training.losses import prepare
+from fportrait.training.stages import check_noise_levels
 from helpers.small import stage
 
 
@@ -48,3 +51,13 @@ def test_a_bridges_paths_start_at_the_painted_portrait_also_where_the_model_is_n
     start = (noisy - (1 - share) * whole["latents"]) / share  # the path's other end
     noise = (start - 0.4 * whole["conditions"].warped) / 0.6
     assert abs(noise.std().item() - 1) < 0.02 and abs(noise.mean().item()) < 0.02
+
+
+def test_settings_that_a_bridge_does_not_read_are_refused_or_told(caplog):
+    check_noise_levels(stage(sigmas="logit_normal", shift=3.0), 1.0)
+    check_noise_levels(stage(), 0.6)
+    assert not caplog.records
+    with pytest.raises(UserError, match="sigmas = logit_normal in stage3, which is not read"):
+        check_noise_levels(stage(sigmas="logit_normal"), 0.6)
+    check_noise_levels(stage(shift=3.0), 0.6)
+    assert "shift = 3 in stage3 spaces its sample videos alone" in caplog.text

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from fportrait.animate.likeness import strangers
 from fportrait.animate.matching import Response, matched_codes, rises_above
 from fportrait.animate.pictures import enlarge, rows_of_pictures, shown_frames
 from fportrait.animate.portrait import track_picture
@@ -193,6 +194,8 @@ class Animator:
         if others and not self.reads_painted:
             notes.append(f"{len(others)} further portraits are not used: this model does not read the painted portrait")
         notes += [note for other, _ in others for note in other.notes]
+        if others and self.reads_painted:
+            notes += strangers([(person.path, image), *[(other.path, picture) for other, picture in others]])
         return Prepared(request, person, drive, express, image, view, notes, others if self.reads_painted else [])
 
     def tracked_portrait(self, path: Path, fov: float | None = None, force: bool = False) -> tuple[Tracked, np.ndarray]:

@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from fportrait.animate.likeness import OTHER, SAME, embedding
 from fportrait.atomic_io import file_hash
 from fportrait.capture.clock import picked
 from fportrait.capture.video_io import VIDEO_SUFFIXES, VideoInfo, iter_video, probe
@@ -300,20 +301,6 @@ def judge(clip: ClipCheck) -> None:
         clip.bad(POOR, f"{clip.seconds:.1f} s long: five to ten seconds hold a motion")
     if clip.fps < SLOW_RATE:
         clip.bad(POOR, f"{clip.fps:.3g} frames a second: 24 or more show speech and blinks")
-
-
-def embedding(frame: np.ndarray, face: Face) -> np.ndarray | None:
-    """Who it is, by dlib's network, whose numbers the limits below are of; None where it is not installed."""
-    from fportrait.evaluation.metrics.csim import default_identity
-
-    network = default_identity()
-    if network is None or not network.backbone.name.startswith("dlib"):
-        return None
-    return network.embed(frame, face.landmarks)
-
-
-# Cosines of 33 pairs of pictures of one person: .922 to .995; of 292 pairs of two people: at most .912.
-OTHER, SAME = 0.90, 0.93
 
 
 def compare_people(found: list[PersonCheck]) -> None:

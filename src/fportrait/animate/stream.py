@@ -30,7 +30,7 @@ from fportrait.animate.tracked import posed
 from fportrait.animate.viewpoint import square_intrinsics
 from fportrait.body.painting import PortraitPainter, acting_vertices
 from fportrait.body.rasterizer import normal_map
-from fportrait.camera.cameras import crop_intrinsics
+from fportrait.camera.cameras import crop_intrinsics, in_camera
 from fportrait.dataset.encode import crop_picture
 from fportrait.diffusion.cameras import Cameras
 from fportrait.diffusion.codec import decode_latents, encode_video
@@ -67,11 +67,6 @@ def model_calls(pipeline: Any) -> int:
     levels = [float(time) / scheduler.config.num_train_timesteps for time in scheduler.timesteps]
     factors = sum(scale != 1 for scale in config.guidance.values())
     return sum(1 + factors * (level <= config.guidance_below) for level in levels)
-
-
-def in_camera(vertices: np.ndarray, camera: np.ndarray) -> np.ndarray:
-    """Points `V 3` of the world in a camera's axes."""
-    return np.asarray(vertices @ camera[:3, :3].T + camera[:3, 3])
 
 
 @dataclass(frozen=True)

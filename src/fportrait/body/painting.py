@@ -13,6 +13,7 @@ import numpy as np
 from fportrait.body.pose import Pose
 from fportrait.body.rasterizer import rasterize
 from fportrait.camera.cameras import scale_intrinsics
+from fportrait.errors import UserError
 
 WARP_REACH, WARP_SCALE = 0.12, 2  # of `PortraitPainter`
 INSIDE = {"teeth": (183, 176, 162), "tongue": (101, 57, 60), "mouth_cavity": (73, 44, 42)}  # sRGB, of rendered people
@@ -30,9 +31,21 @@ def acting_vertices(body: Any, shape: np.ndarray, actions: np.ndarray | None, po
     model is shown where lips and lids go, as the pose shows it where the head does.
 
     Args:
-        actions: `52`, of `tracking.expression.ActionReadout`; None, and any body but the embedded one, stay at rest.
+        actions: `52`, of `tracking.actions.ActionReadout`; None, and any body but the embedded one, stay at rest.
+
+    Raises:
+        UserError: actions of another number than the body's.
     """
-    return np.asarray(body.vertices(shape, actions if hasattr(body, "action_names") else None, pose))
+    names = getattr(body, "action_names", None)
+    if names is None or actions is None:
+        return np.asarray(body.vertices(shape, None, pose))
+    if len(actions) != len(names):
+        raise UserError(
+            f"{len(actions)} facial actions that the expression encoder's readout tells",
+            f"{len(names)}, those of the {getattr(body, 'name', 'embedded')} body",
+            "use the encoder and the bundle that were made with this body",
+        )
+    return np.asarray(body.vertices(shape, actions, pose))
 
 
 class Target:

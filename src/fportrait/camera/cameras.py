@@ -77,6 +77,11 @@ def scale_intrinsics(intrinsics: np.ndarray, factor: float) -> np.ndarray:
     return scaled
 
 
+def in_camera(points: np.ndarray, world_to_camera: np.ndarray) -> np.ndarray:
+    """Points `N 3` of the world in the axes of a camera `4 4`."""
+    return np.asarray(points @ world_to_camera[:3, :3].T + world_to_camera[:3, 3])
+
+
 def project(points: np.ndarray, world_to_camera: np.ndarray, intrinsics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """World points `N 3` to pixels `N 2` and depth `N` (metres along the optical axis; negative when behind)."""
     matrix = np.asarray(world_to_camera, np.float64)

@@ -20,7 +20,7 @@ from fportrait.atomic_io import code_hash, file_hash, value_hash
 from fportrait.body.model import BodyModel, Pose, load_body
 from fportrait.body.painting import PortraitPainter, acting_vertices, paint_each
 from fportrait.body.rasterizer import normal_map
-from fportrait.camera.cameras import rectangle_intrinsics
+from fportrait.camera.cameras import in_camera, rectangle_intrinsics
 from fportrait.capture.video_io import iter_video
 from fportrait.dataset.buckets import Bucket, bucket_counts, bucket_crop, nearest_bucket, parse_buckets
 from fportrait.dataset.focus import FOCUS_LANDMARKS
@@ -425,9 +425,8 @@ def placed_vertices(
     placed, translations = [], table["body_translation"].to_list()
     for t in frames:
         pose = Pose(rows["body_rotation"][t], np.asarray(translations[t], np.float64), rows["head_rotation"][t])
-        camera = rows["world_to_camera"][t]
         vertices = acting_vertices(body, shape, actions[t], pose)
-        placed.append((vertices @ camera[:3, :3].T + camera[:3, 3]).astype(np.float32))
+        placed.append(in_camera(vertices, rows["world_to_camera"][t]).astype(np.float32))
     return placed
 
 

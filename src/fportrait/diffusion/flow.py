@@ -52,7 +52,12 @@ def bridge_sigmas(
     """
     if level >= 1:
         return sample_sigmas(batch, shift, distribution, generator)
-    return level * (1 - torch.rand(batch, generator=generator)).sqrt()
+    return spread_sigmas(1 - torch.rand(batch, generator=generator), level, shift)
+
+
+def spread_sigmas(share: torch.Tensor, level: float, shift: float = 5.0) -> torch.Tensor:
+    """The noise levels that uniform numbers in (0, 1] become for paths that start at `level`; see `bridge_sigmas`."""
+    return shift_sigma(share, shift) if level >= 1 else level * share.sqrt()
 
 
 def _per_sample(sigma: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

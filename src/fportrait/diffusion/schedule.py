@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
+from fportrait.diffusion.flow import shift_sigma
 from fportrait.errors import UserError, refuse_unknown_keys
 
 SCHEDULERS = ("euler", "unipc", "dpm++")
@@ -38,6 +39,11 @@ def make_scheduler(name: str = "euler", shift: float = 5.0) -> Any:
 def noise_levels(steps: int, start: float = 1.0, shift: float = 5.0) -> np.ndarray:
     """The `steps` levels above 0, before the shift: evenly spaced down from the one that becomes `start` by it."""
     return np.linspace(start / (shift - (shift - 1) * start), 0.0, steps + 1)[:-1]
+
+
+def shifted_levels(steps: int, start: float = 1.0, shift: float = 5.0) -> np.ndarray:
+    """The `steps` levels above 0 that are sampled at."""
+    return shift_sigma(torch.from_numpy(noise_levels(steps, start, shift)), shift).numpy()
 
 
 def set_noise_levels(scheduler: Any, steps: int, device: str | torch.device | None = None, start: float = 1.0) -> None:
@@ -65,6 +71,5 @@ def set_noise_levels(scheduler: Any, steps: int, device: str | torch.device | No
         return
     scheduler.set_timesteps(steps, device=device)
     if start < 1:
-        shifted_levels = shift * levels / (1 + (shift - 1) * levels)
-        scheduler.sigmas = torch.from_numpy(np.append(shifted_levels, 0.0)).float()
+        scheduler.sigmas = torch.from_numpy(np.append(shifted_levels(steps, start, shift), 0.0)).float()
         scheduler.timesteps = (scheduler.sigmas[:-1] * config.num_train_timesteps).round().to(scheduler.timesteps)

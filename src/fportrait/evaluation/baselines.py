@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fportrait.body.painting import warp_portrait
+from fportrait.camera.cameras import in_camera
 from fportrait.dataset.sampling import decode, held_out
 from fportrait.dataset.shards import Record, ShardReader
 from fportrait.diffusion.codec import load_vae
@@ -78,7 +79,7 @@ def _camera_space(body: BodyModel, shape: np.ndarray, table: Any) -> list[np.nda
     found = []
     for row in table.to_dict("records"):
         camera = np.asarray(row["world_to_camera"], np.float64).reshape(4, 4)
-        found.append(body.vertices(shape, None, pose_of(row)) @ camera[:3, :3].T + camera[:3, 3])
+        found.append(in_camera(body.vertices(shape, None, pose_of(row)), camera))
     return found
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from fportrait.body.painting import PortraitPainter, acting_vertices
+from fportrait.camera.cameras import in_camera
 from fportrait.dataset.batches import expression_of
 from fportrait.dataset.sampling import held_out, noise_of
 from fportrait.dataset.shards import Record, ShardReader
@@ -26,7 +27,7 @@ from fportrait.evaluation.clips import summarise
 from fportrait.evaluation.control import changes, gain
 from fportrait.evaluation.types import ClipResult, Evaluation
 from fportrait.pixels import to_model_range
-from fportrait.tracking.actions import ActionReadout
+from fportrait.tracking.actions import ActionReadout, told_actions
 
 CROSS_DATASETS = ("PhoneCapture", "DynamicSweep")  # as in the paper's section 5
 
@@ -134,18 +135,18 @@ def driven(
     poses = [pose_of(row) for row in rows]
     cameras = np.stack([np.asarray(row["world_to_camera"], np.float64).reshape(4, 4) for row in rows])
     normals, points, rotations, placed = [], [], [], []
-    told = _told(readout, table)
+    told = told_actions(readout, np.stack(table["expression_code"].to_list()))
     for pose, camera, actions in zip(poses, cameras, told, strict=True):
         vertices = body.vertices(shape, None, pose)
         normals.append(normal_map(vertices, body.faces, camera, intrinsics, size, size, 2, body.weld))
         points.append(project(body.landmarks(vertices), camera, intrinsics)[0])
         acting = vertices if actions is None else acting_vertices(body, shape, actions, pose)
-        placed.append(acting @ camera[:3, :3].T + camera[:3, 3])
+        placed.append(in_camera(acting, camera))
         rotations.append(camera[:3, :3] @ pose.body_rotation @ pose.head_rotation)
     # Two captures have two worlds; what they share is the head's centre, as in `animate`.
     centre = np.mean([body.head_centre(np.asarray(actor["shape"], np.float64), pose) for pose in poses], 0)
     own = annotations.clip(target.dataset, person["reference_clip"], int(person["reference_frame"]), 1)
-    (own_actions,) = _told(readout, own)
+    (own_actions,) = told_actions(readout, np.stack(own["expression_code"].to_list()))
     own = own.iloc[0]
     reference = np.asarray(own["world_to_camera"], np.float64).reshape(4, 4)
     own_vertices = acting_vertices(body, shape, own_actions, pose_of(own))
@@ -156,15 +157,10 @@ def driven(
         np.stack(rotations),
         _recentred(reference[None], body.head_centre(shape, pose_of(own)))[0],
         np.stack(placed),
-        own_vertices @ reference[:3, :3].T + reference[:3, 3],
+        in_camera(own_vertices, reference),
         body,
         intrinsics,
     )
-
-
-def _told(readout: ActionReadout | None, table: Any) -> list[np.ndarray | None]:
-    """Actions `52` of every row's code; None where nothing reads them."""
-    return [None] * len(table) if readout is None else list(readout(np.stack(table["expression_code"].to_list())))
 
 
 def _recentred(cameras: np.ndarray, centre: np.ndarray) -> np.ndarray:

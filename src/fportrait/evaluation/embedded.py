@@ -17,7 +17,7 @@ import torch
 from fportrait.body.model import BodyModel, Pose, load_body
 from fportrait.body.painting import PortraitPainter, acting_vertices
 from fportrait.body.rasterizer import normal_map
-from fportrait.camera.cameras import project, scale_intrinsics
+from fportrait.camera.cameras import in_camera, project, scale_intrinsics
 from fportrait.dataset.focus import FOCUS_LANDMARKS, focus_weights
 from fportrait.dataset.sampling import Sampler
 from fportrait.diffusion.cameras import Cameras
@@ -173,7 +173,7 @@ class Studio:
         placed = []
         for frame, actions in zip(frames, told_actions(self.readout, codes), strict=True):
             vertices = acting_vertices(self.body, frame["shape"], actions, frame["pose"])
-            placed.append(vertices @ frame["camera"][:3, :3].T + frame["camera"][:3, 3])
+            placed.append(in_camera(vertices, frame["camera"]))
         return placed
 
 

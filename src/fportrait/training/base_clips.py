@@ -17,7 +17,7 @@ from fportrait.atomic_io import atomic_path, value_hash
 from fportrait.body.model import BodyModel, Pose, load_body
 from fportrait.body.painting import PortraitPainter, acting_vertices, paint_each
 from fportrait.body.rasterizer import normal_map
-from fportrait.camera.cameras import project, scale_intrinsics
+from fportrait.camera.cameras import in_camera, project, scale_intrinsics
 from fportrait.capture import people, world
 from fportrait.capture.variety.marks import sample_marks
 from fportrait.errors import UserError
@@ -150,16 +150,16 @@ def render_clip(
             pixels, _ = project(body.landmarks(seen), view["world_to_camera"][0], view["intrinsics"])
             own = face_crop(picture, pixels.astype(np.float32), recipe.crop_size)
             vertices = acting_vertices(body, shape, read(own[None])[0], pose)
-        before = before_camera(vertices, reference_cameras[-1])
+        before = in_camera(vertices, reference_cameras[-1])
         painters.append(PortraitPainter(body, references[-1], before, intrinsics))
     own_frame = int(rng.integers(recipe.frames))
     own_actions = read(own_crops[own_frame][None])[0] if read else None
     shape, pose = bodies[own_frame]
-    own_vertices = before_camera(acting_vertices(body, shape, own_actions, pose), cameras[own_frame])
+    own_vertices = in_camera(acting_vertices(body, shape, own_actions, pose), cameras[own_frame])
     own_picture = shrink(clip["video"][own_frame], recipe.size)
     painters.append(PortraitPainter(body, own_picture, own_vertices, small_intrinsics))
     warped = [
-        paint_each(painters, before_camera(acting_vertices(body, shape, actions, pose), camera), small_intrinsics)
+        paint_each(painters, in_camera(acting_vertices(body, shape, actions, pose), camera), small_intrinsics)
         for (shape, pose), actions, camera in zip(bodies, read_actions, cameras, strict=True)
     ]
 
@@ -196,11 +196,6 @@ def driver_crop(
     points = body.landmarks(people.person_vertices(driver, actions, pose, body))
     pixels, _ = project(points, world_to_camera, intrinsics)
     return face_crop(picture, pixels.astype(np.float32), crop_size)
-
-
-def before_camera(vertices: np.ndarray, world_to_camera: np.ndarray) -> np.ndarray:
-    """Vertices `V 3` in the camera's space."""
-    return np.asarray(vertices @ world_to_camera[:3, :3].T + world_to_camera[:3, 3])
 
 
 def pose_vector(pose) -> np.ndarray:

@@ -35,7 +35,7 @@ from fportrait.bundle import SHIPPED_BASE, assemble, bundle_hashes, read_setting
 from fportrait.devices import device_of
 from fportrait.diffusion.codec import BlockCodec, denormalise
 from fportrait.diffusion.conditions import CONDITIONS, Conditions, Reads
-from fportrait.diffusion.flow import bridged_noise, flow_loss, noise_latents, shift_sigma
+from fportrait.diffusion.flow import bridged_noise, flow_loss, noise_latents, spread_sigmas
 from fportrait.diffusion.shapes import latent_frames
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 from fportrait.errors import UserError
@@ -158,7 +158,7 @@ def student_inputs(
     result, noise = batch["result"], batch["noise"]
     count, frames = len(result), result.shape[2]
     draw = torch.rand(4, count, generator=generator)
-    between = shift_sigma(1 - draw[1], shift) if level >= 1 else level * (1 - draw[1]).sqrt()
+    between = spread_sigmas(1 - draw[1], level, shift)
     sigmas = torch.where(draw[0] < settings.one_call, torch.full((count,), level), between)
     known = torch.where(draw[2] < settings.known, (draw[3] * (frames - 1)).long() + 1, 0) * (frames > 1)
     given = torch.arange(frames)[None] < known[:, None]  # B l

@@ -42,7 +42,7 @@ from fportrait.training.cost import peak_flops, sample_work
 from fportrait.training.losses import HeldOut, prepare, sample_losses, to_device
 from fportrait.training.meter import Meter
 from fportrait.training.parallel import Parallel, make_parallel, whole
-from fportrait.training.stages import batches_of, check_stage
+from fportrait.training.stages import batches_of, check_noise_levels, check_stage
 
 LOOP_VERSION = "3"  # raise when the same settings would learn something else
 Log = Callable[[dict[str, float], int], None]
@@ -110,6 +110,7 @@ class Trainer:
         self.share = stage.micro_batch(parallel.processes)
         check_stage(stage, reader)
         self.batches = batches_of(stage, transformer, reader)
+        check_noise_levels(stage, self.batches.reads.bridge_level)
         self.root, self.name = checkpoints, run_name(stage, transformer, reader)
         torch.manual_seed(stage.seed)
         if stage.adapter is not None:

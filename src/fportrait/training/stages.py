@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import torch
 
     from fportrait.diffusion.transformer import FactorPortraitTransformer
+
+logger = logging.getLogger(__name__)
 
 
 def check_stage(stage: StageConfig, reader: ShardReader) -> None:
@@ -39,6 +42,28 @@ def check_stage(stage: StageConfig, reader: ShardReader) -> None:
                 "frames of at most the window of the shards",
                 f"set frames of {stage.name} to {shortest} or less, or raise encode's window and encode again",
             )
+
+
+def check_noise_levels(stage: StageConfig, bridge_level: float) -> None:
+    """Tell of settings that a model whose paths start at the painted portrait does not read (`flow.bridge_sigmas`).
+
+    Such a model learns at level sqrt(u): `sigmas` has no meaning, and `shift` only spaces the levels of sample videos,
+    of which a warning tells.
+
+    Raises:
+        UserError: `sigmas` other than uniform.
+    """
+    if bridge_level >= 1:
+        return
+    learns = f"this model's paths start at noise level {bridge_level:g}, and its levels are drawn from there"
+    if stage.sigmas != "uniform":
+        raise UserError(
+            f"sigmas = {stage.sigmas} in {stage.name}, which is not read: {learns}",
+            "sigmas: uniform",
+            "set it so, or begin with a model of bridge_level 1",
+        )
+    if stage.shift != StageConfig.shift:
+        logger.warning("shift = %g in %s spaces its sample videos alone: %s", stage.shift, stage.name, learns)
 
 
 def check_start(

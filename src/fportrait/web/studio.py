@@ -21,7 +21,7 @@ from fportrait.animate.edit import Edit, write_edit
 from fportrait.animate.pictures import shown_frames, tracking_overlay
 from fportrait.animate.tracked import Report
 from fportrait.capture.video_io import read_video, write_image
-from fportrait.diffusion.schedule import noise_levels
+from fportrait.diffusion.schedule import shifted_levels
 from fportrait.errors import UserError
 from fportrait.web.results import THUMBNAIL, Result, ResultStore, file_names, stem_of
 
@@ -173,9 +173,8 @@ class Studio:
     def _work(self, frames: int, steps: int, guidance: Mapping[str, float]) -> float:
         """Seconds on two cores at 64 pixels: tracking once per frame, and the model's calls over noise levels."""
         settings = self.animator.settings
-        levels = noise_levels(steps, self.animator.bridge_level, settings.shift)
-        shifted = settings.shift * levels / (1 + (settings.shift - 1) * levels)
-        guided = int((shifted <= settings.guidance_below).sum())
+        levels = shifted_levels(steps, self.animator.bridge_level, settings.shift)
+        guided = int((levels <= settings.guidance_below).sum())
         calls = steps + guided * sum(scale != 1 for scale in guidance.values())
         return START_SECONDS + frames * (TRACK_SECONDS + calls * CALL_SECONDS * (settings.size / 64) ** 2)
 
