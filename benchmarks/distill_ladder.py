@@ -1,10 +1,15 @@
-"""The ladder of model calls: a student in 1, 2 and 4, its teacher without guidance and as shipped, on the same people.
+"""The ladder of model calls: quality by processor time, of a base by its steps, or of a student and its teacher.
 
-    python benchmarks/distill_ladder.py --student BUNDLE [--teacher BUNDLE] [--people 2] [--frames 5]
+    python benchmarks/distill_ladder.py [--teacher BUNDLE] [--people 2] [--frames 5] [--plot FILE]
+    python benchmarks/distill_ladder.py --student BUNDLE [--teacher BUNDLE]
+
+Without a student: the shipped base in 1, 2, 4 and 6 steps, each with its own guidance and without any. With one: the
+student in 1, 2 and 4 calls, its teacher without guidance and as shipped.
 
 Embedded people of seeds that nothing else draws, all rows in one run on the same scenes, noise and rendered truth:
 PSNR, perceptual distance (LPIPS where its weights are there), gains of the probes, sharpness, and processor seconds of
-the modelmodel's calls. Writes `benchmarks/results/distill_ladder.json` and a plot beside it.
+the model's calls. Writes `benchmarks/results/base_ladder.json` or `distill_ladder.json` and a plot, and prints the
+table of docs/live.md.
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _result import write_result
+from _result import RESULTS, write_result
 
 from fportrait.bundle import SHIPPED_BASE, read_settings
 from fportrait.capture.people import sample_person
@@ -88,37 +93,53 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    kinds = list(dict.fromkeys(row["name"].partition(",")[0] for row in rows))
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
     for axis, (key, label) in zip(
         axes,
         (("psnr", "PSNR, dB"), ("expression_gain", "expression gain"), ("sharpness", "sharpness of the truth's")),
         strict=True,
     ):
-        for row in rows:
-            student = row["name"].startswith("student")
-            axis.plot(row["cpu_ms_per_frame"], row[key], "o" if student else "s", color="C0" if student else "C1")
-            axis.annotate(f" {row['calls']}", (row["cpu_ms_per_frame"], row[key]))
+        for number, kind in enumerate(kinds):
+            of_kind = [row for row in rows if row["name"].partition(",")[0] == kind]
+            spent, value = [row["cpu_ms_per_frame"] for row in of_kind], [row[key] for row in of_kind]
+            axis.plot(
+                spent, value, "os"[number % 2] + ("" if kind == "teacher" else "-"), color=f"C{number}", label=kind
+            )
+            for row in of_kind:
+                axis.annotate(f" {row['calls']}", (row["cpu_ms_per_frame"], row[key]))
         axis.set_xscale("log")
         axis.set_xlabel("processor ms a frame")
         axis.set_title(label)
-    axes[0].plot([], [], "o", color="C0", label="student")
-    axes[0].plot([], [], "s", color="C1", label="teacher")
     axes[0].legend()
     figure.savefig(path, dpi=110)
 
 
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as Markdown, as they stand in docs/live.md."""
+    keys = ("calls", "psnr", "perceptual", "sharpness", "expression_gain")
+    lines = [
+        "| | calls | PSNR | perceptual | sharpness | expression gain | pose | view | identity | CPU ms a frame |",
+        "| --- |" + " ---: |" * 9,
+    ]
+    for row in rows:
+        values = [row[key] for key in keys] + [row["gains"].get(key) for key in ("pose", "view", "identity")]
+        lines.append(" | ".join(["| " + row["name"], *map(str, values), f"{row['cpu_ms_per_frame']:.1f} |"]))
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--student", type=Path, required=True)
+    parser.add_argument("--student", type=Path)
     parser.add_argument("--teacher", type=Path, default=SHIPPED_BASE)
     parser.add_argument("--people", type=int, default=2)
     parser.add_argument("--frames", type=int, default=5)
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 6], help="of the ladder without a student")
+    parser.add_argument("--plot", type=Path, help="default: beside the result")
     arguments = parser.parse_args()
     settings = read_settings(arguments.teacher)
-    pipelines = {}
-    for name in ("teacher", "student"):
-        pipelines[name] = FactorPortraitPipeline.from_bundle(getattr(arguments, name))
-        pipelines[name].set_progress_bar_config(disable=True)
+    teacher = FactorPortraitPipeline.from_bundle(arguments.teacher)
+    teacher.set_progress_bar_config(disable=True)
     encoder = ExpressionEncoder.from_pretrained(arguments.teacher / "expression_encoder")
     studio = Studio(encoder, settings.size, settings.camera_distance, settings.crop_metres)
     people = [
@@ -131,25 +152,36 @@ def main() -> None:
         perceptual = None
         print(f"no perceptual distance: {error}")
     rest = (studio, people, arguments.frames, perceptual)
+    own = dict(settings.guidance)
     rows = []
-    for steps in (1, 2, 4):
-        rows.append(measured(f"student, {steps}", pipelines["student"], steps, {}, *rest))
-    teacher = pipelines["teacher"]
-    rows.append(measured("teacher, guided", teacher, settings.steps, dict(settings.guidance), *rest))
-    rows.append(measured("teacher, not guided", teacher, settings.steps, {}, *rest))
-    teacher.register_modules(scheduler=make_scheduler("euler", settings.shift))
-    rows.append(measured("teacher, 1 call", teacher, 1, {}, *rest))
-    full = rows[3]
-    plot(rows, Path(__file__).parent / "results/distill_ladder.png")
+    if arguments.student is None:
+        name, ours, full = "base_ladder", 0, -1
+        for kind, guidance in (("not guided", {}), *([("guided", own)] if own else [])):
+            for steps in arguments.steps:
+                rows.append(measured(f"{kind}, {steps} steps", teacher, steps, guidance, *rest))
+        peer, what = rows[-1]["name"], f"a frame by {rows[0]['name']}, against {rows[-1]['name']}"
+    else:
+        name, ours, full = "distill_ladder", 0, 3
+        student = FactorPortraitPipeline.from_bundle(arguments.student)
+        student.set_progress_bar_config(disable=True)
+        for steps in (1, 2, 4):
+            rows.append(measured(f"student, {steps}", student, steps, {}, *rest))
+        rows.append(measured("teacher, guided", teacher, settings.steps, own, *rest))
+        rows.append(measured("teacher, not guided", teacher, settings.steps, {}, *rest))
+        teacher.register_modules(scheduler=make_scheduler("euler", settings.shift))
+        rows.append(measured("teacher, 1 call", teacher, 1, {}, *rest))
+        peer, what = "the guided teacher", "a frame, student in one call against its guided teacher"
+    plot(rows, arguments.plot or RESULTS / f"{name}.png")
+    print(table(rows))
     write_result(
-        "distill_ladder",
-        "processor time of the model's calls a frame, student in one call against its guided teacher",
-        rows[0]["cpu_ms_per_frame"],
+        name,
+        f"processor time of the model's calls {what}",
+        rows[ours]["cpu_ms_per_frame"],
         "ms",
         bound=8.0,
         n=len(people),
-        theirs=full["cpu_ms_per_frame"],
-        peer="the guided teacher",
+        theirs=rows[full]["cpu_ms_per_frame"],
+        peer=peer,
         rows=rows,
     )
 

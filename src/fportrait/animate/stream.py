@@ -149,7 +149,7 @@ class PortraitStream:
         self.rest_code = animator.portrait_rest(self.person)
         matches = self.reads_painted and animator.encoder.readout is not None
         self.response = animator.response(self.person, image) if matches else None
-        self._before: tuple[Moment, np.ndarray] | None = None  # the last moment and its normal map
+        self._before: tuple[Moment, np.ndarray, np.ndarray | None] | None = None  # last moment, its normals, painted
         self._shown: torch.Tensor | None = None  # the last frame, 1 3 1 H W
 
     @property
@@ -190,8 +190,9 @@ class PortraitStream:
         """The window of the last moment before and `frames` new ones."""
         assert len(moments) == self.frames
         maps = [self.normals(moment) for moment in moments]
-        before, before_map = self._before or (moments[0], maps[0])
-        self._before = moments[-1], maps[-1]
+        paintings = [self.painted(moment) for moment in moments] if self.reads_painted else [None] * len(maps)
+        before, before_map, before_painting = self._before or (moments[0], maps[0], paintings[0])
+        self._before = moments[-1], maps[-1], paintings[-1]
         whole = [before, *moments]
         cameras = Cameras(
             np.stack([moment.camera for moment in whole]),
@@ -203,7 +204,7 @@ class PortraitStream:
         if self.carry == "given" and self._shown is not None:
             with torch.no_grad():
                 given = encode_video(self.pipeline.vae, self._shown).float()
-        painted = np.stack([self.painted(moment) for moment in whole]) if self.reads_painted else None
+        painted = np.stack([before_painting, *paintings]) if self.reads_painted else None
         latents = self.pipeline(
             self.reference,
             cameras,

@@ -184,12 +184,12 @@ def parse_keys(text: str) -> list[tuple[float, float, float]]:
 
 def key_path(keys: Sequence[tuple[float, float, float]], frames: int, distance: float) -> np.ndarray:
     """Cameras `T 4 4` that pass key positions at even times; monotone pieces between them, so none is overshot."""
-    from scipy.interpolate import PchipInterpolator
-
     points = np.array(keys, np.float64) * [1, 1, distance]
     if len(points) == 1 or frames == 1:
         rows = np.repeat(points[:1], frames, axis=0)
     else:
+        from scipy.interpolate import PchipInterpolator  # half a second with what it brings, for a camera that moves
+
         rows = PchipInterpolator(np.linspace(0, frames - 1, len(points)), points)(np.arange(frames))
     return orbit(*rows.T)
 

@@ -184,10 +184,13 @@ def animate(
     begun = time.process_time()
     chosen = student() if fast else promoted_or_shipped(model)
     from fportrait.animate import animate as run_animation
-    from fportrait.animate.adapters import resolve
     from fportrait.animate.profile import Profile, table
-    from fportrait.ops.store import home
 
+    if adapter is not None:
+        from fportrait.animate.adapters import resolve
+        from fportrait.ops.store import home
+
+        adapter = resolve(adapter, home())
     spent = Profile()
     spent.seconds["load"] = time.process_time() - begun  # of a cold command most of it is imports
     bars = Bars()
@@ -203,7 +206,7 @@ def animate(
             profile=spent,
             size=size,
             force=force,
-            adapter=None if adapter is None else resolve(adapter, home()),
+            adapter=adapter,
             sound=not no_audio,
             expression=expression,
             guidance=scales,

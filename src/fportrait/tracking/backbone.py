@@ -84,7 +84,8 @@ class ResNet34Encoder(nn.Module):
         size = self.crop_size
         if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (size, size, 3):
             raise UserError(f"crops {crops.dtype} {crops.shape}", f"uint8 N {size} {size} 3", self.crop_function)
-        self.eval()
+        if self.training:  # telling every layer costs as much as a tenth of tracking, a frame at a time
+            self.eval()
         device = self.head.weight.device
         parts = [
             self.finish(self(to_model_range(crops[start : start + batch]).to(device))).float().cpu()
