@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from fportrait.animate.request import Request
 from fportrait.animate.retarget import MOST, SLIDERS
 from fportrait.animate.viewpoint import CAMERAS, parse_keys
 from fportrait.bundle import BundleSettings
@@ -131,9 +132,10 @@ def intro(settings: BundleSettings, seconds: float) -> None:
     """What to expect, in a sentence and an example, before anything is uploaded."""
     clip = clips_long(settings, 3)
     gr.Markdown(
-        "Give a portrait and a driving video, choose a camera path, press **Generate**. What the portrait shows keeps "
-        f"its detail; what the model must make new at {settings.size}×{settings.size} pixels, an open mouth or a side "
-        f"that was turned away, comes out soft. {clip / 25:.0f} seconds of video take about {seconds:.0f} seconds here."
+        "Give a portrait and a driving video, choose a camera path, press **Generate**. The video is "
+        f"{settings.size * Request.scale} pixels wide: as sharp as the portrait where nothing changes; what the model "
+        f"must make new at {settings.size}×{settings.size}, an open mouth or a side that was turned away, comes out "
+        f"soft. {clip / 25:.0f} seconds of video take about {seconds:.0f} seconds here."
     )
     if EXAMPLE.is_file():
         data = base64.b64encode(EXAMPLE.read_bytes()).decode()
