@@ -46,6 +46,7 @@ from fportrait.tracking.fit import LandmarkModel, bridge_gaps, smoothing
 from fportrait.tracking.landmarks import shared_landmarker
 from fportrait.tracking.neutral import Rest, check_neutral, rendered_rest, rest_for, rest_of
 from fportrait.tracking.points import landmark_codes
+from fportrait.tracking.residual import landmark_offsets
 from fportrait.tracking.segments import segment_codes
 
 CONDITIONS = ("provenance.json", "normals.mp4", "warped.mp4", "portrait_normals.png", "cameras.json", "codes.npy")
@@ -183,7 +184,7 @@ class Animator:
             scene = in_one_scene(person, image, drive, self.body, self.landmarks, config)
         if scene is not None:
             express = scene[1] if express is drive else express
-            person, drive = scene
+            person, drive = self.personal(scene[0]), scene[1]
         frames = min(len(drive), math.ceil(len(express) / express.fps * drive.fps - 1e-6))
         view = viewpoint(request.camera, frames, self.settings, request.seed, drive.fps)
         notes = [*person.notes, *clock_notes(drive, express, frames), *view.notes, *training_fit(view, self.settings)]
@@ -201,9 +202,20 @@ class Animator:
     def tracked_portrait(self, path: Path, fov: float | None = None, force: bool = False) -> tuple[Tracked, np.ndarray]:
         """A portrait's track and its upright picture `H W 3`; see `track_picture`."""
         config, size = replace(self.config, force=force), self.encoder.crop_size
-        return self._once(
-            (("portrait", fov, force), path), lambda: track_picture(path, self.landmarks, config, size, fov)
-        )
+
+        def track() -> tuple[Tracked, np.ndarray]:
+            person, image = track_picture(path, self.landmarks, config, size, fov)
+            return self.personal(person), image
+
+        return self._once((("portrait", fov, force), path), track)
+
+    def personal(self, person: Tracked) -> Tracked:
+        """A portrait with its own face's offsets from the fitted body (`tracking.residual`)."""
+        track, seen = person.track, person.track.seen[0]
+        finer = seen.refined if track.refined and seen.refined is not None else seen.landmarks
+        pose = (track.rotations[0], track.translations[0], track.cameras[0], person.intrinsics)
+        offsets = landmark_offsets(self.body, self.landmarks, person.shape, self._acted(person), *pose, finer[0])
+        return replace(person, offsets=offsets)
 
     def _once(self, key: tuple[Any, Path], make: Callable[[], Any]) -> Any:
         """What `make` gives, kept under the file's bytes when this animator remembers."""

@@ -124,7 +124,8 @@ class PortraitStream:
         size = self.settings.size
         self.carry, self.seed = carry, seed
         config = replace(animator.config, force=force)
-        self.person, image = track_picture(portrait, animator.landmarks, config, animator.encoder.crop_size)
+        person, image = track_picture(portrait, animator.landmarks, config, animator.encoder.crop_size)
+        self.person = animator.personal(person)
         self.notes = list(self.person.notes)
         self.pipeline = animator.pipeline
         if self.pipeline.transformer.config.expression == "landmarks":
@@ -140,10 +141,8 @@ class PortraitStream:
         self.own_intrinsics = crop_intrinsics(self.person.intrinsics, self.person.crop, size)
         self.intrinsics = square_intrinsics(self.settings)
         self.own_normals = animator.portrait_normals(self.person)
-        own_code = segment_codes(self.person.track, animator.encoder)
-        own = posed(
-            animator.body, self.person.shape, self.person, [0], told_actions(animator.encoder.readout, own_code)
-        )
+        told = told_actions(animator.encoder.readout, segment_codes(self.person.track, animator.encoder))
+        own = posed(animator.body, self.person.shape, self.person, [0], told, self.person.offsets)
         vertices = in_camera(next(own), self.person.reference_camera)
         self.paint = PortraitPainter(animator.body, self.picture, vertices, self.own_intrinsics)
         self.rest_code = animator.portrait_rest(self.person)
@@ -184,7 +183,10 @@ class PortraitStream:
     def painted(self, moment: Moment) -> np.ndarray:
         """The portrait painted on it, `S S 3`, for models that read that."""
         (told,) = told_actions(self.animator.encoder.readout, moment.code[None])
-        return self.paint(in_camera(self.vertices(moment, told), moment.camera), self.intrinsics)
+        vertices = self.vertices(moment, told)
+        if self.person.offsets is not None:
+            vertices = vertices + self.person.offsets @ moment.rotation.T
+        return self.paint(in_camera(vertices, moment.camera), self.intrinsics)
 
     def sample(self, moments: Sequence[Moment]) -> Sampled:
         """The window of the last moment before and `frames` new ones."""

@@ -44,6 +44,7 @@ class Tracked:
     notes: tuple[str, ...] = ()  # what was done to the file's pictures and times
     start: float = 0.0  # seconds of the file's clock
     sound: bool = False
+    offsets: np.ndarray | None = None  # `V 3` of a portrait's own face beside the fitted body; see `tracking.residual`
     own: bool = False  # filmed in the portrait's own scene and fitted with it; see `together`
 
     def __len__(self) -> int:
@@ -200,16 +201,19 @@ def posed(
     drive: Tracked,
     numbers: Sequence[int],
     actions: Sequence[np.ndarray | None] | None = None,
+    offsets: np.ndarray | None = None,
 ) -> Iterator[np.ndarray]:
     """Vertices `V 3` of a body of `shape` in the driver's poses, in a world whose origin is the head's centre.
 
     Args:
         actions: `52` of every number's frame, for a body that acts; None of a face at rest.
+        offsets: `V 3` in the head's axes, added to the body's own surface.
     """
     for number, acted in zip(numbers, actions or [None] * len(numbers), strict=True):
         translation = drive.track.translations[number] - drive.centre
         pose = to_pose(body, shape, drive.track.rotations[number], translation)
-        yield acting_vertices(body, shape, acted, pose)
+        vertices = acting_vertices(body, shape, acted, pose)
+        yield vertices if offsets is None else vertices + offsets @ drive.track.rotations[number].T
 
 
 def paint_portrait(
@@ -238,13 +242,13 @@ def paint_portrait(
     def painter(
         of: Tracked, picture: np.ndarray, acted: np.ndarray | None, more: Sequence[PortraitPainter] = ()
     ) -> Any:
-        vertices = before(next(posed(body, of.shape, of, [0], [acted])), of.reference_camera)
+        vertices = before(next(posed(body, of.shape, of, [0], [acted], of.offsets)), of.reference_camera)
         lens = crop_intrinsics(of.intrinsics, of.crop, picture.shape[0])
         return PortraitPainter(body, picture, vertices, lens, samples, more)
 
     paint = painter(person, portrait, own_actions, [painter(*other) for other in others])
     for camera, matrix, vertices in zip(
-        cameras, intrinsics, posed(body, person.shape, drive, numbers, actions), strict=True
+        cameras, intrinsics, posed(body, person.shape, drive, numbers, actions, person.offsets), strict=True
     ):
         target = before(vertices, camera)
         yield paint(target, matrix)

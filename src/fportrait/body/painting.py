@@ -19,6 +19,7 @@ WARP_REACH, WARP_SCALE = 0.12, 2  # of `PortraitPainter`
 INSIDE = {"teeth": (183, 176, 162), "tongue": (101, 57, 60), "mouth_cavity": (73, 44, 42)}  # sRGB, of rendered people
 SPREAD_BLUR = 0.25  # of the reach: deviation of the Gaussian that smooths what is spread
 SIGHT_LOW = 0.2  # cosine below which the first portrait sees a point badly enough for another one to be asked
+MIRROR_SIGHT = 0.4  # cosine that the other side must be seen with: a silhouette's edge mirrors what lies beside it
 SIGHT_DEPTH = 0.008  # metres behind what a pixel sees that still count as seen
 USUAL_LIGHT = 140  # median of a face's grey levels that INSIDE goes with
 DRAW_SCALE = 3  # the picture is drawn larger and averaged down, as filmed ones are
@@ -118,7 +119,7 @@ def _draw(
     Args:
         front: which of them lie before the portrait's camera, `N`. reach: of `warp_portrait`.
         beyond: colours `N 3` of points that the portrait does not see, their shares `N` of what is drawn, 0 where it
-            does, and which of them `N` nothing is known of, so that they are drawn as what lies beside the mesh is.
+            does, and which of them `N` nothing is known of: they are filled from what is around them on the mesh.
     """
     known = front if beyond is None else front & ~beyond[2]
     on_mesh = target.places[known]
@@ -132,12 +133,28 @@ def _draw(
     source = target.grid + moved - 0.5  # OpenCV samples at whole numbers
     drawn = cv2.remap(portrait, source, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
     if beyond is not None:
-        colours, shares, _ = beyond
+        colours, shares, lost = beyond
         mixed = np.flatnonzero(front & (shares > 0))
         at, flat = target.places[mixed], drawn.reshape(-1, 3)
         colour = flat[at] + shares[mixed, None] * (colours[mixed] - flat[at])
         flat[at] = np.clip(colour + 0.5, 0, 255).astype(np.uint8)
+        gaps = target.places[front & lost]
+        if len(gaps) and len(on_mesh):
+            told = np.zeros(target.covered.shape, np.float32)
+            told.reshape(-1)[on_mesh] = 1
+            flat[gaps] = around(drawn, told).reshape(-1, 3)[gaps]
     return drawn if target.samples == 1 else cv2.resize(drawn, portrait.shape[1::-1], interpolation=cv2.INTER_AREA)
+
+
+def around(drawn: np.ndarray, told: np.ndarray) -> np.ndarray:
+    """For every pixel a mean of the colours `H W 3` uint8 around it where they are `told` (`H W`, 1 or 0), the nearer
+    the more: what stands between two sides goes from one to the other, without the seam that nearest colours leave."""
+    known = np.dstack([drawn * told[..., None], told])
+    total, sigma, weight = np.zeros_like(known), len(drawn) / 100, 1.0
+    while sigma < len(drawn):
+        total += weight * cv2.GaussianBlur(known, (0, 0), sigma)
+        sigma, weight = 2 * sigma, weight / 8
+    return np.clip(total[..., :3] / np.maximum(total[..., 3:], 1e-6) + 0.5, 0, 255).astype(np.uint8)
 
 
 def fade(covered: np.ndarray, reach: float) -> np.ndarray:
@@ -264,7 +281,7 @@ class PortraitPainter:
         candidates = [(other, False) for other in self.others]
         for other, mirrored in [*candidates, *[(self, True)] * (mirror_vertices(self.body) is not None)]:
             sight, seen_at, _ = other.sight(target, mirrored)
-            ahead = wanted * (sight > enough)
+            ahead = wanted * (sight > (np.maximum(enough, MIRROR_SIGHT) if mirrored else enough))
             taken = ahead > shares
             colours[taken] = other.colours(seen_at[taken]) * (self.light / np.maximum(other.light, 1))
             shares = np.maximum(shares, ahead)
