@@ -97,7 +97,11 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
     for axis, (key, label) in zip(
         axes,
-        (("psnr", "PSNR, dB"), ("expression_gain", "expression gain"), ("sharpness", "sharpness of the truth's")),
+        (
+            ("psnr", "PSNR, dB"),
+            ("expression_gain", "expression gain"),
+            ("sharpness", "sharpness of the truth's"),
+        ),
         strict=True,
     ):
         for number, kind in enumerate(kinds):
@@ -109,6 +113,9 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
             for row in of_kind:
                 axis.annotate(f" {row['calls']}", (row["cpu_ms_per_frame"], row[key]))
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("{x:g}")
+        axis.tick_params(axis="x", which="minor", labelsize=6)
         axis.set_xlabel("processor ms a frame")
         axis.set_title(label)
     axes[0].legend()
@@ -158,7 +165,7 @@ def main() -> None:
         name, ours, full = "base_ladder", 0, -1
         for kind, guidance in (("not guided", {}), *([("guided", own)] if own else [])):
             for steps in arguments.steps:
-                rows.append(measured(f"{kind}, {steps} steps", teacher, steps, guidance, *rest))
+                rows.append(measured(f"{kind}, {steps} step{'s' * (steps > 1)}", teacher, steps, guidance, *rest))
         peer, what = rows[-1]["name"], f"a frame by {rows[0]['name']}, against {rows[-1]['name']}"
     else:
         name, ours, full = "distill_ladder", 0, 3
