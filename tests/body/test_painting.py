@@ -9,6 +9,7 @@ from fportrait.body.painting import (
     PortraitPainter,
     Target,
     acting_vertices,
+    around,
     mirror_vertices,
     mirrored_faces,
     on_surface,
@@ -154,3 +155,18 @@ def test_a_readout_of_another_number_of_actions_is_refused_in_one_sentence():
     body, pose = load_body(), Pose(np.eye(3), np.zeros(3), np.eye(3))
     with pytest.raises(UserError, match=r"51 facial actions .* Expected 52, those of the embedded body"):
         acting_vertices(body, np.zeros(body.identity_dim), np.zeros(51, np.float32), pose)
+
+
+def test_what_is_told_on_two_sides_goes_from_one_to_the_other_without_a_step():
+    drawn = np.zeros((64, 64, 3), np.uint8)
+    drawn[:, 40:] = 200
+    told = np.ones((64, 64), np.float32)
+    told[:, 16:48] = 0
+    filled = around(drawn, told)[:, :, 0]
+    row = filled[32, 16:48]
+    assert row[0] < 40 and row[-1] > 160
+    assert np.abs(np.diff(row)).max() < 60 and (np.diff(row) > -12).all()
+
+
+def test_a_picture_of_which_nothing_is_told_stays_finite():
+    assert np.isfinite(around(np.full((8, 8, 3), 90, np.uint8), np.zeros((8, 8), np.float32))).all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numba
@@ -20,6 +20,7 @@ INSIDE = {"teeth": (183, 176, 162), "tongue": (101, 57, 60), "mouth_cavity": (73
 SPREAD_BLUR = 0.25  # of the reach: deviation of the Gaussian that smooths what is spread
 SIGHT_LOW = 0.2  # cosine below which the first portrait sees a point badly enough for another one to be asked
 MIRROR_SIGHT = 0.4  # cosine that the other side must be seen with: a silhouette's edge mirrors what lies beside it
+SEAM = 0.012  # of the picture: deviation of the Gaussian that shares are softened with
 SIGHT_DEPTH = 0.008  # metres behind what a pixel sees that still count as seen
 USUAL_LIGHT = 140  # median of a face's grey levels that INSIDE goes with
 DRAW_SCALE = 3  # the picture is drawn larger and averaged down, as filmed ones are
@@ -47,6 +48,17 @@ def acting_vertices(body: Any, shape: np.ndarray, actions: np.ndarray | None, po
             "use the encoder and the bundle that were made with this body",
         )
     return np.asarray(body.vertices(shape, actions, pose))
+
+
+class Beyond(NamedTuple):
+    """Of the `N` samples of a target that see the mesh: `colours` `N 3` from elsewhere than the portrait, and their
+    `shares` `N` of what is drawn, 0 where it sees for itself; which are `inside` a mouth and have usual colours; and
+    which are `lost`: nothing is known of them, they are filled from what is around them."""
+
+    colours: np.ndarray
+    shares: np.ndarray
+    inside: np.ndarray
+    lost: np.ndarray
 
 
 class Target:
@@ -112,16 +124,15 @@ def _draw(
     sources: np.ndarray,
     front: np.ndarray,
     reach: float,
-    beyond: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+    beyond: Beyond | None = None,
 ) -> np.ndarray:
     """The picture `H W 3` uint8 whose samples on the mesh have the portrait's colours at `sources` `N 2`, pixels.
 
     Args:
         front: which of them lie before the portrait's camera, `N`. reach: of `warp_portrait`.
-        beyond: colours `N 3` of points that the portrait does not see, their shares `N` of what is drawn, 0 where it
-            does, and which of them `N` nothing is known of: they are filled from what is around them on the mesh.
+        beyond: what the portrait does not see itself.
     """
-    known = front if beyond is None else front & ~beyond[2]
+    known = front if beyond is None else front & ~beyond.lost
     on_mesh = target.places[known]
     moved = np.zeros((*target.covered.shape, 2), np.float32)
     moved.reshape(-1, 2)[on_mesh] = sources[known] - target.grid.reshape(-1, 2)[on_mesh]
@@ -133,28 +144,44 @@ def _draw(
     source = target.grid + moved - 0.5  # OpenCV samples at whole numbers
     drawn = cv2.remap(portrait, source, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
     if beyond is not None:
-        colours, shares, lost = beyond
-        mixed = np.flatnonzero(front & (shares > 0))
-        at, flat = target.places[mixed], drawn.reshape(-1, 3)
-        colour = flat[at] + shares[mixed, None] * (colours[mixed] - flat[at])
-        flat[at] = np.clip(colour + 0.5, 0, 255).astype(np.uint8)
-        gaps = target.places[front & lost]
-        if len(gaps) and len(on_mesh):
-            told = np.zeros(target.covered.shape, np.float32)
-            told.reshape(-1)[on_mesh] = 1
-            flat[gaps] = around(drawn, told).reshape(-1, 3)[gaps]
+        _fill(drawn, target, front, beyond)
     return drawn if target.samples == 1 else cv2.resize(drawn, portrait.shape[1::-1], interpolation=cv2.INTER_AREA)
 
 
+def _fill(drawn: np.ndarray, target: Target, front: np.ndarray, beyond: Beyond) -> None:
+    """Put into `drawn` `H W 3` what the portrait does not see itself; where it comes from elsewhere, without a seam."""
+    flat, mixed = drawn.reshape(-1, 3), np.flatnonzero(front & (beyond.shares > 0))
+    if len(mixed):
+        share, colours = np.zeros(target.covered.shape, np.float32), np.zeros(drawn.shape, np.float32)
+        at = target.places[mixed]
+        share.reshape(-1)[at], colours.reshape(-1, 3)[at] = beyond.shares[mixed], beyond.colours[mixed]
+        told = (share > 0).astype(np.float32)
+        beside = target.places[front]
+        wide = around(colours, told)
+        wide.reshape(-1, 3)[at] = colours.reshape(-1, 3)[at]
+        soft = cv2.GaussianBlur(share, (0, 0), SEAM * len(share)).reshape(-1)[beside, None]
+        mean = flat[beside] + soft * (wide.reshape(-1, 3)[beside] - flat[beside])
+        flat[beside] = np.clip(mean + 0.5, 0, 255).astype(np.uint8)
+    gaps = target.places[front & beyond.lost]
+    known = target.places[front & ~beyond.lost]
+    if len(gaps) and len(known):
+        told = np.zeros(target.covered.shape, np.float32)
+        told.reshape(-1)[known] = 1
+        flat[gaps] = np.clip(around(drawn, told).reshape(-1, 3)[gaps] + 0.5, 0, 255).astype(np.uint8)
+    inside = np.flatnonzero(front & beyond.inside)
+    flat[target.places[inside]] = np.clip(beyond.colours[inside] + 0.5, 0, 255).astype(np.uint8)
+
+
 def around(drawn: np.ndarray, told: np.ndarray) -> np.ndarray:
-    """For every pixel a mean of the colours `H W 3` uint8 around it where they are `told` (`H W`, 1 or 0), the nearer
-    the more: what stands between two sides goes from one to the other, without the seam that nearest colours leave."""
+    """For every pixel a mean of the colours `H W 3` around it where they are `told` (`H W`, 1 or 0), the nearer the
+    more: what stands between two sides goes from one to the other, without the seam that nearest colours leave."""
     known = np.dstack([drawn * told[..., None], told])
-    total, sigma, weight = np.zeros_like(known), len(drawn) / 100, 1.0
-    while sigma < len(drawn):
-        total += weight * cv2.GaussianBlur(known, (0, 0), sigma)
-        sigma, weight = 2 * sigma, weight / 8
-    return np.clip(total[..., :3] / np.maximum(total[..., 3:], 1e-6) + 0.5, 0, 255).astype(np.uint8)
+    total, weight, size = np.zeros_like(known), 1.0, told.shape[::-1]
+    while min(known.shape[:2]) > 1:
+        known = cv2.resize(known, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        total += weight * cv2.resize(known, size, interpolation=cv2.INTER_LINEAR)
+        weight /= 8
+    return np.asarray(total[..., :3] / np.maximum(total[..., 3:], 1e-9))
 
 
 def fade(covered: np.ndarray, reach: float) -> np.ndarray:
@@ -266,9 +293,7 @@ class PortraitPainter:
         sight, places, front = self.sight(target)
         return _draw(self.portrait, target, places, front, WARP_REACH, self._beyond(target, sight, places))
 
-    def _beyond(
-        self, target: Target, best: np.ndarray, places: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _beyond(self, target: Target, best: np.ndarray, places: np.ndarray) -> Beyond:
         """See `_draw`. Args: best, places: of `sight`."""
         count = len(best)
         colours, shares = np.zeros((count, 3), np.float32), np.zeros(count, np.float32)
@@ -286,10 +311,11 @@ class PortraitPainter:
             colours[taken] = other.colours(seen_at[taken]) * (self.light / np.maximum(other.light, 1))
             shares = np.maximum(shares, ahead)
             hidden &= mirrored | (sight <= 0)
+        inside = np.zeros(count, bool)
         if self._inside is not None:
-            hidden &= np.isfinite(self._inside[:, 0])[target.triangles]
-            colours[hidden], shares[hidden] = self._inside[target.triangles[hidden]], 1
-        return colours, shares, (best <= 0) & (shares <= 0)
+            inside = hidden & np.isfinite(self._inside[:, 0])[target.triangles]
+            colours[inside], shares[inside] = self._inside[target.triangles[inside]], 0
+        return Beyond(colours, shares, inside, (best <= 0) & (shares <= 0) & ~inside)
 
     def sight(self, target: Target, mirrored: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """How well the portrait sees a target's points of the surface, `N` cosines, 0 for hidden ones; where, `N 2`
