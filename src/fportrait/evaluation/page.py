@@ -121,7 +121,9 @@ def people_table(people: Mapping[str, Any]) -> str:
         rows.append(f"<tr><td>{html.escape(person)}<td>{entry['clips']}{cells}</tr>")
     head = "".join(f"<th>{html.escape(title)}" for title in present.values())
     head += "<th>yaw trained on<th>yaw held out" if covered else ""
-    return f"<h2>By person</h2>{_table(f'<th>person<th>clips{head}', rows)}"
+    said = "windows of the clip that was held out of each; the model was trained on the person's others"
+    said = f"<p><small>Clips: {said}.</small></p>" if covered else ""
+    return f"<h2>By person</h2>{said}{_table(f'<th>person<th>clips{head}', rows)}"
 
 
 def control_section(control: Mapping[str, Any], picture: str) -> str:
