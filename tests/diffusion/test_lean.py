@@ -15,6 +15,7 @@ import fportrait.animate.animator
 from fportrait.bundle import SHIPPED_BASE
 from fportrait.diffusion.pipeline import FactorPortraitPipeline
 pipeline = FactorPortraitPipeline.from_bundle(SHIPPED_BASE)
+pipeline.maybe_free_model_hooks()  # as every call ends
 late = [name for name in HEAVY if name in sys.modules]
 import diffusers, scipy.stats, torch._dynamo
 from importlib.metadata import packages_distributions

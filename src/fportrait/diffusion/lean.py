@@ -71,9 +71,13 @@ def _unmarked(fn: Any = None, *_: Any, **__: Any) -> Any:
 
 def _ask_dynamo_late() -> None:
     """Whether a component is compiled is asked of each: the same answer, without TorchDynamo where nothing can be."""
-    loading = sys.modules["diffusers.pipelines.pipeline_loading_utils"]
-    asked = loading.is_compiled_module
-    loading.is_compiled_module = lambda module: "torch._dynamo" in sys.modules and asked(module)  # type: ignore[attr-defined]
+    asked = sys.modules["diffusers.utils.torch_utils"].is_compiled_module
+
+    def late(module: Any) -> bool:
+        return "torch._dynamo" in sys.modules and asked(module)
+
+    for name in ("utils.torch_utils", "pipelines.pipeline_utils", "pipelines.pipeline_loading_utils"):
+        sys.modules[f"diffusers.{name}"].is_compiled_module = late  # type: ignore[attr-defined]
 
 
 class _Finder(importlib.abc.MetaPathFinder):
