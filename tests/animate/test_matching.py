@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fportrait.animate.matching import LEVELS, MATCHED, Response, acting, matched_codes, rises_above, score_of
+from fportrait.animate.matching import (
+    LEVELS,
+    MATCHED,
+    Response,
+    acting,
+    matched_codes,
+    rises_above,
+    score_of,
+    scores_at_rest,
+)
 from fportrait.animate.retarget import directions
 from fportrait.body.model import load_body
 from fportrait.bundle import SHIPPED_BASE
@@ -65,7 +74,7 @@ def test_codes_that_tell_nothing_are_brought_to_what_the_driver_does(encoder, na
     scores[:, [BLENDSHAPE_NAMES.index(part) for part in MATCHED[name][0]]] = rise[:, None]
     response = Response.measured(answers, NAMES)
     told = (encoder.readout, directions(encoder), NAMES, sigma)
-    matched = matched_codes(codes, rises_above(scores, scores[:3].mean(0)), rest, response, *told)
+    matched = matched_codes(codes, rises_above(scores, scores_at_rest(scores, (0, 1, 2))), rest, response, *told)
     assert matched.shape == codes.shape and matched.dtype == codes.dtype
     before, after = (levels(encoder.readout(some)) for some in (codes, matched))
     shown = np.array([score_of(face(*row), name) for row in after])
@@ -86,3 +95,12 @@ def test_acting_names_both_sides():
     assert np.flatnonzero(acting(NAMES, smile=0.5)).tolist() == sorted(
         NAMES.index(part) for part in MATCHED["smile"][0]
     )
+
+
+def test_a_closed_mouth_is_never_less_than_rest():
+    scores = np.zeros((20, 52), np.float32)
+    jaw, brow = BLENDSHAPE_NAMES.index("jawOpen"), BLENDSHAPE_NAMES.index("browInnerUp")
+    scores[:10, [jaw, brow]] = 0.3  # speaks with a calm face, then is silent with a stern one
+    rest = scores_at_rest(scores, (2, 3, 4))
+    assert rest[jaw] == 0 and rest[brow] == pytest.approx(0.3)
+    assert rises_above(scores, rest)[:, 0].min() == 0

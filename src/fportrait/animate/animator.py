@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fportrait.animate.likeness import strangers
-from fportrait.animate.matching import Response, matched_codes, rises_above
+from fportrait.animate.matching import Response, matched_codes, rises_above, scores_at_rest
 from fportrait.animate.pictures import enlarge, rows_of_pictures, shown_frames
 from fportrait.animate.portrait import track_picture
 from fportrait.animate.profile import Profile
@@ -312,7 +312,7 @@ class Animator:
         found = np.flatnonzero(seen.confidence > 0)
         assert seen.scores is not None
         scores = bridge_gaps(found, seen.scores[found], len(codes))
-        rises = rises_above(scores, scores[list(rest.frames)].mean(0))
+        rises = rises_above(scores, scores_at_rest(scores, rest.frames))
         told = (readout, self.directions, self.body.action_names)
         return matched_codes(codes, rises, rest.code, prepared.response, *told, smoothing(express.fps))
 

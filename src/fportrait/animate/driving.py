@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fportrait.animate.matching import rises_above
+from fportrait.animate.matching import rises_above, scores_at_rest
 from fportrait.animate.stream import Moment, PortraitStream
 from fportrait.body.pose import rotation_matrix, rotation_vector
 from fportrait.camera.paths import orbit
@@ -102,7 +102,7 @@ class Driving:
             seen = ClipLandmarks(nothing, confidence, nothing, scores=scores)
             found = rest_of(codes, seen, "the driver")
             if found.code is not None:
-                self._estimate, self._rest_scores = found.code, scores[list(found.frames)].mean(0)
+                self._estimate, self._rest_scores = found.code, scores_at_rest(scores, found.frames)
         if self._rest_scores is not None:
             self._matched = min(1.0, self._matched + REST_SHARE)
         if familiar:  # of people like the rendered ones, codes hold little of the person

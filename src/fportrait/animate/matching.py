@@ -11,7 +11,7 @@ everything that reads codes sees one expression.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy as np
 from fportrait.animate.retarget import MOST
 from fportrait.tracking.actions import ActionReadout
 from fportrait.tracking.fit import smooth
+from fportrait.tracking.neutral import LOW_END
 from fportrait.tracking.points import BLENDSHAPE_NAMES
 
 # What is matched: its actions and scores (their names are the same), and its row in `retarget.directions`.
@@ -111,6 +112,19 @@ def acting(names: list[str], **levels: float) -> np.ndarray:
 def score_of(scores: np.ndarray, name: str) -> np.ndarray:
     """Of scores `... 52`, the mean over the sides of one of `MATCHED`."""
     return np.asarray(scores[..., [BLENDSHAPE_NAMES.index(part) for part in MATCHED[name][0]]].mean(-1))
+
+
+def scores_at_rest(scores: np.ndarray, frames: Sequence[int]) -> np.ndarray:
+    """The scores `52` of a driver's face at rest, from all that were seen `T 52` and the frames at rest.
+
+    A mouth at rest is no further open, and smiles no more, than the driver's own low end: of one who speaks while his
+    face is calmest, the closed mouth would else be less than nothing, which no portrait can show.
+    """
+    rest = scores[list(frames)].mean(0)
+    for name in ("jaw", "smile"):
+        columns = [BLENDSHAPE_NAMES.index(part) for part in MATCHED[name][0]]
+        rest[columns] = np.minimum(rest[columns], np.quantile(scores[:, columns], LOW_END, axis=0))
+    return np.asarray(rest)
 
 
 def rises_above(scores: np.ndarray, rest: np.ndarray) -> np.ndarray:
