@@ -37,6 +37,11 @@ LABEL_HEIGHT = 16
 SHOWN_HEIGHT = 192  # pixels; MLflow's player covers a smaller video with its buttons
 
 
+def usual_steps(transformer: Any) -> int:
+    """Steps of a sample: one of a model whose paths start near the truth, as it is sampled by its users, or else 8."""
+    return 1 if transformer.config.bridge_level < 1 else 8
+
+
 def sample_videos(
     stage: StageConfig,
     transformer: torch.nn.Module,
@@ -44,18 +49,19 @@ def sample_videos(
     reader: ShardReader,
     out_folder: str | Path | None,
     label: str,
-    steps: int = 8,
+    steps: int | None = None,
 ) -> list[Path]:
     """One MP4 per dataset of the mixture: portrait, truth and sample side by side, of the first held-out record.
 
     The same noise is used at every call, so that `label` `before` and `after` compare. A dataset without held-out
-    records is left out. Without `out_folder` nothing is written (processes that only help to compute).
+    records is left out. `steps` None takes `usual_steps`. Without `out_folder` nothing is written (processes that only
+    help to compute).
     """
     from fportrait.capture.video_io import write_video
 
     was_training = transformer.training
     transformer.eval()
-    sampler = Sampler(make_pipeline(transformer, vae, stage.shift), steps, stage.seed)
+    sampler = Sampler(make_pipeline(transformer, vae, stage.shift), steps or usual_steps(transformer), stage.seed)
     written = []
     for dataset, share in sorted(stage.mixture.items()):
         records = held_out(reader, dataset, 1, stage.frames) if share else []
@@ -76,7 +82,7 @@ def factor_video(
     vae: Any,
     reader: ShardReader,
     target: str | Path | None,
-    steps: int = 6,
+    steps: int | None = None,
 ) -> dict[str, float]:
     """Write one MP4 of the factors side by side; returns how much each one moves the picture.
 
@@ -95,7 +101,7 @@ def factor_video(
         return {}
     was_training = transformer.training
     transformer.eval()
-    sampler = Sampler(make_pipeline(transformer, vae, stage.shift), steps, stage.seed)
+    sampler = Sampler(make_pipeline(transformer, vae, stage.shift), steps or usual_steps(transformer), stage.seed)
     parts = [factor_conditions(stage, transformer, vae, reader, record, factor) for factor, record in chosen.items()]
     videos = sampler(Conditions.cat(parts), [stage.seed] * len(parts))
     transformer.train(was_training)
