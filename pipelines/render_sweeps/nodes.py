@@ -48,7 +48,8 @@ def render_sweeps(
     people = pd.read_parquet(validated / "identities.parquet")
     trained = set(people[people.split == "train"].identity)  # what is judged stays as it is
     seen = {name: coverage_of(avatars / name) for name in names}
-    sharing = {n: seen[n] is not None for n in names if n in trained and (seen[n] is None or seen[n].sweepable)}
+    usable = {name for name, one in seen.items() if one is None or one.sweepable}
+    sharing = {name: seen[name] is not None for name in names if name in trained & usable}
     shared = sweeps_of(sharing, sweep, studio_share)
     plans = {name: shared.get(name, sweep) for name in names}
     names = [name for name in names if plans[name]["clips_view"] + plans[name]["clips_dynamic"]]

@@ -206,7 +206,7 @@ class PortraitStream:
         if self.carry == "given" and self._shown is not None:
             with torch.no_grad():
                 given = encode_video(self.pipeline.vae, self._shown).float()
-        painted = np.stack([before_painting, *paintings]) if self.reads_painted else None
+        painted = None if before_painting is None else np.stack([before_painting, *paintings])
         latents = self.pipeline(
             self.reference,
             cameras,

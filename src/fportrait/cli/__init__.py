@@ -159,7 +159,7 @@ def main(ctx: click.Context) -> None:
     Exit codes: 0 done; 1 a fault of fportrait; 2 a mistake that the message says how to mend;
     3 done, but some inputs were quarantined; 130 stopped.
     """
-    if ctx.command.alone and ctx.invoked_subcommand in SAMPLING:
+    if getattr(ctx.command, "alone", False) and ctx.invoked_subcommand in SAMPLING:
         from fportrait.diffusion.lean import ask
 
         ask()
