@@ -8,6 +8,7 @@ import pytest
 from fportrait.animate.matching import (
     LEVELS,
     MATCHED,
+    TRUSTED,
     Response,
     acting,
     matched_codes,
@@ -69,7 +70,7 @@ def test_codes_that_tell_nothing_are_brought_to_what_the_driver_does(encoder, na
     """A driver of whom the encoder reads nothing at all: the portrait's scores rise as his do all the same."""
     rest, count = rendered_rest(encoder).astype(np.float32), 20
     codes = np.repeat(rest[None], count, 0)
-    rise = np.clip(np.linspace(-0.2, 0.5, count), 0, None)
+    rise = np.clip(np.linspace(-0.5, 1.0, count), 0, None) * (0.9 * TRUSTED[at]) ** 2  # as far as it is trusted
     scores = np.zeros((count, 52), np.float32)
     scores[:, [BLENDSHAPE_NAMES.index(part) for part in MATCHED[name][0]]] = rise[:, None]
     response = Response.measured(answers, NAMES)
