@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -30,6 +31,7 @@ MATCHED: dict[str, tuple[tuple[str, ...], str]] = {
 }
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of an action, at which the portrait is painted and scored
 FINE = np.linspace(0, 1, 41)  # levels among which a frame's are chosen
+FINE_PAIRS = tuple(part.ravel() for part in np.meshgrid(FINE, FINE, indexing="ij"))  # of a jaw and a smile
 SMALL_STEP = 0.02  # what a level away from the code's costs, beside squared errors of scores: settles what they do not
 # The most that is added to or taken from what the code tells of jaw, smile and blink, in actions. A jaw's score rises
 # late on many portraits, and a mouth that opens as far as the score asks looks wider than the driver's.
@@ -64,6 +66,11 @@ class Response:
         side = len(LEVELS)
         return cls(None if mouth is None else mouth.reshape(side, side, 2), None if eyes is None else eyes[:, 0])
 
+    @cached_property
+    def _fine(self) -> np.ndarray | None:
+        """`mouth` at the levels of `FINE`, `F F 2`; made once, because a live stream asks at every frame."""
+        return None if self.mouth is None else fine_grid(self.mouth)
+
     def levels(self, wanted: np.ndarray, told: np.ndarray) -> np.ndarray:
         """Levels `T 3` (jaw, smile, blink) at which the portrait's scores come nearest to those `wanted` `T 3`.
 
@@ -71,10 +78,9 @@ class Response:
             told: `T 3`, what the codes tell: taken as it is where nothing is known, and the nearer the cheaper.
         """
         found = np.array(told, np.float64)
-        if self.mouth is not None:
-            fine = fine_grid(self.mouth)  # F F 2
-            jaw, smile = (part.ravel() for part in np.meshgrid(FINE, FINE, indexing="ij"))
-            error = ((fine.reshape(-1, 2) - wanted[:, None, :2]) ** 2).sum(-1)
+        if self._fine is not None:
+            jaw, smile = FINE_PAIRS
+            error = ((self._fine.reshape(-1, 2) - wanted[:, None, :2]) ** 2).sum(-1)
             away = (jaw - told[:, :1]) ** 2 + (smile - told[:, 1:2]) ** 2
             best = (error + SMALL_STEP * away).argmin(1)
             found[:, 0], found[:, 1] = jaw[best], smile[best]
@@ -87,9 +93,9 @@ class Response:
     def at(self, levels: np.ndarray) -> np.ndarray:
         """Scores `3` (jaw, smile, blink) at levels `3`; what is not known is as the level."""
         scores = np.array(levels, np.float64)
-        if self.mouth is not None:
+        if self._fine is not None:
             row, column = (int(abs(FINE - level).argmin()) for level in levels[:2])
-            scores[:2] = fine_grid(self.mouth)[row, column]
+            scores[:2] = self._fine[row, column]
         if self.eyes is not None:
             scores[2] = np.interp(levels[2], LEVELS, self.eyes)
         return scores
