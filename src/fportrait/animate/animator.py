@@ -306,7 +306,9 @@ class Animator:
         rest = rest_of(codes, seen, express.path.name, None if request.neutral == "auto" else int(request.neutral))
         if rest.code is None:  # without his rest nobody can say how far he is from it
             return codes
-        if prepared.response is None:
+        if prepared.response is None and prepared.drive.own:  # the portrait has a shape of this pair, not to be kept
+            prepared.response = self.response(prepared.person, prepared.image)
+        elif prepared.response is None:
             key = (("response", request.portrait_fov, request.force), request.portrait)
             prepared.response = self._once(key, lambda: self.response(prepared.person, prepared.image))
         found = np.flatnonzero(seen.confidence > 0)

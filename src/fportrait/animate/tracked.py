@@ -13,7 +13,7 @@ import numpy as np
 from fportrait.body.model import BodyModel
 from fportrait.body.painting import WARP_SCALE, PortraitPainter, acting_vertices
 from fportrait.body.rasterizer import normal_map
-from fportrait.camera.cameras import crop_intrinsics
+from fportrait.camera.cameras import crop_intrinsics, in_camera
 from fportrait.capture.clock import picked
 from fportrait.capture.image_io import exposure_note
 from fportrait.capture.video_io import constant_frames, iter_video, probe
@@ -236,13 +236,10 @@ def paint_portrait(
         own_actions, actions: how the portrait's body acts, and how it shall in each of the frames; see `posed`.
     """
 
-    def before(vertices: np.ndarray, camera: np.ndarray) -> np.ndarray:
-        return np.asarray(vertices @ camera[:3, :3].T + camera[:3, 3])
-
     def painter(
         of: Tracked, picture: np.ndarray, acted: np.ndarray | None, more: Sequence[PortraitPainter] = ()
     ) -> Any:
-        vertices = before(next(posed(body, of.shape, of, [0], [acted], of.offsets)), of.reference_camera)
+        vertices = in_camera(next(posed(body, of.shape, of, [0], [acted], of.offsets)), of.reference_camera)
         lens = crop_intrinsics(of.intrinsics, of.crop, picture.shape[0])
         return PortraitPainter(body, picture, vertices, lens, samples, more)
 
@@ -250,5 +247,5 @@ def paint_portrait(
     for camera, matrix, vertices in zip(
         cameras, intrinsics, posed(body, person.shape, drive, numbers, actions, person.offsets), strict=True
     ):
-        target = before(vertices, camera)
+        target = in_camera(vertices, camera)
         yield paint(target, matrix)
