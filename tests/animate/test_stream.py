@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from copy import copy
 from dataclasses import replace
 
@@ -104,6 +105,27 @@ def test_what_was_shown_long_before_has_no_say_in_what_is_shown(animator, portra
     turns = moving(stream, 12)
     _, second, third = [[stream.make(turns[n : n + 4]) for n in (0, 4, 8)] for _ in range(3)]
     assert np.abs(second[-1].astype(float) - third[-1]).mean() < 0.2  # grey levels, of the same moments a turn later
+
+
+def test_a_window_leaves_nothing_behind_that_only_the_cycle_collector_finds(animator, portrait, clip):
+    """It comes by rarely in a large process: memory would grow for minutes."""
+    stream = PortraitStream(animator, portrait, latents=1)
+    follow, drive = tracker(animator, 160, 160), Driving(stream, Steering())
+
+    def window(begin):
+        times = [(begin + n) / 25 for n in range(4)]
+        return stream.make([drive(follow.look(clip[n], at), at, follow.familiar) for n, at in enumerate(times)])
+
+    for begin in range(0, 16, 4):  # the driver's shape has been learned by then
+        window(begin)
+    gc.collect()
+    gc.disable()
+    try:
+        for begin in range(16, 32, 4):
+            window(begin)
+        assert gc.collect() < 4
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("carry", CARRIES)

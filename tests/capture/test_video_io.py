@@ -1,3 +1,4 @@
+import gc
 import io
 import struct
 import wave
@@ -64,6 +65,27 @@ def test_a_one_frame_video_works(tmp_path):
     path = write_video(tmp_path / "one.mp4", moving_frames(1))
     assert probe(path).frames == 1 and probe(path).fps == pytest.approx(25)
     assert read_video(path).shape == (1, 48, 64, 3)
+
+
+def test_decoded_pictures_leave_memory_as_soon_as_they_are_read(tmp_path):
+    """Not only when Python looks for cycles: in a large process that is rare, and a played file fills the memory."""
+    write_video(tmp_path / "v.mp4", np.zeros((30, 16, 16, 3), np.uint8))
+
+    def decoded():
+        return sum(type(one) is av.VideoFrame for one in gc.get_objects())
+
+    gc.collect()
+    before, most = decoded(), 0
+    gc.disable()
+    try:
+        for _picture in iter_video(tmp_path / "v.mp4"):
+            most = max(most, decoded() - before)
+        del _picture  # it looks into the last one's memory
+        probe(tmp_path / "v.mp4")
+        left = decoded() - before
+    finally:
+        gc.enable()
+    assert 0 < most < 15 and left == 0  # the decoder gives some at once
 
 
 def test_a_video_recorded_sideways_is_turned_upright(tmp_path):

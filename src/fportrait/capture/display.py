@@ -81,9 +81,11 @@ def askew(matrix: tuple[int, ...]) -> bool:
 
 def display_matrix(frame: Any) -> tuple[int, ...] | None:
     """The nine numbers of a frame's display matrix, if it has one."""
-    from av.sidedata.sidedata import Type
+    from av.sidedata.sidedata import SideDataContainer, Type
 
-    for data in frame.side_data:
+    # Not `frame.side_data`: the frame would keep that, and that the frame, so that decoded pictures would stay in
+    # memory until Python looks for cycles, in a large process every few hundred frames.
+    for data in SideDataContainer(frame):
         if data.type == Type.DISPLAYMATRIX:
             return struct.unpack("=9i", bytes(data)[:36])
     return None
