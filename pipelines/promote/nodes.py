@@ -39,6 +39,7 @@ def promote(
     from fportrait.ops.promotion import promote as promote_bundle
     from fportrait.ops.rescoring import rescorer
     from fportrait.ops.smoke import smoke_animation
+    from fportrait.pixels import Picture
 
     settings = GateSettings(
         *(headline.flatten(floors), slice_floors, min_slice_clips, headline.flatten(limits), against_champion),
@@ -60,9 +61,11 @@ def promote(
     with atomic_folder(model) as folder:  # stays away when the gate refuses
         keys = ("size", "shift", "steps", "scheduler", "guidance", "guidance_below")
         sampling = {key: scores["settings"][key] for key in keys if key in scores["settings"]}  # as it was scored
-        sizes = {side for side, other in trained_buckets(shards) if side == other} | set(read_settings(base).sizes)
+        before, further = read_settings(base), [Picture(*sides) for sides in trained_buckets(shards)]
+        sizes = sorted({one.height for one in further if one.square} | set(before.sizes))
+        shapes = sorted({str(one) for one in further if not one.square} | set(before.shapes))
         bundle = assemble(
-            trained / "transformer", base, folder / "bundle", frames=frames, sizes=sorted(sizes), **sampling
+            trained / "transformer", base, folder / "bundle", frames=frames, sizes=sizes, shapes=shapes, **sampling
         )
         rescore = rescorer(shards, protocol, probes, scores)
         return promote_bundle(bundle, candidate, settings, rescore=rescore, smoke=smoke_animation)

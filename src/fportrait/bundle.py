@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from fportrait.atomic_io import atomic_folder, file_hash, write_json
 from fportrait.errors import UserError, refuse_unknown_keys
+from fportrait.pixels import Picture, two_sides
 
 SHIPPED_BASE = Path(__file__).parent / "assets" / "base"
 PARTS = ("transformer", "vae", "expression_encoder")
@@ -30,6 +31,7 @@ class BundleSettings:
 
     size: int = 64  # pixels, square
     sizes: list[int] = field(default_factory=list)  # others that it was trained at too
+    shapes: list[str] = field(default_factory=list)  # HEIGHTxWIDTH of rectangles that it was trained at too
     frames: int = 17  # longest clip trained, 4k+1
     shift: float = 5.0  # of the noise schedule
     steps: int = 12  # sampling steps that the scores were taken with
@@ -43,6 +45,16 @@ class BundleSettings:
     trained_turn: float = 2.8  # degrees a frame that cameras turned; four frames are one latent: a faster turn smears
     moving_yaw: float = 50.0  # degrees to either side that cameras went on the way: named paths go as far
     teacher: str = ""  # of a student, the hash of whom it learned from: it samples in few calls, guidance inside
+
+    @property
+    def square(self) -> Picture:
+        """The picture of `size`."""
+        return Picture(self.size, self.size)
+
+    @property
+    def rectangles(self) -> list[Picture]:
+        """The pictures of `shapes`."""
+        return [Picture(*sides) for sides in (two_sides(text, "x") for text in self.shapes) if sides]
 
 
 def read_settings(bundle: str | Path) -> BundleSettings:
@@ -67,32 +79,17 @@ def stated_settings(bundle: str | Path) -> BundleSettings | None:
     """Settings of a folder with `bundle.json`, whatever parts it has; None without that file.
 
     Raises:
-        UserError: a key is unknown.
+        UserError: a key is unknown, or a shape is none.
     """
     file = Path(bundle) / "bundle.json"
     if not file.is_file():
         return None
     values = json.loads(file.read_text())
     refuse_unknown_keys(values, [field.name for field in fields(BundleSettings)], str(file))
+    for text in values.get("shapes", ()):
+        if two_sides(text, "x") is None:
+            raise UserError(f"the shape {text!r} in {file}", "HEIGHTxWIDTH in pixels", "write e.g. 112x64")
     return BundleSettings(**values)
-
-
-def at_size(settings: BundleSettings, size: int | None) -> BundleSettings:
-    """The settings for pictures of `size` pixels; None keeps the model's own.
-
-    Raises:
-        UserError: a size that the model was not trained at.
-    """
-    trained = sorted({settings.size, *settings.sizes})
-    if size is None or size == settings.size:
-        return settings
-    if size not in trained:
-        raise UserError(
-            f"a picture of {size} pixels",
-            f"a size that this model was trained at: {', '.join(map(str, trained))}",
-            "leave --size out, or name a model whose bundle.json lists it; --scale enlarges the video for viewing",
-        )
-    return replace(settings, size=size)
 
 
 def assemble(transformer: str | Path, base: str | Path, target: str | Path, **changes: Any) -> Path:

@@ -32,7 +32,7 @@ def test_the_focal_length_of_a_camera_file_is_honoured_whatever_the_size_of_its_
     own = square_intrinsics(SETTINGS)
     for width, height in ((1920, 1080), (1080, 1920), (640, 640)):
         k = intrinsics_from_fov(40, width, height)
-        fitted = fit_intrinsics(k, SETTINGS.size)
+        fitted = fit_intrinsics(k, SETTINGS.square)
         assert fitted[0, 0] / SETTINGS.size == pytest.approx(k[0, 0] / min(width, height))
         assert fitted[0, 2] == fitted[1, 2] == SETTINGS.size / 2
     twice = own.copy()
@@ -87,4 +87,4 @@ def test_key_positions_that_are_no_angles_are_refused(camera):
 
 def test_a_principal_point_outside_the_picture_is_refused():
     with pytest.raises(UserError, match="inside the picture"):
-        fit_intrinsics(np.array([[50.0, 0, 0], [0, 50, 0], [0, 0, 1]]), 64)
+        fit_intrinsics(np.array([[50.0, 0, 0], [0, 50, 0], [0, 0, 1]]), SETTINGS.square)

@@ -55,8 +55,8 @@ def test_the_right_convention_passes_without_a_word(tmp_path):
     view = viewpoint(str(save_camera_path(tmp_path / "c.json", PATH)), 25, SETTINGS, 0)
     assert view.notes == () and np.allclose(view.world_to_camera, PATH)
     lens = np.repeat(square_intrinsics(SETTINGS)[None], 25, 0)
-    assert sight(PATH, lens, SETTINGS.size).whole == 1
-    assert likely(OPENGL @ PATH, lens, SETTINGS.size)[0].startswith("cameras of OpenGL")
+    assert sight(PATH, lens, SETTINGS.square).whole == 1
+    assert likely(OPENGL @ PATH, lens, SETTINGS.square)[0].startswith("cameras of OpenGL")
 
 
 def test_a_view_of_the_back_of_the_head_and_a_short_absence_are_left_to_the_user(tmp_path):
@@ -103,7 +103,7 @@ def test_the_files_of_nerfstudio_and_nersemble_are_read_wherever_their_world_is(
     content = layout(cameras if layout is nersemble else np.linalg.inv(cameras) @ OPENGL)
     (tmp_path / "c.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(content).encode())
     view = viewpoint(str(tmp_path / "c.json"), 25, SETTINGS, 0, 24.0)
-    assert sight(view.world_to_camera, view.intrinsics, SETTINGS.size).whole == 1
+    assert sight(view.world_to_camera, view.intrinsics, SETTINGS.square).whole == 1
     yaw = np.degrees(np.arctan2(-view.world_to_camera[:, 2, 0], -view.world_to_camera[:, 2, 2]))
     assert np.allclose(np.diff(yaw), np.diff(YAW), atol=0.2)
     assert any("does not say where the head is" in note for note in view.notes) == (world != "ours")

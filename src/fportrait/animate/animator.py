@@ -18,17 +18,18 @@ import numpy as np
 from fportrait.animate.likeness import strangers
 from fportrait.animate.matching import Response, matched_codes, rises_above, scores_at_rest
 from fportrait.animate.pictures import enlarge, rows_of_pictures, shown_frames
-from fportrait.animate.portrait import track_picture
+from fportrait.animate.portrait import rectangle_notes, track_picture
 from fportrait.animate.profile import Profile
 from fportrait.animate.request import Prepared, Request, check_guidance, clock_notes
 from fportrait.animate.retarget import check_strengths, directions, offset
+from fportrait.animate.sizes import CELL, chosen_picture, size_notes
 from fportrait.animate.together import in_one_scene
 from fportrait.animate.tracked import Report, Tracked, draw_normals, paint_portrait, track_video
-from fportrait.animate.viewpoint import training_fit, viewpoint
+from fportrait.animate.viewpoint import Framing, training_fit, viewpoint
 from fportrait.atomic_io import atomic_path, file_hash, write_json
 from fportrait.body.model import load_body
 from fportrait.body.painting import WARP_SCALE
-from fportrait.bundle import BundleSettings, at_size, read_settings
+from fportrait.bundle import BundleSettings, read_settings
 from fportrait.camera.cameras import crop_intrinsics, scale_intrinsics
 from fportrait.camera.paths import save_camera_path
 from fportrait.capture.sound import Sound
@@ -40,6 +41,7 @@ from fportrait.diffusion.conditions import padded
 from fportrait.diffusion.lora import adapter_name, find_adapter
 from fportrait.errors import UserError
 from fportrait.outputs import check_file, check_folder
+from fportrait.pixels import Picture
 from fportrait.provenance import provenance_tags
 from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.fit import LandmarkModel, bridge_gaps, smoothing
@@ -62,12 +64,12 @@ def quiet(what: str, done: int, total: int) -> None:
 class Animator:
     """Args:
     model: a bundle folder. remember: how many tracked files to keep, so that a second video of them starts at once.
-    size: pixels of the picture, one of those the model was trained at; None takes its own.
+    size, aspect: of the picture that it draws, see `sizes.chosen_picture`; None takes the model's own square.
     device: where its networks run; None asks the rule of `fportrait.devices`.
     adapter: LoRA weights over the model's transformer: a folder, its `adapter.safetensors`, or the stage that holds it.
 
     Raises:
-        UserError: the folder is no bundle, its model was not trained at the size, or there is no adapter (that it is
+        UserError: the folder is no bundle, its model does not draw such a picture, or there is no adapter (that it is
             of another base is told when the sampling pipeline is first asked for).
     """
 
@@ -75,9 +77,10 @@ class Animator:
         self,
         model: str | Path,
         remember: int = 0,
-        size: int | None = None,
+        size: int | str | Picture | None = None,
         device: str | None = None,
         adapter: str | Path | None = None,
+        aspect: str | None = None,
     ):
         from fportrait.tracking.expression import ExpressionEncoder
 
@@ -87,7 +90,10 @@ class Animator:
         self.adapter: Path | None = None
         self.made_by: dict[str, str] | None = None  # what names the adapter, as it was when it was asked for
         self._take(adapter)
-        self.settings: BundleSettings = at_size(read_settings(self.model), size)
+        stated = read_settings(self.model)
+        self.picture = chosen_picture(stated, size, aspect, CELL * self._patch)
+        self.settings: BundleSettings = replace(stated, size=self.picture.short)
+        self._size_notes = size_notes(stated, self.picture, aspect)
         self.encoder = ExpressionEncoder.from_pretrained(self.model / "expression_encoder").to(self.device)
         self.body = load_body()
         self.landmarks = LandmarkModel(self.body)
@@ -142,6 +148,11 @@ class Animator:
         """Whether the model reads the portrait painted on the body."""
         return bool(self._config.get("warped_reference"))
 
+    @property
+    def _patch(self) -> int:
+        """Cells of the codec that a token of the model is wide."""
+        return int(max(self._config.get("patch_size", (1, 2, 2))[1:]))
+
     @cached_property
     def _config(self) -> dict[str, Any]:
         """The transformer's configuration, without loading it."""
@@ -186,8 +197,10 @@ class Animator:
             express = scene[1] if express is drive else express
             person, drive = self.personal(scene[0]), scene[1]
         frames = min(len(drive), math.ceil(len(express) / express.fps * drive.fps - 1e-6))
-        view = viewpoint(request.camera, frames, self.settings, request.seed, drive.fps)
-        notes = [*person.notes, *clock_notes(drive, express, frames), *view.notes, *training_fit(view, self.settings)]
+        framing = Framing.of(person, self.picture)
+        view = viewpoint(request.camera, frames, self.settings, request.seed, drive.fps, framing)
+        notes = [*person.notes, *self.picture_notes(person), *clock_notes(drive, express, frames)]
+        notes += [*view.notes, *training_fit(view, self.settings)]
         if drive.own:
             notes.append(f"{drive.path.name} shows the portrait's own scene: both were fitted as one person")
         rest = self.rest(request, express, segment_codes(express.track, self.encoder))
@@ -208,6 +221,10 @@ class Animator:
             return self.personal(person), image
 
         return self._once((("portrait", fov, force), path), track)
+
+    def picture_notes(self, person: Tracked) -> list[str]:
+        """What a user should know of a rectangle before judging it: none of a square."""
+        return [*self._size_notes, *rectangle_notes(person, self.picture)]
 
     def personal(self, person: Tracked) -> Tracked:
         """A portrait with its own face's offsets from the fitted body (`tracking.residual`)."""
@@ -230,7 +247,7 @@ class Animator:
         return self._kept[name]
 
     def normals(self, prepared: Prepared, numbers: Iterable[int]) -> Iterator[np.ndarray]:
-        """Normal maps `S S 3` of the portrait's body in the driver's poses, one by one."""
+        """Normal maps `H W 3` of the portrait's body in the driver's poses, one by one."""
         numbers = list(numbers)
         return draw_normals(
             self.body,
@@ -238,16 +255,16 @@ class Animator:
             prepared.drive,
             prepared.view.world_to_camera[numbers],
             prepared.view.intrinsics[numbers],
-            self.settings.size,
+            self.picture,
             numbers,
         )
 
     def portrait(self, prepared: Prepared, scale: int = 1) -> np.ndarray:
-        """The model's picture of the portrait, `S S 3`, or `scale` times as large."""
-        return crop_picture(prepared.image, prepared.person.crop, self.settings.size * scale)
+        """The model's picture of the portrait, `H W 3`, or `scale` times as large."""
+        return prepared.person.shown(prepared.image, self.picture.times(scale))
 
     def painted(self, prepared: Prepared, numbers: Iterable[int], scale: int = 1) -> Iterator[np.ndarray]:
-        """The portrait painted on its body in the driver's poses, acting as the codes tell, `S S 3`, one by one.
+        """The portrait painted on its body in the driver's poses, acting as the codes tell, `H W 3`, one by one.
 
         Args:
             scale: draws them so many times as large.
@@ -260,9 +277,9 @@ class Animator:
             told = list(readout(self.expression(prepared)[numbers]))
         lenses = np.stack([scale_intrinsics(lens, scale) for lens in view.intrinsics[numbers]])
         where = (prepared.drive, view.world_to_camera[numbers], lenses, numbers)
-        samples, size = WARP_SCALE if scale == 1 else 1, self.settings.size * scale
+        samples, picture = WARP_SCALE if scale == 1 else 1, self.picture.times(scale)
         others = [
-            (other, crop_picture(image, other.crop, size), self._acted(other) if own is not None else None)
+            (other, other.shown(image, picture), self._acted(other) if own is not None else None)
             for other, image in prepared.others
         ]
         portrait = self.portrait(prepared, scale)
@@ -274,17 +291,17 @@ class Animator:
         return None if readout is None else readout(segment_codes(person.track, self.encoder)[0])
 
     def portrait_normals(self, person: Tracked) -> np.ndarray:
-        """The portrait's own normal map `S S 3`: its body in its pose, seen by its camera."""
-        own = crop_intrinsics(person.intrinsics, person.crop, self.settings.size)
-        cameras, size = person.reference_camera[None], self.settings.size
-        return next(draw_normals(self.body, person.shape, person, cameras, own[None], size, [0]))
+        """The portrait's own normal map `H W 3`: its body in its pose, seen by its camera."""
+        camera, own = person.reference_camera[None], person.lens(self.picture)[None]
+        return next(draw_normals(self.body, person.shape, person, camera, own, self.picture, [0]))
 
     def expression(self, prepared: Prepared) -> np.ndarray:
         """What the model reads of the expression: codes `T 128`, or for the ablation C3 landmarks `T 476`."""
         if self.reads_landmarks:
             if prepared.request.adjust:
                 raise UserError("expression sliders for a model that reads landmarks", "one of codes", "leave them out")
-            codes = landmark_codes(prepared.express.landmarks(self.settings.size), self.settings.size)
+            size, middle = self.settings.size, Framing.of(prepared.person, self.picture).off_middle
+            codes = landmark_codes(prepared.express.landmarks(size) + middle, size)
         else:
             codes = segment_codes(prepared.express.track, self.encoder)
             rest = self.rest(prepared.request, prepared.express, codes)
@@ -353,11 +370,10 @@ class Animator:
     def cameras(self, prepared: Prepared) -> Cameras:
         """The path's cameras, and the portrait's own."""
         view, person = prepared.view, prepared.person
-        own = crop_intrinsics(person.intrinsics, person.crop, self.settings.size)
-        return Cameras(view.world_to_camera, view.intrinsics, person.reference_camera, own)
+        return Cameras(view.world_to_camera, view.intrinsics, person.reference_camera, person.lens(self.picture))
 
     def sample(self, prepared: Prepared, report: Report = quiet, scale: int = 1) -> Iterator[np.ndarray]:
-        """Frames `S S 3` uint8, decoded as they are read; an exception raised by `report` ends the work.
+        """Frames `H W 3` uint8, decoded as they are read; an exception raised by `report` ends the work.
 
         Args:
             scale: makes them so many times as large. Of a model that starts from the painted portrait they are as sharp
@@ -419,7 +435,7 @@ class Animator:
             "guidance_below": self.settings.guidance_below,
             "scheduler": self.settings.scheduler,
             "frames": len(prepared),
-            "size": self.settings.size,
+            "size": self.settings.size if self.picture.square else self.picture.across_by_down,
             "scale": request.scale,
             "fps": round(prepared.drive.fps, 3),
             "sound": prepared.sound is not None,
@@ -435,7 +451,7 @@ class Animator:
         Returns:
             `video` and `picture`: the files written.
         """
-        request, size = prepared.request, self.settings.size
+        request, picture = prepared.request, self.picture
         numbers = shown_frames(len(prepared))
         shown: list[np.ndarray] = []
         tags = self.tags(prepared)
@@ -449,18 +465,20 @@ class Animator:
         clip = prepared.sound
         sound = Sound(clip.path, clip.start) if clip else None
         write_video(output, frames(), fps=prepared.drive.fps, metadata=tags, sound=sound)
-        rows: list[tuple[str, np.ndarray | None, Any]] = [("driving", None, prepared.drive.crops(numbers, size))]
+        rows: list[tuple[str, np.ndarray | None, Any]] = [("driving", None, prepared.drive.crops(numbers, picture))]
         if prepared.express is not prepared.drive:
             rows[0] = ("pose from", None, rows[0][2])
-            rows.insert(0, ("expression from", None, prepared.express.crops(prepared.express_numbers(numbers), size)))
+            shown_by = prepared.express_numbers(numbers)
+            rows.insert(0, ("expression from", None, prepared.express.crops(shown_by, picture)))
         reference = self.portrait(prepared)
         rows += [
             ("pose", None, list(self.normals(prepared, numbers))),
             ("portrait, result", reference, shown),
         ]
-        picture = output.with_suffix(".png")
-        write_image(picture, rows_of_pictures(rows, max(96, size * 2)), tags)
-        return {"video": output, "picture": picture}
+        sheet, larger = output.with_suffix(".png"), max(96, picture.short * 2) / picture.short
+        cell = Picture(round(picture.height * larger), round(picture.width * larger))
+        write_image(sheet, rows_of_pictures(rows, cell), tags)
+        return {"video": output, "picture": sheet}
 
     def write_conditions(self, prepared: Prepared, folder: Path) -> Path:
         """What the model was given, for use elsewhere: see `CONDITIONS`."""
@@ -517,17 +535,18 @@ def animate(
     model: Path,
     report: Report = quiet,
     conditions: Path | None = None,
-    size: int | None = None,
+    size: int | str | Picture | None = None,
     force: bool = False,
     adapter: Path | None = None,
     profile: Profile | None = None,
+    aspect: str | None = None,
     **settings: Any,
 ) -> dict[str, Path]:
     """Animate `portrait` with the expressions and head pose of `driving`, seen along `camera`.
 
     Args:
         output: the video (.mp4). model: a bundle folder. conditions: a folder for what the model was given.
-        size: pixels of the model's picture; None takes the model's own. force: replace files that fportrait did not
+        size, aspect: of the model's picture; see `sizes.chosen_picture`. force: replace files that fportrait did not
             write, and go on with what is unlike a face. adapter: LoRA weights over the model; see `Animator`.
         profile: is told the seconds of every stage. settings: the other fields of `Request`.
 
@@ -545,7 +564,7 @@ def animate(
     check_output(output, inputs, conditions, force)
     profile = profile or Profile()
     with profile.measured("load"):
-        animator = Animator(model, size=size, adapter=adapter)
+        animator = Animator(model, size=size, adapter=adapter, aspect=aspect)
     animator.profile = profile
     if adapter is not None:
         _ = animator.pipeline  # an adapter of another base is refused before a video is tracked

@@ -12,7 +12,7 @@ from fportrait.animate.animator import Animator, quiet
 from fportrait.animate.request import Prepared, Request, check_guidance
 from fportrait.animate.retarget import check_strengths
 from fportrait.animate.tracked import Report
-from fportrait.animate.viewpoint import training_fit, viewpoint
+from fportrait.animate.viewpoint import Framing, training_fit, viewpoint
 from fportrait.capture.motion import rotation_from_degrees
 from fportrait.capture.video_io import write_image
 from fportrait.errors import UserError
@@ -86,12 +86,14 @@ def prepare_edit(animator: Animator, edit: Edit) -> Prepared:
         portrait_fov=edit.portrait_fov,
         force=edit.force,
     )
-    view = viewpoint(edit.camera, 1, animator.settings, edit.seed)
-    return Prepared(request, person, drive, drive, image, view, [*person.notes, *training_fit(view, animator.settings)])
+    framing = Framing.of(person, animator.picture)
+    view = viewpoint(edit.camera, 1, animator.settings, edit.seed, framing=framing)
+    notes = [*person.notes, *animator.picture_notes(person), *training_fit(view, animator.settings)]
+    return Prepared(request, person, drive, drive, image, view, notes)
 
 
 def edit_picture(animator: Animator, edit: Edit, report: Report = quiet) -> tuple[np.ndarray, Prepared]:
-    """The edited picture `S S 3`, enlarged by `scale`, and what it was made from.
+    """The edited picture `H W 3`, enlarged by `scale`, and what it was made from.
 
     Raises:
         UserError: see `prepare_edit`.

@@ -20,9 +20,7 @@ import numpy as np
 from fportrait.animate.animator import Animator, Prepared, Request
 from fportrait.animate.viewpoint import Viewpoint
 from fportrait.atomic_io import file_hash, value_hash, write_json
-from fportrait.camera.cameras import crop_intrinsics
 from fportrait.capture.video_io import iter_video, write_image
-from fportrait.dataset.encode import crop_picture
 from fportrait.dataset.sampling import decode
 from fportrait.errors import UserError
 from fportrait.evaluation.clips import by_person, frechet_of, score_clip, summarise
@@ -104,7 +102,7 @@ def evaluate_clips(
             "seed": seed,
             "guidance": settings.guidance,
             "guidance_below": settings.guidance_below,
-            "size": settings.size,
+            "size": settings.size if animator.picture.square else animator.picture.across_by_down,
         },
     }
     write_json(
@@ -132,12 +130,12 @@ def score_own(
     from fportrait.diffusion.inputs import as_latents
 
     prepared, first = from_first_frame(animator, path, seed, max_frames)
-    count, size, drive = len(prepared), animator.settings.size, prepared.drive
+    count, picture, drive = len(prepared), animator.picture, prepared.drive
     if count < 5:
         raise UserError(f"{path} of {count} frames", "five at least", "take a longer clip")
-    truth = np.stack(drive.crops(list(range(count)), size))
-    portrait = crop_picture(first, drive.crop, size)
-    points, codes = drive.landmarks(size)[:count], animator.expression(prepared)[:count]
+    truth = np.stack(drive.crops(list(range(count)), picture))
+    portrait = drive.shown(first, picture)
+    points, codes = drive.landmarks(picture)[:count], animator.expression(prepared)[:count]
     vae = animator.pipeline.vae
     padded = truth[np.minimum(np.arange(-(-(count - 1) // 4) * 4 + 1), count - 1)]
     with torch.no_grad():
@@ -170,7 +168,7 @@ def from_first_frame(animator: Animator, path: Path, seed: int, max_frames: int)
     drive = prepared.drive
     prepared.person.crop = drive.crop
     count = len(prepared)
-    intrinsics = crop_intrinsics(drive.intrinsics, drive.crop, animator.settings.size)
+    intrinsics = drive.lens(animator.picture)
     camera = drive.reference_camera
     prepared.view = Viewpoint(np.repeat(camera[None], count, 0), np.repeat(intrinsics[None], count, 0))
     return prepared, first

@@ -9,12 +9,13 @@ import numpy as np
 
 from fportrait.animate.tracked import Tracked
 from fportrait.camera.cameras import project
+from fportrait.pixels import Picture
 
 
 def enlarge(frame: np.ndarray, scale: int) -> np.ndarray:
     """`H W 3` uint8 enlarged for viewing; it adds no detail."""
-    side = frame.shape[1] * scale
-    return cv2.resize(frame, (side, side), interpolation=cv2.INTER_CUBIC)
+    height, width = frame.shape[:2]
+    return cv2.resize(frame, (width * scale, height * scale), interpolation=cv2.INTER_CUBIC)
 
 
 def shown_frames(length: int, columns: int = 8) -> list[int]:
@@ -22,14 +23,21 @@ def shown_frames(length: int, columns: int = 8) -> list[int]:
     return np.linspace(0, length - 1, min(columns, length)).round().astype(int).tolist()
 
 
-def rows_of_pictures(rows: Sequence[tuple[str, np.ndarray | None, Sequence[np.ndarray]]], cell: int) -> np.ndarray:
-    """Rows over time as one picture. A row is its label, a picture for the first column (or None) and the others."""
+def rows_of_pictures(
+    rows: Sequence[tuple[str, np.ndarray | None, Sequence[np.ndarray]]], cell: int | Picture
+) -> np.ndarray:
+    """Rows over time as one picture. A row is its label, a picture for the first column (or None) and the others.
+
+    Args:
+        cell: of one of them, pixels.
+    """
+    height, width = Picture.of(cell)
 
     def row(label: str, first: np.ndarray | None, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        cells = [np.full((cell, cell, 3), 255, np.uint8) if first is None else first, *pictures]
-        cells = [cv2.resize(c, (cell, cell), interpolation=cv2.INTER_CUBIC) for c in cells]
+        cells = [np.full((height, width, 3), 255, np.uint8) if first is None else first, *pictures]
+        cells = [cv2.resize(c, (width, height), interpolation=cv2.INTER_CUBIC) for c in cells]
         ink = (0, 0, 0) if first is None else (255, 255, 255)
-        cv2.putText(cells[0], label, (6, cell - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.4, ink, 1, cv2.LINE_AA)
+        cv2.putText(cells[0], label, (6, height - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.4, ink, 1, cv2.LINE_AA)
         return np.hstack(cells)
 
     return np.vstack([row(*entry) for entry in rows])

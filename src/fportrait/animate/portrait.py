@@ -10,6 +10,7 @@ import numpy as np
 
 from fportrait.animate.tracked import Tracked, face_of, track_frames
 from fportrait.capture.image_io import exposure_note, read_picture
+from fportrait.pixels import Picture
 from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.fit import LandmarkModel
 from fportrait.tracking.landmarks import roll_of, shared_landmarker
@@ -19,6 +20,7 @@ from fportrait.tracking.unlikeness import REFUSED
 UPRIGHT = 25.0  # degrees of roll up to which a portrait stays as it is: heads of the training world tilt so far
 EXACT = 3.0  # degrees: so near to a quarter turn, pixels are moved and not mixed
 CUT = 0.02  # share of the landmarks outside the picture from which a face counts as cut
+BLACK = 0.05  # share of a rectangle that lies outside the portrait
 CLOSE = 0.2  # share of the model's picture that lies outside the portrait
 TURNED = 45.0  # degrees between face and line of sight
 
@@ -92,3 +94,19 @@ def view_notes(person: Tracked, image: np.ndarray) -> list[str]:
             f"to about {TURNED:.0f}°, and invents the hidden side"
         )
     return notes
+
+
+def rectangle_notes(person: Tracked, picture: Picture) -> list[str]:
+    """A sentence on what a rectangle shows beyond a portrait's edges, if that is much; squares are `view_notes`'."""
+    if picture.square:
+        return []
+    width, height = (2 * person.intrinsics[:2, 2]).round()
+    x0, y0, across, down = person.cut(picture)
+    inside = max(0, min(x0 + across, width) - max(x0, 0)) * max(0, min(y0 + down, height) - max(y0, 0))
+    missing = 1 - inside / (across * down)
+    if missing <= BLACK:
+        return []
+    return [
+        f"{100 * missing:.0f}% of a picture of {picture.across_by_down} lies outside {person.path.name} and is black; "
+        "take a portrait with more room around the head, or a shape nearer to its own"
+    ]

@@ -100,7 +100,7 @@ class PortraitStream:
 
     Raises:
         UserError: no face in the portrait, a model that reads landmarks, an unknown `carry`, or `given` for a model
-            that is no student.
+            that is no student, or an animator of rectangles.
     """
 
     def __init__(
@@ -120,6 +120,10 @@ class PortraitStream:
                 f"carry 'given' for {animator.model}, which is no student",
                 "a model that learned to go on from latents it is given",
                 "take carry 'faded', which suits any model, or distil a student of it",
+            )
+        if not animator.picture.square:
+            raise UserError(
+                f"a picture of {animator.picture.across_by_down} for live video", "a square", "give the side alone"
             )
         size = self.settings.size
         self.carry, self.seed = carry, seed

@@ -13,11 +13,13 @@ import numpy as np
 from fportrait.body.model import BodyModel
 from fportrait.body.painting import WARP_SCALE, PortraitPainter, acting_vertices
 from fportrait.body.rasterizer import normal_map
-from fportrait.camera.cameras import crop_intrinsics, in_camera
+from fportrait.camera.cameras import in_camera, rectangle_intrinsics
 from fportrait.capture.clock import picked
 from fportrait.capture.image_io import exposure_note
 from fportrait.capture.video_io import constant_frames, iter_video, probe
-from fportrait.dataset.encode import crop_picture, whole_pixels
+from fportrait.dataset.buckets import bucket_crop
+from fportrait.dataset.encode import crop_rectangle, whole_pixels
+from fportrait.pixels import Picture
 from fportrait.tracking.clips import Clip, read_landmarks
 from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.fit import LandmarkModel, bridge_gaps, to_pose
@@ -72,18 +74,36 @@ class Tracked:
         """By which faces stand rolled in the file, clockwise; the world, and what the model gets, is upright."""
         return self.track.seen[0].quarter_turns
 
-    def landmarks(self, size: int) -> np.ndarray:
+    def cut(self, picture: Picture) -> tuple[int, int, int, int]:
+        """`x0, y0, width, height` of the file's pixels that a picture of the file's orientation shows: the square
+        `crop` where it is square, else more of the file along the long side (`dataset.buckets`)."""
+        width, height = (round(2 * middle) for middle in self.intrinsics[:2, 2])
+        return bucket_crop(self.crop, picture, (height, width))
+
+    def lens(self, picture: Picture) -> np.ndarray:
+        """Intrinsics `3 3` of such a picture."""
+        return rectangle_intrinsics(self.intrinsics, self.cut(picture), picture)
+
+    def shown(self, frame: np.ndarray, picture: Picture) -> np.ndarray:
+        """Such a picture `H W 3` of a full frame, black where the frame has ended."""
+        return crop_rectangle(frame, self.cut(picture), picture)
+
+    def landmarks(self, size: int | Picture) -> np.ndarray:
         """Landmarks `T 478 2` in pixels of the model's upright picture, bridged where the face was lost."""
-        seen = self.track.seen[0]
+        seen, picture = self.track.seen[0], Picture.of(size).turned(self.quarter_turns)
         found = np.flatnonzero(seen.confidence > 0)
-        points = (bridge_gaps(found, seen.landmarks[found], len(seen.confidence)) - self.crop[:2]) * size / self.crop[2]
+        x0, y0, width, height = self.cut(picture)
+        points = bridge_gaps(found, seen.landmarks[found], len(seen.confidence)) - (x0, y0)
+        points = points * (picture.width, picture.height) / (width, height)
         for _ in range(self.quarter_turns):
-            points = np.stack([points[..., 1], size - points[..., 0]], -1)
+            points = np.stack([points[..., 1], picture.width - points[..., 0]], -1)
+            picture = picture.turned(1)
         return points
 
-    def crops(self, numbers: Sequence[int], size: int) -> list[np.ndarray]:
-        """The model's pictures `S S 3` of some frames, upright."""
-        crops = [crop_picture(frame, self.crop, size) for frame in self.pictures(numbers)]
+    def crops(self, numbers: Sequence[int], size: int | Picture) -> list[np.ndarray]:
+        """The model's pictures `H W 3` of some frames, upright."""
+        picture = Picture.of(size).turned(self.quarter_turns)
+        crops = [self.shown(frame, picture) for frame in self.pictures(numbers)]
         return [np.ascontiguousarray(np.rot90(crop, self.quarter_turns)) for crop in crops]
 
 
@@ -183,16 +203,16 @@ def draw_normals(
     drive: Tracked,
     cameras: np.ndarray,
     intrinsics: np.ndarray,
-    size: int,
+    picture: Picture,
     numbers: Sequence[int],
 ) -> Iterator[np.ndarray]:
-    """Normal maps `S S 3`, one by one, of a body of `shape` in the driver's poses, seen by `cameras`.
+    """Normal maps `H W 3`, one by one, of a body of `shape` in the driver's poses, seen by `cameras`.
 
     Args:
         cameras: `N 4 4`. intrinsics: `N 3 3`. numbers: `N` frame numbers of the driver.
     """
     for camera, matrix, vertices in zip(cameras, intrinsics, posed(body, shape, drive, numbers), strict=True):
-        yield normal_map(vertices, body.faces, camera, matrix, size, size, 2, body.weld)
+        yield normal_map(vertices, body.faces, camera, matrix, *picture, 2, body.weld)
 
 
 def posed(
@@ -229,7 +249,7 @@ def paint_portrait(
     samples: int = WARP_SCALE,
     others: Sequence[tuple[Tracked, np.ndarray, np.ndarray | None]] = (),
 ) -> Iterator[np.ndarray]:
-    """The portrait `S S 3` painted on its body and drawn in the driver's poses, one by one; see `draw_normals`.
+    """The portrait `H W 3` painted on its body and drawn in the driver's poses, one by one; see `draw_normals`.
 
     Args:
         samples: of `PortraitPainter`. others: further portraits of the person: track, picture and own actions.
@@ -240,8 +260,7 @@ def paint_portrait(
         of: Tracked, picture: np.ndarray, acted: np.ndarray | None, more: Sequence[PortraitPainter] = ()
     ) -> Any:
         vertices = in_camera(next(posed(body, of.shape, of, [0], [acted], of.offsets)), of.reference_camera)
-        lens = crop_intrinsics(of.intrinsics, of.crop, picture.shape[0])
-        return PortraitPainter(body, picture, vertices, lens, samples, more)
+        return PortraitPainter(body, picture, vertices, of.lens(Picture(*picture.shape[:2])), samples, more)
 
     paint = painter(person, portrait, own_actions, [painter(*other) for other in others])
     for camera, matrix, vertices in zip(

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from fportrait.animate.tracked import Tracked
 from fportrait.bundle import BundleSettings
 from fportrait.camera.conventions import Sight, focus, likely, moved_to, sight, upright_axes
 from fportrait.camera.files import CameraFile, read_camera_file
 from fportrait.camera.paths import front_path, orbit, spin_path, spiral_path
 from fportrait.errors import UserError, nearest_name
+from fportrait.pixels import Picture
 
 CAMERAS = ("front", "spin", "spiral")
 ENOUGH = 0.75  # share of frames that must show the head where another convention would show it in all
@@ -38,45 +40,84 @@ class Viewpoint:
         return Viewpoint(self.world_to_camera[rows], self.intrinsics[rows], self.notes)
 
 
-def viewpoint(camera: str, frames: int, settings: BundleSettings, seed: int, fps: float | None = None) -> Viewpoint:
+@dataclass(frozen=True)
+class Framing:
+    """The model's picture, and the place in it, `x, y` pixels, that its own camera looks at: where the middle of the
+    square around the head is. In a square it is the middle; in a rectangle the head stays where the portrait has it."""
+
+    picture: Picture
+    centre: tuple[float, float]
+
+    @classmethod
+    def of(cls, person: Tracked, picture: Picture) -> Framing:
+        """That of a portrait."""
+        x0, y0, width, height = person.cut(picture)
+        along_x = (person.crop[0] - x0) * picture.width / width
+        along_y = (person.crop[1] - y0) * picture.height / height
+        return cls(picture, (along_x + picture.short / 2, along_y + picture.short / 2))
+
+    @property
+    def off_middle(self) -> tuple[float, float]:
+        """Pixels from the picture's middle to `centre`."""
+        return self.centre[0] - self.picture.width / 2, self.centre[1] - self.picture.height / 2
+
+    def intrinsics(self, settings: BundleSettings) -> np.ndarray:
+        """Intrinsics `3 3` for a head at the training distance."""
+        matrix = square_intrinsics(settings)
+        matrix[:2, 2] = self.centre
+        return matrix
+
+
+def viewpoint(
+    camera: str,
+    frames: int,
+    settings: BundleSettings,
+    seed: int,
+    fps: float | None = None,
+    framing: Framing | None = None,
+) -> Viewpoint:
     """The viewpoint that `camera` asks for.
 
     Args:
         camera: front, spin, spiral; key positions `YAW,ELEVATION[,DISTANCE]; …` (degrees, degrees, times the model's
             own distance), passed through smoothly at even times; or the path of a camera file (.json).
         fps: frames per second of the video; a camera file with a rate of its own is read at the same times.
+        framing: of the picture; None is the model's square.
 
     Raises:
         UserError: none of these, key positions out of range, or a camera file under which the head is never in the
             picture (the convention that its matrices probably follow is named).
     """
+    framing = framing or square_framing(settings)
     if camera.lower().endswith(".json"):
-        return file_viewpoint(camera, frames, settings, fps)
-    intrinsics = np.repeat(square_intrinsics(settings)[None], frames, axis=0)
+        return file_viewpoint(camera, frames, settings, fps, framing)
+    intrinsics = np.repeat(framing.intrinsics(settings)[None], frames, axis=0)
     return Viewpoint(camera_path(camera, frames, settings, seed), intrinsics)
 
 
-def file_viewpoint(camera: str, frames: int, settings: BundleSettings, fps: float | None) -> Viewpoint:
+def file_viewpoint(
+    camera: str, frames: int, settings: BundleSettings, fps: float | None, framing: Framing
+) -> Viewpoint:
     """The viewpoint of a camera file; see `viewpoint`."""
     content, name = read_camera_file(camera, frames, fps), Path(camera).name
     notes = [f"{name}: {note}" for note in content.notes]
     if content.fps is not None and fps is not None and abs(content.fps - fps) > 1e-3 * fps:
         notes.append(f"{name} has {content.fps:.4g} cameras a second, read at the video's {fps:.4g} frames a second")
     if content.intrinsics is None:
-        intrinsics = np.repeat(square_intrinsics(settings)[None], frames, axis=0)
+        intrinsics = np.repeat(framing.intrinsics(settings)[None], frames, axis=0)
     else:
-        intrinsics = np.stack([fit_intrinsics(matrix, settings.size) for matrix in content.intrinsics])
+        intrinsics = np.stack([fit_intrinsics(matrix, framing.picture) for matrix in content.intrinsics])
     cameras = content.world_to_camera
-    found = sight(cameras, intrinsics, settings.size)
+    found = sight(cameras, intrinsics, framing.picture)
     if found.whole < 1 and not content.located:
         cameras = _around_the_head(content, intrinsics, settings, name)
         notes.append(
             f"{name} does not say where the head is: the place that its cameras look at was taken, "
             + ("in metres" if content.metric else "and their mean distance was set to the model's")
         )
-        found = sight(cameras, intrinsics, settings.size)
+        found = sight(cameras, intrinsics, framing.picture)
     if found.whole < 1:
-        notes += _explain(cameras, intrinsics, settings.size, found, name)
+        notes += _explain(cameras, intrinsics, framing.picture, found, name)
     return Viewpoint(cameras, intrinsics, tuple(notes))
 
 
@@ -103,13 +144,13 @@ def _around_the_head(content: CameraFile, intrinsics: np.ndarray, settings: Bund
     return cameras
 
 
-def _explain(cameras: np.ndarray, intrinsics: np.ndarray, size: int, found: Sight, name: str) -> list[str]:
+def _explain(cameras: np.ndarray, intrinsics: np.ndarray, picture: Picture, found: Sight, name: str) -> list[str]:
     """Notes on a path that does not show the head, upright and from the front, in every frame.
 
     Raises:
         UserError: it never shows it, or in few frames while another convention explains all of them.
     """
-    other, count = likely(cameras, intrinsics, size), len(cameras)
+    other, count = likely(cameras, intrinsics, picture), len(cameras)
     if found.seen == 0 or (other and found.whole < ENOUGH):
         how = f"the head is in the picture in {round(found.seen * count)} of {count} frames"
         if found.seen in (0, 1):
@@ -143,7 +184,7 @@ def camera_path(camera: str, frames: int, settings: BundleSettings, seed: int) -
         length, elevation = max(frames, oval * 4 // 3), min(15.0, settings.trained_elevation)
         return spiral_path(length, rng, reach, yaw_degrees=yaw, elevation_degrees=elevation)[:frames]
     if camera.lower().endswith(".json"):
-        return file_viewpoint(camera, frames, settings, None).world_to_camera
+        return file_viewpoint(camera, frames, settings, None, square_framing(settings)).world_to_camera
     if re.search(r"\d", camera):
         return key_path(parse_keys(camera), frames, distance)
     near = nearest_name(camera, CAMERAS)
@@ -194,17 +235,22 @@ def key_path(keys: Sequence[tuple[float, float, float]], frames: int, distance: 
     return orbit(*rows.T)
 
 
+def square_framing(settings: BundleSettings) -> Framing:
+    """That of the model's square."""
+    return Framing(settings.square, (settings.size / 2, settings.size / 2))
+
+
 def square_intrinsics(settings: BundleSettings) -> np.ndarray:
-    """Intrinsics `3 3` of the model's picture for a head at the training distance."""
+    """Intrinsics `3 3` of the model's square for a head at the training distance."""
     focal = settings.size * settings.camera_distance / settings.crop_metres
     return np.array([[focal, 0, settings.size / 2], [0, focal, settings.size / 2], [0, 0, 1.0]])
 
 
-def fit_intrinsics(intrinsics: np.ndarray, size: int) -> np.ndarray:
-    """A camera file's intrinsics `3 3` for a square picture of `size` pixels.
+def fit_intrinsics(intrinsics: np.ndarray, picture: Picture) -> np.ndarray:
+    """A camera file's intrinsics `3 3` for a picture.
 
-    A camera file does not tell the size of its picture, so the picture is the square around the principal point, as
-    wide as the shorter of 2·cx and 2·cy: for a centred 1920×1080 camera the central 1080 pixels.
+    A camera file does not tell the size of its picture, which is taken as 2·cx by 2·cy. Ours is the largest rectangle
+    of its shape around the principal point: of a centred 1920×1080 camera a square is the central 1080 pixels.
 
     Raises:
         UserError: the principal point is not inside a picture.
@@ -216,8 +262,9 @@ def fit_intrinsics(intrinsics: np.ndarray, size: int) -> np.ndarray:
             "one inside the picture, in pixels",
             "give cx and cy as half the width and height of the camera's picture",
         )
-    scale = size / shorter
-    return np.array([[intrinsics[0, 0] * scale, 0, size / 2], [0, intrinsics[1, 1] * scale, size / 2], [0, 0, 1.0]])
+    height, width = picture
+    scale = max(width / (2 * intrinsics[0, 2]), height / (2 * intrinsics[1, 2]))
+    return np.array([[intrinsics[0, 0] * scale, 0, width / 2], [0, intrinsics[1, 1] * scale, height / 2], [0, 0, 1.0]])
 
 
 def turn_degrees(world_to_camera: np.ndarray) -> float:

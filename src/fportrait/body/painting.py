@@ -20,7 +20,7 @@ INSIDE = {"teeth": (183, 176, 162), "tongue": (101, 57, 60), "mouth_cavity": (73
 SPREAD_BLUR = 0.25  # of the reach: deviation of the Gaussian that smooths what is spread
 SIGHT_LOW = 0.2  # cosine below which the first portrait sees a point badly enough for another one to be asked
 MIRROR_SIGHT = 0.4  # cosine that the other side must be seen with: a silhouette's edge mirrors what lies beside it
-SEAM = 0.012  # of the picture: deviation of the Gaussian that shares are softened with
+SEAM = 0.012  # of the picture's short side: deviation of the Gaussian that shares are softened with
 SIGHT_DEPTH = 0.008  # metres behind what a pixel sees that still count as seen
 USUAL_LIGHT = 140  # median of a face's grey levels that INSIDE goes with
 DRAW_SCALE = 3  # the picture is drawn larger and averaged down, as filmed ones are
@@ -109,7 +109,7 @@ def warp_portrait(
     Args:
         portrait: `H W 3` uint8. portrait_vertices, vertices: `V 3` in the space of their own OpenCV cameras, metres.
         portrait_intrinsics, intrinsics: `3 3`, pixels. faces: `F 3`.
-        reach: how far the mesh takes along what lies beside it, hair and hats, as a share of the picture: a pixel
+        reach: how far the mesh takes along what lies beside it, hair and hats, as a share of the short side: a pixel
             there moves as the nearest one on the mesh, less by exp(-distance / reach). 0 leaves it where it is.
         scale: samples per pixel and side.
     """
@@ -139,7 +139,7 @@ def _draw(
     if reach and len(on_mesh):
         seen = np.zeros(target.covered.shape, bool)
         seen.reshape(-1)[on_mesh] = True
-        reach *= len(seen)
+        reach *= min(seen.shape)
         moved = spread(moved, seen, reach, target.fading(reach))
     source = target.grid + moved - 0.5  # OpenCV samples at whole numbers
     drawn = cv2.remap(portrait, source, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
@@ -159,7 +159,7 @@ def _fill(drawn: np.ndarray, target: Target, front: np.ndarray, beyond: Beyond) 
         beside = target.places[front]
         wide = around(colours, told)
         wide.reshape(-1, 3)[at] = colours.reshape(-1, 3)[at]
-        soft = cv2.GaussianBlur(share, (0, 0), SEAM * len(share)).reshape(-1)[beside, None]
+        soft = cv2.GaussianBlur(share, (0, 0), SEAM * min(share.shape)).reshape(-1)[beside, None]
         mean = flat[beside] + soft * (wide.reshape(-1, 3)[beside] - flat[beside])
         flat[beside] = np.clip(mean + 0.5, 0, 255).astype(np.uint8)
     gaps = target.places[front & beyond.lost]

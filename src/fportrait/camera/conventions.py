@@ -14,9 +14,10 @@ import numpy as np
 
 from fportrait.camera.cameras import camera_centre
 from fportrait.camera.files import OPENGL
+from fportrait.pixels import Picture
 
 HEAD = 0.25  # metres, height of a head
-SMALLEST, LARGEST = 0.04, 6.0  # height of the head, of the picture's
+SMALLEST, LARGEST = 0.04, 6.0  # height of the head, of the picture's short side
 Z_UP = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # from our world to one with z up
 
 Cameras = np.ndarray
@@ -77,27 +78,27 @@ class Sight:
         return f"{self.distance * 100:.0f} cm away" if self.distance < 0.15 else "beside the picture"
 
 
-def sight(world_to_camera: Cameras, intrinsics: np.ndarray, size: int) -> Sight:
+def sight(world_to_camera: Cameras, intrinsics: np.ndarray, picture: Picture) -> Sight:
     """How cameras `T 4 4` see a head at the origin.
 
     Args:
-        intrinsics: `T 3 3` for a square picture of `size` pixels.
+        intrinsics: `T 3 3` in pixels of a picture.
     """
     place = world_to_camera[:, :3, 3]  # of the head, in the camera's axes
     ahead = place[:, 2] > 1e-6
     depth = np.where(ahead, place[:, 2], 1.0)
-    x = intrinsics[:, 0, 0] * place[:, 0] / depth + intrinsics[:, 0, 2] - size / 2
-    y = intrinsics[:, 1, 1] * place[:, 1] / depth + intrinsics[:, 1, 2] - size / 2
+    x = intrinsics[:, 0, 0] * place[:, 0] / depth + intrinsics[:, 0, 2] - picture.width / 2
+    y = intrinsics[:, 1, 1] * place[:, 1] / depth + intrinsics[:, 1, 2] - picture.height / 2
     height = intrinsics[:, 1, 1] * HEAD / depth
-    near = np.maximum(abs(x), abs(y)) < size / 2 + height / 4
-    seen = ahead & near & (height > SMALLEST * size) & (height < LARGEST * size)
+    near = (abs(x) < picture.width / 2 + height / 4) & (abs(y) < picture.height / 2 + height / 4)
+    seen = ahead & near & (height > SMALLEST * picture.short) & (height < LARGEST * picture.short)
     upright = -world_to_camera[:, 1, 1] > 0.3
     front = camera_centre(world_to_camera)[:, 2] > 0
     distance = float(np.linalg.norm(place, axis=1).mean())
     return Sight(float(seen.mean()), float((seen & upright & front).mean()), distance, float(ahead.mean()))
 
 
-def likely(world_to_camera: Cameras, intrinsics: np.ndarray, size: int) -> tuple[str, str] | None:
+def likely(world_to_camera: Cameras, intrinsics: np.ndarray, picture: Picture) -> tuple[str, str] | None:
     """Under which convention the head would be in every frame, upright and from the front: what it is, how to mend it.
 
     The plainest that fits is taken; None when none does.
@@ -110,10 +111,10 @@ def likely(world_to_camera: Cameras, intrinsics: np.ndarray, size: int) -> tuple
     ]
     trials = [*AXES, *plain, *both]
     for name, fix, read in trials:
-        if sight(read(world_to_camera), intrinsics, size).whole > 0.999:
+        if sight(read(world_to_camera), intrinsics, picture).whole > 0.999:
             return name, fix
     centre = focus(world_to_camera)
-    if centre is not None and sight(moved_to(world_to_camera, centre), intrinsics, size).whole > 0.999:
+    if centre is not None and sight(moved_to(world_to_camera, centre), intrinsics, picture).whole > 0.999:
         x, y, z = centre
         where = f"{x:.2f}, {y:.2f}, {z:.2f}"
         return f"a world whose origin is not the head (the cameras look at {where})", f"move the origin to {where}"

@@ -30,6 +30,25 @@ device_option = click.option(
     help="Where networks run: auto (CUDA where there is one, else the CPU), cpu, cuda or cuda:N. "
     "Default: FPORTRAIT_DEVICE, else auto.",
 )
+
+
+def picture_options(command: Any) -> Any:
+    """`--size` and `--aspect` of the picture that a model draws (`animate.sizes.chosen_picture`)."""
+    size = click.option(
+        "--size",
+        metavar="PIXELS|WIDTHxHEIGHT",
+        help="The model's picture: the side of a square that it was trained at (bundle.json), or a rectangle with such "
+        "a short side, which shows more above and below, or beside, the head. Default: the model's own square.",
+    )
+    aspect = click.option(
+        "--aspect",
+        metavar="WIDTH:HEIGHT",
+        help="The picture's shape in place of its pixels: 9:16, 3:4, 4:3, 16:9; the nearest that the model draws is "
+        "taken, and said. With --size PIXELS that is its short side.",
+    )
+    return size(aspect(command))
+
+
 SEED = click.IntRange(0, 2**31 - 1)
 
 

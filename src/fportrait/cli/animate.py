@@ -13,6 +13,7 @@ from fportrait.cli._options import (
     device_option,
     json_option,
     path_type,
+    picture_options,
     print_json,
     promoted_or_shipped,
     student,
@@ -87,11 +88,7 @@ def parse_numbers(text: str, count: int, option: str, example: str) -> tuple[flo
 )
 @click.option("--steps", type=click.IntRange(1, 1000), help="Sampling steps. Default: the model's own.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="The same seed gives the same video.")
-@click.option(
-    "--size",
-    type=click.IntRange(16),
-    help="Pixels of the model's picture, one of those it was trained at (bundle.json). Default: its own.",
-)
+@picture_options
 @click.option(
     "--scale",
     default=4,
@@ -143,7 +140,8 @@ def animate(
     guidance: tuple[str, ...],
     steps: int | None,
     seed: int,
-    size: int | None,
+    size: str | None,
+    aspect: str | None,
     scale: int,
     max_frames: int,
     neutral: str,
@@ -176,6 +174,7 @@ def animate(
       fportrait animate --portrait me.jpg --driving talk.mp4 --adapter anna -o adapted.mp4
       fportrait animate --portrait me.jpg --driving talk.mp4 --model BASE --adapter STAGE/adapter -o adapted.mp4
       fportrait animate --portrait me.jpg --portrait left.jpg --driving talk.mp4 --camera spin -o spin.mp4
+      fportrait animate --portrait me.jpg --driving talk.mp4 --aspect 9:16 -o upright.mp4
       fportrait animate --portrait me.jpg --driving talk.mp4 --fast --profile -o quick.mp4
     """
     scales = parse_pairs(guidance, "--guidance", "FACTOR=SCALE", "expression=2")
@@ -205,6 +204,7 @@ def animate(
             conditions,
             profile=spent,
             size=size,
+            aspect=aspect,
             force=force,
             adapter=adapter,
             sound=not no_audio,
@@ -252,6 +252,7 @@ def animate(
 @click.option("--guidance", multiple=True, metavar="FACTOR=SCALE", help="As of `fportrait animate`.")
 @click.option("--steps", type=click.IntRange(1, 1000), help="Sampling steps. Default: the model's own.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="The same seed gives the same picture.")
+@picture_options
 @click.option("--scale", default=8, show_default=True, type=click.IntRange(1, 16), help="Enlarge the written picture.")
 @click.option("--portrait-fov", type=click.FloatRange(5, 150), help="As of `fportrait animate`.")
 @click.option(
@@ -271,6 +272,8 @@ def edit(
     guidance: tuple[str, ...],
     steps: int | None,
     seed: int,
+    size: str | None,
+    aspect: str | None,
     scale: int,
     portrait_fov: float | None,
     force: bool,
@@ -296,7 +299,8 @@ def edit(
     wanted = Edit(
         *(portrait, changes, at_rest, (yaw, pitch, roll), camera, scales, steps, seed, scale, portrait_fov, force)
     )
-    prepared = write_edit(Animator(promoted_or_shipped(model), adapter=adapter), wanted, output)
+    animator = Animator(promoted_or_shipped(model), size=size, adapter=adapter, aspect=aspect)
+    prepared = write_edit(animator, wanted, output)
     if as_json:
         print_json({"picture": output, "notes": prepared.notes})
         return

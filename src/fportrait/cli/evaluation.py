@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from fportrait.cli._options import SEED, device_option, json_option, print_json, promoted_or_shipped
+from fportrait.cli._options import (
+    SEED,
+    device_option,
+    json_option,
+    picture_options,
+    print_json,
+    promoted_or_shipped,
+)
 
 SHARDS = Path("data/05_model_input/shards")
 ANNOTATIONS = (Path("data/03_primary/validated"), Path("data/03_primary/sweeps"))
@@ -63,6 +70,7 @@ ANNOTATIONS = (Path("data/03_primary/validated"), Path("data/03_primary/sweeps")
 @click.option(
     "--max-frames", type=click.IntRange(5), default=49, show_default=True, help="With --clips: frames of each clip."
 )
+@picture_options
 @click.option("--external", multiple=True, metavar="NAME=FOLDER", help="Score another method's videos beside ours.")
 @click.option(
     "--export",
@@ -96,6 +104,8 @@ def evaluate(
     clips: Path | None,
     adapter: Path | None,
     max_frames: int,
+    size: str | None,
+    aspect: str | None,
     external: tuple[str, ...],
     export_to: Path | None,
     method: str | None,
@@ -133,6 +143,8 @@ def evaluate(
                 click.echo(f"{clip}: {reason}", err=True)
             raise SystemExit(3)
         return
+    if not clips and (size or aspect):
+        raise UserError("--size or --aspect without --clips", "both", "shards are scored in the square they hold")
     if export_to:
         claim_folder(export_to, "clips.json", force)
         count = _export(model, shards, export_to, records)
@@ -171,7 +183,7 @@ def evaluate(
         from fportrait.ops.store import home
 
         given = None if adapter is None else resolve(adapter, home())
-        animator = Animator(promoted_or_shipped(model), adapter=given)
+        animator = Animator(promoted_or_shipped(model), size=size, adapter=given, aspect=aspect)
         summary = evaluate_clips(animator, clips, output, protocol, seed, max_frames)
         show(summary)
         for name, reason in summary["failures"].items():

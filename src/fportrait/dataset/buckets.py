@@ -14,30 +14,19 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from fportrait.dataset.mixing import samples_at
 from fportrait.diffusion.shapes import check_picture_size
 from fportrait.errors import UserError
+from fportrait.pixels import Picture, two_sides
 
 SAME_SHAPE = 0.05  # of the logarithm of width over height: buckets this near to the nearest one count as its shape
 CHUNK = 4096  # draws looked at together
 
 
-class Bucket(NamedTuple):
-    """Pixels of a picture."""
-
-    height: int
-    width: int
-
-    def __str__(self) -> str:
-        return f"{self.height}x{self.width}"
-
-    @property
-    def short(self) -> int:
-        return min(self)
+Bucket = Picture
 
 
 def parse_bucket(text: str) -> Bucket:
@@ -46,10 +35,10 @@ def parse_bucket(text: str) -> Bucket:
     Raises:
         UserError: not two numbers, or sides that a VAE does not take.
     """
-    parts = str(text).split("x")
-    if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
+    sides = two_sides(text, "x")
+    if sides is None:
         raise UserError(f"the bucket {text!r}", "HEIGHTxWIDTH in pixels", "write e.g. '96x64' for an upright picture")
-    bucket = Bucket(*map(int, parts))
+    bucket = Bucket(*sides)
     check_picture_size(*bucket)
     return bucket
 
