@@ -111,7 +111,7 @@ def test_an_adapter_changes_the_video_of_its_own_base_and_another_base_is_refuse
     adapter = save_lora(base, tmp_path / "adapter")
     still = {"driving": files["portrait"], "steps": 1}
     plain, adapted = run(files, "plain", **still), run(files, "adapted", adapter=adapter, **still)
-    assert np.abs(read_video(plain["video"]).astype(int) - read_video(adapted["video"])).mean() > 2
+    assert np.abs(read_video(plain["video"]).astype(int) - read_video(adapted["video"])).mean() > 1
     said = read_provenance(adapted["video"])
     assert said["adapter"] == adapter_name(adapter) and "adapter" not in read_provenance(plain["video"])
     other = json.loads((adapter / "adapter.json").read_text()) | {"base": "0" * 64}

@@ -145,7 +145,7 @@ def test_every_window_starts_from_the_painted_portrait_and_what_is_given_stays_c
     stream.make(moments[:4])
     shown = encode_video(stream.pipeline.vae, stream._shown).float()
     made = stream.sample(moments[4:]).latents
-    painted = to_model_range(np.stack([stream.painted(moment) for moment in moments[3:]])[None])
+    painted = to_model_range(np.stack([stream.painted(moment)[0] for moment in moments[3:]])[None])
     start = (1 - level) * encode_video(stream.pipeline.vae, painted).float()
     noise = torch.randn(made.shape, generator=torch.Generator().manual_seed(0))
     start = start + level * noise

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from fportrait.body.model import Pose, load_body
 from fportrait.body.painting import (
-    INSIDE,
     PortraitPainter,
     Target,
     acting_vertices,
@@ -84,7 +84,30 @@ def test_a_body_without_those_parts_is_painted_without_them():
     portrait = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
     plain = warp_portrait(portrait, closed, lens, closed, lens, body.faces, 0.12, 2)
     assert np.array_equal(PortraitPainter(Bare(), portrait, closed, lens)(closed, lens), plain)
-    assert set(INSIDE) <= set(body.part_names)
+    assert (
+        not PortraitPainter(Bare(), portrait, closed, lens).trust(Target(closed, lens, body.faces, (96, 96), 2)).max()
+        < 200
+    )
+
+
+def test_what_the_portrait_sees_straight_on_is_trusted_what_it_hardly_sees_is_not_and_a_mouth_is():
+    body, closed, lens = facing()
+    turned = Rotation.from_euler("y", 60, degrees=True).as_matrix()
+    middle = closed.mean(0)
+    aside = (closed - middle) @ turned.T + middle
+    painter = PortraitPainter(body, np.full((96, 96, 3), 140, np.uint8), closed, lens)
+    target = Target(aside, lens, body.faces, (96, 96), 2)
+    trust = painter.trust(target).astype(int)
+    sight = np.zeros(target.covered.shape)
+    sight.reshape(-1)[target.places] = painter.sight(target)[0]
+    sight = sight.reshape(96, 2, 96, 2).mean((1, 3))
+    mesh = target.covered.reshape(96, 2, 96, 2).all((1, 3))
+    assert trust[(sight > 0.8) & mesh].mean() > 220
+    assert np.median(trust[(sight == 0) & mesh]) < 60
+    assert trust[0, 0] == 51  # beside it
+    mouth = (lambda at: at[:, :2] / at[:, 2:])(aside @ lens.T)[body.masks["lips"] > 0.5].mean(0).astype(int)
+    assert trust[mouth[1], mouth[0]] > 200
+    assert np.array_equal(painter.trust(Target(aside, lens, body.faces, (96, 96), 2)), trust)
 
 
 def test_colours_are_read_at_no_place_at_one_and_at_more_than_a_picture_is_wide():

@@ -55,3 +55,16 @@ def test_drawn_larger_the_result_is_as_sharp_as_what_is_drawn_where_nothing_chan
     assert torch.allclose(found[..., :16], larger[..., :16], atol=1e-3)
     changed = found[..., 44:]  # a blurred picture, which nothing of the larger one has come into
     assert changed.diff(dim=-1).abs().mean() < 0.3 * larger[..., 44:].diff(dim=-1).abs().mean()
+
+
+def test_where_the_painted_picture_is_trusted_it_is_kept_against_a_model_that_differs_from_it():
+    torch.manual_seed(0)
+    painted = torch.rand(1, 3, 5, 32, 32) * 0.2
+    result = painted + 0.25  # 32 grey levels
+    trusted = torch.zeros(1, 1, 5, 32, 32)
+    assert torch.equal(with_detail(result, painted, painted, trusted=trusted), with_detail(result, painted, painted))
+    trusted[..., 16:] = 1
+    kept = (with_detail(result, painted, painted, trusted=trusted) - painted).abs().mean((0, 1, 2, 3))
+    assert kept[:14].min() > 0.2 > 0.1 > kept[18:].max()
+    larger = painted.repeat_interleave(4, 3).repeat_interleave(4, 4)
+    assert with_detail(result, painted, painted, larger, trusted).shape == larger.shape

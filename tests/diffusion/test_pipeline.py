@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from fportrait.bundle import BundleSettings
 from fportrait.diffusion.cameras import Cameras
 from fportrait.diffusion.codec import BlockCodec, encode_video
+from fportrait.diffusion.detail import with_detail
 from fportrait.diffusion.pipeline import FactorPortraitPipeline
 from fportrait.diffusion.schedule import make_scheduler
 from fportrait.diffusion.transformer import FactorPortraitTransformer
@@ -372,7 +373,7 @@ def test_a_bridge_starts_at_the_noised_painted_portrait_and_takes_as_many_steps_
         torch.testing.assert_close(sampled[:, :, :2], target[:, :, :2], rtol=0, atol=0.02)
 
 
-def test_painted_pictures_give_their_detail_back_and_larger_ones_their_size(pipeline):
+def test_painted_pictures_give_their_detail_back_and_larger_ones_their_size(pipeline, monkeypatch):
     config = {**pipeline.transformer.config, "warped_reference": True, "bridge_level": 0.6}
     transformer = FactorPortraitTransformer(**config).eval()
     torch.nn.init.constant_(transformer.painted_gate.bias, -50.0)  # keeps what is painted
@@ -389,6 +390,19 @@ def test_painted_pictures_give_their_detail_back_and_larger_ones_their_size(pipe
     made.register_to_config(detail=True)
     enlarged = made(**asked, warped=small, larger=iter(large)).frames[0]
     assert enlarged.shape == (29, 64, 64, 3) and np.abs(enlarged.astype(int) - large).mean() < 2
+    trusted = []
+    drawn = (trusted.append(np.full(picture.shape[:2], 255, np.uint8)) or picture for picture in small)
+    seen = []
+    monkeypatch.setattr(
+        "fportrait.diffusion.pipeline.with_detail",
+        lambda result, *rest: seen.append(rest[-1]) or with_detail(result, *rest),
+    )
+    made(**asked, warped=drawn, trusted=trusted)  # the list fills while they are read
+    monkeypatch.undo()
+    assert len(trusted) == sum(trust.shape[2] for trust in seen) == len(small)
+    assert all((trust == 1).all() for trust in seen)
+    with pytest.raises(UserError, match="trust in painted pictures"):
+        made(**asked | conditions(9), warped=torch.zeros(1, 16, 3, 4, 4), trusted=trusted)
     with pytest.raises(UserError, match="larger painted pictures"):
         made(**asked | conditions(9), warped=torch.zeros(1, 16, 3, 4, 4), larger=iter(large[:9]))
 

@@ -263,11 +263,13 @@ class Animator:
         """The model's picture of the portrait, `H W 3`, or `scale` times as large."""
         return prepared.person.shown(prepared.image, self.picture.times(scale))
 
-    def painted(self, prepared: Prepared, numbers: Iterable[int], scale: int = 1) -> Iterator[np.ndarray]:
+    def painted(
+        self, prepared: Prepared, numbers: Iterable[int], scale: int = 1, trusted: list[np.ndarray] | None = None
+    ) -> Iterator[np.ndarray]:
         """The portrait painted on its body in the driver's poses, acting as the codes tell, `H W 3`, one by one.
 
         Args:
-            scale: draws them so many times as large.
+            scale: draws them so many times as large. trusted: takes up how far each one is trusted, `H W` uint8.
         """
         numbers, view, readout = list(numbers), prepared.view, self.encoder.readout
         own: np.ndarray | None = None
@@ -283,7 +285,7 @@ class Animator:
             for other, image in prepared.others
         ]
         portrait = self.portrait(prepared, scale)
-        return paint_portrait(self.body, prepared.person, portrait, *where, own, told, samples, others)
+        return paint_portrait(self.body, prepared.person, portrait, *where, own, told, samples, others, trusted)
 
     def _acted(self, person: Tracked) -> np.ndarray | None:
         """The actions that the portrait's own code tells."""
@@ -387,7 +389,8 @@ class Animator:
         request, count = prepared.request, len(prepared)
         steps = request.steps or self.settings.steps
         rows = padded(count)
-        sharp = scale > 1 and self.bridge_level < 1 and self.pipeline.config.detail
+        keeps = self.bridge_level < 1 and self.pipeline.config.detail
+        sharp, trusted = scale > 1 and keeps, list[np.ndarray]() if keeps else None
 
         def tell(pipeline: Any, step: int, timestep: Any, state: dict[str, Any]) -> dict[str, Any]:
             report("sample", step + 1, steps)
@@ -401,13 +404,14 @@ class Animator:
                 self.normals(prepared, rows.tolist()),
                 torch.from_numpy(self.expression(prepared)[rows])[None],
                 reference_normals=self.portrait_normals(prepared.person),
-                warped=self.painted(prepared, rows.tolist()),
+                warped=self.painted(prepared, rows.tolist(), trusted=trusted),
                 num_inference_steps=steps,
                 guidance=self.guidance(request),
                 generator=torch.Generator().manual_seed(request.seed),
                 output_type="stream",
                 callback_on_step_end=tell,
                 larger=self.painted(prepared, rows.tolist(), scale) if sharp else None,
+                trusted=trusted,
             )
         left = count
         for chunk in self.profile.each("decode", result.frames):

@@ -28,7 +28,7 @@ from fportrait.animate.matching import matched_codes
 from fportrait.animate.portrait import track_picture
 from fportrait.animate.tracked import posed
 from fportrait.animate.viewpoint import square_intrinsics
-from fportrait.body.painting import PortraitPainter, acting_vertices
+from fportrait.body.painting import PortraitPainter, Target, acting_vertices
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import crop_intrinsics, in_camera
 from fportrait.dataset.encode import crop_picture
@@ -84,10 +84,11 @@ class Moment:
 
 class Sampled(NamedTuple):
     """A window before it is decoded: `latents` `1 C 1+n h w`, and of a model that starts from the painted portrait its
-    pictures `T S S 3` uint8."""
+    pictures `T S S 3` uint8 and how far they are trusted, `T S S` uint8."""
 
     latents: torch.Tensor
     painted: np.ndarray | None
+    trusted: np.ndarray | None
 
 
 class PortraitStream:
@@ -152,7 +153,8 @@ class PortraitStream:
         self.rest_code = animator.portrait_rest(self.person)
         matches = self.reads_painted and animator.encoder.readout is not None
         self.response = animator.response(self.person, image) if matches else None
-        self._before: tuple[Moment, np.ndarray, np.ndarray | None] | None = None  # last moment, its normals, painted
+        # The last moment, its normals, its painted portrait and how far that is trusted.
+        self._before: tuple[Moment, np.ndarray, tuple[np.ndarray, np.ndarray] | None] | None = None
         self._shown: torch.Tensor | None = None  # the last frame, 1 3 1 H W
 
     @property
@@ -184,13 +186,15 @@ class PortraitStream:
         vertices = self.vertices(moment)
         return normal_map(vertices, body.faces, moment.camera, self.intrinsics, size, size, 2, body.weld)
 
-    def painted(self, moment: Moment) -> np.ndarray:
-        """The portrait painted on it, `S S 3`, for models that read that."""
+    def painted(self, moment: Moment) -> tuple[np.ndarray, np.ndarray]:
+        """The portrait painted on it, `S S 3`, for models that read that, and how far it is trusted, `S S`."""
         (told,) = told_actions(self.animator.encoder.readout, moment.code[None])
         vertices = self.vertices(moment, told)
         if self.person.offsets is not None:
             vertices = vertices + self.person.offsets @ moment.rotation.T
-        return self.paint(in_camera(vertices, moment.camera), self.intrinsics)
+        vertices = in_camera(vertices, moment.camera)
+        target = Target(vertices, self.intrinsics, self.paint.faces, self.picture.shape[:2], self.paint.samples)
+        return self.paint.paint(target), self.paint.trust(target)
 
     def sample(self, moments: Sequence[Moment]) -> Sampled:
         """The window of the last moment before and `frames` new ones."""
@@ -210,7 +214,9 @@ class PortraitStream:
         if self.carry == "given" and self._shown is not None:
             with torch.no_grad():
                 given = encode_video(self.pipeline.vae, self._shown).float()
-        painted = None if before_painting is None else np.stack([before_painting, *paintings])
+        painted = trusted = None
+        if before_painting is not None:
+            painted, trusted = (np.stack(each) for each in zip(before_painting, *paintings, strict=True))
         latents = self.pipeline(
             self.reference,
             cameras,
@@ -222,7 +228,8 @@ class PortraitStream:
             output_type="latent",
             given=given,
         ).frames
-        return Sampled(latents, painted if self.pipeline.transformer.config.bridge_level < 1 else None)
+        starts = self.pipeline.transformer.config.bridge_level < 1
+        return Sampled(latents, *((painted, trusted) if starts else (None, None)))
 
     @torch.no_grad()
     def decode(self, sampled: Sampled) -> np.ndarray:
@@ -231,7 +238,9 @@ class PortraitStream:
         video = decode_latents(vae, sampled.latents).float()
         if sampled.painted is not None and self.pipeline.config.detail:
             own = to_model_range(sampled.painted[None]).to(video.device)
-            video = with_detail(video, own, decode_latents(vae, encode_video(vae, own)).float())
+            assert sampled.trusted is not None
+            trust = torch.from_numpy(sampled.trusted[None, None]).to(video) / 255
+            video = with_detail(video, own, decode_latents(vae, encode_video(vae, own)).float(), trusted=trust)
         new = video[:, :, 1:]
         if self.carry == "faded" and self._shown is not None:
             count = new.shape[2]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fportrait.body.model import BodyModel
-from fportrait.body.painting import WARP_SCALE, PortraitPainter, acting_vertices
+from fportrait.body.painting import WARP_SCALE, PortraitPainter, Target, acting_vertices
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import in_camera, rectangle_intrinsics
 from fportrait.capture.clock import picked
@@ -248,12 +248,14 @@ def paint_portrait(
     actions: Sequence[np.ndarray | None] | None = None,
     samples: int = WARP_SCALE,
     others: Sequence[tuple[Tracked, np.ndarray, np.ndarray | None]] = (),
+    trusted: list[np.ndarray] | None = None,
 ) -> Iterator[np.ndarray]:
     """The portrait `H W 3` painted on its body and drawn in the driver's poses, one by one; see `draw_normals`.
 
     Args:
         samples: of `PortraitPainter`. others: further portraits of the person: track, picture and own actions.
         own_actions, actions: how the portrait's body acts, and how it shall in each of the frames; see `posed`.
+        trusted: takes up how far each picture is trusted (`PortraitPainter.trust`).
     """
 
     def painter(
@@ -266,5 +268,7 @@ def paint_portrait(
     for camera, matrix, vertices in zip(
         cameras, intrinsics, posed(body, person.shape, drive, numbers, actions, person.offsets), strict=True
     ):
-        target = in_camera(vertices, camera)
-        yield paint(target, matrix)
+        target = Target(in_camera(vertices, camera), matrix, body.faces, portrait.shape[:2], samples)
+        if trusted is not None:
+            trusted.append(paint.trust(target))
+        yield paint.paint(target)

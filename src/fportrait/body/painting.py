@@ -10,19 +10,20 @@ import cv2
 import numba
 import numpy as np
 
+from fportrait.body.mouth import USUAL_SKIN, draw_inside, inside_colours, inside_of, light_of, mouth_weights
 from fportrait.body.pose import Pose
 from fportrait.body.rasterizer import rasterize
 from fportrait.camera.cameras import scale_intrinsics
 from fportrait.errors import UserError
 
 WARP_REACH, WARP_SCALE = 0.12, 2  # of `PortraitPainter`
-INSIDE = {"teeth": (183, 176, 162), "tongue": (101, 57, 60), "mouth_cavity": (73, 44, 42)}  # sRGB, of rendered people
 SPREAD_BLUR = 0.25  # of the reach: deviation of the Gaussian that smooths what is spread
 SIGHT_LOW = 0.2  # cosine below which the first portrait sees a point badly enough for another one to be asked
 MIRROR_SIGHT = 0.4  # cosine that the other side must be seen with: a silhouette's edge mirrors what lies beside it
 SEAM = 0.012  # of the picture's short side: deviation of the Gaussian that shares are softened with
+SIGHT_TRUSTED = 0.6  # cosine from which a point is trusted wholly (`PortraitPainter.trust`), from SIGHT_LOW on a little
+TRUST_BESIDE = 0.2  # of what the mesh drags along: more, and the old silhouette shines through beside the new one
 SIGHT_DEPTH = 0.008  # metres behind what a pixel sees that still count as seen
-USUAL_LIGHT = 140  # median of a face's grey levels that INSIDE goes with
 DRAW_SCALE = 3  # the picture is drawn larger and averaged down, as filmed ones are
 
 
@@ -169,7 +170,7 @@ def _fill(drawn: np.ndarray, target: Target, front: np.ndarray, beyond: Beyond) 
         told.reshape(-1)[known] = 1
         flat[gaps] = np.clip(around(drawn, told).reshape(-1, 3)[gaps] + 0.5, 0, 255).astype(np.uint8)
     inside = np.flatnonzero(front & beyond.inside)
-    flat[target.places[inside]] = np.clip(beyond.colours[inside] + 0.5, 0, 255).astype(np.uint8)
+    draw_inside(drawn, target.places[inside], beyond.colours[inside])
 
 
 def around(drawn: np.ndarray, told: np.ndarray) -> np.ndarray:
@@ -265,17 +266,15 @@ class PortraitPainter:
         others: Sequence[PortraitPainter] = (),
     ):
         self.body, self.samples, self.others = body, samples, list(others)
+        self._last: tuple[Target, tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None
         self.portrait, self.vertices, self.intrinsics = portrait, np.asarray(vertices, np.float32), intrinsics
-        self.faces, self._inside = body.faces, inside_colours(body)
+        self.faces, self._inside = body.faces, inside_of(body)
         height, width = (samples * side for side in portrait.shape[:2])
         ids, _, self._depth = rasterize(vertices, self.faces, scale_intrinsics(intrinsics, samples), height, width)
         seen = cv2.resize((ids >= 0).astype(np.uint8), portrait.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
-        self.light = np.median(portrait[seen], 0) if seen.any() else np.full(3, USUAL_LIGHT)  # of the face, by channel
+        self.light = np.median(portrait[seen], 0) if seen.any() else np.asarray(USUAL_SKIN)  # of the face, by channel
         if self._inside is not None:
-            inside = np.append(np.isfinite(self._inside[:, 0]), False)  # the last one stands for -1, nothing
-            self._shown = inside[ids]
-            light = np.median(portrait[seen].mean(1)) / USUAL_LIGHT if seen.any() else 1.0
-            self._inside = np.clip(self._inside * np.float32(light), 0, 255)
+            self._shown = np.append(self._inside.part > 0, False)[ids]  # the last one stands for -1, nothing
 
     def __call__(self, vertices: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
         """The picture `H W 3` of a body at `vertices` `V 3` before a camera of `intrinsics` `3 3`."""
@@ -290,8 +289,27 @@ class PortraitPainter:
         own = self.portrait.shape[:2], self.samples
         if (target.size, target.samples) != own:
             raise ValueError(f"a target of {target.size}, {target.samples} samples; this portrait's is {own}")
-        sight, places, front = self.sight(target)
+        sight, places, front = self._seen(target)
         return _draw(self.portrait, target, places, front, WARP_REACH, self._beyond(target, sight, places))
+
+    def trust(self, target: Target) -> np.ndarray:
+        """How far what `paint` makes of a target is right, `H W` uint8, 255 for wholly: the mouth that opens, and what
+        the portrait sees straight on; less what it sees askew, and little of what lies beside the mesh."""
+        sight, _, _ = self._seen(target)
+        own = np.asarray(np.clip((sight - SIGHT_LOW) / (SIGHT_TRUSTED - SIGHT_LOW), 0, 1))
+        weights = mouth_weights(self.body)
+        if weights is not None:
+            own = np.maximum(own, (weights[self.faces[target.triangles]] * target.weights).sum(1))
+        drawn: np.ndarray = np.full(target.covered.shape, TRUST_BESIDE, np.float32)
+        drawn.reshape(-1)[target.places] = own
+        drawn = np.asarray(cv2.resize(drawn, self.portrait.shape[1::-1], interpolation=cv2.INTER_AREA))
+        return np.asarray(cv2.GaussianBlur(drawn, (0, 0), SEAM * min(drawn.shape)) * 255 + 0.5, np.uint8)
+
+    def _seen(self, target: Target) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`sight` of the target that was asked for last, which its picture and its trust share."""
+        if self._last is None or self._last[0] is not target:
+            self._last = target, self.sight(target)
+        return self._last[1]
 
     def _beyond(self, target: Target, best: np.ndarray, places: np.ndarray) -> Beyond:
         """See `_draw`. Args: best, places: of `sight`."""
@@ -313,8 +331,11 @@ class PortraitPainter:
             hidden &= mirrored | (sight <= 0)
         inside = np.zeros(count, bool)
         if self._inside is not None:
-            inside = hidden & np.isfinite(self._inside[:, 0])[target.triangles]
-            colours[inside], shares[inside] = self._inside[target.triangles[inside]], 0
+            inside = hidden & (self._inside.part[target.triangles] > 0)
+            triangles = target.triangles[inside]
+            points, _ = on_surface(self.body.template, self.faces, triangles, target.weights[inside])
+            colours[inside] = inside_colours(self._inside, triangles, points) * light_of(self.light)
+            shares[inside] = 0
         return Beyond(colours, shares, inside, (best <= 0) & (shares <= 0) & ~inside)
 
     def sight(self, target: Target, mirrored: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -378,15 +399,3 @@ def mirrored_faces(body: Any) -> np.ndarray | None:
     mirrored triangle turns the other way; None without `mirror_vertices`."""
     mirror = mirror_vertices(body)
     return None if mirror is None else np.ascontiguousarray(mirror[np.asarray(body.faces)][:, ::-1].astype(np.int32))
-
-
-def inside_colours(body: Any) -> np.ndarray | None:
-    """Colours `F 3` of the triangles inside the mouth, NaN elsewhere; None of a body that has no such parts."""
-    names = list(getattr(body, "part_names", []))
-    if not set(INSIDE) <= set(names):
-        return None
-    part = np.asarray(body.part)[np.asarray(body.faces)[:, 0]]
-    colours = np.full((len(part), 3), np.nan, np.float32)
-    for name, colour in INSIDE.items():
-        colours[part == names.index(name)] = colour
-    return colours

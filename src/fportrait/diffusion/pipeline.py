@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,6 +179,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
         overlap_frames: int | None = None,
         given: torch.Tensor | None = None,
         larger: Iterable[np.ndarray] | None = None,
+        trusted: Sequence[np.ndarray] | None = None,
     ) -> FactorPortraitPipelineOutput:
         """Sample a video of as many frames as there are codes.
 
@@ -211,6 +212,8 @@ class FactorPortraitPipeline(DiffusionPipeline):
                 students learn to read them (`training.distill`), and only in a video of one window.
             larger: pictures `kH kW 3` uint8 as of `warped`, drawn at a multiple of the model's size; the result then
                 has that size (`detail.with_detail`). Only with `warped` as pictures, of one video.
+            trusted: how far each of these pictures is trusted, `H W` in 0 to 255 uint8; read after them, so that a list
+                may be filled while they are drawn. Only with `warped` as pictures, of one video.
 
         Raises:
             UserError: files, shapes or lengths that do not fit, unknown factors, values that are not finite.
@@ -255,15 +258,15 @@ class FactorPortraitPipeline(DiffusionPipeline):
         if output_type == "latent":
             self.maybe_free_model_hooks()
             return FactorPortraitPipelineOutput(frames=latents)
-        if larger is not None and (painted is None or len(latents) > 1):
-            raise UserError(
-                f"larger painted pictures for {len(latents)} videos that do not start from painted ones"
-                if painted is None
-                else f"larger painted pictures for {len(latents)} videos",
-                "one video of a model that starts from the painted portrait, given as pictures",
-                "leave them out",
-            )
-        parts = self._decode(latents, painted, larger)
+        for name, value in (("larger painted pictures", larger), ("trust in painted pictures", trusted)):
+            if value is not None and (painted is None or len(latents) > 1):
+                what = "that do not start from painted ones" if painted is None else "at once"
+                raise UserError(
+                    f"{name} for {len(latents)} videos {what}",
+                    "one video of a model that starts from the painted portrait, given as pictures",
+                    "leave them out",
+                )
+        parts = self._decode(latents, painted, larger, trusted)
         if output_type == "pt":
             return FactorPortraitPipelineOutput(frames=torch.cat(list(parts), 2))
         pictures = map(to_uint8, parts)
@@ -276,6 +279,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
         latents: torch.Tensor,
         painted: torch.Tensor | None = None,
         larger: Iterable[np.ndarray] | None = None,
+        trusted: Sequence[np.ndarray] | None = None,
     ) -> Iterator[torch.Tensor]:
         """Parts `B 3 t H W` of the video; with the detail of `painted` `B 3 T H W` uint8 (`detail.with_detail`)."""
         parts = (part.float() for part in decode_parts(self.vae, latents))
@@ -287,7 +291,8 @@ class FactorPortraitPipeline(DiffusionPipeline):
             for part, coded in zip(parts, decode_parts(self.vae, encode_video(self.vae, own)), strict=True):
                 window = slice(start, start + part.shape[2])
                 sharp = None if drawn is None else to_model_range(drawn.take(window)[None]).to(part)
-                yield with_detail(part, own[:, :, window], coded.float(), sharp)
+                trust = None if trusted is None else torch.from_numpy(np.stack(trusted[window])[None, None]).to(part)
+                yield with_detail(part, own[:, :, window], coded.float(), sharp, None if trust is None else trust / 255)
                 start = window.stop
         self.maybe_free_model_hooks()
 
