@@ -1,8 +1,9 @@
 """Sharded training by combination: every way to spread a model, with everything that a stage can ask for.
 
 Two processes, interrupted, against one that is not: `tests/helpers/matrix.py` says how the cells are chosen. With the
-argument `buckets` the shards have two shapes of picture. Needs
-`pip install fportrait[deepspeed,lora]`; without DeepSpeed its two rows are left out.
+argument `buckets` the shards have two shapes of picture; with `bridge` the model's paths start at the painted portrait,
+as the shipped base's do, and every two of way, LoRA and buckets meet. Needs `pip install fportrait[deepspeed,lora]`;
+without DeepSpeed its two rows are left out.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from _result import write_result
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from helpers.forks import Forks
-from helpers.matrix import COLUMNS, TOLERANCE, WAYS, run_matrix
+from helpers.matrix import TOLERANCE, WAYS, run_bridge, run_matrix
 
 
 def main() -> None:
@@ -27,12 +28,18 @@ def main() -> None:
         server = Forks(Path(folder), "peft", *modules)
         try:
             ways = WAYS if deepspeed else ("none", "fsdp2")
-            table = run_matrix(server, ways, Path(folder), shards=shards)
+            bridge = shards == "bridge"
+            table = (
+                run_bridge(server, ways, Path(folder))
+                if bridge
+                else run_matrix(server, ways, Path(folder), shards=shards)
+            )
         finally:
             server.close()
-    print("| | " + " | ".join(COLUMNS) + " |\n| --- |" + " --- |" * len(COLUMNS))
+    columns = list(dict.fromkeys(name for row in table.values() for name in row))
+    print("| | " + " | ".join(columns) + " |\n| --- |" + " --- |" * len(columns))
     for way, row in table.items():
-        cells = [value if isinstance(value, str) else f"{value:.0e}" for value in (row[name] for name in COLUMNS)]
+        cells = [f"{value:.0e}" if isinstance(value, float) else value or "" for value in map(row.get, columns)]
         print(f"| {way} | " + " | ".join(cells) + " |")
     cells = [value for row in table.values() for value in row.values()]
     worst = max((value for value in cells if isinstance(value, float)), default=0.0)

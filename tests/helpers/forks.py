@@ -128,7 +128,7 @@ def one_process(request: dict, rank: int, ranks: int, port: int, shards_folder: 
             if entry["step"] == step and entry.get("rank", 0) == rank:
                 os.kill(os.getpid(), getattr(signal, entry["name"]))
 
-    model, reader = transformer(), ShardReader(shards_folder)
+    model, reader = transformer(**request.get("model", {})), ShardReader(shards_folder)
 
     def sample(step: int) -> None:  # as a stage does (`training.run`)
         from fportrait.diffusion.codec import BlockCodec

@@ -29,8 +29,11 @@ FEATURES: dict[str, dict[str, Any]] = {
 OFF = {"held_out": 0, "ema": 0.0}  # where leaving a setting out would not switch it off
 INTERRUPTIONS = ("SIGKILL", "2 → 1 → 2")
 COLUMNS = (*FEATURES, *INTERRUPTIONS)
+# A model whose paths start at the painted portrait, with the gate that keeps it: what the shipped base is.
+BRIDGE = {"warped_reference": True, "reference_normals": "portrait", "bridge_level": 0.6}
 BASE = {"iterations": 6, "checkpoint_every": 2, "keep_checkpoints": 9, "log_every": 1}
 TOLERANCE = 1e-5
+SHAPED = {"shards": "one shape", "buckets": "two shapes"}
 PATIENCE = 600  # seconds, after which a run counts as a hang
 
 
@@ -50,20 +53,38 @@ def settings_of(features: tuple[str, ...], way: str) -> dict[str, Any]:
     return {**BASE, **OFF, **changes, "sharding": way}
 
 
-def run_reference(forks: Forks, features: tuple[str, ...], out: Path, shards: str = "shards") -> None:
-    codes = forks.run(out, settings=settings_of(features, "none"), shards=shards, seconds=PATIENCE)
+def bridge_cells() -> list[tuple[str, tuple[str, ...], str]]:
+    """Way, features and shards: every two of way, LoRA and buckets meet, all else is switched on."""
+    return [
+        (way, tuple(name for name in FEATURES if lora or name != "LoRA"), ("shards", "buckets")[(number + lora) % 2])
+        for number, way in enumerate(WAYS)
+        for lora in (0, 1)
+    ]
+
+
+def run_reference(
+    forks: Forks, features: tuple[str, ...], out: Path, shards: str = "shards", model: dict[str, Any] | None = None
+) -> None:
+    settings = settings_of(features, "none")
+    codes = forks.run(out, settings=settings, shards=shards, seconds=PATIENCE, model=model or {})
     assert codes == [0], forks.error()
 
 
 def run_cell(
-    forks: Forks, way: str, features: tuple[str, ...], interruption: str, out: Path, shards: str = "shards"
+    forks: Forks,
+    way: str,
+    features: tuple[str, ...],
+    interruption: str,
+    out: Path,
+    shards: str = "shards",
+    model: dict[str, Any] | None = None,
 ) -> None:
-    """Two processes, interrupted; they go on to the end."""
-    request = {"settings": settings_of(features, way), "shards": shards, "seconds": PATIENCE}
+    """Two processes, interrupted (by nothing where that is empty); they go on to the end."""
+    request = {"settings": settings_of(features, way), "shards": shards, "seconds": PATIENCE, "model": model or {}}
     if interruption == "SIGKILL":  # the second one, just before its fourth optimiser step
         codes = forks.run(out, ranks=2, kill=[{"rank": 1, "event": 4}], **request)
         assert codes == [1, -9], (codes, forks.error())
-    else:
+    elif interruption:
         for step, ranks in ((2, 2), (4, 1)):
             codes = forks.run(out, ranks=ranks, signal=[{"step": step, "name": "SIGTERM"}], **request)
             assert codes == [143] * ranks, (codes, forks.error())
@@ -139,4 +160,26 @@ def run_matrix(
                     found if isinstance(found, str) else before if isinstance(before, str) else max(before, found)
                 )
             shutil.rmtree(out, ignore_errors=True)
+    return table
+
+
+def run_bridge(forks: Forks, ways: tuple[str, ...], folder: Path, report: Any = print) -> dict[str, dict[str, Any]]:
+    """Worst difference, or what went wrong, of `bridge_cells` by way and cell."""
+    table: dict[str, dict[str, Any]] = {way: {} for way in ways}
+    made: dict[tuple[Any, ...], Path] = {}
+    for way, features, shards in bridge_cells():
+        if way not in ways:
+            continue
+        key, named = (features, shards), f"{'LoRA' if 'LoRA' in features else 'all weights'}, {SHAPED[shards]}"
+        if key not in made:
+            made[key] = folder / f"reference-{len(made)}"
+            run_reference(forks, features, made[key], shards, BRIDGE)
+        out = folder / f"{way}-{named}"
+        try:
+            run_cell(forks, way, features, "", out, shards, BRIDGE)
+            table[way][named] = compare(out, made[key])
+        except AssertionError as error:
+            table[way][named] = str(error)
+        report(f"{way:<6} {named}: {table[way][named]}", flush=True)
+        shutil.rmtree(out, ignore_errors=True)
     return table

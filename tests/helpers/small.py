@@ -35,7 +35,7 @@ def record(
         "landmark_codes": torch.rand(frames, 476, generator=generator).half(),
     }
     painted = torch.Generator().manual_seed(2000 + seed)  # drawn apart: what was there before stays as it was
-    tensors["warped"] = torch.randn(2, 16, latent_frames, SIDE, SIDE, generator=painted).half()
+    tensors["warped"] = torch.randn(2, 16, latent_frames, *shape, generator=painted).half()
     if video:
         tensors["video"] = torch.randint(0, 256, (frames, 32, 32, 3), generator=generator, dtype=torch.uint8)
     return tensors
@@ -110,7 +110,7 @@ def bucket_shards(
     return ShardReader(folder)
 
 
-def transformer(seed: int = 0) -> FactorPortraitTransformer:
+def transformer(seed: int = 0, **changes) -> FactorPortraitTransformer:
     torch.manual_seed(seed)
     return FactorPortraitTransformer(
         patch_size=(1, 1, 1),
@@ -122,6 +122,7 @@ def transformer(seed: int = 0) -> FactorPortraitTransformer:
         num_layers=2,
         prompt_tokens=4,
         controller_init_std=0.02,
+        **changes,
     )
 
 

@@ -6,14 +6,16 @@ from itertools import combinations, product
 
 import pytest
 
-from helpers.forks import Forks
+from helpers.forks import Forks, journal
 from helpers.matrix import (
+    BRIDGE,
     COLUMNS,
     FEATURES,
     INTERRUPTIONS,
     TOLERANCE,
     WAYS,
     array,
+    bridge_cells,
     compare,
     run_cell,
     run_matrix,
@@ -36,11 +38,12 @@ def forks(tmp_path_factory):
 def references(forks, tmp_path_factory):
     made = {}
 
-    def reference(features):
-        if features not in made:
-            made[features] = tmp_path_factory.mktemp("reference")
-            run_reference(forks, features, made[features], "buckets")
-        return made[features]
+    def reference(features, shards="buckets", model=None):
+        key = features, shards, model is not None
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("reference")
+            run_reference(forks, features, made[key], shards, model)
+        return made[key]
 
     return reference
 
@@ -64,6 +67,32 @@ def test_two_interrupted_processes_give_the_numbers_of_one(forks, references, tm
         pytest.skip("needs DeepSpeed")
     run_cell(forks, way, features, interruption, tmp_path, "buckets")
     assert compare(tmp_path, references(features)) < TOLERANCE
+
+
+def test_of_way_lora_and_buckets_every_two_meet_under_the_bridge():
+    met = [(way, "LoRA" in features, shards) for way, features, shards in bridge_cells()]
+    for one, other in combinations(range(3), 2):
+        values = [sorted({cell[place] for cell in met}) for place in (one, other)]
+        assert {(cell[one], cell[other]) for cell in met} == set(product(*values)), (one, other)
+
+
+@pytest.mark.parametrize(
+    ("way", "features", "shards"),
+    [
+        pytest.param(*cell, marks=() if cell[0] == "fsdp2" else pytest.mark.slow, id=f"{cell[0]}-{number}")
+        for number, cell in enumerate(bridge_cells())
+    ],
+)
+def test_a_model_that_starts_from_the_painted_portrait_is_trained_by_two_as_by_one(
+    forks, references, tmp_path, way, features, shards
+):
+    """Its noise, its gate and the painted latents of every bucket, spread every way, with LoRA and without."""
+    if way.startswith("zero") and not DEEPSPEED:
+        pytest.skip("needs DeepSpeed")
+    run_cell(forks, way, features, "", tmp_path, shards, BRIDGE)
+    assert compare(tmp_path, references(features, shards, BRIDGE)) < TOLERANCE
+    plain = references(features, shards)
+    assert journal(plain)[1]["loss"] != journal(references(features, shards, BRIDGE))[1]["loss"]
 
 
 @pytest.mark.slow
