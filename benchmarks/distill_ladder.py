@@ -33,6 +33,7 @@ from fportrait.evaluation.metrics import make
 from fportrait.evaluation.metrics.psnr import psnr
 from fportrait.evaluation.metrics.sharpness import sharpness
 from fportrait.evaluation.probes import EXPRESSIONS, ProbeSettings, measure, probe_person
+from fportrait.provenance import model_name
 from fportrait.tracking.expression import ExpressionEncoder
 
 FIRST_SEED = 150_600_000  # of the people
@@ -189,6 +190,7 @@ def main() -> None:
         n=len(people),
         theirs=rows[full]["cpu_ms_per_frame"],
         peer=peer,
+        base=model_name(arguments.teacher)["hash"],
         rows=rows,
     )
 

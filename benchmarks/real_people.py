@@ -323,7 +323,8 @@ def reenactment(bench: Bench, still: Path) -> tuple[list[dict[str, Any]], dict[s
             continue
         # The clip's own camera and crop: what a frame of it looked like to the model.
         drive = prepared.drive
-        prepared.person.crop = drive.crop
+        if np.array_equal(prepared.image, first):  # a rolled portrait was turned upright, and has places of its own
+            prepared.person.crop = drive.crop
         intrinsics = drive.track.clips[0].intrinsics.copy()
         intrinsics[:2, 2] -= drive.crop[:2]
         intrinsics[:2] *= bench.size / drive.crop[2]

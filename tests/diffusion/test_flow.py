@@ -112,5 +112,7 @@ def test_the_levels_of_a_bridge_are_below_it_and_lean_towards_it():
     drawn = flow.bridge_sigmas(100_000, 0.6, 5.0, torch.Generator().manual_seed(0))
     assert drawn.min() > 0 and drawn.max() <= 0.6
     assert drawn.mean().item() == pytest.approx(0.4, abs=0.005)  # of s sqrt(u): two thirds of s
+    assert flow.bridge_sigmas(3, 0.6, distribution="start").tolist() == pytest.approx([0.6] * 3)
+    assert flow.bridge_sigmas(3, 1.0, distribution="start").tolist() == [1.0] * 3
     ordinary = flow.bridge_sigmas(5, 1.0, 3.0, torch.Generator().manual_seed(1))
     assert torch.equal(ordinary, flow.sample_sigmas(5, 3.0, generator=torch.Generator().manual_seed(1)))

@@ -56,6 +56,7 @@ def test_a_bridges_paths_start_at_the_painted_portrait_also_where_the_model_is_n
 def test_settings_that_a_bridge_does_not_read_are_refused_or_told(caplog):
     check_noise_levels(stage(sigmas="logit_normal", shift=3.0), 1.0)
     check_noise_levels(stage(), 0.6)
+    check_noise_levels(stage(sigmas="start"), 0.6)
     assert not caplog.records
     with pytest.raises(UserError, match="sigmas = logit_normal in stage3, which is not read"):
         check_noise_levels(stage(sigmas="logit_normal"), 0.6)

@@ -27,8 +27,7 @@ from fportrait.evaluation.clips import by_person, frechet_of, score_clip, summar
 from fportrait.evaluation.comparison import compare
 from fportrait.evaluation.report import Report
 from fportrait.evaluation.slices import expression_strength, skin_degrees, slice_of, summarise_slices, turn_degrees
-from fportrait.evaluation.tables import OWN_CLIPS
-from fportrait.evaluation.types import ClipResult, Protocol, Scorers, load_encoder
+from fportrait.evaluation.types import OWN_CLIPS, ClipResult, Protocol, Scorers, load_encoder
 from fportrait.evaluation.types import Request as Asked
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi")
@@ -166,7 +165,8 @@ def from_first_frame(animator: Animator, path: Path, seed: int, max_frames: int)
         write_image(still, first)
         prepared = animator.prepare(Request(still, path, seed=seed, max_frames=max_frames))
     drive = prepared.drive
-    prepared.person.crop = drive.crop
+    if np.array_equal(prepared.image, first):  # a rolled portrait was turned upright, and has places of its own
+        prepared.person.crop = drive.crop
     count = len(prepared)
     intrinsics = drive.lens(animator.picture)
     camera = drive.reference_camera

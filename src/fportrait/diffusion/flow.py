@@ -48,8 +48,11 @@ def bridge_sigmas(
 ) -> torch.Tensor:
     """Noise levels `B` for a model whose paths start at `level`: below 1 more of them the nearer to it, s sqrt(u).
 
-    The first of few steps does most, and it is made at `level` itself. At level 1 these are `sample_sigmas`.
+    The first of few steps does most, and it is made at `level` itself. At level 1 these are `sample_sigmas`. With the
+    distribution `start` all are where sampling starts: what a model of one step is asked for, and nothing else.
     """
+    if distribution == "start":
+        return torch.full((batch,), min(float(level), 1.0))
     if level >= 1:
         return sample_sigmas(batch, shift, distribution, generator)
     return spread_sigmas(1 - torch.rand(batch, generator=generator), level, shift)

@@ -13,11 +13,17 @@ from fportrait.evaluation.bootstrap import estimate
 from fportrait.evaluation.control import changes, face_errors, gain
 from fportrait.evaluation.scoring import ClipScorer
 from fportrait.evaluation.slices import expression_strength, skin_degrees, slice_of, view_degrees
-from fportrait.evaluation.types import ClipResult, Evaluation, Request, Scorers
+from fportrait.evaluation.types import OWN_CLIPS, ClipResult, Evaluation, Request, Scorers
 
 METHODS = ("ours", "codec_limit", "repeated_portrait")
 MIN_ASKED = 0.1  # root mean square change of the codes below which a clip asks for no expression
-FACELESS = ("psnr", "ssim", "sharpness", "lpips", "iqa")  # what a repeated portrait is scored by
+FACELESS = (
+    "psnr",
+    "ssim",
+    "sharpness",
+    "lpips",
+    "iqa",
+)  # of a repeated portrait; of own clips CSIM, too
 
 
 def score_record(
@@ -69,9 +75,8 @@ def score_clip(
     for method in METHODS:
         if method not in videos:
             continue
-        some = {
-            key: metric for key, metric in scorers.frame.items() if method != "repeated_portrait" or key in FACELESS
-        }
+        told = (*FACELESS, "csim") if group == OWN_CLIPS else FACELESS
+        some = {key: metric for key, metric in scorers.frame.items() if method != "repeated_portrait" or key in told}
         scores = ClipScorer(some, scorers.every).score(videos[method], truth, skip, request.landmarks)
         clip.scores |= {f"{method}/{key}": value for key, value in scores.means.items()}
         clip.missed |= {f"{method}/{key}": count for key, count in scores.missed.items() if count}

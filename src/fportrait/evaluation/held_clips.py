@@ -21,8 +21,7 @@ from fportrait.dataset.sampling import held_out
 from fportrait.dataset.shards import INDEX, Record, ShardReader
 from fportrait.evaluation.clips import by_person, frechet_of, score_group, summarise
 from fportrait.evaluation.slices import slice_of
-from fportrait.evaluation.tables import OWN_CLIPS
-from fportrait.evaluation.types import ClipResult, Evaluation
+from fportrait.evaluation.types import OWN_CLIPS, ClipResult, Evaluation
 
 NEAR = 3.0  # degrees beyond what was trained on that are no other view yet
 

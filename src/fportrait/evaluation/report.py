@@ -30,7 +30,8 @@ from fportrait.evaluation.page import (
     slice_tables,
     sparkline,
 )
-from fportrait.evaluation.tables import OWN_CLIPS, write_tables
+from fportrait.evaluation.tables import write_tables
+from fportrait.evaluation.types import OWN_CLIPS
 from fportrait.pixels import enlarged
 from fportrait.provenance import SYNTHETIC
 

@@ -41,8 +41,8 @@ from fportrait.evaluation.modes import mode_scenes, run_modes
 from fportrait.evaluation.probes import ProbeSettings, run_probes
 from fportrait.evaluation.report import Report
 from fportrait.evaluation.slices import summarise_slices
-from fportrait.evaluation.tables import OWN_CLIPS
 from fportrait.evaluation.types import (
+    OWN_CLIPS,
     ClipResult,
     Evaluation,
     Protocol,

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from fportrait.atomic_io import write_text
 from fportrait.evaluation.comparison import COLUMNS, TITLES, value_of
 from fportrait.evaluation.metrics import METRICS
+from fportrait.evaluation.types import OWN_CLIPS
 from fportrait.tables.schema import DATASETS
 
-OWN_CLIPS = "own clips"  # the group of clips that come from a user's folder and not from shards
 GROUPS = (*DATASETS, OWN_CLIPS)
 DIGITS = {"psnr": 2, "ssim": 2, "csim": 2, "iqa": 2, "lpips": 4, "aed": 4, "fid_vid": 2, "fvd": 2}
 BEYOND = "†"

@@ -19,6 +19,8 @@ from fportrait.evaluation.metrics import METRICS, available
 from fportrait.evaluation.scoring import FrechetScorer
 from fportrait.parameters import settings_from
 
+OWN_CLIPS = "own clips"  # the group of clips that come from a user's folder and not from shards
+
 
 @dataclass(frozen=True)
 class Protocol:

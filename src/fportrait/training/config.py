@@ -15,7 +15,7 @@ from fportrait.tables.schema import DATASETS
 
 CHOICES = {
     "precision": ("bf16", "fp32"),
-    "sigmas": ("uniform", "logit_normal"),
+    "sigmas": ("uniform", "logit_normal", "start"),
     "optimizer": ("adamw", "adamw8bit"),
     "sharding": ("none", "fsdp2", "zero2", "zero3"),
     "variant": ARCHITECTURES,
@@ -53,7 +53,7 @@ class StageConfig:
     precision: str = "bf16"  # of autocast; weights and optimiser are float32
     dropout: float | dict[str, float] = 0.1  # of each factor, or by name: identity, view, pose, expression
     shift: float = 5.0
-    sigmas: str = "uniform"  # or logit_normal
+    sigmas: str = "uniform"  # or logit_normal; start: only where sampling starts, for a model of one step
     focus_gain: float = 0.0  # extra loss weight on eyes and mouth
     contrast: float = 1.0  # weight of the error in what differs between the frames of a clip (`flow_loss`)
 

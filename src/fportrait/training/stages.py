@@ -47,19 +47,19 @@ def check_stage(stage: StageConfig, reader: ShardReader) -> None:
 def check_noise_levels(stage: StageConfig, bridge_level: float) -> None:
     """Tell of settings that a model whose paths start at the painted portrait does not read (`flow.bridge_sigmas`).
 
-    Such a model learns at level sqrt(u): `sigmas` has no meaning, and `shift` only spaces the levels of sample videos,
-    of which a warning tells.
+    Such a model learns at level sqrt(u), or at the level alone (`sigmas: start`): no other distribution has a meaning,
+    and `shift` only spaces the levels of sample videos, of which a warning tells.
 
     Raises:
-        UserError: `sigmas` other than uniform.
+        UserError: `sigmas` other than uniform or start.
     """
     if bridge_level >= 1:
         return
     learns = f"this model's paths start at noise level {bridge_level:g}, and its levels are drawn from there"
-    if stage.sigmas != "uniform":
+    if stage.sigmas not in ("uniform", "start"):
         raise UserError(
             f"sigmas = {stage.sigmas} in {stage.name}, which is not read: {learns}",
-            "sigmas: uniform",
+            "sigmas: uniform or start",
             "set it so, or begin with a model of bridge_level 1",
         )
     if stage.shift != StageConfig.shift:
