@@ -28,8 +28,7 @@ def promote(
 ) -> dict[str, Any]:
     """Register the bundle as the next version; refusals state every reason, and then nothing is registered."""
     from fportrait.atomic_io import atomic_folder
-    from fportrait.bundle import assemble, read_settings
-    from fportrait.dataset.shards import trained_buckets
+    from fportrait.bundle import assemble
     from fportrait.errors import UserError
     from fportrait.ops import headline, runs
     from fportrait.ops.chain import CHAIN
@@ -39,7 +38,6 @@ def promote(
     from fportrait.ops.promotion import promote as promote_bundle
     from fportrait.ops.rescoring import rescorer
     from fportrait.ops.smoke import smoke_animation
-    from fportrait.pixels import Picture
 
     settings = GateSettings(
         *(headline.flatten(floors), slice_floors, min_slice_clips, headline.flatten(limits), against_champion),
@@ -61,11 +59,19 @@ def promote(
     with atomic_folder(model) as folder:  # stays away when the gate refuses
         keys = ("size", "shift", "steps", "scheduler", "guidance", "guidance_below")
         sampling = {key: scores["settings"][key] for key in keys if key in scores["settings"]}  # as it was scored
-        before, further = read_settings(base), [Picture(*sides) for sides in trained_buckets(shards)]
-        sizes = sorted({one.height for one in further if one.square} | set(before.sizes))
-        shapes = sorted({str(one) for one in further if not one.square} | set(before.shapes))
-        bundle = assemble(
-            trained / "transformer", base, folder / "bundle", frames=frames, sizes=sizes, shapes=shapes, **sampling
-        )
+        sampling |= further_pictures(shards, base)
+        bundle = assemble(trained / "transformer", base, folder / "bundle", frames=frames, **sampling)
         rescore = rescorer(shards, protocol, probes, scores)
         return promote_bundle(bundle, candidate, settings, rescore=rescore, smoke=smoke_animation)
+
+
+def further_pictures(shards: Path, base: Path) -> dict[str, list[Any]]:
+    """`sizes` and `shapes` of a bundle: what its training saw beside the square, in its shards' buckets or in its base."""
+    from fportrait.bundle import stated_settings
+    from fportrait.dataset.shards import trained_buckets
+    from fportrait.pixels import Picture
+
+    before, further = stated_settings(base), [Picture(*sides) for sides in trained_buckets(shards)]
+    sizes = {one.height for one in further if one.square} | set(before.sizes if before else ())
+    shapes = {str(one) for one in further if not one.square} | set(before.shapes if before else ())
+    return {"sizes": sorted(sizes), "shapes": sorted(shapes)}

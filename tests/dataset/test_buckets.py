@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fportrait.atomic_io import write_json
 from fportrait.body.model import load_body
 from fportrait.camera.cameras import project
 from fportrait.capture.video_io import read_video, write_video
@@ -16,6 +17,7 @@ from fportrait.dataset.mixing import sample_at, samples_at
 from fportrait.dataset.shards import ShardReader, trained_buckets
 from fportrait.diffusion.codec import BlockCodec, encode_video
 from fportrait.errors import UserError
+from fportrait.pipelines.promote.nodes import further_pictures
 from fportrait.pixels import to_model_range
 from helpers.small import bucket_shards
 from helpers.tables import clip_rows, identity_row, small_codec, write_tables
@@ -187,3 +189,7 @@ def test_shards_of_buckets_name_their_shapes(tmp_path):
     reader = bucket_shards(tmp_path)
     assert reader.shapes()["ViewSweep"].count((48, 32)) == 2 and reader.shapes()["ViewSweep"].count((32, 32)) == 4
     assert trained_buckets(tmp_path) == [(48, 32)] and trained_buckets(tmp_path / "none") == []
+    write_json(tmp_path / "bundle.json", {"sizes": [96], "shapes": ["64x48", "48x32"]})  # of the base
+    assert further_pictures(tmp_path, tmp_path) == {"sizes": [96], "shapes": ["48x32", "64x48"]}
+    assert further_pictures(tmp_path, tmp_path / "none") == {"sizes": [], "shapes": ["48x32"]}
+    assert further_pictures(tmp_path / "none", tmp_path)["shapes"] == ["48x32", "64x48"]

@@ -36,7 +36,7 @@ def parse_view(text: str) -> tuple[float, float]:
 @click.option("--loop", is_flag=True, help="Play the video again and again.")
 @click.option("-o", "--output", type=path_type, help="A video to write (.mp4), or a named pipe for other programs.")
 @click.option("--model", type=path_type, help="A model folder. Default: the promoted or shipped student.")
-@click.option("--size", type=click.IntRange(16), help="Pixels of the model's picture. Default: its own.")
+@click.option("--size", type=click.IntRange(16), help="Side of the picture, a square. Default: the model's own.")
 @click.option("--view", default="0,0", show_default=True, metavar="YAW,ELEVATION", help="Where the camera stands.")
 @click.option(
     "--expression", default=1.0, show_default=True, type=click.FloatRange(0, 3), help="Its strength; 0: rest."
