@@ -66,7 +66,7 @@ def promote(
 
 
 def further_pictures(shards: Path, base: Path) -> dict[str, list[Any]]:
-    """`sizes` and `shapes` of a bundle: what its training saw beside the square, in its shards' buckets or in its base."""
+    """`sizes` and `shapes` of a bundle: what training saw beside the square, in the shards' buckets or before."""
     from fportrait.bundle import stated_settings
     from fportrait.dataset.shards import trained_buckets
     from fportrait.pixels import Picture
