@@ -22,13 +22,13 @@ from helpers.matrix import TOLERANCE, WAYS, run_bridge, run_matrix
 
 def main() -> None:
     shards = sys.argv[1] if len(sys.argv) > 1 else "shards"
+    bridge = shards == "bridge"
     deepspeed = find_spec("deepspeed") is not None
     modules = ("deepspeed.runtime.engine", "torch._inductor.compile_fx") if deepspeed else ()
     with tempfile.TemporaryDirectory() as folder:
         server = Forks(Path(folder), "peft", *modules)
         try:
             ways = WAYS if deepspeed else ("none", "fsdp2")
-            bridge = shards == "bridge"
             table = (
                 run_bridge(server, ways, Path(folder))
                 if bridge
@@ -45,7 +45,7 @@ def main() -> None:
     worst = max((value for value in cells if isinstance(value, float)), default=0.0)
     write_result(
         "sharding" if shards == "shards" else f"sharding_{shards}",
-        "two interrupted processes against one: the worst relative difference of loss, held-out score or weight",
+        f"two {'' if bridge else 'interrupted '}processes against one: the worst relative difference of loss, held-out score or weight",
         worst if all(isinstance(value, float) for value in cells) else 1.0,
         "relative difference",
         TOLERANCE,
