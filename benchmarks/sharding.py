@@ -45,7 +45,8 @@ def main() -> None:
     worst = max((value for value in cells if isinstance(value, float)), default=0.0)
     write_result(
         "sharding" if shards == "shards" else f"sharding_{shards}",
-        f"two {'' if bridge else 'interrupted '}processes against one: the worst relative difference of loss, held-out score or weight",
+        f"two {'' if bridge else 'interrupted '}processes against one: the worst relative difference of loss, "
+        "held-out score or weight",
         worst if all(isinstance(value, float) for value in cells) else 1.0,
         "relative difference",
         TOLERANCE,
