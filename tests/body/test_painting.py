@@ -6,6 +6,9 @@ from scipy.spatial.transform import Rotation
 
 from fportrait.body.model import Pose, load_body
 from fportrait.body.painting import (
+    TRUST_BESIDE,
+    TRUST_SEEN,
+    TRUST_UNSEEN,
     PortraitPainter,
     Target,
     acting_vertices,
@@ -90,7 +93,19 @@ def test_a_body_without_those_parts_is_painted_without_them():
     )
 
 
-def test_what_the_portrait_sees_straight_on_is_trusted_what_it_hardly_sees_is_not_and_a_mouth_is():
+def test_teeth_that_a_smile_shows_do_not_lie_on_the_tongue_when_the_mouth_opens_wider():
+    names = load_body().action_names
+    parted, wide = np.zeros(52, np.float32), np.zeros(52, np.float32)
+    parted[names.index("jawOpen")], wide[names.index("jawOpen")] = 0.3, 1.0
+    body, small, lens = facing(parted)
+    _, opened, _ = facing(wide)
+    white = np.full((96, 96, 3), 240, np.uint8)
+    painter = PortraitPainter(body, white, small, lens)
+    assert (painter(small, lens) == 240).all()  # the very portrait again
+    assert (painter(opened, lens).mean(-1) < 160).sum() > 20  # a tongue, and not a white one
+
+
+def test_what_the_portrait_sees_is_trusted_what_it_does_not_see_less_and_what_lies_beside_wholly():
     body, closed, lens = facing()
     turned = Rotation.from_euler("y", 60, degrees=True).as_matrix()
     middle = closed.mean(0)
@@ -102,11 +117,11 @@ def test_what_the_portrait_sees_straight_on_is_trusted_what_it_hardly_sees_is_no
     sight.reshape(-1)[target.places] = painter.sight(target)[0]
     sight = sight.reshape(96, 2, 96, 2).mean((1, 3))
     mesh = target.covered.reshape(96, 2, 96, 2).all((1, 3))
-    assert trust[(sight > 0.8) & mesh].mean() > 220
-    assert np.median(trust[(sight == 0) & mesh]) < 60
-    assert trust[0, 0] == 51  # beside it
+    assert np.median(trust[(sight > 0.8) & mesh]) == round(255 * TRUST_SEEN)
+    assert np.median(trust[(sight == 0) & mesh]) == pytest.approx(255 * TRUST_UNSEEN, abs=4)
+    assert trust[0, 0] == 255 * TRUST_BESIDE
     mouth = (lambda at: at[:, :2] / at[:, 2:])(aside @ lens.T)[body.masks["lips"] > 0.5].mean(0).astype(int)
-    assert trust[mouth[1], mouth[0]] > 200
+    assert trust[mouth[1], mouth[0]] > 200 * TRUST_SEEN
     assert np.array_equal(painter.trust(Target(aside, lens, body.faces, (96, 96), 2)), trust)
 
 

@@ -10,7 +10,7 @@ import cv2
 import numba
 import numpy as np
 
-from fportrait.body.mouth import USUAL_SKIN, draw_inside, inside_colours, inside_of, light_of, mouth_weights
+from fportrait.body.mouth import INSIDE, USUAL_SKIN, draw_inside, inside_colours, inside_of, light_of, mouth_weights
 from fportrait.body.pose import Pose
 from fportrait.body.rasterizer import rasterize
 from fportrait.camera.cameras import scale_intrinsics
@@ -21,8 +21,11 @@ SPREAD_BLUR = 0.25  # of the reach: deviation of the Gaussian that smooths what 
 SIGHT_LOW = 0.2  # cosine below which the first portrait sees a point badly enough for another one to be asked
 MIRROR_SIGHT = 0.4  # cosine that the other side must be seen with: a silhouette's edge mirrors what lies beside it
 SEAM = 0.012  # of the picture's short side: deviation of the Gaussian that shares are softened with
-SIGHT_TRUSTED = 0.6  # cosine from which a point is trusted wholly (`PortraitPainter.trust`), from SIGHT_LOW on a little
-TRUST_BESIDE = 0.2  # of what the mesh drags along: more, and the old silhouette shines through beside the new one
+# How far a picture is trusted against a model that differs from it (`diffusion.detail`). Beside the mesh a model
+# blurs what is dragged along (trusted less than wholly, the old silhouette shines through); where the portrait sees the
+# mesh, from this cosine on; and where it does not, and what is shown is mirrored or filled.
+TRUST_BESIDE, TRUST_SEEN, TRUST_UNSEEN = 1.0, 0.25, 0.1
+SIGHT_TRUSTED = 0.6
 SIGHT_DEPTH = 0.008  # metres behind what a pixel sees that still count as seen
 DRAW_SCALE = 3  # the picture is drawn larger and averaged down, as filmed ones are
 
@@ -274,7 +277,8 @@ class PortraitPainter:
         seen = cv2.resize((ids >= 0).astype(np.uint8), portrait.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
         self.light = np.median(portrait[seen], 0) if seen.any() else np.asarray(USUAL_SKIN)  # of the face, by channel
         if self._inside is not None:
-            self._shown = np.append(self._inside.part > 0, False)[ids]  # the last one stands for -1, nothing
+            part = np.append(self._inside.part, 0)[ids]  # the last one stands for -1, nothing
+            self._shown, self._opening = part > 0, (part > 0).sum() / max((ids >= 0).sum(), 1)
 
     def __call__(self, vertices: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
         """The picture `H W 3` of a body at `vertices` `V 3` before a camera of `intrinsics` `3 3`."""
@@ -293,15 +297,14 @@ class PortraitPainter:
         return _draw(self.portrait, target, places, front, WARP_REACH, self._beyond(target, sight, places))
 
     def trust(self, target: Target) -> np.ndarray:
-        """How far what `paint` makes of a target is right, `H W` uint8, 255 for wholly: the mouth that opens, and what
-        the portrait sees straight on; less what it sees askew, and little of what lies beside the mesh."""
+        """How far what `paint` makes of a target is trusted, `H W` uint8, 255 for wholly; see TRUST_BESIDE."""
         sight, _, _ = self._seen(target)
-        own = np.asarray(np.clip((sight - SIGHT_LOW) / (SIGHT_TRUSTED - SIGHT_LOW), 0, 1))
+        seen: np.ndarray = np.clip((sight - SIGHT_LOW) / (SIGHT_TRUSTED - SIGHT_LOW), 0, 1)
         weights = mouth_weights(self.body)
-        if weights is not None:
-            own = np.maximum(own, (weights[self.faces[target.triangles]] * target.weights).sum(1))
+        if weights is not None:  # lips and what is behind them are drawn, whoever sees them
+            seen = np.maximum(seen, (weights[self.faces[target.triangles]] * target.weights).sum(1))
         drawn: np.ndarray = np.full(target.covered.shape, TRUST_BESIDE, np.float32)
-        drawn.reshape(-1)[target.places] = own
+        drawn.reshape(-1)[target.places] = TRUST_UNSEEN + (TRUST_SEEN - TRUST_UNSEEN) * seen
         drawn = np.asarray(cv2.resize(drawn, self.portrait.shape[1::-1], interpolation=cv2.INTER_AREA))
         return np.asarray(cv2.GaussianBlur(drawn, (0, 0), SEAM * min(drawn.shape)) * 255 + 0.5, np.uint8)
 
@@ -331,12 +334,24 @@ class PortraitPainter:
             hidden &= mirrored | (sight <= 0)
         inside = np.zeros(count, bool)
         if self._inside is not None:
-            inside = hidden & (self._inside.part[target.triangles] > 0)
+            part = self._inside.part[target.triangles]
+            behind = np.flatnonzero(~hidden & (part > 2))
+            hidden[behind] = self.colours(places[behind]).mean(1) > self._brightest(target)
+            inside = hidden & (part > 0)
             triangles = target.triangles[inside]
             points, _ = on_surface(self.body.template, self.faces, triangles, target.weights[inside])
             colours[inside] = inside_colours(self._inside, triangles, points) * light_of(self.light)
             shares[inside] = 0
         return Beyond(colours, shares, inside, (best <= 0) & (shares <= 0) & ~inside)
+
+    def _brightest(self, target: Target) -> float:
+        """The grey level above which the portrait shows no tongue. The lips of one who smiles part on teeth where the
+        body's already show tongue: they stay as they are until the mouth opens wider."""
+        assert self._inside is not None
+        opening = (self._inside.part[target.triangles] > 0).sum() / max(len(target.triangles), 1)
+        wider = np.clip(opening / max(self._opening, 1e-6) - 1.2, 0, 1)
+        dark = float((np.asarray(INSIDE["tongue"]) * light_of(self.light)).mean())
+        return 255 + wider * (1.2 * dark - 255)
 
     def sight(self, target: Target, mirrored: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """How well the portrait sees a target's points of the surface, `N` cosines, 0 for hidden ones; where, `N 2`
