@@ -192,3 +192,8 @@ def test_edits_and_own_clips_take_rectangles_and_live_refuses_them(square, files
     assert summary["own clips"]["ours"]["psnr"]["mean"] > summary["own clips"]["repeated_portrait"]["psnr"]["mean"] - 1
     with pytest.raises(UserError, match="88x64 for live video"):
         PortraitStream(animator, files / "portrait.png")
+
+
+def test_shards_are_scored_in_the_square_they_hold():
+    result = CliRunner().invoke(main, ["evaluate", "--aspect", "9:16"])
+    assert result.exit_code == 2 and "without --clips" in result.output
