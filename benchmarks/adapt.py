@@ -52,7 +52,8 @@ def main() -> None:
     mine = work / "adapters" / "benchmark"
     place(parts, mine / "clips", settings)
     reader = ShardReader(encode_parts(parts, mine, work, SHIPPED_BASE, settings, lambda what, done, total: None))
-    lora = stage_of(settings, shares(settings, {name: len(found) for name, found in reader.records("train").items()}))
+    there = {name: len(found) for name, found in reader.records("train").items()}
+    lora = stage_of(settings, shares(settings, there), SHIPPED_BASE)
     people: dict[str, dict[str, dict[str, float]]] = {}
     seconds = {}
     for label, stage in (

@@ -11,13 +11,13 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
-from fportrait.animate.adapt import at_work, better, check_adapter_name, earlier, without_consent, words
+from fportrait.animate.adapt import at_work, better, check_adapter_name, earlier, stage_of, without_consent, words
 from fportrait.animate.adapt_parts import AdaptSettings, divide
 from fportrait.animate.adapt_shards import shares
 from fportrait.animate.adapters import FOLDER, WORK, adapters, base_of, delete, fitting, resolve
 from fportrait.animate.clip_check import UNUSABLE, ClipCheck, PersonCheck
 from fportrait.atomic_io import write_json
-from fportrait.bundle import SHIPPED_BASE
+from fportrait.bundle import SHIPPED_BASE, read_settings
 from fportrait.capture.video_io import write_video
 from fportrait.cli import main
 from fportrait.diffusion.architectures import variant_of as transformer_of
@@ -177,6 +177,36 @@ def test_an_adapter_must_beat_the_base_and_the_repeated_portrait_for_everyone():
     blurred["people"]["anna"]["base"]["ours/lpips"] = 0.5
     blurred["people"]["anna"]["adapted"]["ours/lpips"] = 0.6
     assert not better(blurred) and "LPIPS 0.500 to 0.600" in words(blurred)
+
+
+def test_a_clip_that_hardly_moves_must_not_lose_and_cannot_show_a_gain_alone():
+    """Its own pixels are kept: base and adapter differ by thousandths of a decibel, either way."""
+
+    def entry(base: dict, adapted: dict, portrait: float = 41.0) -> dict:
+        of = {"repeated_portrait/psnr": portrait, "codec_limit/psnr": 30.0}
+        return {
+            who: {f"ours/{key}": value for key, value in one.items()} | of
+            for who, one in (("base", base), ("adapted", adapted))
+        }
+
+    still = entry({"psnr": 38.726, "csim": 99.5}, {"psnr": 38.725, "csim": 99.4})
+    moving = entry({"psnr": 27.54, "lpips": 0.185}, {"psnr": 27.62, "lpips": 0.186}, portrait=24.1)
+    assert not better({"people": {"anna": still}})
+    assert better({"people": {"anna": still, "ben": moving}}) and better({"people": {"ben": moving}})
+    lost = entry({"psnr": 38.7}, {"psnr": 38.6})
+    stranger = entry({"psnr": 38.7, "csim": 99.5}, {"psnr": 38.9, "csim": 98.9})
+    assert not better({"people": {"anna": lost, "ben": moving}})
+    assert not better({"people": {"anna": stranger}})
+    assert better({"people": {"anna": entry({"psnr": 38.7}, {"psnr": 38.9})}})
+
+
+def test_a_base_of_one_step_is_adapted_at_the_level_that_is_sampled(tmp_path):
+    settings, one = AdaptSettings(steps=8), read_settings(SHIPPED_BASE).steps
+    assert stage_of(settings, {"PhoneCapture": 100}, SHIPPED_BASE).sigmas == ("start" if one == 1 else "uniform")
+    shutil.copytree(SHIPPED_BASE, tmp_path / "base")
+    path = tmp_path / "base/bundle.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "steps": 6}))
+    assert stage_of(settings, {"PhoneCapture": 100}, tmp_path / "base").sigmas == "uniform"
 
 
 def test_shares_are_whole_percents_of_what_is_there():
