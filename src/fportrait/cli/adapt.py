@@ -49,18 +49,18 @@ def adapt(
 ) -> None:
     """Adapt the model to a few clips of one person, or of several: minutes on a laptop.
 
-        CLIPS is a folder of videos of one person, or a folder with a subfolder per person; look at it with `fportrait
+    CLIPS is a folder of videos of one person, or a folder with a subfolder per person; look at it with `fportrait
     check` first. One clip of everyone is held out: an adapter that is no better there than the model as it is and
-        than the first frame repeated is refused; a clip that hardly moves must only not lose. What is made lies in
-        data/06_models/adapters/NAME and is registered with the SHA-256 of every clip. The exit code is 3 when clips or
-        people were left out.
+    than the first frame repeated is refused; a clip that hardly moves must only not lose. What is made lies in
+    data/06_models/adapters/NAME and is registered with the SHA-256 of every clip. The exit code is 3 when clips or
+    people were left out.
 
-        \b
-        Examples:
-          fportrait adapt clips/ --name anna
-          fportrait animate --portrait anna.jpg --driving talk.mp4 --adapter anna -o out.mp4
-          fportrait adapt --list
-          fportrait adapt --delete anna --videos results/
+    \b
+    Examples:
+      fportrait adapt clips/ --name anna
+      fportrait animate --portrait anna.jpg --driving talk.mp4 --adapter anna -o out.mp4
+      fportrait adapt --list
+      fportrait adapt --delete anna --videos results/
     """
     from fportrait.animate.adapt import read_record
     from fportrait.animate.adapters import adapters, fitting
