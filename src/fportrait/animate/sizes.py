@@ -104,8 +104,7 @@ def size_notes(settings: BundleSettings, picture: Picture, aspect: str | None = 
         trained = [Picture(side, side) for side in sorted({settings.size, *settings.sizes})] + settings.rectangles
         notes.append(
             f"the model was not trained on pictures of {picture.across_by_down} but of "
-            f"{', '.join(one.across_by_down for one in trained)}: around the head it draws what it knows, further out "
-            "it keeps to the portrait"
+            f"{', '.join(one.across_by_down for one in trained)}: it knows what is around a head, look at the rest"
         )
     return notes
 
