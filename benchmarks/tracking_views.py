@@ -20,12 +20,9 @@ from fportrait.body.model import Pose, load_body, rotation_vector
 from fportrait.camera.cameras import intrinsics_from_fov, project
 from fportrait.capture import people, shading
 from fportrait.capture.world import HEAD_TARGET, orbit_camera
-from fportrait.tracking.clips import Clip, read_landmarks
-from fportrait.tracking.config import TrackConfig
-from fportrait.tracking.fit import LandmarkModel, Observations, solve_frames, to_pose
+from fportrait.tracking.fit import LandmarkModel, Observations, solve_frames
 from fportrait.tracking.landmarks import shared_landmarker
 from fportrait.tracking.matting import matte
-from fportrait.tracking.segments import track_segments
 
 FIRST_SEED = 7_800_000_000
 YAWS = (0, 15, 30, 45, 60, 75, 90)
@@ -67,15 +64,11 @@ def coverage(person: people.Person, camera: np.ndarray) -> np.ndarray:
     return 1 - np.clip((white - black) / 255, 0, 1)
 
 
-def one_matte(person: people.Person, yaw: float, model: LandmarkModel) -> tuple[float, float, float]:
+def one_matte(person: people.Person, yaw: float) -> tuple[float, float, float]:
     """Intersection over union at one half, mean absolute error, and share of the true person that is missing."""
     camera = orbit_camera(yaw, 0.0, DISTANCE, HEAD_TARGET)
     picture = look(person, camera)
-    seen = read_landmarks([picture], "picture", 16, TrackConfig())
-    clip = Clip("a", "a", "a", "phone", SIZE, SIZE, INTRINSICS, None)
-    shape, (track,) = track_segments([[(clip, seen)]], model, TrackConfig())
-    vertices = BODY.vertices(shape, None, to_pose(BODY, shape, track.rotations[0], track.translations[0]))
-    ours = matte(picture, vertices, BODY.faces, track.cameras[0], INTRINSICS)
+    ours = matte(picture)
     truth = coverage(person, camera)
     both, either = (ours > 0.5) & (truth > 0.5), (ours > 0.5) | (truth > 0.5)
     return both.sum() / either.sum(), float(abs(ours - truth).mean()), 1 - both.sum() / (truth > 0.5).sum()
@@ -98,7 +91,7 @@ def main() -> None:
                 row[name] = [round(float(np.percentile(values, q)), 2) for q in (50, 95)]
         table[str(yaw)] = row
         print(yaw, row, flush=True)
-    mattes = np.array([one_matte(person, 8.0 * (-1) ** i, model) for i, person in enumerate(everyone)])
+    mattes = np.array([one_matte(person, 8.0 * (-1) ** i) for i, person in enumerate(everyone)])
     worst = np.percentile(mattes[:, 0], 5)
     summary = {
         "iou_median": round(float(np.median(mattes[:, 0])), 4),

@@ -9,12 +9,11 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from fportrait.body.model import load_body
 from fportrait.capture.video_io import probe, write_image, write_video
 from fportrait.cli import EXIT_PARTIAL
 from fportrait.cli.track import track
 from fportrait.errors import UserError
-from fportrait.tracking.files import pose_of, track_file
+from fportrait.tracking.files import track_file
 from fportrait.tracking.matting import matte
 
 
@@ -35,15 +34,7 @@ def test_a_real_face_is_tracked_and_drawn(tracked_picture):
 def test_the_matte_holds_the_head_and_hair_and_not_the_corners(tracked_picture, photograph):
     folder, _ = tracked_picture
     row = pd.read_parquet(folder / "out/frames.parquet").iloc[0]
-    body = load_body()
-    shape = np.array(json.loads((folder / "out/identity.json").read_text())["shape"])
-    alpha = matte(
-        photograph,
-        body.vertices(shape, None, pose_of(row)),
-        body.faces,
-        np.reshape(row["world_to_camera"], (4, 4)),
-        np.reshape(row["intrinsics"], (3, 3)),
-    )
+    alpha = matte(photograph)
     assert alpha.shape == photograph.shape[:2] and alpha.min() >= 0 and alpha.max() <= 1
     nose = np.reshape(row["landmarks"], (478, 2))[4].astype(int)
     assert alpha[nose[1], nose[0]] > 0.95

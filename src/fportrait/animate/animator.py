@@ -46,6 +46,7 @@ from fportrait.provenance import provenance_tags
 from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.fit import LandmarkModel, bridge_gaps, smoothing
 from fportrait.tracking.landmarks import shared_landmarker
+from fportrait.tracking.matting import SIDE, matte
 from fportrait.tracking.neutral import Rest, check_neutral, rendered_rest, rest_for, rest_of
 from fportrait.tracking.points import landmark_codes
 from fportrait.tracking.residual import landmark_offsets
@@ -285,7 +286,13 @@ class Animator:
             for other, image in prepared.others
         ]
         portrait = self.portrait(prepared, scale)
-        return paint_portrait(self.body, prepared.person, portrait, *where, own, told, samples, others, trusted)
+        return paint_portrait(
+            self.body, prepared.person, portrait, *where, own, told, samples, others, trusted, self.matte(prepared)
+        )
+
+    def matte(self, prepared: Prepared) -> np.ndarray:
+        """The person's opacity in the portrait, `h w`: what stands behind does not move with the head."""
+        return matte(self.portrait(prepared, max(1, SIDE // self.picture.short)))
 
     def _acted(self, person: Tracked) -> np.ndarray | None:
         """The actions that the portrait's own code tells."""

@@ -249,22 +249,28 @@ def paint_portrait(
     samples: int = WARP_SCALE,
     others: Sequence[tuple[Tracked, np.ndarray, np.ndarray | None]] = (),
     trusted: list[np.ndarray] | None = None,
+    matte: np.ndarray | None = None,
 ) -> Iterator[np.ndarray]:
     """The portrait `H W 3` painted on its body and drawn in the driver's poses, one by one; see `draw_normals`.
 
     Args:
         samples: of `PortraitPainter`. others: further portraits of the person: track, picture and own actions.
         own_actions, actions: how the portrait's body acts, and how it shall in each of the frames; see `posed`.
-        trusted: takes up how far each picture is trusted (`PortraitPainter.trust`).
+        trusted: takes up how far each picture is trusted (`PortraitPainter.trust`). matte: of `PortraitPainter`.
     """
 
     def painter(
-        of: Tracked, picture: np.ndarray, acted: np.ndarray | None, more: Sequence[PortraitPainter] = ()
+        of: Tracked,
+        picture: np.ndarray,
+        acted: np.ndarray | None,
+        more: Sequence[PortraitPainter] = (),
+        matte: np.ndarray | None = None,
     ) -> Any:
         vertices = in_camera(next(posed(body, of.shape, of, [0], [acted], of.offsets)), of.reference_camera)
-        return PortraitPainter(body, picture, vertices, of.lens(Picture(*picture.shape[:2])), samples, more)
+        lens = of.lens(Picture(*picture.shape[:2]))
+        return PortraitPainter(body, picture, vertices, lens, samples, more, matte)
 
-    paint = painter(person, portrait, own_actions, [painter(*other) for other in others])
+    paint = painter(person, portrait, own_actions, [painter(*other) for other in others], matte)
     for camera, matrix, vertices in zip(
         cameras, intrinsics, posed(body, person.shape, drive, numbers, actions, person.offsets), strict=True
     ):

@@ -10,6 +10,7 @@ import cv2
 import numba
 import numpy as np
 
+from fportrait.body.backdrop import Backdrop, around, backdrop_of, before_backdrop
 from fportrait.body.mouth import INSIDE, USUAL_SKIN, draw_inside, inside_colours, inside_of, light_of, mouth_weights
 from fportrait.body.pose import Pose
 from fportrait.body.rasterizer import rasterize
@@ -17,6 +18,7 @@ from fportrait.camera.cameras import scale_intrinsics
 from fportrait.errors import UserError
 
 WARP_REACH, WARP_SCALE = 0.12, 2  # of `PortraitPainter`
+PERSON_REACH = 4.0  # how many times as far a person moves with the mesh who is told apart from what stands behind
 SPREAD_BLUR = 0.25  # of the reach: deviation of the Gaussian that smooths what is spread
 SIGHT_LOW = 0.2  # cosine below which the first portrait sees a point badly enough for another one to be asked
 MIRROR_SIGHT = 0.4  # cosine that the other side must be seen with: a silhouette's edge mirrors what lies beside it
@@ -129,12 +131,13 @@ def _draw(
     front: np.ndarray,
     reach: float,
     beyond: Beyond | None = None,
+    backdrop: Backdrop | None = None,
 ) -> np.ndarray:
     """The picture `H W 3` uint8 whose samples on the mesh have the portrait's colours at `sources` `N 2`, pixels.
 
     Args:
         front: which of them lie before the portrait's camera, `N`. reach: of `warp_portrait`.
-        beyond: what the portrait does not see itself.
+        beyond: what the portrait does not see itself. backdrop: what stays where it is; None drags all along.
     """
     known = front if beyond is None else front & ~beyond.lost
     on_mesh = target.places[known]
@@ -144,11 +147,14 @@ def _draw(
         seen = np.zeros(target.covered.shape, bool)
         seen.reshape(-1)[on_mesh] = True
         reach *= min(seen.shape)
-        moved = spread(moved, seen, reach, target.fading(reach))
+        fading = target.fading(reach if backdrop is None else PERSON_REACH * reach)
+        moved = spread(moved, seen, reach, fading)
     source = target.grid + moved - 0.5  # OpenCV samples at whole numbers
     drawn = cv2.remap(portrait, source, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
     if beyond is not None:
         _fill(drawn, target, front, beyond)
+    if backdrop is not None:
+        drawn = before_backdrop(drawn, backdrop, source, target.covered)
     return drawn if target.samples == 1 else cv2.resize(drawn, portrait.shape[1::-1], interpolation=cv2.INTER_AREA)
 
 
@@ -174,18 +180,6 @@ def _fill(drawn: np.ndarray, target: Target, front: np.ndarray, beyond: Beyond) 
         flat[gaps] = np.clip(around(drawn, told).reshape(-1, 3)[gaps] + 0.5, 0, 255).astype(np.uint8)
     inside = np.flatnonzero(front & beyond.inside)
     draw_inside(drawn, target.places[inside], beyond.colours[inside])
-
-
-def around(drawn: np.ndarray, told: np.ndarray) -> np.ndarray:
-    """For every pixel a mean of the colours `H W 3` around it where they are `told` (`H W`, 1 or 0), the nearer the
-    more: what stands between two sides goes from one to the other, without the seam that nearest colours leave."""
-    known = np.dstack([drawn * told[..., None], told])
-    total, weight, size = np.zeros_like(known), 1.0, told.shape[::-1]
-    while min(known.shape[:2]) > 1:
-        known = cv2.resize(known, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-        total += weight * cv2.resize(known, size, interpolation=cv2.INTER_LINEAR)
-        weight /= 8
-    return np.asarray(total[..., :3] / np.maximum(total[..., 3:], 1e-9))
 
 
 def fade(covered: np.ndarray, reach: float) -> np.ndarray:
@@ -257,6 +251,8 @@ class PortraitPainter:
         body: whose vertices are given. portrait: `H W 3` uint8. vertices: `V 3` of the portrait's own pose and face
             (`acting_vertices`), in its camera's space. intrinsics: `3 3`, pixels. samples: per pixel and side.
         others: further portraits of the same person, of any size.
+        matte: the person's opacity in the portrait, `h w` in [0, 1] at any size: what stands behind stays where it is,
+            and hair and hats move as far as the head. None drags both along, less with distance.
     """
 
     def __init__(
@@ -267,8 +263,10 @@ class PortraitPainter:
         intrinsics: np.ndarray,
         samples: int = WARP_SCALE,
         others: Sequence[PortraitPainter] = (),
+        matte: np.ndarray | None = None,
     ):
         self.body, self.samples, self.others = body, samples, list(others)
+        self.backdrop = None if matte is None else backdrop_of(portrait, matte)
         self._last: tuple[Target, tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None
         self.portrait, self.vertices, self.intrinsics = portrait, np.asarray(vertices, np.float32), intrinsics
         self.faces, self._inside = body.faces, inside_of(body)
@@ -294,7 +292,9 @@ class PortraitPainter:
         if (target.size, target.samples) != own:
             raise ValueError(f"a target of {target.size}, {target.samples} samples; this portrait's is {own}")
         sight, places, front = self._seen(target)
-        return _draw(self.portrait, target, places, front, WARP_REACH, self._beyond(target, sight, places))
+        return _draw(
+            self.portrait, target, places, front, WARP_REACH, self._beyond(target, sight, places), self.backdrop
+        )
 
     def trust(self, target: Target) -> np.ndarray:
         """How far what `paint` makes of a target is trusted, `H W` uint8, 255 for wholly; see TRUST_BESIDE."""

@@ -124,9 +124,9 @@ class FaceLandmarker:
 
     def __init__(self, folder: str | Path | None = None):
         folder = Path(folder) if folder is not None else MODELS_FOLDER
-        self._detector = _load(folder / "face_detector.tflite")
-        self._landmarker = _load(folder / "face_landmarks_detector.tflite")
-        self._blendshaper = _load(folder / "face_blendshapes.tflite")
+        self._detector = load_network(folder / "face_detector.tflite")
+        self._landmarker = load_network(folder / "face_landmarks_detector.tflite")
+        self._blendshaper = load_network(folder / "face_blendshapes.tflite")
         self._anchors = _anchors()
 
     def detect(
@@ -271,11 +271,14 @@ def shared_landmarker() -> FaceLandmarker:
     return FaceLandmarker()
 
 
-def _load(path: Path) -> Any:
+def load_network(path: Path) -> Any:
+    """A shipped TFLite network, ready to run on one thread. Raises `UserError` where the file is missing."""
     from ai_edge_litert.interpreter import Interpreter
 
     if not path.is_file():
-        raise UserError(f"no file {path}", "the face landmark models", "restore the file or reinstall fportrait")
+        raise UserError(
+            f"no file {path}", "a network that ships with fportrait", "restore the file or reinstall fportrait"
+        )
     with _quiet_stderr():
         interpreter = Interpreter(model_path=str(path), num_threads=1)
         interpreter.allocate_tensors()

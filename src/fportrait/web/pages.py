@@ -133,8 +133,8 @@ def intro(settings: BundleSettings, seconds: float) -> None:
     clip = clips_long(settings, 3)
     gr.Markdown(
         "Give a portrait and a driving video, choose a camera path, press **Generate**. The video is "
-        f"{settings.size * Request.scale} pixels wide: as sharp as the portrait where nothing changes; what the model "
-        f"must make new at {settings.size}×{settings.size}, an open mouth or a side that was turned away, comes out "
+        f"{settings.size * Request.scale} pixels wide, and as sharp as the portrait where it shows it; what the "
+        f"model must make new at {settings.size}×{settings.size}, like a side that was turned away, comes out "
         f"soft. {clip / 25:.0f} seconds of video take about {seconds:.0f} seconds here."
     )
     if EXAMPLE.is_file():

@@ -1,0 +1,68 @@
+"""What stands behind a portrait, kept where it is while the person moves before it.
+
+Ours. A picture of a person who moves is made by dragging the portrait along with the body's mesh. Without a matte the
+wall behind is dragged along, too, and bends. With one the picture has two layers: the person, with a rim of what
+stands right behind, which hides a matte's errors; and the backdrop, filled where the person was.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+PERSON = 0.3  # opacity from which a matte's pixel belongs to the person: half-seen hats and flying hair do
+# Distances from the person, shares of the picture's short side. Where the rim is less than opaque the backdrop is the
+# portrait itself, so that a person who does not move leaves it as it is.
+FILLED = 0.008, 0.02  # the backdrop: filled up to here, and the portrait's own from there on
+RIM = 0.02, 0.04  # the person's layer: opaque up to here, and gone from there on
+
+
+class Backdrop(NamedTuple):
+    """`picture` `H W 3` uint8, the portrait without the person; `rim` `H W`, opacity of the person's layer."""
+
+    picture: np.ndarray
+    rim: np.ndarray
+
+
+def backdrop_of(portrait: np.ndarray, matte: np.ndarray) -> Backdrop:
+    """Args: portrait: `H W 3` uint8. matte: the person's opacity, `h w` in [0, 1], of the same picture at any size."""
+    size, side = portrait.shape[1::-1], min(portrait.shape[:2])
+    matte = cv2.resize(np.asarray(matte, np.float32), size, interpolation=cv2.INTER_AREA)
+    away = cv2.distanceTransform((matte < PERSON).astype(np.uint8), cv2.DIST_L2, 5) / side
+
+    def ramp(near: float, far: float) -> np.ndarray:
+        return np.asarray(np.clip((far - away) / (far - near), 0, 1), np.float32)
+
+    hole = ramp(*FILLED)[..., None]
+    beside = around(portrait.astype(np.float32), (away > FILLED[1]).astype(np.float32))
+    filled = portrait + hole * (beside - portrait)
+    return Backdrop(np.clip(filled + 0.5, 0, 255).astype(np.uint8), ramp(*RIM))
+
+
+def before_backdrop(drawn: np.ndarray, backdrop: Backdrop, source: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    """A drawn person `H W 3` uint8 before what stands behind.
+
+    Args:
+        source: where each of its pixels comes from in the portrait, `H W 2`, OpenCV's pixels. covered: by the mesh,
+            `H W`: the person, whatever the matte says.
+    """
+    opacity = cv2.remap(backdrop.rim, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    opacity = np.maximum(opacity, covered)[..., None]
+    behind = backdrop.picture
+    if behind.shape != drawn.shape:
+        behind = cv2.resize(behind, drawn.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    return np.clip(behind + opacity * (drawn - behind.astype(np.float32)) + 0.5, 0, 255).astype(np.uint8)
+
+
+def around(drawn: np.ndarray, told: np.ndarray) -> np.ndarray:
+    """For every pixel a mean of the colours `H W 3` around it where they are `told` (`H W`, 1 or 0), the nearer the
+    more: what stands between two sides goes from one to the other, without the seam that nearest colours leave."""
+    known = np.dstack([drawn * told[..., None], told])
+    total, weight, size = np.zeros_like(known), 1.0, told.shape[::-1]
+    while min(known.shape[:2]) > 1:
+        known = cv2.resize(known, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        total += weight * cv2.resize(known, size, interpolation=cv2.INTER_LINEAR)
+        weight /= 8
+    return np.asarray(total[..., :3] / np.maximum(total[..., 3:], 1e-9))

@@ -1,0 +1,60 @@
+"""What stands behind a portrait stays where it is."""
+
+import numpy as np
+
+from fportrait.body.backdrop import FILLED, RIM, backdrop_of, before_backdrop
+
+
+def person_before_a_wall():
+    """A red disc before green stripes, `128 96 3`, and its matte at twice the size."""
+    portrait = np.zeros((128, 96, 3), np.uint8)
+    portrait[..., 1] = np.where(np.arange(96) % 8 < 4, 200, 100)
+    rows, columns = np.mgrid[:128, :96]
+    disc = (rows - 64) ** 2 + (columns - 48) ** 2 < 20**2
+    portrait[disc] = (220, 10, 10)
+    return portrait, np.kron(disc, np.ones((2, 2))).astype(np.float32), disc
+
+
+def places(portrait, aside=0.0):
+    rows, columns = np.mgrid[: portrait.shape[0], : portrait.shape[1]].astype(np.float32)
+    return np.stack([columns - aside, rows], -1).astype(np.float32)
+
+
+def test_the_backdrop_is_the_portrait_itself_away_from_the_person_and_the_wall_behind_him():
+    portrait, matte, disc = person_before_a_wall()
+    backdrop = backdrop_of(portrait, matte)
+    assert backdrop.picture.shape == portrait.shape and backdrop.rim.shape == (128, 96)
+    assert backdrop.picture[disc][:, 0].max() < 40  # nothing red is left of him
+    assert 100 <= backdrop.picture[disc][:, 1].mean() <= 200
+    far = backdrop.rim == 0
+    assert np.array_equal(backdrop.picture[far], portrait[far]) and far.mean() > 0.5
+    assert FILLED[1] <= RIM[0]
+
+
+def test_who_does_not_move_leaves_the_portrait_as_it_is():
+    portrait, matte, disc = person_before_a_wall()
+    nothing = np.zeros(disc.shape, bool)
+    same = before_backdrop(portrait, backdrop_of(portrait, matte), places(portrait), nothing)
+    assert np.abs(same.astype(int) - portrait).max() <= 1
+
+
+def test_who_moves_leaves_the_wall_where_it_is_and_uncovers_it():
+    portrait, matte, disc = person_before_a_wall()
+    aside = 20.0
+    moved = np.roll(portrait, int(aside), 1)  # all of it dragged along
+    drawn = before_backdrop(moved, backdrop_of(portrait, matte), places(portrait, aside), np.zeros(disc.shape, bool))
+    there = np.roll(disc, int(aside), 1)
+    assert np.array_equal(drawn[there], moved[there])
+    assert drawn[disc & ~np.roll(disc, int(aside), 1)][:, 0].mean() < 60  # he is gone from there
+    assert np.array_equal(drawn[:20], portrait[:20])  # stripes where they were
+    assert not np.array_equal(moved[:20], portrait[:20])
+
+
+def test_what_the_mesh_covers_is_the_person_whatever_the_matte_says():
+    portrait, _, disc = person_before_a_wall()
+    missed = backdrop_of(portrait, np.zeros(disc.shape, np.float32))
+    drawn = before_backdrop(np.roll(portrait, 20, 1), missed, places(portrait, 20.0), disc)
+    assert np.array_equal(drawn[disc], np.roll(portrait, 20, 1)[disc])
+    assert np.array_equal(drawn[~disc], portrait[~disc])
+    everyone = backdrop_of(portrait, np.ones(disc.shape, np.float32))  # no wall is known: nothing to fill from
+    assert np.isfinite(everyone.rim).all() and everyone.rim.min() == 1
