@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fportrait.animate.likeness import strangers
-from fportrait.animate.matching import Response, matched_codes, rises_above, scores_at_rest
+from fportrait.animate.matching import Response, driver_rises, matched_codes, response_of
 from fportrait.animate.pictures import enlarge, rows_of_pictures, shown_frames
 from fportrait.animate.portrait import rectangle_notes, track_picture
 from fportrait.animate.profile import Profile
@@ -30,11 +30,10 @@ from fportrait.atomic_io import atomic_path, file_hash, write_json
 from fportrait.body.model import load_body
 from fportrait.body.painting import WARP_SCALE
 from fportrait.bundle import BundleSettings, read_settings
-from fportrait.camera.cameras import crop_intrinsics, scale_intrinsics
+from fportrait.camera.cameras import scale_intrinsics
 from fportrait.camera.paths import save_camera_path
 from fportrait.capture.sound import Sound
 from fportrait.capture.video_io import write_image, write_video
-from fportrait.dataset.encode import crop_picture
 from fportrait.devices import pick_device, sampling_dtype
 from fportrait.diffusion.cameras import Cameras
 from fportrait.diffusion.conditions import padded
@@ -44,8 +43,7 @@ from fportrait.outputs import check_file, check_folder
 from fportrait.pixels import Picture
 from fportrait.provenance import provenance_tags
 from fportrait.tracking.config import TrackConfig
-from fportrait.tracking.fit import LandmarkModel, bridge_gaps, smoothing
-from fportrait.tracking.landmarks import shared_landmarker
+from fportrait.tracking.fit import LandmarkModel, smoothing
 from fportrait.tracking.matting import SIDE, matte
 from fportrait.tracking.neutral import Rest, check_neutral, rendered_rest, rest_for, rest_of
 from fportrait.tracking.points import landmark_codes
@@ -54,7 +52,6 @@ from fportrait.tracking.segments import segment_codes
 
 CONDITIONS = ("provenance.json", "normals.mp4", "warped.mp4", "portrait_normals.png", "cameras.json", "codes.npy")
 """What `write_conditions` leaves."""
-RESPONSE_SIZE = 256  # pixels at which a portrait's scores are measured
 MAX_FRAMES = 10**9  # of a video that another one's seconds cut
 
 
@@ -337,28 +334,13 @@ class Animator:
         elif prepared.response is None:
             key = (("response", request.portrait_fov, request.force), request.portrait)
             prepared.response = self._once(key, lambda: self.response(prepared.person, prepared.image))
-        found = np.flatnonzero(seen.confidence > 0)
-        assert seen.scores is not None
-        scores = bridge_gaps(found, seen.scores[found], len(codes))
-        rises = rises_above(scores, scores_at_rest(scores, rest.frames))
+        rises = driver_rises(seen, rest, len(codes))
         told = (readout, self.directions, self.body.action_names)
         return matched_codes(codes, rises, rest.code, prepared.response, *told, smoothing(express.fps))
 
     def response(self, person: Tracked, image: np.ndarray) -> Response:
         """How a portrait's scores answer its body's actions, in its own pose and view."""
-        size = RESPONSE_SIZE
-        portrait, own = crop_picture(image, person.crop, size), self._acted(person)
-        lens, points = crop_intrinsics(person.intrinsics, person.crop, size), person.landmarks(size)[0]
-
-        def scores(actions: list[np.ndarray]) -> list[np.ndarray | None]:
-            count = len(actions)
-            cameras, lenses = (np.repeat(one[None], count, 0) for one in (person.reference_camera, lens))
-            where = (person, cameras, lenses, [0] * count)
-            painted = paint_portrait(self.body, person, portrait, *where, own, actions, 1)
-            faces = [shared_landmarker().follow(picture, points) for picture in painted]
-            return [None if face is None else face.blendshapes for face in faces]
-
-        return Response.measured(scores, self.body.action_names)
+        return response_of(self.body, person, image, self._acted(person))
 
     def portrait_rest(self, person: Tracked) -> np.ndarray:
         """The code `128` that stands for the portrait's face at rest."""

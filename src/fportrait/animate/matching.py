@@ -18,9 +18,15 @@ from functools import cached_property
 import numpy as np
 
 from fportrait.animate.retarget import MOST
+from fportrait.animate.tracked import Tracked, paint_portrait
+from fportrait.body.model import BodyModel
+from fportrait.camera.cameras import crop_intrinsics
+from fportrait.dataset.encode import crop_picture
 from fportrait.tracking.actions import ActionReadout
-from fportrait.tracking.fit import smooth
-from fportrait.tracking.neutral import LOW_END
+from fportrait.tracking.clips import ClipLandmarks
+from fportrait.tracking.fit import bridge_gaps, smooth
+from fportrait.tracking.landmarks import shared_landmarker
+from fportrait.tracking.neutral import LOW_END, Rest
 from fportrait.tracking.points import BLENDSHAPE_NAMES
 
 # What is matched: its actions and scores (their names are the same), and its row in `retarget.directions`.
@@ -32,6 +38,7 @@ MATCHED: dict[str, tuple[tuple[str, ...], str]] = {
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of an action, at which the portrait is painted and scored
 FINE = np.linspace(0, 1, 41)  # levels among which a frame's are chosen
 FINE_PAIRS = tuple(part.ravel() for part in np.meshgrid(FINE, FINE, indexing="ij"))  # of a jaw and a smile
+SIZE = 256  # pixels at which a portrait's scores are measured
 SMALL_STEP = 0.02  # what a level away from the code's costs, beside squared errors of scores: settles what they do not
 # The most that is added to or taken from what the code tells of jaw, smile and blink, in actions. A jaw's score rises
 # late on many portraits, and a mouth that opens as far as the score asks looks wider than the driver's.
@@ -101,6 +108,22 @@ class Response:
         return scores
 
 
+def response_of(body: BodyModel, person: Tracked, image: np.ndarray, acted: np.ndarray | None) -> Response:
+    """How a portrait's scores answer its body's actions, in its own pose and view, where it acts as `acted`."""
+    portrait = crop_picture(image, person.crop, SIZE)
+    lens, points = crop_intrinsics(person.intrinsics, person.crop, SIZE), person.landmarks(SIZE)[0]
+
+    def scores(actions: list[np.ndarray]) -> list[np.ndarray | None]:
+        count = len(actions)
+        cameras, lenses = (np.repeat(one[None], count, 0) for one in (person.reference_camera, lens))
+        where = (person, cameras, lenses, [0] * count)
+        painted = paint_portrait(body, person, portrait, *where, acted, actions, 1)
+        faces = [shared_landmarker().follow(picture, points) for picture in painted]
+        return [None if face is None else face.blendshapes for face in faces]
+
+    return Response.measured(scores, body.action_names)
+
+
 def fine_grid(mouth: np.ndarray) -> np.ndarray:
     """`L L 2` at `LEVELS`, linear between them: `F F 2` at `FINE`."""
     from scipy.interpolate import RegularGridInterpolator
@@ -138,6 +161,14 @@ def scores_at_rest(scores: np.ndarray, frames: Sequence[int]) -> np.ndarray:
 def rises_above(scores: np.ndarray, rest: np.ndarray) -> np.ndarray:
     """How far a driver's scores `T 52` lie above those of his face at rest `52`: `T 3` (jaw, smile, blink)."""
     return np.stack([score_of(scores, name) - score_of(rest, name) for name in MATCHED], -1)
+
+
+def driver_rises(seen: ClipLandmarks, rest: Rest, frames: int) -> np.ndarray:
+    """`rises_above` of a driver's frames, `T 3`, between those that show no face, too."""
+    found = np.flatnonzero(seen.confidence > 0)
+    assert seen.scores is not None
+    scores = bridge_gaps(found, seen.scores[found], frames)
+    return rises_above(scores, scores_at_rest(scores, rest.frames))
 
 
 def matched_codes(

@@ -44,10 +44,10 @@ def in_one_scene(
         replace(person, shape=shape, track=of_person),
         replace(drive, shape=shape, track=of_drive, own=True),
     )
-    return (portrait, video) if likeness(portrait, image, video, body) >= ALIKE else None
+    return (portrait, video) if resemblance(portrait, image, video, body) >= ALIKE else None
 
 
-def likeness(person: Tracked, image: np.ndarray, drive: Tracked, body: BodyModel) -> float:
+def resemblance(person: Tracked, image: np.ndarray, drive: Tracked, body: BodyModel) -> float:
     """How much the portrait painted in the video's poses looks like the video, over the face: the best correlation of
     grey levels among a few frames, in -1..1, whatever their light."""
     numbers = [number for number in LOOKED_AT if number < len(drive)]
