@@ -70,11 +70,11 @@ def test_what_is_drawn_has_soft_edges_and_lies_in_the_shadow_of_the_lips():
     picture = np.full((96, 96, 3), 200, np.uint8)
     rows, columns = np.mgrid[40:56, 30:66]
     where = (rows * 96 + columns).ravel()
-    draw_inside(picture, where, np.full((len(where), 3), 100.0, np.float32))
+    draw_inside(picture, where, np.full((len(where), 3), 100.0, np.float32), np.ones(len(where)))
     assert picture[48, 48].max() <= 100 < picture[48, 29, 0] < 200  # the edge is neither
     assert picture[41, 48, 0] < picture[48, 48, 0]
     assert (picture[:34] == 200).all() and (picture[:, :24] == 200).all()
     corner = np.zeros((8, 8, 3), np.uint8)
-    draw_inside(corner, np.arange(64), np.full((64, 3), 90.0, np.float32))
-    draw_inside(corner, np.empty(0, int), np.empty((0, 3), np.float32))
+    draw_inside(corner, np.arange(64), np.full((64, 3), 90.0, np.float32), np.ones(64))
+    draw_inside(corner, np.empty(0, int), np.empty((0, 3), np.float32), np.empty(0))
     assert corner.max() <= 91

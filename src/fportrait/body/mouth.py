@@ -104,8 +104,9 @@ def inside_colours(inside: Inside, triangles: np.ndarray, places: np.ndarray) ->
     return np.asarray(colours * np.where(part == 4, 1, shade)[:, None], np.float32)
 
 
-def draw_inside(drawn: np.ndarray, where: np.ndarray, colours: np.ndarray) -> None:
-    """Put colours `N 3` into a picture `H W 3` uint8 at its samples `where` `N`, softly and in the lips' shadow."""
+def draw_inside(drawn: np.ndarray, where: np.ndarray, colours: np.ndarray, opacity: np.ndarray) -> None:
+    """Put colours `N 3` of an opacity `N` into a picture `H W 3` uint8 at its samples `where` `N`, softly and in the
+    lips' shadow."""
     if not len(where):
         return
     tall, wide = drawn.shape[:2]
@@ -115,7 +116,7 @@ def draw_inside(drawn: np.ndarray, where: np.ndarray, colours: np.ndarray) -> No
     top, left = max(int(rows.min()) - reach, 0), max(int(columns.min()) - reach, 0)
     part = drawn[top : int(rows.max()) + reach + 1, left : int(columns.max()) + reach + 1]
     known = np.zeros((*part.shape[:2], 4), np.float32)
-    known[rows - top, columns - left, :3], known[rows - top, columns - left, 3] = colours, 1
+    known[rows - top, columns - left] = np.column_stack([colours, np.ones(len(colours))]) * opacity[:, None]
     shadow = np.clip(2 - 2 * cv2.GaussianBlur(known[..., 3], (0, 0), deviation), 0, 1) * SHADOW
     soft = cv2.GaussianBlur(known, (0, 0), SOFT)
     share = soft[..., 3:]

@@ -58,8 +58,8 @@ def acting_vertices(body: Any, shape: np.ndarray, actions: np.ndarray | None, po
 
 class Beyond(NamedTuple):
     """Of the `N` samples of a target that see the mesh: `colours` `N 3` from elsewhere than the portrait, and their
-    `shares` `N` of what is drawn, 0 where it sees for itself; which are `inside` a mouth and have usual colours; and
-    which are `lost`: nothing is known of them, they are filled from what is around them."""
+    `shares` `N` of what is drawn, 0 where it sees for itself; how much of them is the `inside` of a mouth, `N`, with
+    usual colours; and which are `lost`: nothing is known of them, they are filled from what is around them."""
 
     colours: np.ndarray
     shares: np.ndarray
@@ -178,8 +178,8 @@ def _fill(drawn: np.ndarray, target: Target, front: np.ndarray, beyond: Beyond) 
         told = np.zeros(target.covered.shape, np.float32)
         told.reshape(-1)[known] = 1
         flat[gaps] = np.clip(around(drawn, told).reshape(-1, 3)[gaps] + 0.5, 0, 255).astype(np.uint8)
-    inside = np.flatnonzero(front & beyond.inside)
-    draw_inside(drawn, target.places[inside], beyond.colours[inside])
+    inside = np.flatnonzero(front & (beyond.inside > 0))
+    draw_inside(drawn, target.places[inside], beyond.colours[inside], beyond.inside[inside])
 
 
 def fade(covered: np.ndarray, reach: float) -> np.ndarray:
@@ -332,26 +332,30 @@ class PortraitPainter:
             colours[taken] = other.colours(seen_at[taken]) * (self.light / np.maximum(other.light, 1))
             shares = np.maximum(shares, ahead)
             hidden &= mirrored | (sight <= 0)
-        inside = np.zeros(count, bool)
+        drawn = np.zeros(count, np.float32)
         if self._inside is not None:
             part = self._inside.part[target.triangles]
             behind = np.flatnonzero(~hidden & (part > 2))
-            hidden[behind] = self.colours(places[behind]).mean(1) > self._brightest(target)
-            inside = hidden & (part > 0)
+            drawn = (hidden & (part > 0)).astype(np.float32)
+            drawn[behind] = self._covered(target, self.colours(places[behind]))
+            inside = np.flatnonzero(drawn)
             triangles = target.triangles[inside]
             points, _ = on_surface(self.body.template, self.faces, triangles, target.weights[inside])
             colours[inside] = inside_colours(self._inside, triangles, points) * light_of(self.light)
             shares[inside] = 0
-        return Beyond(colours, shares, inside, (best <= 0) & (shares <= 0) & ~inside)
+        return Beyond(colours, shares, drawn, (best <= 0) & (shares <= 0) & (drawn == 0))
 
-    def _brightest(self, target: Target) -> float:
-        """The grey level above which the portrait shows no tongue. The lips of one who smiles part on teeth where the
-        body's already show tongue: they stay as they are until the mouth opens wider."""
+    def _covered(self, target: Target, colours: np.ndarray) -> np.ndarray:
+        """How much of a tongue, and of what is behind it, shown in `colours` `N 3` is drawn anew, `N`.
+
+        The lips of one who smiles part on teeth where the body's already show tongue. They stay as they are until the
+        mouth opens wider; then what is too bright for a tongue goes.
+        """
         assert self._inside is not None
         opening = (self._inside.part[target.triangles] > 0).sum() / max(len(target.triangles), 1)
         wider = np.clip(opening / max(self._opening, 1e-6) - 1.2, 0, 1)
         dark = float((np.asarray(INSIDE["tongue"]) * light_of(self.light)).mean())
-        return 255 + wider * (1.2 * dark - 255)
+        return np.asarray(wider * np.clip(2 * colours.mean(1) / dark - 2, 0, 1), np.float32)
 
     def sight(self, target: Target, mirrored: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """How well the portrait sees a target's points of the surface, `N` cosines, 0 for hidden ones; where, `N 2`
