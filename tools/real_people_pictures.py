@@ -31,7 +31,7 @@ from fportrait.errors import UserError
 DRIVER = "statement"
 MOVING = (("astronaut", "front"), ("hopper", "spin"), ("gioconda", "front"))
 START, FRAMES = 40, 49  # of the driver: before, he moves so fast that four frames of one latent smear
-CELL = 192
+CELL = 256
 
 
 def cell(picture: np.ndarray) -> np.ndarray:

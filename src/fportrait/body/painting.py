@@ -21,6 +21,9 @@ WARP_REACH, WARP_SCALE = 0.12, 2  # of `PortraitPainter`
 PERSON_REACH = 4.0  # how many times as far a person moves with the mesh who is told apart from what stands behind
 SPREAD_BLUR = 0.25  # of the reach: deviation of the Gaussian that smooths what is spread
 SIGHT_LOW = 0.2  # cosine below which the first portrait sees a point badly enough for another one to be asked
+# And below which it shows but streaks of a point that is drawn facing more than so many times as much: filled from
+# around, where a matte is given.
+SIGHT_LOST, STREAKS = 0.1, 3.0
 MIRROR_SIGHT = 0.4  # cosine that the other side must be seen with: a silhouette's edge mirrors what lies beside it
 SEAM = 0.012  # of the picture's short side: deviation of the Gaussian that shares are softened with
 # How far a picture is trusted against a model that differs from it (`diffusion.detail`). Beside the mesh a model
@@ -87,6 +90,7 @@ class Target:
         self.weights = weights.reshape(-1, 3)[self.places]  # `N 3`, of the triangles' corners
         across, down = ((np.arange(side, dtype=np.float32) + 0.5) / samples for side in (wide, tall))
         self.grid = np.stack(np.meshgrid(across, down), -1)  # where the samples lie, `H W 2` pixels
+        _, self.facing = on_surface(vertices, faces, self.triangles, self.weights)  # `N` cosines
         self._fading: dict[float, np.ndarray] = {}
 
     def fading(self, reach: float) -> np.ndarray:
@@ -252,7 +256,8 @@ class PortraitPainter:
             (`acting_vertices`), in its camera's space. intrinsics: `3 3`, pixels. samples: per pixel and side.
         others: further portraits of the same person, of any size.
         matte: the person's opacity in the portrait, `h w` in [0, 1] at any size: what stands behind stays where it is,
-            and hair and hats move as far as the head. None drags both along, less with distance.
+            hair and hats move as far as the head, and what it sees too much askew is filled from around. None, which
+            is what models are trained with, drags both along, less with distance.
     """
 
     def __init__(
@@ -343,7 +348,10 @@ class PortraitPainter:
             points, _ = on_surface(self.body.template, self.faces, triangles, target.weights[inside])
             colours[inside] = inside_colours(self._inside, triangles, points) * light_of(self.light)
             shares[inside] = 0
-        return Beyond(colours, shares, drawn, (best <= 0) & (shares <= 0) & (drawn == 0))
+        lost = best <= 0
+        if self.backdrop is not None:
+            lost |= (best <= SIGHT_LOST) & (best * STREAKS < target.facing)
+        return Beyond(colours, shares, drawn, lost & (shares <= 0) & (drawn == 0))
 
     def _covered(self, target: Target, colours: np.ndarray) -> np.ndarray:
         """How much of a tongue, and of what is behind it, shown in `colours` `N 3` is drawn anew, `N`.
