@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from tests.helpers.live import FakeStream, Frames
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from fportrait.animate.driving import FADE, HOLD, REST_EVERY, Driving, Steering
 from fportrait.animate.live import Ended, Live, Meter, Slot
@@ -99,6 +100,26 @@ def test_what_fails_in_a_thread_ends_all_threads_and_is_raised_where_one_waits()
     with pytest.raises(UserError, match="broke"):
         live.wait(30)
     assert not live.running and "broke" in live.status.note
+
+
+def test_while_a_stream_runs_linear_algebra_has_one_thread():
+    """On two cores half of a stream's time went to threads of OpenBLAS that spin."""
+
+    def threads():
+        pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+        return {pool["num_threads"] for pool in pools if "numpy" in pool["filepath"]}
+
+    told = []
+
+    class Told(FakeStream):
+        def sample(self, moments):
+            told.append(threads())
+            return super().sample(moments)
+
+    with threadpool_limits(2, user_api="blas"):
+        assert threads() == {2}
+        live, _ = run(Told(), Frames(8), drops=False)
+        assert live.wait(30) and told == [{1}, {1}]
 
 
 def test_stop_ends_at_once_whatever_is_waited_for():

@@ -24,8 +24,10 @@ class FakeStream:
         self.seconds, self.fails_at, self.windows = seconds, fails_at, 0
         self.settings = BundleSettings(steps=1)
         self.rest_code = np.zeros(128, np.float32)
-        encoder = SimpleNamespace(crop_size=96, encode=lambda crops: np.zeros((len(crops), 128), np.float32))
-        self.animator = SimpleNamespace(encoder=encoder, config=TrackConfig(), landmarks=LandmarkModel(load_body()))
+        self.encoder = SimpleNamespace(crop_size=96, encode=lambda crops: np.zeros((len(crops), 128), np.float32))
+        self.animator = SimpleNamespace(
+            encoder=self.encoder, config=TrackConfig(), landmarks=LandmarkModel(load_body())
+        )
 
     def rest(self, camera, at):
         return Moment(np.eye(3), np.zeros(3), self.rest_code, camera, at)

@@ -85,3 +85,15 @@ def test_the_upper_body_crop_shows_more_and_stays_upright(photograph, face):
 
 def test_crops_repeat_bit_for_bit(photograph, face):
     assert np.array_equal(face_crop(photograph, face.landmarks), face_crop(photograph, face.landmarks))
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (-150, -60), (170, 200), (5000, 0)])
+def test_a_crop_of_a_large_picture_is_that_of_the_whole_picture_smoothed(photograph, face, shift):
+    eyes, scale, axis = face_frame(face.landmarks + shift)
+    step, size = 2.6 * scale / 24, 24  # coarse: a step of several pixels
+    down = np.array([-axis[1], axis[0]])
+    whole = cv2.GaussianBlur(photograph, (0, 0), 0.35 * step)
+    origin = eyes + 0.6 * scale * down - (axis + down) * step * (size - 1) / 2 - 0.5
+    matrix = np.stack([axis * step, down * step, origin], 1)
+    expected = cv2.warpAffine(whole, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    assert np.array_equal(face_crop(photograph, face.landmarks + shift, size), expected)

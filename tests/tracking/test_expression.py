@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fportrait.errors import UserError
-from fportrait.tracking.backbone import BasicBlock
+from fportrait.tracking.backbone import BasicBlock, folded
 from fportrait.tracking.expression import WEIGHTS, ExpressionEncoder
 from fportrait.tracking.making.expression import augment, mirrored_actions, train_expression_encoder
 
@@ -57,6 +57,18 @@ def test_a_saved_encoder_gives_the_same_codes(tmp_path):
     assert np.abs(ours - theirs).max() < 0.02  # stored in half precision
     again.save_pretrained(tmp_path / "twice")
     assert np.array_equal(ExpressionEncoder.from_pretrained(tmp_path / "twice").encode(crops), theirs)
+
+
+def test_a_folded_encoder_reads_the_same_codes_and_leaves_the_original_as_it_was():
+    torch.manual_seed(0)
+    model, crops = ExpressionEncoder(8, crop_size=32), drawn_faces(8)[0]
+    model.train()
+    for _ in range(3):  # normalisations that have seen something
+        model(torch.randn(8, 3, 32, 32))
+    model.eval()
+    before = model.encode(crops)
+    assert np.abs(folded(model).encode(crops) - before).max() < 1e-4 * before.std()
+    assert np.array_equal(model.encode(crops), before)
 
 
 def test_missing_unknown_and_misshapen_tensors_are_all_listed(tmp_path):

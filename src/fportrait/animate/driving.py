@@ -51,7 +51,7 @@ class Driving:
 
     def __init__(self, stream: PortraitStream, steering: Steering):
         self.stream, self.steering = stream, steering
-        self.encoder: Any = stream.animator.encoder
+        self.encoder: Any = stream.encoder
         self.present = 0.0  # 1: the driver is shown, 0: the portrait at rest
         self.state = "waiting for a face"
         self._camera = self._asked_camera()

@@ -34,6 +34,14 @@ BIN = 0.02  # seconds of a bar of the latency histogram
 STAGES = ("read", "track", "sample", "decode", "write")
 
 
+def one_blas_thread() -> None:
+    """Let NumPy's and SciPy's linear algebra use one thread, in this process and from now on: what a stream computes is
+    small, and of two cores half of the time went to threads of OpenBLAS that spin while they wait for each other."""
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1, user_api="blas")
+
+
 class Ended(Exception):
     """The other side of a slot is closed."""
 
@@ -187,6 +195,7 @@ class Live:
 
     def start(self) -> Live:
         self.meter.started = time.monotonic()
+        one_blas_thread()
         for thread in self._threads:
             thread.start()
         return self

@@ -40,6 +40,7 @@ from fportrait.diffusion.shapes import TEMPORAL_STRIDE
 from fportrait.errors import UserError
 from fportrait.pixels import to_model_range, to_uint8
 from fportrait.tracking.actions import told_actions
+from fportrait.tracking.backbone import folded
 from fportrait.tracking.fit import to_pose
 from fportrait.tracking.matting import SIDE, matte
 from fportrait.tracking.segments import LOOK_AT, segment_codes
@@ -139,8 +140,10 @@ class PortraitStream:
         self.calls = model_calls(self.pipeline)
         self.latents = latents or (2 if size > LARGE or self.calls > 1 else 1)
         self.reads_painted = bool(self.pipeline.transformer.config.get("warped_reference"))
-        if self.pipeline.device.type == "cpu":
+        self.device, self.encoder = self.pipeline.device, animator.encoder
+        if self.device.type == "cpu":
             plain_attention(self.pipeline.transformer)
+            self.encoder = folded(animator.encoder)
         self.picture = crop_picture(image, self.person.crop, size)
         with torch.no_grad():
             self.reference = encode_video(self.pipeline.vae, to_model_range(self.picture[None, None])).float()
@@ -229,6 +232,7 @@ class PortraitStream:
             generator=torch.Generator().manual_seed(self.seed),
             output_type="latent",
             given=given,
+            placed=self.device,
         ).frames
         starts = self.pipeline.transformer.config.bridge_level < 1
         return Sampled(latents, *((painted, trusted) if starts else (None, None)))
@@ -236,13 +240,18 @@ class PortraitStream:
     @torch.no_grad()
     def decode(self, sampled: Sampled) -> np.ndarray:
         """The new frames `T S S 3` uint8 of a window, going on from the last one shown."""
-        vae = self.pipeline.vae
-        video = decode_latents(vae, sampled.latents).float()
-        if sampled.painted is not None and self.pipeline.config.detail:
-            own = to_model_range(sampled.painted[None]).to(video.device)
+        vae, latents = self.pipeline.vae, sampled.latents
+        if sampled.painted is None or not self.pipeline.config.detail:
+            video = decode_latents(vae, latents).float()
+        else:
+            own = to_model_range(sampled.painted[None]).to(latents.device)
             assert sampled.trusted is not None
-            trust = torch.from_numpy(sampled.trusted[None, None]).to(video) / 255
-            video = with_detail(video, own, decode_latents(vae, encode_video(vae, own)).float(), trusted=trust)
+            trust = torch.from_numpy(sampled.trusted[None, None]).to(own) / 255
+            # Both at once: two of so few frames cost a CPU half as much again.
+            video, coded = (
+                decode_latents(vae, torch.cat([latents, encode_video(vae, own).to(latents)])).float().chunk(2)
+            )
+            video = with_detail(video, own, coded, trusted=trust)
         new = video[:, :, 1:]
         if self.carry == "faded" and self._shown is not None:
             count = new.shape[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,14 +53,19 @@ def bone_transforms(neck_joint: np.ndarray, head_joint: np.ndarray, pose: Pose) 
 
     The root turns about the origin. The neck joint takes `NECK_SHARE` of the head rotation, the head joint the rest.
     """
-    vector = rotation_vector(pose.head_rotation)
-    neck = rotation_matrix(NECK_SHARE * vector)
-    head = rotation_matrix(vector)
+    neck, head = _shared(np.asarray(pose.head_rotation, np.float64).tobytes())
     neck_shift = neck_joint - neck @ neck_joint
     head_shift = neck @ head_joint + neck_shift - head @ head_joint
     rotations = np.stack([np.eye(3), neck, head])
     shifts = np.stack([np.zeros(3), neck_shift, head_shift])
     return pose.body_rotation @ rotations, shifts @ np.asarray(pose.body_rotation).T + pose.body_translation
+
+
+@functools.lru_cache(maxsize=8)  # a frame's pose is asked for again and again: normals, painting, where the head is
+def _shared(head_rotation: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Rotations `3 3` of neck and head joint, of the head's against the root as the bytes of its float64 matrix."""
+    vector = rotation_vector(np.frombuffer(head_rotation).reshape(3, 3))
+    return rotation_matrix(NECK_SHARE * vector), rotation_matrix(vector)
 
 
 def skin(rest: np.ndarray, skinning: np.ndarray, rotations: np.ndarray, shifts: np.ndarray) -> np.ndarray:

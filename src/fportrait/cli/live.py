@@ -141,7 +141,7 @@ def run_live(
 
     from fportrait.animate.animator import Animator, check_output
     from fportrait.animate.driving import Steering
-    from fportrait.animate.live import Live, refuse_not_running
+    from fportrait.animate.live import Live, one_blas_thread, refuse_not_running
     from fportrait.animate.profile import Profile
     from fportrait.animate.recording import Recording, is_pipe
     from fportrait.animate.sources import CameraSource, FileSource
@@ -152,9 +152,10 @@ def run_live(
         check_output(output, [portrait, file], force=force)
     source: Any = FileSource(file, loop=loop) if file is not None else CameraSource(camera)
     fps = source.fps
-    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))  # the stages run beside each other
     profile = Profile()
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))  # the stages run beside each other
     with profile.measured("load"):
+        one_blas_thread()
         animator = Animator(model, size=size)
         stream = PortraitStream(animator, portrait, seed=seed, force=force)
         stream.warm_up()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import ClassVar, Self
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fportrait.atomic_io import atomic_folder, write_json, write_safetensors
 from fportrait.errors import UserError, refuse_unknown_keys
@@ -133,3 +135,17 @@ class ResNet34Encoder(nn.Module):
             raise UserError(f"{'; '.join(problems)} in {folder}", "the encoder's tensors", "export the checkpoint anew")
         model.load_state_dict({name: value.to(wanted[name].dtype) for name, value in state.items()})
         return model.eval()
+
+
+def folded(encoder: ResNet34Encoder) -> ResNet34Encoder:
+    """A copy for one crop at a time on a CPU, in half the time: normalisations are folded into the convolutions before
+    them, and channels lie last. Its outputs differ by rounding (tested), so what is stored is read by the original."""
+    made = copy.deepcopy(encoder).eval()
+    for part in (made, *made.blocks):
+        for number in (1, 2) if isinstance(part, BasicBlock) else (1,):
+            conv, norm = getattr(part, f"conv{number}"), getattr(part, f"bn{number}")
+            setattr(part, f"conv{number}", fuse_conv_bn_eval(conv, norm))
+            setattr(part, f"bn{number}", nn.Identity())
+        if isinstance(part, BasicBlock) and part.downsample is not None:
+            part.downsample = nn.Sequential(fuse_conv_bn_eval(part.downsample[0], part.downsample[1]))
+    return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

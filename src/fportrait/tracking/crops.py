@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 
@@ -57,11 +59,26 @@ def upper_body_square(landmarks: np.ndarray) -> tuple[np.ndarray, float]:
 def _sample(image: np.ndarray, centre: np.ndarray, right: np.ndarray, down: np.ndarray, size: int) -> np.ndarray:
     """Resample a square: `right` and `down` are the image-pixel steps of one crop pixel. Shrinking is averaged."""
     step = float(np.linalg.norm(right))
-    if step > 1.5:  # bilinear sampling alone would alias
-        image = cv2.GaussianBlur(image, (0, 0), 0.35 * step)
     # Pixel centres lie at +0.5 for us and at 0 for OpenCV.
     origin = centre - (right + down) * (size - 1) / 2 - 0.5
+    if step > 1.5:  # bilinear sampling alone would alias
+        corners = origin + size * np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) @ np.stack([right, down])
+        image = _blurred(image, corners, 0.35 * step)
     matrix = np.stack([right, down, origin], 1)
     return cv2.warpAffine(
         image, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_CONSTANT
     )
+
+
+def _blurred(image: np.ndarray, corners: np.ndarray, sigma: float) -> np.ndarray:
+    """The image with a Gaussian over the box around `corners` `N 2`, as if over the whole: a face is a part of it."""
+    reach, limits = math.ceil(4 * sigma) + 2, image.shape[1::-1]
+    low, high = np.floor(corners.min(0)).astype(int) - 2, np.ceil(corners.max(0)).astype(int) + 3
+    (left, top), (right, bottom) = np.clip(low, 0, limits), np.clip(high, 0, limits)
+    if right <= left or bottom <= top:
+        return image
+    x, y = max(0, left - reach), max(0, top - reach)
+    part = cv2.GaussianBlur(image[y : bottom + reach, x : right + reach], (0, 0), sigma)
+    image = image.copy()
+    image[top:bottom, left:right] = part[top - y : bottom - y, left - x : right - x]
+    return image
