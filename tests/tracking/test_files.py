@@ -14,7 +14,7 @@ from fportrait.cli import EXIT_PARTIAL
 from fportrait.cli.track import track
 from fportrait.errors import UserError
 from fportrait.tracking.files import track_file
-from fportrait.tracking.matting import matte
+from fportrait.tracking.matting import matte, matte_around
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,11 @@ def test_the_matte_holds_the_head_and_hair_and_not_the_corners(tracked_picture, 
     nose = np.reshape(row["landmarks"], (478, 2))[4].astype(int)
     assert alpha[nose[1], nose[0]] > 0.95
     assert alpha[:20, :20].max() < 0.05 and alpha[:20, -20:].max() < 0.05
+    points = np.reshape(row["landmarks"], (478, 2))
+    assert np.array_equal(matte_around(photograph, points), alpha)
+    wall = np.full_like(photograph, 128)
+    assert matte_around(wall, points) is None  # a face that the network does not know
+    assert matte_around(photograph, points - 10_000) is None
 
 
 def test_a_folder_tracks_what_it_can_and_names_the_rest(tmp_path, photograph, encoder_folder):

@@ -44,7 +44,7 @@ from fportrait.pixels import Picture
 from fportrait.provenance import provenance_tags
 from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.fit import LandmarkModel, smoothing
-from fportrait.tracking.matting import SIDE, matte
+from fportrait.tracking.matting import SIDE, matte_around
 from fportrait.tracking.neutral import Rest, check_neutral, rendered_rest, rest_for, rest_of
 from fportrait.tracking.points import landmark_codes
 from fportrait.tracking.residual import landmark_offsets
@@ -287,9 +287,11 @@ class Animator:
             self.body, prepared.person, portrait, *where, own, told, samples, others, trusted, self.matte(prepared)
         )
 
-    def matte(self, prepared: Prepared) -> np.ndarray:
-        """The person's opacity in the portrait, `h w`: what stands behind does not move with the head."""
-        return matte(self.portrait(prepared, max(1, SIDE // self.picture.short)))
+    def matte(self, prepared: Prepared) -> np.ndarray | None:
+        """The person's opacity in the portrait, `h w`: None where no person is known."""
+        picture = self.picture.times(max(1, SIDE // self.picture.short))
+        person = prepared.person
+        return matte_around(person.shown(prepared.image, picture), person.landmarks(picture)[0])
 
     def _acted(self, person: Tracked) -> np.ndarray | None:
         """The actions that the portrait's own code tells."""

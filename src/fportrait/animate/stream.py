@@ -42,7 +42,7 @@ from fportrait.pixels import to_model_range, to_uint8
 from fportrait.tracking.actions import told_actions
 from fportrait.tracking.backbone import folded
 from fportrait.tracking.fit import to_pose
-from fportrait.tracking.matting import SIDE, matte
+from fportrait.tracking.matting import SIDE, matte_around
 from fportrait.tracking.segments import LOOK_AT, segment_codes
 
 CARRIES = ("faded", "given")
@@ -153,7 +153,8 @@ class PortraitStream:
         told = told_actions(animator.encoder.readout, segment_codes(self.person.track, animator.encoder))
         own = posed(animator.body, self.person.shape, self.person, [0], told, self.person.offsets)
         vertices = in_camera(next(own), self.person.reference_camera)
-        opacity = matte(crop_picture(image, self.person.crop, max(size, SIDE)))
+        large = max(size, SIDE)
+        opacity = matte_around(crop_picture(image, self.person.crop, large), self.person.landmarks(large)[0])
         self.paint = PortraitPainter(animator.body, self.picture, vertices, self.own_intrinsics, matte=opacity)
         self.rest_code = animator.portrait_rest(self.person)
         matches = self.reads_painted and animator.encoder.readout is not None

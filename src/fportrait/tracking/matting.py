@@ -17,6 +17,7 @@ from fportrait.tracking.landmarks import load_network
 
 MODEL = Path(__file__).parents[1] / "assets/selfie_segmentation/selfie_segmentation.tflite"
 SIDE = 256  # pixels of the network's picture
+KNOWN = 0.7  # mean opacity of a face from which the network knows a person there
 
 
 def matte(picture: np.ndarray) -> np.ndarray:
@@ -32,6 +33,19 @@ def matte(picture: np.ndarray) -> np.ndarray:
     network.invoke()
     opacity = network.get_tensor(told)[0, ..., 0]
     return np.clip(cv2.resize(opacity, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR), 0, 1)
+
+
+def matte_around(picture: np.ndarray, points: np.ndarray) -> np.ndarray | None:
+    """`matte`, or None where the network takes the face for something else: a statue, a drawing, a mask. A head would
+    then move before its own hair.
+
+    Args:
+        points: of the face, `N 2` pixels.
+    """
+    found = matte(picture)
+    face = np.zeros(found.shape, np.uint8)
+    cv2.fillConvexPoly(face, cv2.convexHull(np.round(points).astype(np.int32)), 1)
+    return found if face.any() and found[face > 0].mean() >= KNOWN else None
 
 
 @functools.cache
