@@ -85,7 +85,7 @@ def display_matrix(frame: Any) -> tuple[int, ...] | None:
 
     # Not `frame.side_data`: the frame would keep that, and that the frame, so that decoded pictures would stay in
     # memory until Python looks for cycles, in a large process every few hundred frames.
-    for data in SideDataContainer(frame):
+    for data in SideDataContainer(frame):  # type: ignore[call-arg]  # its stub leaves out `__init__`
         if data.type == Type.DISPLAYMATRIX:
             return struct.unpack("=9i", bytes(data)[:36])
     return None
