@@ -84,9 +84,10 @@ def table(report: Mapping[str, Any]) -> dict[str, list[Any]]:
 
     MLflow's columns are narrow, and a name in one piece would be cut where names begin to differ.
 
-    >>> rows = table({"ViewSweep": {"clips": 4, "ours": {"psnr": {"mean": 27.5, "clips": 4}}}})
-    >>> [rows[column] for column in ("of", "method", "measure", "value", "clips")]
-    [['', 'ViewSweep'], ['ViewSweep', 'ours'], ['clips', 'psnr'], [4, 27.5], [None, 4]]
+    Examples:
+        >>> rows = table({"ViewSweep": {"clips": 4, "ours": {"psnr": {"mean": 27.5, "clips": 4}}}})
+        >>> [rows[column] for column in ("of", "method", "measure", "value", "clips")]
+        [['', 'ViewSweep'], ['ViewSweep', 'ours'], ['clips', 'psnr'], [4, 27.5], [None, 4]]
     """
     rows: dict[str, dict[str, Any]] = {}
     found = numbers(report)
