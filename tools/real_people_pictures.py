@@ -69,7 +69,7 @@ def before_and_after(people: list[Entry], driver: Path, animators: dict[str, Ani
 def save(path: Path, pictures: list[np.ndarray], fps: float = 25.0) -> None:
     images = [Image.fromarray(picture) for picture in pictures]
     options = {"save_all": True, "append_images": images[1:], "duration": round(1000 / fps), "loop": 0}
-    images[0].save(path, quality=75, method=6, **(options if len(images) > 1 else {}))  # type: ignore[arg-type]
+    images[0].save(path, quality=62, method=6, **(options if len(images) > 1 else {}))  # type: ignore[arg-type]
     print(path, path.stat().st_size)
 
 
