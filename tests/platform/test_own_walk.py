@@ -146,7 +146,9 @@ def test_phone_clips_become_an_evaluated_model_by_the_commands_of_the_page(proje
     refused = json.loads(Path("data/06_models/avatars/quarantine.json").read_text())
     assert {"anna", "studio0000"} <= avatars and PEOPLE - avatars <= {entry["identity"] for entry in refused}
     sweeps = json.loads(Path("data/08_reporting/render_sweeps.json").read_text())
-    assert sweeps["of_phone_people"] >= 2 and sweeps["of_studio_people"] >= 2 and not sweeps["failures"]
+    assert sweeps["of_phone_people"] >= 2 and sweeps["of_studio_people"] >= 2
+    aside = json.loads(Path("data/03_primary/sweeps/quarantine.json").read_text())  # seen from one side alone
+    assert len(aside) == sweeps["failures"] <= 1 and all("to either side" in entry["reason"] for entry in aside)
     found = json.loads(Path("data/08_reporting/evaluate.json").read_text())
     assert set(found["people"]) == PEOPLE, "everybody is judged by a clip of their own"
     held = pd.read_parquet("data/03_primary/validated/held_out/frames.parquet", columns=["identity", "clip"])
