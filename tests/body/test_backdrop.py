@@ -1,8 +1,9 @@
 """What stands behind a portrait stays where it is."""
 
 import numpy as np
+import pytest
 
-from fportrait.body.backdrop import FILLED, RIM, backdrop_of, before_backdrop
+from fportrait.body.backdrop import FILLED, RIM, backdrop_of, before_backdrop, beside_the_silhouette
 
 
 def person_before_a_wall():
@@ -15,6 +16,11 @@ def person_before_a_wall():
     return portrait, np.kron(disc, np.ones((2, 2))).astype(np.float32), disc
 
 
+def nobody(disc):
+    """No mesh."""
+    return np.zeros(disc.shape, bool)
+
+
 def places(portrait, aside=0.0):
     rows, columns = np.mgrid[: portrait.shape[0], : portrait.shape[1]].astype(np.float32)
     return np.stack([columns - aside, rows], -1).astype(np.float32)
@@ -22,7 +28,7 @@ def places(portrait, aside=0.0):
 
 def test_the_backdrop_is_the_portrait_itself_away_from_the_person_and_the_wall_behind_him():
     portrait, matte, disc = person_before_a_wall()
-    backdrop = backdrop_of(portrait, matte)
+    backdrop = backdrop_of(portrait, matte, nobody(disc))
     assert backdrop.picture.shape == portrait.shape and backdrop.rim.shape == (128, 96)
     assert backdrop.picture[disc][:, 0].max() < 40  # nothing red is left of him
     assert 100 <= backdrop.picture[disc][:, 1].mean() <= 200
@@ -34,7 +40,7 @@ def test_the_backdrop_is_the_portrait_itself_away_from_the_person_and_the_wall_b
 def test_who_does_not_move_leaves_the_portrait_as_it_is():
     portrait, matte, disc = person_before_a_wall()
     nothing = np.zeros(disc.shape, bool)
-    same = before_backdrop(portrait, backdrop_of(portrait, matte), places(portrait), nothing)
+    same = before_backdrop(portrait, backdrop_of(portrait, matte, nobody(disc)), places(portrait), nothing)
     assert np.abs(same.astype(int) - portrait).max() <= 1
 
 
@@ -42,7 +48,9 @@ def test_who_moves_leaves_the_wall_where_it_is_and_uncovers_it():
     portrait, matte, disc = person_before_a_wall()
     aside = 20.0
     moved = np.roll(portrait, int(aside), 1)  # all of it dragged along
-    drawn = before_backdrop(moved, backdrop_of(portrait, matte), places(portrait, aside), np.zeros(disc.shape, bool))
+    drawn = before_backdrop(
+        moved, backdrop_of(portrait, matte, nobody(disc)), places(portrait, aside), np.zeros(disc.shape, bool)
+    )
     there = np.roll(disc, int(aside), 1)
     assert np.array_equal(drawn[there], moved[there])
     assert drawn[disc & ~np.roll(disc, int(aside), 1)][:, 0].mean() < 60  # he is gone from there
@@ -52,9 +60,26 @@ def test_who_moves_leaves_the_wall_where_it_is_and_uncovers_it():
 
 def test_what_the_mesh_covers_is_the_person_whatever_the_matte_says():
     portrait, _, disc = person_before_a_wall()
-    missed = backdrop_of(portrait, np.zeros(disc.shape, np.float32))
+    missed = backdrop_of(portrait, np.zeros(disc.shape, np.float32), nobody(disc))
     drawn = before_backdrop(np.roll(portrait, 20, 1), missed, places(portrait, 20.0), disc)
     assert np.array_equal(drawn[disc], np.roll(portrait, 20, 1)[disc])
     assert np.array_equal(drawn[~disc], portrait[~disc])
-    everyone = backdrop_of(portrait, np.ones(disc.shape, np.float32))  # no wall is known: nothing to fill from
+    everyone = backdrop_of(
+        portrait, np.ones(disc.shape, np.float32), nobody(disc)
+    )  # no wall is known: nothing to fill from
     assert np.isfinite(everyone.rim).all() and everyone.rim.min() == 1
+
+
+def test_what_lies_so_far_beside_the_new_silhouette_lay_so_far_beside_the_old_one():
+    portrait, matte, disc = person_before_a_wall()
+    backdrop = backdrop_of(portrait, matte, disc)
+    still = places(portrait)
+    beside_the_silhouette(backdrop, still, disc)
+    assert np.abs(still - places(portrait))[~disc].max() < 0.1  # who does not move
+    smaller = (np.mgrid[:128, :96][0] - 64) ** 2 + (np.mgrid[:128, :96][1] - 48) ** 2 < 10**2
+    moved = places(
+        portrait
+    )  # the head has turned: its mesh is narrower, and what lies beside it was within the old one
+    beside_the_silhouette(backdrop, moved, smaller)
+    assert moved[64, 48 + 15, 0] == pytest.approx(48 + 25, abs=1.5)  # five pixels outside, as it is now
+    assert np.array_equal(moved[smaller], places(portrait)[smaller])

@@ -262,12 +262,18 @@ class Animator:
         return prepared.person.shown(prepared.image, self.picture.times(scale))
 
     def painted(
-        self, prepared: Prepared, numbers: Iterable[int], scale: int = 1, trusted: list[np.ndarray] | None = None
+        self,
+        prepared: Prepared,
+        numbers: Iterable[int],
+        scale: int = 1,
+        shown: bool = False,
+        trusted: list[np.ndarray] | None = None,
     ) -> Iterator[np.ndarray]:
         """The portrait painted on its body in the driver's poses, acting as the codes tell, `H W 3`, one by one.
 
         Args:
-            scale: draws them so many times as large. trusted: takes up how far each one is trusted, `H W` uint8.
+            scale: draws them so many times as large. shown: before what stands behind (`matte`), for people, and not as
+                the model was trained on them. trusted: takes up how far each one is trusted, `H W` uint8.
         """
         numbers, view, readout = list(numbers), prepared.view, self.encoder.readout
         own: np.ndarray | None = None
@@ -283,9 +289,8 @@ class Animator:
             for other, image in prepared.others
         ]
         portrait = self.portrait(prepared, scale)
-        return paint_portrait(
-            self.body, prepared.person, portrait, *where, own, told, samples, others, trusted, self.matte(prepared)
-        )
+        more = (samples, others, trusted, self.matte(prepared) if shown else None)
+        return paint_portrait(self.body, prepared.person, portrait, *where, own, told, *more)
 
     def matte(self, prepared: Prepared) -> np.ndarray | None:
         """The person's opacity in the portrait, `h w`: None where no person is known."""
@@ -381,7 +386,7 @@ class Animator:
         steps = request.steps or self.settings.steps
         rows = padded(count)
         keeps = self.bridge_level < 1 and self.pipeline.config.detail
-        sharp, trusted = scale > 1 and keeps, list[np.ndarray]() if keeps else None
+        trusted = list[np.ndarray]() if keeps else None
 
         def tell(pipeline: Any, step: int, timestep: Any, state: dict[str, Any]) -> dict[str, Any]:
             report("sample", step + 1, steps)
@@ -401,13 +406,13 @@ class Animator:
                 generator=torch.Generator().manual_seed(request.seed),
                 output_type="stream",
                 callback_on_step_end=tell,
-                larger=self.painted(prepared, rows.tolist(), scale) if sharp else None,
+                larger=self.painted(prepared, rows.tolist(), scale, shown=True) if keeps else None,
                 trusted=trusted,
             )
         left = count
         for chunk in self.profile.each("decode", result.frames):
             for frame in chunk[0][:left]:
-                yield frame if sharp or scale == 1 else enlarge(frame, scale)
+                yield frame if keeps or scale == 1 else enlarge(frame, scale)
             left -= len(chunk[0])
             if left <= 0:
                 return

@@ -26,7 +26,7 @@ import torch
 from fportrait.animate.animator import Animator
 from fportrait.animate.matching import matched_codes
 from fportrait.animate.portrait import track_picture
-from fportrait.animate.tracked import posed
+from fportrait.animate.tracked import posed, trust_in
 from fportrait.animate.viewpoint import square_intrinsics
 from fportrait.body.painting import PortraitPainter, Target, acting_vertices
 from fportrait.body.rasterizer import normal_map
@@ -200,7 +200,7 @@ class PortraitStream:
             vertices = vertices + self.person.offsets @ moment.rotation.T
         vertices = in_camera(vertices, moment.camera)
         target = Target(vertices, self.intrinsics, self.paint.faces, self.picture.shape[:2], self.paint.samples)
-        return self.paint.paint(target), self.paint.trust(target)
+        return self.paint.paint(target), trust_in(self.paint, target, vertices)
 
     def sample(self, moments: Sequence[Moment]) -> Sampled:
         """The window of the last moment before and `frames` new ones."""

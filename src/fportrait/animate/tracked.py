@@ -236,6 +236,28 @@ def posed(
         yield vertices if offsets is None else vertices + offsets @ drive.track.rotations[number].T
 
 
+TRUSTED_TURN = (
+    35.0,
+    60.0,
+)  # degrees up to which a painted portrait is trusted as much as ever, and from which not at all
+
+
+def turned_by(before: np.ndarray, after: np.ndarray) -> float:
+    """Degrees between two poses of a body's vertices `V 3` (Kabsch 1976)."""
+    first, second = (one[::16] - one[::16].mean(0) for one in (before, after))
+    left, _, right = np.linalg.svd(first.T.astype(np.float64) @ second)
+    turn = left @ np.diag([1, 1, np.sign(np.linalg.det(left @ right))]) @ right
+    return math.degrees(math.acos(float(np.clip((np.trace(turn) - 1) / 2, -1, 1))))
+
+
+def trust_in(paint: PortraitPainter, target: Target, vertices: np.ndarray) -> np.ndarray:
+    """`PortraitPainter.trust` of a portrait turned to `vertices` `V 3` before the camera: the further the less, because
+    what is dragged along beside a silhouette is not what stands beside the one that comes into view."""
+    near, far = TRUSTED_TURN
+    share = np.clip((far - turned_by(paint.vertices, vertices)) / (far - near), 0, 1)
+    return np.asarray(paint.trust(target) * share + 0.5, np.uint8)
+
+
 def paint_portrait(
     body: BodyModel,
     person: Tracked,
@@ -256,7 +278,7 @@ def paint_portrait(
     Args:
         samples: of `PortraitPainter`. others: further portraits of the person: track, picture and own actions.
         own_actions, actions: how the portrait's body acts, and how it shall in each of the frames; see `posed`.
-        trusted: takes up how far each picture is trusted (`PortraitPainter.trust`). matte: of `PortraitPainter`.
+        trusted: takes up how far each picture is trusted (`trust_in`). matte: of `PortraitPainter`.
     """
 
     def painter(
@@ -274,7 +296,8 @@ def paint_portrait(
     for camera, matrix, vertices in zip(
         cameras, intrinsics, posed(body, person.shape, drive, numbers, actions, person.offsets), strict=True
     ):
-        target = Target(in_camera(vertices, camera), matrix, body.faces, portrait.shape[:2], samples)
+        before_camera = in_camera(vertices, camera)
+        target = Target(before_camera, matrix, body.faces, portrait.shape[:2], samples)
         if trusted is not None:
-            trusted.append(paint.trust(target))
+            trusted.append(trust_in(paint, target, before_camera))
         yield paint.paint(target)

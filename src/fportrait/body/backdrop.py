@@ -17,17 +17,25 @@ PERSON = 0.3  # opacity from which a matte's pixel belongs to the person: half-s
 # portrait itself, so that a person who does not move leaves it as it is.
 FILLED = 0.008, 0.02  # the backdrop: filled up to here, and the portrait's own from there on
 RIM = 0.02, 0.04  # the person's layer: opaque up to here, and gone from there on
+WAY_OUT = (
+    0.03  # of the picture's short side: deviation of the Gaussian that the way out of a silhouette is smoothed with
+)
 
 
 class Backdrop(NamedTuple):
-    """`picture` `H W 3` uint8, the portrait without the person; `rim` `H W`, opacity of the person's layer."""
+    """`picture` `H W 3` uint8, the portrait without the person; `rim` `H W`, opacity of the person's layer; `outside`
+    `H W 3`, how far each pixel lies outside the mesh's silhouette, negative within, and the way out, x and y."""
 
     picture: np.ndarray
     rim: np.ndarray
+    outside: np.ndarray
 
 
-def backdrop_of(portrait: np.ndarray, matte: np.ndarray) -> Backdrop:
-    """Args: portrait: `H W 3` uint8. matte: the person's opacity, `h w` in [0, 1], of the same picture at any size."""
+def backdrop_of(portrait: np.ndarray, matte: np.ndarray, covered: np.ndarray) -> Backdrop:
+    """Args:
+    portrait: `H W 3` uint8. matte: the person's opacity, `h w` in [0, 1], of the same picture at any size. covered: by
+        the mesh in the portrait, `H W`.
+    """
     size, side = portrait.shape[1::-1], min(portrait.shape[:2])
     matte = cv2.resize(np.asarray(matte, np.float32), size, interpolation=cv2.INTER_AREA)
     away = cv2.distanceTransform((matte < PERSON).astype(np.uint8), cv2.DIST_L2, 5) / side
@@ -36,9 +44,31 @@ def backdrop_of(portrait: np.ndarray, matte: np.ndarray) -> Backdrop:
         return np.asarray(np.clip((far - away) / (far - near), 0, 1), np.float32)
 
     hole = ramp(*FILLED)[..., None]
-    beside = around(portrait.astype(np.float32), (away > FILLED[1]).astype(np.float32))
-    filled = portrait + hole * (beside - portrait)
-    return Backdrop(np.clip(filled + 0.5, 0, 255).astype(np.uint8), ramp(*RIM))
+    wall = around(portrait.astype(np.float32), (away > FILLED[1]).astype(np.float32))
+    filled = portrait + hole * (wall - portrait)
+    return Backdrop(np.clip(filled + 0.5, 0, 255).astype(np.uint8), ramp(*RIM), _outside(covered))
+
+
+def _outside(covered: np.ndarray) -> np.ndarray:
+    covered = np.asarray(covered, bool)
+    if covered.all() or not covered.any():  # no silhouette
+        return np.zeros((*covered.shape, 3), np.float32)
+    inside, beside = (cv2.distanceTransform(part.astype(np.uint8), cv2.DIST_L2, 5) for part in (covered, ~covered))
+    distance = cv2.GaussianBlur(beside - inside, (0, 0), WAY_OUT * min(covered.shape))
+    down, across = np.gradient(distance)
+    return np.dstack([beside - inside, across, down]).astype(np.float32)
+
+
+def beside_the_silhouette(backdrop: Backdrop, source: np.ndarray, covered: np.ndarray) -> None:
+    """Of the pixels that a mesh does not cover, move the places `H W 2` that they come from: what lies so far beside
+    the new silhouette is what lay so far beside the old one. Dragged along alone, cheeks that have turned would come
+    out beside it. `covered`: `H W`."""
+    if covered.all() or not covered.any():
+        return
+    beside = ~covered
+    new = cv2.distanceTransform(beside.astype(np.uint8), cv2.DIST_L2, 5) * (backdrop.rim.shape[0] / len(covered))
+    old = cv2.remap(backdrop.outside, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    source[beside] += (new - old[..., 0])[beside, None] * old[beside, 1:]
 
 
 def before_backdrop(drawn: np.ndarray, backdrop: Backdrop, source: np.ndarray, covered: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import cv2
 import numba
 import numpy as np
 
-from fportrait.body.backdrop import Backdrop, around, backdrop_of, before_backdrop
+from fportrait.body.backdrop import Backdrop, around, backdrop_of, before_backdrop, beside_the_silhouette
 from fportrait.body.mouth import INSIDE, USUAL_SKIN, draw_inside, inside_colours, inside_of, light_of, mouth_weights
 from fportrait.body.pose import Pose
 from fportrait.body.rasterizer import rasterize
@@ -154,6 +154,8 @@ def _draw(
         fading = target.fading(reach if backdrop is None else PERSON_REACH * reach)
         moved = spread(moved, seen, reach, fading)
     source = target.grid + moved - 0.5  # OpenCV samples at whole numbers
+    if backdrop is not None:
+        beside_the_silhouette(backdrop, source, target.covered)
     drawn = cv2.remap(portrait, source, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
     if beyond is not None:
         _fill(drawn, target, front, beyond)
@@ -271,13 +273,13 @@ class PortraitPainter:
         matte: np.ndarray | None = None,
     ):
         self.body, self.samples, self.others = body, samples, list(others)
-        self.backdrop = None if matte is None else backdrop_of(portrait, matte)
         self._last: tuple[Target, tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None
         self.portrait, self.vertices, self.intrinsics = portrait, np.asarray(vertices, np.float32), intrinsics
         self.faces, self._inside = body.faces, inside_of(body)
         height, width = (samples * side for side in portrait.shape[:2])
         ids, _, self._depth = rasterize(vertices, self.faces, scale_intrinsics(intrinsics, samples), height, width)
         seen = cv2.resize((ids >= 0).astype(np.uint8), portrait.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
+        self.backdrop = None if matte is None else backdrop_of(portrait, matte, seen)
         self.light = np.median(portrait[seen], 0) if seen.any() else np.asarray(USUAL_SKIN)  # of the face, by channel
         if self._inside is not None:
             part = np.append(self._inside.part, 0)[ids]  # the last one stands for -1, nothing
