@@ -178,3 +178,11 @@ def test_help_and_import_pull_in_neither_torch_nor_an_orchestrator():
     )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert json.loads(out) == [0, []]
+
+
+def test_where_the_matting_network_knows_nobody_the_portrait_is_painted_without_a_backdrop(files, monkeypatch):
+    known = run(files, "known", "spin")["video"]
+    monkeypatch.setattr("fportrait.tracking.matting.matte", lambda picture: np.zeros(picture.shape[:2], np.float32))
+    unknown = run(files, "unknown", "spin")["video"]
+    assert probe(unknown).frames == probe(known).frames
+    assert not np.array_equal(read_video(known), read_video(unknown))

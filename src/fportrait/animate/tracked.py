@@ -236,18 +236,16 @@ def posed(
         yield vertices if offsets is None else vertices + offsets @ drive.track.rotations[number].T
 
 
-TRUSTED_TURN = (
-    35.0,
-    60.0,
-)  # degrees up to which a painted portrait is trusted as much as ever, and from which not at all
+# Degrees up to which a painted portrait is trusted as ever, and from which not at all.
+TRUSTED_TURN = 35.0, 60.0
 
 
 def turned_by(before: np.ndarray, after: np.ndarray) -> float:
     """Degrees between two poses of a body's vertices `V 3` (Kabsch 1976)."""
+    from scipy.spatial.transform import Rotation
+
     first, second = (one[::16] - one[::16].mean(0) for one in (before, after))
-    left, _, right = np.linalg.svd(first.T.astype(np.float64) @ second)
-    turn = left @ np.diag([1, 1, np.sign(np.linalg.det(left @ right))]) @ right
-    return math.degrees(math.acos(float(np.clip((np.trace(turn) - 1) / 2, -1, 1))))
+    return math.degrees(Rotation.align_vectors(second, first)[0].magnitude())
 
 
 def trust_in(paint: PortraitPainter, target: Target, vertices: np.ndarray) -> np.ndarray:

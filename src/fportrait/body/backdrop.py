@@ -17,12 +17,10 @@ PERSON = 0.3  # opacity from which a matte's pixel belongs to the person: half-s
 # portrait itself, so that a person who does not move leaves it as it is.
 FILLED = 0.008, 0.02  # the backdrop: filled up to here, and the portrait's own from there on
 RIM = 0.02, 0.04  # the person's layer: opaque up to here, and gone from there on
-# What two outlines may differ by before anything is moved, of the picture's height and of the distance from them: who
-# does not turn is drawn as he is.
+# What two outlines may differ by before anything is moved, of the picture's short side and of the distance from them:
+# who does not turn is drawn as he is.
 OUTLINE, FURTHER = 0.02, 0.1
-WAY_OUT = (
-    0.03  # of the picture's short side: deviation of the Gaussian that the way out of a silhouette is smoothed with
-)
+WAY_OUT = 0.03  # of the picture's short side: deviation of the Gaussian that smooths the way out of a silhouette
 
 
 class Backdrop(NamedTuple):
@@ -72,7 +70,7 @@ def beside_the_silhouette(backdrop: Backdrop, source: np.ndarray, covered: np.nd
     new = cv2.distanceTransform(beside.astype(np.uint8), cv2.DIST_L2, 5) * (backdrop.rim.shape[0] / len(covered))
     old = cv2.remap(backdrop.outside, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
     shift = new - old[..., 0]
-    shift = np.sign(shift) * np.maximum(np.abs(shift) - OUTLINE * backdrop.rim.shape[0] - FURTHER * new, 0)
+    shift = np.sign(shift) * np.maximum(np.abs(shift) - OUTLINE * min(backdrop.rim.shape) - FURTHER * new, 0)
     source[beside] += shift[beside, None] * old[beside, 1:]
 
 
