@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fportrait.body.backdrop import FILLED, RIM, backdrop_of, before_backdrop, beside_the_silhouette
+from fportrait.body.backdrop import FILLED, FURTHER, OUTLINE, RIM, backdrop_of, before_backdrop, beside_the_silhouette
 
 
 def person_before_a_wall():
@@ -81,5 +81,7 @@ def test_what_lies_so_far_beside_the_new_silhouette_lay_so_far_beside_the_old_on
         portrait
     )  # the head has turned: its mesh is narrower, and what lies beside it was within the old one
     beside_the_silhouette(backdrop, moved, smaller)
-    assert moved[64, 48 + 15, 0] == pytest.approx(48 + 22, abs=1.5)  # five pixels outside, as it is now
+    assert moved[64, 48 + 15, 0] == pytest.approx(
+        48 + 25 - OUTLINE * 96 - FURTHER * 5, abs=1.5
+    )  # five outside, less what is let pass
     assert np.array_equal(moved[smaller], places(portrait)[smaller])
