@@ -37,6 +37,7 @@ from fportrait.diffusion.codec import decode_latents, encode_video
 from fportrait.diffusion.detail import with_detail
 from fportrait.diffusion.schedule import set_noise_levels
 from fportrait.diffusion.shapes import TEMPORAL_STRIDE
+from fportrait.diffusion.streaming import streamed
 from fportrait.errors import UserError
 from fportrait.pixels import to_model_range, to_uint8
 from fportrait.tracking.actions import told_actions
@@ -47,19 +48,6 @@ from fportrait.tracking.segments import LOOK_AT, segment_codes
 
 CARRIES = ("faded", "given")
 LARGE = 96  # pixels: above, or where a window takes several model calls, two new latents cost a third less per frame
-
-
-def plain_attention(transformer: Any) -> None:
-    """Attention without the fused kernel: a tenth faster on a CPU, at a small model's size."""
-    from diffusers.utils import logging
-
-    log = logging.get_logger("diffusers.models.modeling_utils")
-    level = log.level
-    log.setLevel(logging.ERROR)  # it warns that the choice is experimental
-    try:
-        transformer.set_attention_backend("_native_math")
-    finally:
-        log.setLevel(level)
 
 
 def model_calls(pipeline: Any) -> int:
@@ -142,7 +130,7 @@ class PortraitStream:
         self.reads_painted = bool(self.pipeline.transformer.config.get("warped_reference"))
         self.device, self.encoder = self.pipeline.device, animator.encoder
         if self.device.type == "cpu":
-            plain_attention(self.pipeline.transformer)
+            self.pipeline = streamed(self.pipeline)
             self.encoder = folded(animator.encoder)
         self.picture = crop_picture(image, self.person.crop, size)
         with torch.no_grad():

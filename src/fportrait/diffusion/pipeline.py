@@ -32,6 +32,7 @@ from fportrait.errors import UserError, refuse_unknown_keys
 from fportrait.pixels import to_model_range, to_uint8
 
 OUTPUT_TYPES = ("uint8", "pt", "latent", "stream")
+SETTINGS = ("window_frames", "guidance_below", "steps", "guidance", "detail")
 
 
 @dataclass
@@ -95,7 +96,7 @@ class FactorPortraitPipeline(DiffusionPipeline):
         if not index.is_file():
             raise UserError(f"no {index}", "a pipeline folder", "check the path, or save a pipeline there")
         stored = json.loads(index.read_text(encoding="utf-8"))
-        for setting in ("window_frames", "guidance_below", "steps", "guidance", "detail"):
+        for setting in SETTINGS:
             if setting in stored:
                 components.setdefault(setting, stored[setting])
         if "transformer" not in components:
