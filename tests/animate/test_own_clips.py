@@ -13,7 +13,7 @@ from fportrait.animate.own_clips import evaluate_clips, from_first_frame
 from fportrait.body.model import load_body
 from fportrait.bundle import SHIPPED_BASE
 from fportrait.capture.people import sample_person
-from fportrait.capture.video_io import write_video
+from fportrait.capture.video_io import write_image, write_video
 from fportrait.capture.world import sample_training_clip
 from fportrait.dataset.encode import crop_picture
 from fportrait.errors import UserError
@@ -62,23 +62,28 @@ def test_the_first_frame_is_asked_for_as_it_was_filmed(animator, clips):
     assert first.shape == (160, 160, 3)
 
 
-def test_a_first_frame_that_is_turned_upright_is_looked_at_where_its_head_is(animator, tmp_path):
-    """Turned upright, the picture is larger, and the head elsewhere in it: the clip's own crop would show the wall."""
+def test_a_first_frame_whose_head_is_rolled_stays_as_it_was_filmed_with_its_background(animator, tmp_path):
+    """Turned upright as a portrait is, its wall would stand rolled behind a clip that is not turned (12 dB)."""
     body = load_body()
     clip = sample_training_clip(np.random.default_rng(4), body, "phone", 2, 160, person=sample_person(12, body))
     turn = cv2.getRotationMatrix2D((140, 140), 35, 1.0)
     wide = [cv2.copyMakeBorder(frame, 60, 60, 120, 0, cv2.BORDER_REPLICATE) for frame in clip["video"]]
     write_video(tmp_path / "rolled.mp4", [cv2.warpAffine(frame, turn, (280, 280)) for frame in wide])
     prepared, first = from_first_frame(animator, tmp_path / "rolled.mp4", 0, 49)
-    assert prepared.image.shape != first.shape, "the portrait was turned upright"
+    assert np.array_equal(prepared.image, first) and prepared.person.crop == prepared.drive.crop
     size = animator.settings.size
-    own, asked = prepared.person.landmarks(size)[0], prepared.drive.landmarks(size)[0]
-    assert own.min() > 0 and own.max() < size
+    asked = prepared.drive.landmarks(size)[0]
     (painted,) = animator.painted(prepared, [0])
     low, high = np.percentile(asked, (10, 90), axis=0).astype(int)
     face = (slice(low[1], high[1]), slice(low[0], high[0]))
     truth = crop_picture(first, prepared.drive.crop, size)
     assert psnr(painted[None, *face], truth[None, *face]).mean() > 22
+    turned, _ = animator.tracked_portrait(still(first, tmp_path))
+    assert turned.notes, "as a portrait the same picture is turned upright, and that is said"
+
+
+def still(picture, folder):
+    return write_image(folder / "still.png", picture)
 
 
 def test_no_folder_no_videos_and_nothing_usable_are_sentences(animator, tmp_path):

@@ -50,6 +50,15 @@ def test_a_portrait_that_stands_comes_back_as_it_is():
     assert same is picture and roll == 0
 
 
+@pytest.mark.parametrize(("degrees", "turned"), [(35, False), (90, True), (125, True)])
+def test_a_frame_of_a_video_is_turned_by_quarters_alone(degrees, turned):
+    picture = cv2.copyMakeBorder(astronaut()[:320, 60:380], 80, 80, 80, 80, cv2.BORDER_REPLICATE)
+    turn = cv2.getRotationMatrix2D((239.5, 239.5), -degrees, 1)
+    rolled = cv2.warpAffine(picture, turn, (480, 480))
+    stood, roll = upright(rolled, quarters_alone=True)
+    assert np.array_equal(stood, np.rot90(rolled) if turned else rolled) and (roll != 0) is turned
+
+
 def test_the_lens_is_given_recorded_or_assumed(tmp_path):
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0xA405] = 50

@@ -172,7 +172,7 @@ class Animator:
         check_strengths(request.adjust)
         size, max_frames = self.encoder.crop_size, request.max_frames
         config = replace(self.config, force=request.force)
-        person, image = self.tracked_portrait(request.portrait, request.portrait_fov, request.force)
+        person, image = self.tracked_portrait(request.portrait, request.portrait_fov, request.force, request.as_filmed)
         others = [self.tracked_portrait(path, request.portrait_fov, request.force) for path in request.more]
 
         def track(path: Path, what: str, seconds: float = math.inf) -> Tracked:
@@ -210,15 +210,17 @@ class Animator:
             notes += strangers([(person.path, image), *[(other.path, picture) for other, picture in others]])
         return Prepared(request, person, drive, express, image, view, notes, others if self.reads_painted else [])
 
-    def tracked_portrait(self, path: Path, fov: float | None = None, force: bool = False) -> tuple[Tracked, np.ndarray]:
+    def tracked_portrait(
+        self, path: Path, fov: float | None = None, force: bool = False, as_filmed: bool = False
+    ) -> tuple[Tracked, np.ndarray]:
         """A portrait's track and its upright picture `H W 3`; see `track_picture`."""
         config, size = replace(self.config, force=force), self.encoder.crop_size
 
         def track() -> tuple[Tracked, np.ndarray]:
-            person, image = track_picture(path, self.landmarks, config, size, fov)
+            person, image = track_picture(path, self.landmarks, config, size, fov, as_filmed)
             return self.personal(person), image
 
-        return self._once((("portrait", fov, force), path), track)
+        return self._once((("portrait", fov, force, as_filmed), path), track)
 
     def picture_notes(self, person: Tracked) -> list[str]:
         """What a user should know of a rectangle before judging it: none of a square."""
@@ -339,7 +341,7 @@ class Animator:
         if prepared.response is None and prepared.drive.own:  # the portrait has a shape of this pair, not to be kept
             prepared.response = self.response(prepared.person, prepared.image)
         elif prepared.response is None:
-            key = (("response", request.portrait_fov, request.force), request.portrait)
+            key = (("response", request.portrait_fov, request.force, request.as_filmed), request.portrait)
             prepared.response = self._once(key, lambda: self.response(prepared.person, prepared.image))
         rises = driver_rises(seen, rest, len(codes))
         told = (readout, self.directions, self.body.action_names)

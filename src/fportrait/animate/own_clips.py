@@ -163,9 +163,9 @@ def from_first_frame(animator: Animator, path: Path, seed: int, max_frames: int)
     with tempfile.TemporaryDirectory() as folder:
         still = Path(folder) / "portrait.png"
         write_image(still, first)
-        prepared = animator.prepare(Request(still, path, seed=seed, max_frames=max_frames))
+        prepared = animator.prepare(Request(still, path, seed=seed, max_frames=max_frames, as_filmed=True))
     drive = prepared.drive
-    if np.array_equal(prepared.image, first):  # a rolled portrait was turned upright, and has places of its own
+    if np.array_equal(prepared.image, first):  # one on its side was turned upright, and has places of its own
         prepared.person.crop = drive.crop
     count = len(prepared)
     intrinsics = drive.lens(animator.picture)

@@ -26,18 +26,24 @@ TURNED = 45.0  # degrees between face and line of sight
 
 
 def track_picture(
-    path: Path, model: LandmarkModel, config: TrackConfig, crop_size: int, fov: float | None = None
+    path: Path,
+    model: LandmarkModel,
+    config: TrackConfig,
+    crop_size: int,
+    fov: float | None = None,
+    as_filmed: bool = False,
 ) -> tuple[Tracked, np.ndarray]:
     """A portrait's track (T = 1) and its picture `H W 3`, turned upright if the face is rolled by more than 25 degrees.
 
     Args:
-        fov: degrees across the longer side; None takes the picture's own record, or else 40.
+        fov: degrees across the longer side; None takes the picture's own record, or else 40. as_filmed: turn by
+            quarters alone, as videos are: what is left of the roll is the head's.
 
     Raises:
         UserError: not a picture, no face or nothing like one, or two of like size.
     """
     path, picture = Path(path), read_picture(path)
-    image, rolled = upright(picture.image)
+    image, rolled = upright(picture.image, as_filmed)
     height, width = picture.image.shape[:2]
     intrinsics = intrinsics_across(picture_fov(path, fov)[0], width, height)
     intrinsics[:2, 2] = image.shape[1] / 2, image.shape[0] / 2
@@ -49,17 +55,20 @@ def track_picture(
     return replace(person, notes=(*notes, *person.notes, *view_notes(person, image))), image
 
 
-def upright(image: np.ndarray) -> tuple[np.ndarray, float]:
+def upright(image: np.ndarray, quarters_alone: bool = False) -> tuple[np.ndarray, float]:
     """A picture turned about its middle until its largest face stands upright, and the degrees of its roll.
 
-    What stands within `UPRIGHT` comes back as it is, with 0. A canvas holds all of a turned picture, black beside it.
+    What stands within `UPRIGHT` (within 45 degrees where quarters alone are turned) comes back as it is, with 0. A
+    canvas holds all of a turned picture, black beside it.
     """
     faces = shared_landmarker().detect(image)
     roll = float(np.degrees(roll_of(faces[0].landmarks))) if faces else 0.0
     if abs(roll) <= UPRIGHT or shared_landmarker().unlikeness(image, faces[0]) > REFUSED:
         return image, 0.0  # of what is no face there is no upright
     quarters = round(roll / 90)
-    if abs(roll - 90 * quarters) <= EXACT:
+    if quarters_alone and quarters == 0:
+        return image, 0.0
+    if quarters_alone or abs(roll - 90 * quarters) <= EXACT:
         return np.ascontiguousarray(np.rot90(image, quarters)), roll
     height, width = image.shape[:2]
     cos, sin = abs(np.cos(np.radians(roll))), abs(np.sin(np.radians(roll)))

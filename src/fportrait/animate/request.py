@@ -37,7 +37,8 @@ class Request:
             parted, whatever the driver does.
         fov, portrait_fov: fields of view across the longer side, degrees, of the videos and of the portrait; None takes
             the picture's record (EXIF) or assumes 40.
-        force: go on with what is unlike a face.
+        force: go on with what is unlike a face. as_filmed: the portrait is a frame of a video, and no further turned
+            upright than one (`portrait.track_picture`).
 
     The driving video's clock is the result's: its rate, or a constant one in place of a variable one. Expressions and
     the cameras of a file with an `fps` are taken at the same seconds.
@@ -59,6 +60,7 @@ class Request:
     portrait_fov: float | None = None
     force: bool = False
     more: Sequence[Path] = ()
+    as_filmed: bool = False
 
 
 @dataclass
