@@ -66,12 +66,12 @@ def beside_the_silhouette(backdrop: Backdrop, source: np.ndarray, covered: np.nd
     out beside it. `covered`: `H W`."""
     if covered.all() or not covered.any():
         return
-    beside = ~covered
-    new = cv2.distanceTransform(beside.astype(np.uint8), cv2.DIST_L2, 5) * (backdrop.rim.shape[0] / len(covered))
+    new = cv2.distanceTransform((~covered).astype(np.uint8), cv2.DIST_L2, 5) * (backdrop.rim.shape[0] / len(covered))
     old = cv2.remap(backdrop.outside, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
     shift = new - old[..., 0]
     shift = np.sign(shift) * np.maximum(np.abs(shift) - OUTLINE * min(backdrop.rim.shape) - FURTHER * new, 0)
-    source[beside] += shift[beside, None] * old[beside, 1:]
+    shift[covered] = 0
+    source += shift[..., None] * old[..., 1:]
 
 
 def before_backdrop(drawn: np.ndarray, backdrop: Backdrop, source: np.ndarray, covered: np.ndarray) -> np.ndarray:
@@ -92,10 +92,14 @@ def before_backdrop(drawn: np.ndarray, backdrop: Backdrop, source: np.ndarray, c
 def around(drawn: np.ndarray, told: np.ndarray) -> np.ndarray:
     """For every pixel a mean of the colours `H W 3` around it where they are `told` (`H W`, 1 or 0), the nearer the
     more: what stands between two sides goes from one to the other, without the seam that nearest colours leave."""
-    known = np.dstack([drawn * told[..., None], told])
+    known = np.empty((*told.shape, 4), np.float32)
+    np.multiply(drawn, told[..., None], out=known[..., :3])
+    known[..., 3] = told
     total, weight, size = np.zeros_like(known), 1.0, told.shape[::-1]
     while min(known.shape[:2]) > 1:
         known = cv2.resize(known, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-        total += weight * cv2.resize(known, size, interpolation=cv2.INTER_LINEAR)
+        wide = cv2.resize(known, size, interpolation=cv2.INTER_LINEAR)
+        wide *= weight
+        total += wide
         weight /= 8
     return np.asarray(total[..., :3] / np.maximum(total[..., 3:], 1e-9))

@@ -172,11 +172,12 @@ def _fill(drawn: np.ndarray, target: Target, front: np.ndarray, beyond: Beyond) 
         at = target.places[mixed]
         share.reshape(-1)[at], colours.reshape(-1, 3)[at] = beyond.shares[mixed], beyond.colours[mixed]
         told = (share > 0).astype(np.float32)
+        soft = cv2.GaussianBlur(share, (0, 0), SEAM * min(share.shape)).reshape(-1)
         beside = target.places[front]
+        beside = beside[soft[beside] != 0]
         wide = around(colours, told)
         wide.reshape(-1, 3)[at] = colours.reshape(-1, 3)[at]
-        soft = cv2.GaussianBlur(share, (0, 0), SEAM * min(share.shape)).reshape(-1)[beside, None]
-        mean = flat[beside] + soft * (wide.reshape(-1, 3)[beside] - flat[beside])
+        mean = flat[beside] + soft[beside, None] * (wide.reshape(-1, 3)[beside] - flat[beside])
         flat[beside] = np.clip(mean + 0.5, 0, 255).astype(np.uint8)
     gaps = target.places[front & beyond.lost]
     known = target.places[front & ~beyond.lost]
@@ -276,6 +277,8 @@ class PortraitPainter:
         self._last: tuple[Target, tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None
         self.portrait, self.vertices, self.intrinsics = portrait, np.asarray(vertices, np.float32), intrinsics
         self.faces, self._inside = body.faces, inside_of(body)
+        weights = mouth_weights(body)
+        self._mouth = None if weights is None else weights[self.faces]  # of each triangle's corners, `F 3`
         height, width = (samples * side for side in portrait.shape[:2])
         ids, _, self._depth = rasterize(vertices, self.faces, scale_intrinsics(intrinsics, samples), height, width)
         seen = cv2.resize((ids >= 0).astype(np.uint8), portrait.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
@@ -307,9 +310,8 @@ class PortraitPainter:
         """How far what `paint` makes of a target is trusted, `H W` uint8, 255 for wholly; see TRUST_BESIDE."""
         sight, _, _ = self._seen(target)
         seen: np.ndarray = np.clip((sight - SIGHT_LOW) / (SIGHT_TRUSTED - SIGHT_LOW), 0, 1)
-        weights = mouth_weights(self.body)
-        if weights is not None:  # lips and what is behind them are drawn, whoever sees them
-            seen = np.maximum(seen, (weights[self.faces[target.triangles]] * target.weights).sum(1))
+        if self._mouth is not None:  # lips and what is behind them are drawn, whoever sees them
+            seen = np.maximum(seen, (self._mouth[target.triangles] * target.weights).sum(1))
         drawn: np.ndarray = np.full(target.covered.shape, TRUST_BESIDE, np.float32)
         drawn.reshape(-1)[target.places] = TRUST_UNSEEN + (TRUST_SEEN - TRUST_UNSEEN) * seen
         drawn = np.asarray(cv2.resize(drawn, self.portrait.shape[1::-1], interpolation=cv2.INTER_AREA))
@@ -333,12 +335,15 @@ class PortraitPainter:
         wanted, enough = np.clip((SIGHT_LOW - best) / SIGHT_LOW, 0, 1), np.maximum(best, SIGHT_LOW)
         candidates = [(other, False) for other in self.others]
         for other, mirrored in [*candidates, *[(self, True)] * (mirror_vertices(self.body) is not None)]:
-            sight, seen_at, _ = other.sight(target, mirrored)
-            ahead = wanted * (sight > (np.maximum(enough, MIRROR_SIGHT) if mirrored else enough))
-            taken = ahead > shares
-            colours[taken] = other.colours(seen_at[taken]) * (self.light / np.maximum(other.light, 1))
-            shares = np.maximum(shares, ahead)
-            hidden &= mirrored | (sight <= 0)
+            # Of the mirror image only what is wanted is asked.
+            rows = np.flatnonzero(wanted) if mirrored else np.arange(count)
+            sight, seen_at, _ = other.sight(target, mirrored, rows)
+            ahead = wanted[rows] * (sight > (np.maximum(enough[rows], MIRROR_SIGHT) if mirrored else enough))
+            taken = ahead > shares[rows]
+            colours[rows[taken]] = other.colours(seen_at[taken]) * (self.light / np.maximum(other.light, 1))
+            shares[rows] = np.maximum(shares[rows], ahead)
+            if not mirrored:
+                hidden &= sight <= 0
         drawn = np.zeros(count, np.float32)
         if self._inside is not None:
             part = self._inside.part[target.triangles]
@@ -367,21 +372,27 @@ class PortraitPainter:
         dark = float((np.asarray(INSIDE["tongue"]) * light_of(self.light)).mean())
         return np.asarray(wider * np.clip(2 * colours.mean(1) / dark - 2, 0, 1), np.float32)
 
-    def sight(self, target: Target, mirrored: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def sight(
+        self, target: Target, mirrored: bool = False, rows: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """How well the portrait sees a target's points of the surface, `N` cosines, 0 for hidden ones; where, `N 2`
         pixels; and which of them lie before its camera, `N`.
 
         Args:
-            mirrored: asks for the points of the other side of the head that they mirror.
+            mirrored: asks for the points of the other side of the head that they mirror. rows: which of the points are
+                asked for; all when None.
         """
-        faces, weights = self.faces, target.weights
+        faces, weights, triangles = self.faces, target.weights, target.triangles
+        if rows is not None:
+            weights, triangles = weights[rows], triangles[rows]
         if mirrored and (turned := mirrored_faces(self.body)) is not None:
             faces, weights = turned, weights[:, ::-1]
-        points, facing = on_surface(self.vertices, faces, target.triangles, weights)
+        points, facing = on_surface(self.vertices, faces, triangles, weights)
         places = _project(points, self.intrinsics)
         height, width = self.portrait.shape[:2]
         front = points[:, 2] > 0
-        within = np.flatnonzero(front & ((places >= 0) & (places < (width, height))).all(1))
+        across, down = places[:, 0], places[:, 1]
+        within = np.flatnonzero(front & (across >= 0) & (across < width) & (down >= 0) & (down < height))
         x, y = (places[within] * self.samples).astype(int).T
         seen = within[points[within, 2] < self._depth[y, x] + SIGHT_DEPTH]
         sight = np.zeros(len(points), np.float32)

@@ -102,8 +102,11 @@ class LandmarkModel:
         corners = body.faces[body.landmark_triangles]
         weights = body.landmark_barycentric.astype(np.float64)
         self.points = np.einsum("lcx,lc->lx", body.template[corners].astype(np.float64), weights) + calibration.offsets
-        self.identity = np.einsum("klcx,lc->klx", body.identity_modes[:, corners].astype(np.float64), weights)
-        self.actions = np.einsum("alcx,lc->alx", body.actions[:, corners].astype(np.float64), weights)
+        # Contiguous: else every product with them copies them first.
+        self.identity, self.actions = (
+            np.ascontiguousarray(np.einsum("mlcx,lc->mlx", modes[:, corners].astype(np.float64), weights))
+            for modes in (body.identity_modes, body.actions)
+        )
         from fportrait.body.rasterizer import vertex_normals
 
         normals = vertex_normals(body.template, body.faces, body.weld)[corners]
@@ -113,6 +116,7 @@ class LandmarkModel:
         self.valid = np.flatnonzero(body.landmark_valid & chosen)
         precision = calibration.sigmas[self.valid] ** -2
         self.precision = precision / precision.mean()  # `L`, relative
+        self.action_modes = _by_landmark(self.actions[:, self.valid])
 
     def at(self, identity: np.ndarray, actions: np.ndarray | None = None) -> np.ndarray:
         """Landmarks at rest, `478 3`, or `N 478 3` when `actions` is `N 52`."""
@@ -133,11 +137,11 @@ def solve_frames(
     rotations, translations, actions = fit.rotations, fit.translations, fit.actions
     targets, scale = np.nan_to_num(seen.landmarks), eye_distance(seen)
     visible = seen.seen
-    modes = _by_landmark(model.actions[:, model.valid])
+    modes = model.action_modes
     damping = np.concatenate([np.zeros(6), np.full(actions.shape[1], 1 / seen.action_sigma**2)])
-    errors = np.zeros(count)
+    errors, own = np.zeros(count), model.at(identity)
     for _ in range(rounds):
-        rest = model.at(identity, actions)
+        rest = own + np.tensordot(actions, model.actions, 1)
         turned = rest @ rotations.transpose(0, 2, 1)
         world = turned + translations[:, None]
         hessian = np.zeros((count, 6 + actions.shape[1], 6 + actions.shape[1]))

@@ -61,7 +61,13 @@ class HeadTurn:
 
     def vectors(self, features: np.ndarray) -> np.ndarray:
         """Rotation vectors `N 3` from features `N 957`."""
-        return kernel((features - self.mean) @ self.basis, self.centres, self.gamma) @ self.weights + self.offset
+        near = kernel((features - self.mean) @ self.basis, self.centres, self.gamma, self._squares)
+        return near @ self.weights + self.offset
+
+    @functools.cached_property
+    def _squares(self) -> np.ndarray:
+        """Squared lengths of the centres, `M`."""
+        return np.asarray((self.centres**2).sum(1))
 
     def save(self, path: str | Path) -> None:
         """Write an npz; half precision, in which it was fitted."""
@@ -120,9 +126,10 @@ def straight_axes(rays: np.ndarray) -> np.ndarray:
     return np.stack([x, np.cross(z, x), z], 1)
 
 
-def kernel(a: np.ndarray, b: np.ndarray, gamma: float | np.ndarray) -> np.ndarray:
-    """Radial basis functions `N M` of `a` `N K` at centres `b` `M K`."""
-    squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
+def kernel(a: np.ndarray, b: np.ndarray, gamma: float | np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
+    """Radial basis functions `N M` of `a` `N K` at centres `b` `M K`, whose squared `lengths` `M` may be known."""
+    lengths = (b**2).sum(1) if lengths is None else lengths
+    squares = (a**2).sum(1)[:, None] + lengths - 2 * a @ b.T
     return np.exp(-gamma * np.maximum(squares, 0))
 
 
