@@ -20,8 +20,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fportrait.animate.adapt_parts import AdaptSettings, Part, divide, place
-from fportrait.animate.adapt_shards import encode_parts, shares
+from fportrait.animate.adapt_parts import AdaptSettings, Part, divide, numbered, place
+from fportrait.animate.adapt_shards import encode_parts, reads_of, shares
+from fportrait.animate.carried import FOLDER, carry
 from fportrait.animate.clip_check import check_clips, clips_of
 from fportrait.atomic_io import atomic_folder, write_json
 from fportrait.capture.ingest import has_consent
@@ -85,7 +86,8 @@ def adapt(
 
     Args:
         clips: videos of one person (called `name`), or a folder of them per person. base: a bundle.
-        out: gets `adapter.safetensors`, `adapter.json`, `adapt.json` and `report/`; replaced as a whole.
+        out: gets `adapter.safetensors`, `adapter.json`, `portraits/` (`carried`), `adapt.json` and `report/`; replaced
+            as a whole.
         work: tracks, shards and checkpoints; kept, so that a stopped run goes on. Its parts are this name's own, but
             for the embedded clips. require_consent: leave people out without a consent file in their folder.
         keep_worse: write the adapter even if it is worse than the base on the clips held out.
@@ -133,6 +135,9 @@ def _adapt(
     shards = encode_parts(parts, mine, work, base, settings, tell)
     mark(seconds, "track and encode", began)
     trained = train_adapter(shards, mine, base, settings, tell)
+    pictures = carry(mine / "tracks", trained / "adapter") if reads_of(base).warped_reference else []
+    for picture in pictures:
+        picture["person"] = numbered(parts)[picture["person"]]
     mark(seconds, "train", began)
     scores = judge(parts, mine, base, trained / "adapter", settings, tell)
     mark(seconds, "judge", began)
@@ -143,6 +148,7 @@ def _adapt(
         "settings": asdict(settings),
         "clips": [part.as_dict() for part in parts],
         "people": [person.as_dict() for person in checked],
+        "pictures": pictures,
         "notes": notes,
         "scores": scores,
         "better": better(scores),
@@ -158,6 +164,8 @@ def _adapt(
     with atomic_folder(out) as folder:
         for file in ("adapter.safetensors", "adapter.json"):
             shutil.copy2(trained / "adapter" / file, folder / file)
+        if pictures:
+            shutil.copytree(trained / "adapter" / FOLDER, folder / FOLDER)
         shutil.copytree(mine / "report", folder / "report")
         write_json(folder / RECORD, record)
     return record
@@ -274,7 +282,7 @@ def scores_of(
     """Scores of a model by person, on the clip of theirs that was held out; the report goes to `mine/report`."""
     from fportrait.animate.own_clips import evaluate_clips
 
-    people = {f"p{index:02d}": person for index, person in enumerate(dict.fromkeys(p.clip.person for p in parts))}
+    people = numbered(parts)
     metrics = {"psnr": "auto", "ssim": "auto", "lpips": "auto", "csim": "auto"}
     protocol = {"metrics": metrics, "network_every": 4, "control": True, "shown": 4}
     shutil.rmtree(mine / report, ignore_errors=True)

@@ -109,13 +109,18 @@ def divide(checked: Sequence[PersonCheck]) -> tuple[list[Part], list[str]]:
     return parts, notes
 
 
+def numbered(parts: Sequence[Part]) -> dict[str, str]:
+    """What people are called in folders, by number: to their own names."""
+    return {f"p{index:02d}": person for index, person in enumerate(dict.fromkeys(part.clip.person for part in parts))}
+
+
 def place(parts: Sequence[Part], folder: Path, settings: AdaptSettings) -> None:
     """Lay the clips out, `learn/phone/pNN/cNN` and `held/pNN/cNN`, cut and uneven ones anew."""
     key = value_hash([[part.as_dict() for part in parts], settings.max_frames, settings.judged_frames])
     if (folder / "key").is_file() and (folder / "key").read_text() == key:
         return
     with atomic_folder(folder) as target:
-        numbers = {person: f"p{index:02d}" for index, person in enumerate(dict.fromkeys(p.clip.person for p in parts))}
+        numbers = {person: number for number, person in numbered(parts).items()}
         for index, part in enumerate(parts):
             source = Path(part.clip.path).resolve()
             limit = settings.judged_frames if part.held_out else settings.max_frames

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from fportrait.animate.carried import portraits_for
 from fportrait.animate.likeness import strangers
 from fportrait.animate.matching import Response, driver_rises, matched_codes, response_of
 from fportrait.animate.pictures import enlarge, rows_of_pictures, shown_frames
@@ -174,6 +175,7 @@ class Animator:
         config = replace(self.config, force=request.force)
         person, image = self.tracked_portrait(request.portrait, request.portrait_fov, request.force, request.as_filmed)
         others = [self.tracked_portrait(path, request.portrait_fov, request.force) for path in request.more]
+        carried, told = portraits_for(self, person, image, request.force)
 
         def track(path: Path, what: str, seconds: float = math.inf) -> Tracked:
             limits = (self.landmarks, config, size, max_frames)
@@ -208,7 +210,8 @@ class Animator:
         notes += [note for other, _ in others for note in other.notes]
         if others and self.reads_painted:
             notes += strangers([(person.path, image), *[(other.path, picture) for other, picture in others]])
-        return Prepared(request, person, drive, express, image, view, notes, others if self.reads_painted else [])
+        shown = [*others, *carried] if self.reads_painted else []
+        return Prepared(request, person, drive, express, image, view, notes + told, shown)
 
     def tracked_portrait(
         self, path: Path, fov: float | None = None, force: bool = False, as_filmed: bool = False
@@ -424,6 +427,8 @@ class Animator:
         request = prepared.request
         inputs = {"portrait": request.portrait, "driving": request.driving}
         inputs |= {f"portrait {number}": path for number, path in enumerate(request.more, start=2)}
+        own = [other.path for other, _ in prepared.others[len(request.more) :]]
+        inputs |= {f"adapter's picture {number}": path for number, path in enumerate(own, start=1)}
         if request.expression is not None:
             inputs["expression"] = request.expression
         camera = request.camera

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fportrait.animate.animator import Animator, quiet
+from fportrait.animate.carried import portraits_for
 from fportrait.animate.request import Prepared, Request, check_guidance
 from fportrait.animate.retarget import check_strengths
 from fportrait.animate.tracked import Report
@@ -88,8 +89,9 @@ def prepare_edit(animator: Animator, edit: Edit) -> Prepared:
     )
     framing = Framing.of(person, animator.picture)
     view = viewpoint(edit.camera, 1, animator.settings, edit.seed, framing=framing)
-    notes = [*person.notes, *animator.picture_notes(person), *training_fit(view, animator.settings)]
-    return Prepared(request, person, drive, drive, image, view, notes)
+    carried, told = portraits_for(animator, person, image, edit.force)
+    notes = [*person.notes, *animator.picture_notes(person), *training_fit(view, animator.settings), *told]
+    return Prepared(request, person, drive, drive, image, view, notes, carried)
 
 
 def edit_picture(animator: Animator, edit: Edit, report: Report = quiet) -> tuple[np.ndarray, Prepared]:

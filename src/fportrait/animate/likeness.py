@@ -28,6 +28,18 @@ def embedding(picture: np.ndarray, face: Face) -> np.ndarray | None:
     return network.embed(picture, face.landmarks)
 
 
+def alike(first: np.ndarray, second: np.ndarray) -> float | None:
+    """The likeness of two upright pictures' largest faces; None where nothing tells, and 0 where one has no face."""
+    found = []
+    for picture in (first, second):
+        faces = shared_landmarker().detect(picture, max_faces=1)
+        one = embedding(picture, faces[0]) if faces else np.zeros(1)
+        if one is None:
+            return None
+        found.append(one)
+    return float(found[0] @ found[1]) if found[0].shape == found[1].shape else 0.0
+
+
 def strangers(portraits: Sequence[tuple[Path, np.ndarray]]) -> list[str]:
     """A sentence for each further portrait (a file and its upright picture `H W 3`) that looks like somebody else than
     the first; none where no network is installed that tells."""

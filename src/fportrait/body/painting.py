@@ -333,6 +333,7 @@ class PortraitPainter:
             x, y = np.clip((places * self.samples).astype(int), 0, (width - 1, height - 1)).T
             hidden = ~self._shown[y, x]
         wanted, enough = np.clip((SIGHT_LOW - best) / SIGHT_LOW, 0, 1), np.maximum(best, SIGHT_LOW)
+        finest = np.zeros(count, np.float32)  # sight of what was taken: of several that see a point, the best
         candidates = [(other, False) for other in self.others]
         for other, mirrored in [*candidates, *[(self, True)] * (mirror_vertices(self.body) is not None)]:
             # Of the mirror image only what is wanted is asked.
@@ -340,16 +341,19 @@ class PortraitPainter:
             sight, seen_at, _ = other.sight(target, mirrored, rows)
             ahead = wanted[rows] * (sight > (np.maximum(enough[rows], MIRROR_SIGHT) if mirrored else enough))
             taken = ahead > shares[rows]
+            if not mirrored:
+                taken |= (ahead == shares) & (ahead > 0) & (sight > finest)
+                finest[taken] = sight[taken]
+                hidden &= sight <= 0
             colours[rows[taken]] = other.colours(seen_at[taken]) * (self.light / np.maximum(other.light, 1))
             shares[rows] = np.maximum(shares[rows], ahead)
-            if not mirrored:
-                hidden &= sight <= 0
         drawn = np.zeros(count, np.float32)
         if self._inside is not None:
             part = self._inside.part[target.triangles]
             behind = np.flatnonzero(~hidden & (part > 2))
             drawn = (hidden & (part > 0)).astype(np.float32)
-            drawn[behind] = self._covered(target, self.colours(places[behind]))
+            shown = np.where(shares[behind, None] > 0, colours[behind], self.colours(places[behind]))
+            drawn[behind] = self._covered(target, shown)
             inside = np.flatnonzero(drawn)
             triangles = target.triangles[inside]
             points, _ = on_surface(self.body.template, self.faces, triangles, target.weights[inside])
