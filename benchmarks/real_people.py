@@ -14,8 +14,8 @@ model's own pictures:
 - expression: scores of the result, as large as `fportrait animate` writes it, against the driver's, frame by frame:
   slope (gain) and correlation of jaw, smile, blink and brows for drivers that move them, median over clips. Eyes:
   blink score of the result above the portrait's own, where the driver is neutral.
-- clips: first frame as portrait, the clip as driver, PSNR over the face's box; beside the repeated portrait and
-  the portrait painted on the tracked mesh. All three are also scored on expression.
+- clips: first frame as portrait, the clip as driver, PSNR over the face's box of the frames after it; beside the
+  repeated portrait and the portrait painted on the tracked mesh. All three are also scored on expression.
 - codes: the share of variance between frames that is the person's (means of people against all), as they come from the
   encoder and as the model gets them.
 """
@@ -343,7 +343,8 @@ def reenactment(bench: Bench, still: Path) -> tuple[list[dict[str, Any]], dict[s
         row: dict[str, Any] = {"clip": clip.name}
         theirs = Seen.of(truth, points).scores
         for name, video in videos.items():
-            score = np.mean([psnr(a, b, box) for a, b, box in zip(video, truth, boxes, strict=True)])
+            scores = [psnr(a, b, box) for a, b, box in zip(video, truth, boxes, strict=True)]
+            score = np.mean(scores[1:])  # the first is the portrait itself, of which a copy is perfect
             row[name] = round(float(score), 2)
             row[f"{name}_expression"] = moved(Seen.of(video, points).scores, theirs)
         rows.append(row)

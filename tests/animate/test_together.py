@@ -11,11 +11,14 @@ import pytest
 
 from fportrait.animate import Animator, Request
 from fportrait.animate.together import in_one_scene
+from fportrait.animate.tracked import paint_portrait
 from fportrait.body.model import load_body
 from fportrait.bundle import SHIPPED_BASE
+from fportrait.camera.cameras import crop_intrinsics
 from fportrait.capture.people import sample_person
 from fportrait.capture.video_io import write_image, write_video
 from fportrait.capture.world import sample_training_clip
+from fportrait.dataset.encode import crop_picture
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +70,25 @@ def test_a_face_that_left_the_picture_is_no_likeness(animator, files):
     away = replace(prepared.drive, crop=(5000, 5000, 100))
     found = in_one_scene(prepared.person, prepared.image, away, animator.body, animator.landmarks, animator.config)
     assert found is None
+
+
+def test_an_own_scenes_frames_are_fitted_by_their_pixels(animator, files, monkeypatch):
+    def error(prepared):
+        numbers = list(range(1, len(prepared)))
+        video, size = prepared.drive, 96
+        lens = crop_intrinsics(video.intrinsics, video.crop, size)
+        repeated = [np.repeat(one[None], len(numbers), 0) for one in (video.reference_camera, lens)]
+        own = animator._acted(prepared.person)
+        told = list(animator.encoder.readout(animator.expression(prepared)[numbers]))
+        portrait = crop_picture(prepared.image, prepared.person.crop, size)
+        drawn = paint_portrait(animator.body, prepared.person, portrait, video, *repeated, numbers, own, told)
+        face = slice(size // 4, -size // 4)
+        pairs = zip(drawn, video.crops(numbers, size), strict=True)
+        return np.mean([np.abs(a.astype(float) - b)[face, face].mean() for a, b in pairs])
+
+    request = Request(files["portrait"], files["same"])
+    by_pixels = animator.prepare(request)
+    monkeypatch.setattr(Animator, "aligned", lambda self, person, image, drive, report: drive)
+    by_points = animator.prepare(request)
+    assert by_points.drive.code_changes is None and by_pixels.drive.code_changes.shape == (5, 128)
+    assert error(by_pixels) < 0.95 * error(by_points)

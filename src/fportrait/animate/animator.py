@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from fportrait.animate.alignment import aligned
 from fportrait.animate.carried import portraits_for
 from fportrait.animate.likeness import strangers
 from fportrait.animate.matching import Response, driver_rises, matched_codes, response_of
@@ -194,8 +195,9 @@ class Animator:
         if person.quarter_turns == drive.quarter_turns:
             scene = in_one_scene(person, image, drive, self.body, self.landmarks, config)
         if scene is not None:
-            express = scene[1] if express is drive else express
-            person, drive = self.personal(scene[0]), scene[1]
+            person = self.personal(scene[0])
+            own = self.aligned(person, image, scene[1], report)
+            drive, express = own, own if express is drive else express
         frames = min(len(drive), math.ceil(len(express) / express.fps * drive.fps - 1e-6))
         framing = Framing.of(person, self.picture)
         view = viewpoint(request.camera, frames, self.settings, request.seed, drive.fps, framing)
@@ -236,6 +238,14 @@ class Animator:
         pose = (track.rotations[0], track.translations[0], track.cameras[0], person.intrinsics)
         offsets = landmark_offsets(self.body, self.landmarks, person.shape, self._acted(person), *pose, finer[0])
         return replace(person, offsets=offsets)
+
+    def aligned(self, person: Tracked, image: np.ndarray, drive: Tracked, report: Report) -> Tracked:
+        """A video of the portrait's own scene, by its pixels; see `fportrait.animate.alignment`."""
+        readout, own = self.encoder.readout, self._acted(person)
+        if readout is None or not self.reads_painted:  # nothing tells how the painted portrait acts
+            return drive
+        codes, along = segment_codes(drive.track, self.encoder), np.stack(list(self.directions.values()))
+        return aligned(self.body, person, image, drive, codes, readout, along, own, report)
 
     def _once(self, key: tuple[Any, Path], make: Callable[[], Any]) -> Any:
         """What `make` gives, kept under the file's bytes when this animator remembers."""
@@ -321,8 +331,11 @@ class Animator:
             size, middle = self.settings.size, Framing.of(prepared.person, self.picture).off_middle
             codes = landmark_codes(prepared.express.landmarks(size) + middle, size)
         else:
-            codes = segment_codes(prepared.express.track, self.encoder)
-            rest = self.rest(prepared.request, prepared.express, codes)
+            express = prepared.express
+            codes = segment_codes(express.track, self.encoder)
+            rest = self.rest(prepared.request, express, codes)
+            if express.code_changes is not None:
+                codes = codes + express.code_changes
             if rest.code is not None:
                 codes = codes - rest.code + self.portrait_rest(prepared.person)
             codes = self._matched(prepared, codes)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -48,6 +47,7 @@ class Tracked:
     sound: bool = False
     offsets: np.ndarray | None = None  # `V 3` of a portrait's own face beside the fitted body; see `tracking.residual`
     own: bool = False  # filmed in the portrait's own scene and fitted with it; see `together`
+    code_changes: np.ndarray | None = None  # `T 128` that the pixels of an own scene add to the codes; see `alignment`
 
     def __len__(self) -> int:
         return len(self.track.translations)
@@ -64,10 +64,10 @@ class Tracked:
         camera[:3, 3] += camera[:3, :3] @ self.centre
         return camera
 
-    def pictures(self, numbers: Sequence[int]) -> list[np.ndarray]:
-        """Full frames `H W 3` uint8 of some frames in rising order, read again from the file."""
+    def pictures(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+        """Full frames `H W 3` uint8 of some frames in rising order, read again from the file, one by one."""
         places = [int(number if self.stored is None else self.stored[number]) for number in numbers]
-        return list(picked(iter_video(self.path, 0, max(places) + 1), places))
+        return picked(iter_video(self.path, 0, max(places) + 1), places)
 
     @property
     def quarter_turns(self) -> int:
@@ -100,11 +100,15 @@ class Tracked:
             picture = picture.turned(1)
         return points
 
-    def crops(self, numbers: Sequence[int], size: int | Picture) -> list[np.ndarray]:
-        """The model's pictures `H W 3` of some frames, upright."""
+    def each_crop(self, numbers: Sequence[int], size: int | Picture) -> Iterator[np.ndarray]:
+        """The model's pictures `H W 3` of some frames, upright, one by one."""
         picture = Picture.of(size).turned(self.quarter_turns)
-        crops = [self.shown(frame, picture) for frame in self.pictures(numbers)]
-        return [np.ascontiguousarray(np.rot90(crop, self.quarter_turns)) for crop in crops]
+        for frame in self.pictures(numbers):
+            yield np.ascontiguousarray(np.rot90(self.shown(frame, picture), self.quarter_turns))
+
+    def crops(self, numbers: Sequence[int], size: int | Picture) -> list[np.ndarray]:
+        """All of `each_crop`."""
+        return list(self.each_crop(numbers, size))
 
 
 def face_of(frame: np.ndarray, tracked: Tracked, number: int = 0) -> np.ndarray:
@@ -256,6 +260,20 @@ def trust_in(paint: PortraitPainter, target: Target, vertices: np.ndarray) -> np
     return np.asarray(paint.trust(target) * share + 0.5, np.uint8)
 
 
+def portrait_painter(
+    body: BodyModel,
+    of: Tracked,
+    picture: np.ndarray,
+    own_actions: np.ndarray | None,
+    samples: int = WARP_SCALE,
+    others: Sequence[PortraitPainter] = (),
+    matte: np.ndarray | None = None,
+) -> PortraitPainter:
+    """What paints a tracked portrait's picture `H W 3`; arguments as `paint_portrait` has them."""
+    vertices = in_camera(next(posed(body, of.shape, of, [0], [own_actions], of.offsets)), of.reference_camera)
+    return PortraitPainter(body, picture, vertices, of.lens(Picture(*picture.shape[:2])), samples, others, matte)
+
+
 def paint_portrait(
     body: BodyModel,
     person: Tracked,
@@ -279,18 +297,8 @@ def paint_portrait(
         trusted: takes up how far each picture is trusted (`trust_in`). matte: of `PortraitPainter`.
     """
 
-    def painter(
-        of: Tracked,
-        picture: np.ndarray,
-        acted: np.ndarray | None,
-        more: Sequence[PortraitPainter] = (),
-        matte: np.ndarray | None = None,
-    ) -> Any:
-        vertices = in_camera(next(posed(body, of.shape, of, [0], [acted], of.offsets)), of.reference_camera)
-        lens = of.lens(Picture(*picture.shape[:2]))
-        return PortraitPainter(body, picture, vertices, lens, samples, more, matte)
-
-    paint = painter(person, portrait, own_actions, [painter(*other) for other in others], matte)
+    painters = [portrait_painter(body, of, picture, acted, samples) for of, picture, acted in others]
+    paint = portrait_painter(body, person, portrait, own_actions, samples, painters, matte)
     for camera, matrix, vertices in zip(
         cameras, intrinsics, posed(body, person.shape, drive, numbers, actions, person.offsets), strict=True
     ):
