@@ -57,7 +57,9 @@ def test_messages_about_cameras():
     assert said(lambda: viewpoint("path.json", 17, settings, 0)) in SHOWN
 
 
-def test_messages_of_commands(folder):
+def test_messages_of_commands(folder, monkeypatch):
+    monkeypatch.setattr("fportrait.ops.store.LOCK_SECONDS", 0.1)
+
     def printed(*arguments: str) -> str:
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 2

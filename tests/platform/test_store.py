@@ -111,6 +111,18 @@ def test_a_read_only_project_is_read_where_it_lies_and_refuses_to_write(at, tmp_
             write()
 
 
+def test_a_store_that_somebody_writes_into_is_waited_for_once_and_never_read_past_its_lock(at, tmp_path, monkeypatch):
+    database = at(tmp_path / "project") / "mlruns/mlflow.db"
+    monkeypatch.setattr(store, "LOCK_SECONDS", 0.05)
+    writer = sqlite3.connect(database, isolation_level=None)
+    writer.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(UserError, match=r"database is locked.*wait until"):
+        store.check_schema(database)
+    writer.execute("ROLLBACK")
+    store.check_schema(database)
+    writer.close()
+
+
 @pytest.mark.parametrize(
     ("version", "words"), [("bd07f7e963c5", "older.*mlflow db upgrade"), ("f00", "newer.*pip install")]
 )

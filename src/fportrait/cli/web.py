@@ -45,6 +45,16 @@ def on_a_desktop() -> bool:
     return sys.platform in ("darwin", "win32") or screen
 
 
+def check_port(host: str, port: int) -> None:
+    """Raises `OSError` when a server could not listen there."""
+    import socket
+
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that just ended is none
+        trial.bind(address)
+
+
 @click.command()
 @click.option("--model", type=path_type, help="A model folder. Default: the promoted one, else the shipped base.")
 @click.option(
@@ -100,12 +110,7 @@ def web(
     pairs = read_logins(logins, host)
     if importlib.util.find_spec("gradio") is None:
         raise UserError("no Gradio", "the extra 'web'", "run pip install 'fportrait[web]'")
-    from fportrait.animate.adapters import resolve
-    from fportrait.ops.registry import chosen_student
-    from fportrait.ops.store import home
-    from fportrait.web.app import serve
     from fportrait.web.results import ResultStore
-    from fportrait.web.studio import Studio
 
     try:
         store = ResultStore(results, keep)
@@ -114,6 +119,13 @@ def web(
     uploads = store.folder / ".uploads"
     shutil.rmtree(uploads, ignore_errors=True)  # of a server before this one
     try:
+        check_port(host, port)  # before the seconds that the model takes
+        from fportrait.animate.adapters import resolve
+        from fportrait.ops.registry import chosen_student
+        from fportrait.ops.store import home
+        from fportrait.web.app import serve
+        from fportrait.web.studio import Studio
+
         given = None if adapter is None else resolve(adapter, home())
         chosen = promoted_or_shipped(model)
         studio = Studio(chosen, store, given, home())

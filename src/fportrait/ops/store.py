@@ -24,6 +24,7 @@ from fportrait.errors import UserError
 DATABASE = Path("mlruns/mlflow.db")
 ARTIFACTS = Path("mlruns/artifacts")
 LIBRARY = "MLflow"
+LOCK_SECONDS = 30.0  # to wait for another process's writing
 TEMPORARY = (".dvc", "tmp", "exps")  # where `dvc exp run --temp` and queued experiments work
 PLACES = {  # table: columns with places of artifacts
     "experiments": ("artifact_location",),
@@ -165,15 +166,18 @@ def for_reading(path: Path) -> Path:
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    """`mode` ro or rw; a database on a read-only disk cannot even make the lock of a read, so `immutable` is tried."""
+    """`mode` ro or rw; a database on a read-only disk cannot even make the lock of a read, so `immutable` is tried:
+    never of one that somebody writes into, where it would read half of what is written."""
     for more in ("", "&immutable=1") if mode == "ro" else ("",):
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}{more}", uri=True, timeout=30)
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}{more}", uri=True, timeout=LOCK_SECONDS)
         try:
             connection.execute("SELECT name FROM sqlite_master LIMIT 1")
             return connection
         except sqlite3.OperationalError as error:
             connection.close()
             last = error
+            if "locked" in str(error).lower():
+                break
     raise last
 
 
