@@ -6,6 +6,7 @@ it is called with there. What only serves a page is started, asked for its page 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -176,13 +177,27 @@ def started(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen, Path]
         try:
             yield process, log
         finally:
-            os.killpg(process.pid, signal.SIGINT)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
             try:
                 process.wait(30)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
     strays = {path.name for path in folder.iterdir()} - before - {"data", "mlruns", ".viz", ".telemetry"}
     assert not strays, f"{' '.join(words)} left {strays} in the project"
+
+
+def group_of(leader: int) -> list[str]:
+    """What of a group of processes still runs."""
+    import psutil
+
+    running = [one for one in psutil.process_iter(["pid", "status"]) if one.info["status"] != psutil.STATUS_ZOMBIE]
+    found = []
+    for one in running:
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getpgid(one.pid) == leader:
+                found.append(" ".join(one.cmdline()))
+    return found
 
 
 def page_of(process: subprocess.Popen, log: Path, address: str, seconds: float = 300) -> str:
@@ -208,13 +223,19 @@ def test_kedro_viz_serves_its_page_with_every_stage(project):
 
 
 @pytest.mark.slow
-def test_kedro_mlflow_ui_serves_its_page_by_one_process(project):
+def test_kedro_mlflow_ui_serves_its_page_by_one_process_and_leaves_none_when_it_alone_is_ended(project):
     port = free_port()
     with started(project, "kedro", "mlflow", "ui", "--port", str(port)) as (process, log):
         assert "<title>MLflow</title>" in page_of(process, log, f"http://127.0.0.1:{port}/")
         assert (
             log.read_text().count("Started server process") == 1
         )  # four, restarted when busy, are MLflow's own choice
+        process.send_signal(signal.SIGTERM)  # as a service manager does; Ctrl+C reaches the whole group
+        process.wait(60)
+        end = time.monotonic() + 30
+        while group_of(process.pid) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not group_of(process.pid), group_of(process.pid)
 
 
 @pytest.mark.slow

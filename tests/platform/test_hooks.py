@@ -169,3 +169,17 @@ def test_counts_are_not_negative_at_any_depth():
     for wrong in ({"workers": -2}, {"tracking": {"steps": -1}}):
         with pytest.raises(UserError, match="0 or more"):
             check_kinds({"track": wrong}, base)
+
+
+def test_the_runs_page_is_mlflows_own_process_of_this_store(dry_project, monkeypatch):
+    from click.testing import CliRunner
+
+    from fportrait.ops.kedro_cli import cli
+
+    became = []
+    monkeypatch.setattr("os.execv", lambda path, words: became.append(words[1:]))
+    result = CliRunner().invoke(cli, ["mlflow", "ui", "--port", "5055"])
+    assert result.exit_code == 0, result.output
+    store = f"sqlite:///{dry_project}/mlruns/mlflow.db"
+    assert became == [["-m", "mlflow", "ui", "--backend-store-uri", store, "--host", "127.0.0.1", "--port", "5055"]]
+    assert {"init", "modelify"} <= set(cli.commands["mlflow"].list_commands(None))

@@ -1,8 +1,11 @@
-"""Kedro's `run`, with a mistake of the user printed as one line and exit code 2."""
+"""Kedro's commands in this project: `run` prints a mistake of the user as one line, with exit code 2; `mlflow ui` ends
+when it is told to."""
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -113,3 +116,49 @@ cli.add_command(
         name="run", callback=kedro_run.callback, params=kedro_run.params, help=kedro_run.help or "Run the pipeline."
     )
 )
+
+
+def open_runs(env: str, port: str | None, host: str | None) -> None:
+    """MLflow's page of this project's runs, where conf/ENV/mlflow.yml says they are.
+
+    This process becomes MLflow's, which ends its server when it is told to end. The plugin's command waits beside it:
+    one that is ended by a service manager or `kill` leaves the server running.
+    """
+    import webbrowser
+
+    from kedro.framework.session import KedroSession
+    from kedro.framework.startup import bootstrap_project
+    from kedro.utils import find_kedro_project
+
+    project = find_kedro_project(Path.cwd()) or Path.cwd()
+    bootstrap_project(project)
+    with KedroSession.create(project_path=project, env=env) as session:
+        settings: Any = session.load_context().mlflow  # type: ignore[attr-defined]  # kedro-mlflow's hook sets it
+        store = settings.server.mlflow_tracking_uri
+        place = ["--host", host or settings.ui.host, "--port", str(port or settings.ui.port)]
+    if store.startswith("http"):
+        webbrowser.open(store)
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, *place])
+
+
+class MlflowGroup(click.Group):
+    """The commands of kedro-mlflow, which is imported when one is asked for, with `ui` replaced by `open_runs`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        from kedro_mlflow.framework.cli.cli import mlflow_commands
+
+        return list(mlflow_commands.list_commands(ctx))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        from kedro_mlflow.framework.cli.cli import mlflow_commands
+
+        found: click.Command | None = mlflow_commands.get_command(ctx, cmd_name)
+        if cmd_name != "ui" or found is None:
+            return found
+        return click.Command("ui", callback=open_runs, params=found.params, help=found.help)
+
+
+cli.add_command(MlflowGroup(name="mlflow", help="Use mlflow-specific commands inside kedro project."))
