@@ -12,7 +12,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo ablate experiments test docs outgrow bench clean
+.PHONY: help install demo ablate experiments test check types first rest docs outgrow bench clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -37,10 +37,21 @@ ablate: $(STAMP) ## train and score the ablations on the mini world (about an ho
 experiments: $(STAMP) ## DVC's table of experiments, in 120 columns
 	@$(BIN)/dvc exp show --only-changed --drop 'Created|src|pipelines|data'
 
-test: $(STAMP) ## ruff, mypy and pytest
+# Two halves of the tests, so that `make --jobs=2 test` takes little more than half the time; the second is all but the first.
+FIRST := tests/web tests/platform tests/training
+test: check types first rest ## ruff, mypy and pytest
+
+check: $(STAMP)
 	$(BIN)/ruff check .
+
+types: $(STAMP)
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+
+first: $(STAMP)
+	$(BIN)/python -m pytest $(FIRST)
+
+rest: $(STAMP)
+	$(BIN)/python -m pytest tests $(FIRST:%=--ignore=%)
 
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(STAMP) ## build the documentation site in build/docs; stops at a broken link
