@@ -9,9 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from fportrait.animate import Animator
-from fportrait.animate.animator import Request
+from fportrait.animate.animator import Request, for_portrait
 from fportrait.animate.edit import Edit, edit_picture
 from fportrait.animate.own_clips import evaluate_clips
+from fportrait.animate.sizes import AS_PORTRAIT
 from fportrait.animate.stream import PortraitStream
 from fportrait.animate.tracked import track_video
 from fportrait.animate.viewpoint import Framing, square_intrinsics, viewpoint
@@ -154,6 +155,18 @@ def test_a_written_rectangle_says_its_size_and_its_sheet_is_of_its_shape(files):
     for name in ("normals.mp4", "warped.mp4"):
         assert read_video(files / "given" / name).shape == (5, 112, 64, 3)
     assert read_image(files / "given" / "portrait_normals.png").shape == (112, 64, 3)
+
+
+def test_the_portraits_own_shape_is_that_of_its_upright_picture_and_it_is_tracked_once(files, request_):
+    image = read_image(files / "portrait.png")[:, 64:448]
+    write_image(files / "tall.png", image)  # 3:4
+    write_image(files / "lying.png", np.ascontiguousarray(np.rot90(image)))
+    for name in ("tall", "lying"):
+        animator = for_portrait(SHIPPED_BASE, files / f"{name}.png", aspect=AS_PORTRAIT)
+        assert animator.picture == (88, 64)
+        prepared = animator.prepare(replace(request_, portrait=files / f"{name}.png", max_frames=1))
+        assert sum("3:4 is drawn as 64x88 (8:11)" in note for note in prepared.notes) == 1
+        assert animator.portrait(prepared).shape == (88, 64, 3)
 
 
 def test_a_camera_file_of_the_models_own_cameras_changes_nothing_in_a_rectangle_either(square, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fportrait.animate.sizes import chosen_picture, parse_aspect, parse_size, size_notes
+from fportrait.animate.sizes import chosen_picture, like_portrait, parse_aspect, parse_size, size_notes
 from fportrait.atomic_io import write_json
 from fportrait.bundle import BundleSettings, stated_settings
 from fportrait.errors import UserError
@@ -50,6 +50,16 @@ def test_a_model_of_squares_draws_the_rectangle_around_one_of_them(asked, pictur
 )
 def test_a_shape_that_was_trained_on_is_taken_where_it_is_near(asked, picture):
     assert chosen_picture(SHAPES, **asked) == picture
+
+
+@pytest.mark.parametrize(
+    ("sides", "aspect"),
+    [((512, 512), "1:1"), ((3000, 4000), "3:4"), ((1001, 667), "1001:667"), ((1000, 100), "16:9"), ((90, 400), "9:16")],
+)
+def test_a_portraits_own_shape_is_taken_as_far_as_pictures_are_drawn_and_what_is_cut_is_said(sides, aspect):
+    found, words = like_portrait(*sides)
+    assert found == aspect and bool(words) == (aspect in ("16:9", "9:16"))
+    chosen_picture(SQUARES, None, found)  # is drawn
 
 
 @pytest.mark.parametrize(

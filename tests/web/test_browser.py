@@ -156,10 +156,11 @@ def test_a_picture_is_edited_with_sliders_and_comes_down_with_its_provenance(ser
     page.open(server)
 
 
-def test_two_users_at_once_each_get_their_own_video(page, other, files, wait_for):
+def test_two_users_at_once_each_get_their_own_video_in_the_shape_they_chose(page, other, files, wait_for, tmp_path):
     before = page.downloads()
-    for user, steps in ((page, 3), (other, 4)):
+    for user, steps, shape in ((page, 3, "square"), (other, 4, "9:16")):
         give_files(user, files, steps)
+        user.click(f"#shape input[value='{shape}']")
         user.click("#generate")
     seen = {}
     for name, user in (("first", page), ("second", other)):
@@ -167,6 +168,10 @@ def test_two_users_at_once_each_get_their_own_video(page, other, files, wait_for
         seen[name] = links["portrait-animated.mp4"], user.one("#facts").text
     assert seen["first"][0] != seen["second"][0]
     assert "steps 3" in seen["first"][1] and "steps 4" in seen["second"][1]
+    for name, sides in (("first", (512, 512)), ("second", (512, 896))):
+        video = tmp_path / f"{name}.mp4"
+        video.write_bytes(urllib.request.urlopen(seen[name][0]).read())
+        assert (probe(video).width, probe(video).height) == sides
 
 
 def test_a_closed_tab_ends_its_job_and_a_killed_server_leaves_results_and_no_ghosts(

@@ -241,8 +241,8 @@ def test_an_emptied_field_is_named_and_is_no_fault(visitors, values):
 
 
 def test_the_line_beside_generate_stays_silent_about_fields_that_are_no_numbers(visitors):
-    for values in ([None, None, float("nan"), 4], [None, None, 9, float("nan")]):
-        assert visitors[0].call("plan", [*values, 1, 1, 1, 1])["output"]["data"] == [""]
+    for values in (["square", 64, None, None, float("nan"), 4], ["square", 64, None, None, 9, float("nan")]):
+        assert visitors[0].call("plan", [None, *values, 1, 1, 1, 1])["output"]["data"] == [""]
 
 
 @pytest.mark.parametrize("name", ["..", "../..", "../results", "/etc", ".lock", "", "\0", "x" * 4000])

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from fportrait.animate import Request
 from fportrait.animate.adapters import FOLDER, base_of, delete
 from fportrait.atomic_io import write_json
 from fportrait.bundle import SHIPPED_BASE
@@ -27,7 +28,7 @@ from fportrait.web.uploads import PICTURE_BYTES, check_camera, check_picture, ch
 
 pytest.importorskip("gradio", reason="the extra 'web' is not installed")
 from fportrait.web.handlers import Handlers
-from fportrait.web.studio import WAITING, Cancelled, Studio, describe
+from fportrait.web.studio import SHAPES, WAITING, Cancelled, Drawing, Studio, describe
 
 
 @pytest.fixture
@@ -254,6 +255,37 @@ def test_a_visitor_names_an_adapter_of_the_list_and_never_a_path(project, name):
     with pytest.raises(UserError, match="no adapter") as error:
         project.with_adapter(name)
     assert len(str(error.value)) < 300
+
+
+def test_a_visitor_draws_the_shapes_and_sizes_of_the_lists_and_no_others(project):
+    do = Handlers(project, None)
+    assert do.drawing_of("square", 64) == Drawing(64, None) and do.drawing_of("3:4", 128) == Drawing(128, "3:4")
+    for shape, size in (
+        (0, 64),
+        (None, 64),
+        ("9:17", 64),
+        ([], 64),
+        ("square", 96),
+        ("square", True),
+        ("square", None),
+    ):
+        with pytest.raises(UserError, match="not on the list"):
+            do.drawing_of(shape, size)
+
+
+def test_a_shape_shares_what_is_loaded_and_tracked_and_its_pixels_count_in_the_seconds(project, tmp_path):
+    Image.new("RGB", (300, 400)).save(tmp_path / "tall.png")
+    like = Drawing(64, SHAPES["as the portrait"])
+    assert [project.pixels(like, sides) for sides in (None, (300, 400), (400, 300), (9, 900))] == [
+        *(64 * 64, 64 * 88, 88 * 64, 64 * 112)
+    ]
+    assert project.seconds(17, 1, {}, 2 * 64 * 64) > project.seconds(17, 1, {}) == project.seconds(17, 1, {}, 64 * 64)
+    own, request = project.animator, Request(tmp_path / "tall.png", tmp_path / "none.mp4")
+    assert project.drawing(own, Drawing(64), request) is own
+    own.__dict__["pipeline"] = object()  # not what this looks at: it takes seconds to load
+    upright = project.drawing(own, Drawing(128, "9:16"), request)
+    assert upright.picture.across_by_down == "128x224" and own.picture.across_by_down == "64x64"
+    assert upright.pipeline is own.pipeline and upright._kept is own._kept
 
 
 def test_names_of_files_are_shown_as_text_and_not_as_markup():

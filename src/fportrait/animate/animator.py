@@ -24,7 +24,7 @@ from fportrait.animate.portrait import rectangle_notes, track_picture
 from fportrait.animate.profile import Profile
 from fportrait.animate.request import Prepared, Request, check_guidance, clock_notes
 from fportrait.animate.retarget import check_strengths, directions, offset
-from fportrait.animate.sizes import CELL, chosen_picture, size_notes
+from fportrait.animate.sizes import AS_PORTRAIT, CELL, chosen_picture, like_portrait, size_notes
 from fportrait.animate.together import in_one_scene
 from fportrait.animate.tracked import Report, Tracked, draw_normals, paint_portrait, track_video
 from fportrait.animate.viewpoint import Framing, training_fit, viewpoint
@@ -90,10 +90,7 @@ class Animator:
         self.adapter: Path | None = None
         self.made_by: dict[str, str] | None = None  # what names the adapter, as it was when it was asked for
         self._take(adapter)
-        stated = read_settings(self.model)
-        self.picture = chosen_picture(stated, size, aspect, CELL * self._patch)
-        self.settings: BundleSettings = replace(stated, size=self.picture.short)
-        self._size_notes = size_notes(stated, self.picture, aspect)
+        self._draw(size, aspect)
         self.encoder = ExpressionEncoder.from_pretrained(self.model / "expression_encoder").to(self.device)
         self.body = load_body()
         self.landmarks = LandmarkModel(self.body)
@@ -103,6 +100,39 @@ class Animator:
         if adapter is not None:
             self.adapter = find_adapter(adapter)
             self.made_by = adapter_name(self.adapter)
+
+    def _draw(self, size: int | str | Picture | None, aspect: str | None) -> None:
+        stated = read_settings(self.model)
+        self.picture = chosen_picture(stated, size, aspect, CELL * self._patch)
+        self.settings: BundleSettings = replace(stated, size=self.picture.short)
+        self._size_notes = size_notes(stated, self.picture, aspect)
+
+    def drawing(
+        self,
+        size: int | str | Picture | None = None,
+        aspect: str | None = None,
+        portrait: Path | None = None,
+        fov: float | None = None,
+        force: bool = False,
+    ) -> Animator:
+        """This animator for another picture (`sizes.chosen_picture`); what it has loaded and tracked is shared.
+
+        Args:
+            aspect: `AS_PORTRAIT` is that of `portrait`, upright, as far as the model goes. fov, force: see `Request`.
+
+        Raises:
+            UserError: the model does not draw such a picture, or there is no face in the portrait.
+        """
+        longer = ""
+        if aspect == AS_PORTRAIT and portrait is not None:
+            height, width = self.tracked_portrait(portrait, fov, force)[1].shape[:2]
+            aspect, longer = like_portrait(width, height)
+        other = copy.copy(self)
+        other._draw(size, aspect)
+        other._size_notes = [*[longer] * bool(longer), *other._size_notes]
+        _ = self.pipeline  # loaded once for both
+        other.__dict__["pipeline"] = self.pipeline
+        return other
 
     def with_adapter(self, adapter: str | Path | None) -> Animator:
         """This animator with other LoRA weights (None: without any); what it has tracked is shared.
@@ -547,6 +577,21 @@ def check_output(
         check_folder(conditions, CONDITIONS, force)
 
 
+def for_portrait(
+    model: str | Path,
+    portrait: Path,
+    size: int | str | Picture | None = None,
+    aspect: str | None = None,
+    adapter: str | Path | None = None,
+    fov: float | None = None,
+    force: bool = False,
+) -> Animator:
+    """An animator whose picture may have the shape of a portrait (`aspect` is `sizes.AS_PORTRAIT`); see `Animator`."""
+    if aspect != AS_PORTRAIT:
+        return Animator(model, size=size, adapter=adapter, aspect=aspect)
+    return Animator(model, remember=1, adapter=adapter).drawing(size, aspect, Path(portrait), fov, force)
+
+
 def animate(
     portrait: Path,
     driving: Path,
@@ -584,7 +629,7 @@ def animate(
     check_output(output, inputs, conditions, force)
     profile = profile or Profile()
     with profile.measured("load"):
-        animator = Animator(model, size=size, adapter=adapter, aspect=aspect)
+        animator = for_portrait(model, request.portrait, size, aspect, adapter, request.portrait_fov, force)
     animator.profile = profile
     if adapter is not None:
         _ = animator.pipeline  # an adapter of another base is refused before a video is tracked

@@ -13,6 +13,7 @@ from fportrait.pixels import Picture, two_sides
 
 ALIKE = 0.05  # of the logarithm of width over height: a trained shape as near as this to an aspect is taken for it
 LONGEST = 16 / 9  # long side over short side that was looked at with a model that had only seen squares
+AS_PORTRAIT = "portrait"  # the aspect of the portrait's own picture
 CELL = 8  # pixels that a picture's sides divide by, for the codec; times the transformer's patch
 
 
@@ -87,8 +88,22 @@ def parse_aspect(text: str) -> float:
     """
     sides = two_sides(text, ":")
     if sides is None:
-        raise UserError(f"the aspect {text!r}", "WIDTH:HEIGHT", "write e.g. 9:16 for an upright picture")
+        raise UserError(
+            f"the aspect {text!r}",
+            f"WIDTH:HEIGHT, or with a portrait '{AS_PORTRAIT}'",
+            "write e.g. 9:16 for an upright picture",
+        )
     return sides[0] / sides[1]
+
+
+def like_portrait(width: int, height: int) -> tuple[str, str]:
+    """The aspect `"WIDTH:HEIGHT"` of a portrait's upright picture, as far as models are asked for it; and, where that
+    is not far enough, a sentence that says so."""
+    if max(height, width) <= LONGEST * min(height, width):
+        divisor = math.gcd(height, width)
+        return f"{width // divisor}:{height // divisor}", ""
+    aspect = "16:9" if width > height else "9:16"
+    return aspect, f"the portrait, {width}x{height}, is longer than pictures are drawn: {aspect} is taken"
 
 
 def size_notes(settings: BundleSettings, picture: Picture, aspect: str | None = None) -> list[str]:

@@ -42,9 +42,9 @@ def picture_options(command: Any) -> Any:
     )
     aspect = click.option(
         "--aspect",
-        metavar="WIDTH:HEIGHT",
-        help="The picture's shape in place of its pixels: 9:16, 3:4, 4:3, 16:9; the nearest that the model draws is "
-        "taken, and said. With --size PIXELS that is its short side.",
+        metavar="WIDTH:HEIGHT|portrait",
+        help="The picture's shape in place of its pixels: 9:16, 3:4, 4:3, 16:9, or 'portrait' for the portrait's "
+        "own; the nearest that the model draws is taken, and said. With --size PIXELS that is its short side.",
     )
     return size(aspect(command))
 

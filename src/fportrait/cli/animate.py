@@ -293,13 +293,13 @@ def edit(
     changes = parse_pairs(adjust, "--adjust", "SLIDER=STRENGTH", "smile=0.5")
     scales = parse_pairs(guidance, "--guidance", "FACTOR=SCALE", "expression=2")
     yaw, pitch, roll = parse_numbers(head, 3, "--head", "20,0,0")
-    from fportrait.animate import Animator
+    from fportrait.animate.animator import for_portrait
     from fportrait.animate.edit import Edit, write_edit
 
     wanted = Edit(
         *(portrait, changes, at_rest, (yaw, pitch, roll), camera, scales, steps, seed, scale, portrait_fov, force)
     )
-    animator = Animator(promoted_or_shipped(model), size=size, adapter=adapter, aspect=aspect)
+    animator = for_portrait(promoted_or_shipped(model), portrait, size, aspect, adapter, portrait_fov, force)
     prepared = write_edit(animator, wanted, output)
     if as_json:
         print_json({"picture": output, "notes": prepared.notes})

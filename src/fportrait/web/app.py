@@ -150,10 +150,14 @@ def connect_plan(do: Handlers, pages: gr.Blocks, given: Sources, chosen: Samplin
     gr.on(
         [
             *(pages.load, given.driving.change, given.expression.change, made.frames.change, chosen.steps.change),
+            *(given.portrait.change, chosen.shape.change, chosen.size.change),
             *(scale.change for scale in chosen.scales),
         ],
         do.plan,
-        [given.driving, given.expression, made.frames, chosen.steps, *chosen.scales],
+        [
+            *(given.portrait, chosen.shape, chosen.size, given.driving, given.expression, made.frames, chosen.steps),
+            *chosen.scales,
+        ],
         made.plan,
         trigger_mode="always_last",
         **QUICK,
@@ -182,7 +186,7 @@ def connect_making(
     """Generate, preview and cancel; a visitor who leaves cancels too."""
     everything = [given.portrait, given.driving, given.expression, path.kind, path.keys, path.camera_file]
     everything += [*chosen.scales, chosen.steps, chosen.seed, made.frames, chosen.neutral, chosen.force]
-    everything += chosen.adjust
+    everything += [*chosen.adjust, chosen.shape, chosen.size]
     shown = [made.video, found.strip, made.downloads, made.facts]
     for button in (made.run, made.look):
         button.click(None, None, None, js=NO_TOASTS, **QUICK)

@@ -22,10 +22,11 @@ from fportrait.errors import UserError
 from fportrait.web.results import Result
 from fportrait.web.scene import angle_map, camera_scene, to_angles
 from fportrait.web.security import Uploads, visitor_of
-from fportrait.web.studio import Cancelled, Studio, describe
-from fportrait.web.uploads import browsers_play, check_camera, check_picture, check_video
+from fportrait.web.studio import SHAPES, Cancelled, Drawing, Studio, describe, sizes_of
+from fportrait.web.uploads import PICTURE_KINDS, browsers_play, check_camera, check_picture, check_video
 
 OWN, FILE = "own path", "file"
+SHOWN = 512  # pixels of the short side of the video that is written, whatever the model draws
 NO_ADAPTER = "none: the model as it is"
 GUIDED = tuple(reversed(FACTORS))  # the face first
 log = logging.getLogger(__name__)
@@ -141,7 +142,8 @@ class Handlers:
             self.uploads.check(who, path, what)
         if kind == FILE:
             self.uploads.check(who, file, "camera file")
-        scales, (steps, seed, frames, neutral, force), strengths = rest[:4], rest[4:9], rest[9:]
+        scales, (steps, seed, frames, neutral, force), strengths = rest[:4], rest[4:9], rest[9:-2]
+        size = self.drawing_of(*rest[-2:]).size or self.studio.animator.settings.size
         guidance = {name: number(scale, f"the guidance of {name}") for name, scale in zip(GUIDED, scales, strict=True)}
         return Request(
             check_picture(portrait),
@@ -151,12 +153,25 @@ class Handlers:
             guidance,
             int(number(steps, "sampling steps")),
             int(number(seed, "the seed")),
-            max(1, 512 // self.studio.animator.settings.size),
+            max(1, SHOWN // size),
             int(number(frames, "the length")),
             neutral=str(neutral or "auto").strip(),
             adjust={name: float(value) for name, value in zip(SLIDERS, strengths, strict=True) if value},
             force=bool(force),
         )
+
+    def drawing_of(self, shape: Any, size: Any) -> Drawing:
+        """The picture that the two lists ask for.
+
+        Raises:
+            UserError: what is not on them; browsers' pages send what they like.
+        """
+        offered = sizes_of(self.studio.animator.settings)
+        if not isinstance(shape, str) or shape not in SHAPES:
+            raise UserError("a shape that is not on the list", f"one of {', '.join(SHAPES)}", "choose one")
+        if isinstance(size, bool) or size not in offered:
+            raise UserError("a size that is not on the list", f"one of {offered}", "choose one")
+        return Drawing(int(size), SHAPES[shape])
 
     def looked_at(self, check: Callable[..., Path], what: str) -> Callable[[str | None, gr.Request], Any]:
         """Says what is wrong with a file as soon as it is there, and takes it away: no player need try it."""
@@ -196,30 +211,44 @@ class Handlers:
 
     def plan(self, session: gr.Request, *values: Any) -> str:
         """How much of the videos will be used, and about how long that takes: one line beside Generate."""
-        driving, expression, frames, steps, *scales = values
+        portrait, shape, size, driving, expression, frames, steps, *scales = values
         who = visitor(session)
         try:
             most, count = int(number(frames, "the length")), int(number(steps, "sampling steps"))
             guidance = {name: number(scale, name) for name, scale in zip(GUIDED, scales, strict=True)}
             paths = [check_video(self.uploads.check(who, path, "video")) for path in (driving, expression) if path]
             found = [probe(path) for path in paths]
+            pixels = self.studio.pixels(self.drawing_of(shape, size), self.portrait_sides(who, portrait))
         except UserError:
             return ""  # said where it was uploaded, or by Generate
         if not found:
-            return f"At most {most} frames: about {self.studio.seconds(most, count, guidance):.0f} s to make."
+            return f"At most {most} frames: about {self.studio.seconds(most, count, guidance, pixels):.0f} s to make."
         given = min(info.frames / info.fps for info in found)
         used = min(most, math.ceil(given * found[0].fps - 1e-6))
         sound = "its sound is kept" if any(info.sound for info in found) else "it has no sound"
         return (
             f"**{given:.1f} s given, {used / found[0].fps:.1f} s will be used** ({used} frames); {sound}. "
-            f"About {self.studio.seconds(used, count, guidance):.0f} s to make."
+            f"About {self.studio.seconds(used, count, guidance, pixels):.0f} s to make."
         )
+
+    def portrait_sides(self, who: str, portrait: str | None) -> tuple[int, int] | None:
+        """Width and height by the file's header; None before there is a portrait."""
+        if not portrait:
+            return None
+        from PIL import Image
+
+        checked = check_picture(self.uploads.check(who, portrait, "portrait"))
+        with Image.open(checked, formats=PICTURE_KINDS) as opened:
+            return opened.size
 
     @sentences
     def preview(self, session: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
         """What the tracker finds, and the normal maps."""
         shown = self.studio.preview(
-            str(session.session_hash), self.request_of(visitor(session), *values), reporter(progress)
+            str(session.session_hash),
+            self.request_of(visitor(session), *values),
+            reporter(progress),
+            self.drawing_of(*values[-2:]),
         )
         notes = [f"{len(shown.prepared)} frames.", *shown.prepared.notes]
         return shown.overlays, shown.normals, " ".join(notes)
@@ -234,7 +263,14 @@ class Handlers:
             names["expression"] = request.expression.name
         if values[3] == FILE:
             names["camera_file"] = Path(values[5]).name
-        result = self.studio.generate(str(session.session_hash), request, reporter(progress), names, str(adapter or ""))
+        result = self.studio.generate(
+            str(session.session_hash),
+            request,
+            reporter(progress),
+            names,
+            str(adapter or ""),
+            self.drawing_of(*values[-2:]),
+        )
         return show(result)
 
     def adapters(self, chosen: str | None) -> Any:

@@ -9,13 +9,13 @@ from typing import Any
 
 import gradio as gr
 
-from fportrait.animate.request import Request
 from fportrait.animate.retarget import MOST, SLIDERS
 from fportrait.animate.viewpoint import CAMERAS, parse_keys
 from fportrait.bundle import BundleSettings
-from fportrait.web.handlers import FILE, GUIDED, NO_ADAPTER, OWN, clips_long, own_path
+from fportrait.web.handlers import FILE, GUIDED, NO_ADAPTER, OWN, SHOWN, clips_long, own_path
 from fportrait.web.samples import PORTRAITS, VIDEOS
 from fportrait.web.scene import angle_map
+from fportrait.web.studio import SHAPES, sizes_of
 
 EXAMPLE = Path(__file__).parent.parent / "assets" / "studio_example.webp"  # tools/studio_pictures.py
 
@@ -70,6 +70,8 @@ class Sampling:
     neutral: Any
     force: Any
     adjust: Any
+    shape: Any
+    size: Any
     adapter: Any
 
 
@@ -130,10 +132,10 @@ def sample_buttons(prefix: str, what: str, count: int) -> list[Any]:
 
 def intro(settings: BundleSettings, seconds: float) -> None:
     """What to expect, in a sentence and an example, before anything is uploaded."""
-    clip = clips_long(settings, 3)
+    clip, shown = clips_long(settings, 3), settings.size * max(1, SHOWN // settings.size)
     gr.Markdown(
         "Give a portrait and a driving video, choose a camera path, press **Generate**. The video is "
-        f"{settings.size * Request.scale} pixels wide, and as sharp as the portrait where it shows it; what the "
+        f"{shown} pixels wide, and as sharp as the portrait where it shows it; what the "
         f"model must make new at {settings.size}×{settings.size}, like a side that was turned away, comes out "
         f"soft. {clip / 25:.0f} seconds of video take about {seconds:.0f} seconds here."
     )
@@ -215,7 +217,27 @@ def camera(settings: BundleSettings) -> Camera:
 
 
 def sampling(settings: BundleSettings) -> Sampling:
-    """Sliders at the model's own values, and the project's adapters, if it has any."""
+    """Shape and size, sliders at the model's own values, and the project's adapters, if it has any."""
+    shape = unchecked(
+        gr.Radio(
+            list(SHAPES),
+            value="square",
+            label="Shape",
+            info="Upright or wide shows more of the portrait above and below, or beside, the head",
+            elem_id="shape",
+        )
+    )
+    sizes = sizes_of(settings)
+    size = unchecked(
+        gr.Radio(
+            [(f"{side} pixels", side) for side in sizes],
+            value=settings.size,
+            label="Short side that the model draws",
+            info="More is finer where the portrait does not show it, and takes longer",
+            visible=len(sizes) > 1,
+            elem_id="size",
+        )
+    )
     adapter = unchecked(
         gr.Dropdown(
             [(NO_ADAPTER, "")],
@@ -254,7 +276,7 @@ def sampling(settings: BundleSettings) -> Sampling:
     with gr.Accordion("Expression, added in every frame", open=False, elem_id="adjusting"):
         gr.Markdown("Eyes wider, lips parted, a smile, whatever the driver does. 0 adds nothing, 1 is a full action.")
         adjust = strength_sliders("added")
-    return Sampling(scales, steps, seed, neutral, force, adjust, adapter)
+    return Sampling(scales, steps, seed, neutral, force, adjust, shape, size, adapter)
 
 
 def output(settings: BundleSettings) -> Output:

@@ -19,7 +19,9 @@ from fportrait.animate.adapters import fitting
 from fportrait.animate.clip_check import upload_words
 from fportrait.animate.edit import Edit, write_edit
 from fportrait.animate.pictures import shown_frames, tracking_overlay
+from fportrait.animate.sizes import AS_PORTRAIT, CELL, chosen_picture, like_portrait
 from fportrait.animate.tracked import Report
+from fportrait.bundle import BundleSettings
 from fportrait.capture.video_io import read_video, write_image
 from fportrait.diffusion.schedule import shifted_levels
 from fportrait.errors import UserError
@@ -27,6 +29,27 @@ from fportrait.web.results import THUMBNAIL, Result, ResultStore, file_names, st
 
 START_SECONDS, TRACK_SECONDS, CALL_SECONDS = 2.0, 0.12, 0.012  # a video, a frame, a frame and model call: two cores
 WAITING = 8  # jobs beyond the running one; more are turned away at once
+
+
+SHAPES = {
+    "square": None,
+    "as the portrait": AS_PORTRAIT,
+    **{aspect: aspect for aspect in ("9:16", "3:4", "4:3", "16:9")},
+}
+"""Shapes of the picture as the pages name them, and as `fportrait animate --aspect` does."""
+
+
+def sizes_of(settings: BundleSettings) -> list[int]:
+    """Short sides of the pictures that a model draws, its own first."""
+    return list(dict.fromkeys([settings.size, *sorted(settings.sizes)]))
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """The picture that a visitor asks for: its short side in pixels (None: the model's own) and its aspect."""
+
+    size: int | None = None
+    aspect: str | None = None
 
 
 class Cancelled(Exception):
@@ -124,6 +147,12 @@ class Studio:
             self._adapted = wanted
         return self._adapted
 
+    def drawing(self, animator: Animator, wanted: Drawing, request: Request) -> Animator:
+        """The animator for the picture that is asked for; for the model's own it is the animator itself."""
+        if wanted.aspect is None and wanted.size in (None, animator.settings.size):
+            return animator
+        return animator.drawing(wanted.size, wanted.aspect, request.portrait, request.portrait_fov, request.force)
+
     def words(self, session: str, video: Path) -> str:
         """How an uploaded video was filmed (`clip_check.upload_words`), looked at in its turn: the networks serve one
         job at a time. Nothing where too many wait."""
@@ -133,10 +162,11 @@ class Studio:
         except UserError:
             return ""
 
-    def preview(self, session: str, request: Request, report: Report) -> Preview:
+    def preview(self, session: str, request: Request, report: Report, wanted: Drawing = Drawing()) -> Preview:
         """Track the files and show what was found."""
         with self.job(session, report) as checked:
-            prepared = self.animator.prepare(request, checked)
+            animator = self.drawing(self.animator, wanted, request)
+            prepared = animator.prepare(request, checked)
             numbers = shown_frames(len(prepared), 6)
             overlays = [(tracking_overlay(prepared.image, prepared.person, 0), "portrait")]
             clips = [("driving", prepared.drive, numbers)]
@@ -149,7 +179,7 @@ class Studio:
                     (tracking_overlay(frame, clip, number), f"{label}, frame {number}")
                     for frame, number in zip(frames, places, strict=True)
                 ]
-            maps = self.animator.normals(prepared, numbers)
+            maps = animator.normals(prepared, numbers)
             normals = [(image, f"frame {number}") for image, number in zip(maps, numbers, strict=True)]
             return Preview(overlays, normals, prepared)
 
@@ -159,32 +189,51 @@ class Studio:
             output = folder / f"{stem_of(edit.portrait.name)}-edited.png"
             return output, write_edit(self.animator, edit, output, checked).notes
 
-    def seconds(self, frames: int, steps: int, guidance: Mapping[str, float]) -> float:
+    def pixels(self, wanted: Drawing, portrait: tuple[int, int] | None = None) -> int:
+        """How many a frame of such a picture has; `portrait` is the width and height of the portrait's file.
+
+        Raises:
+            UserError: the model does not draw it.
+        """
+        aspect = wanted.aspect
+        if aspect == AS_PORTRAIT:
+            aspect = None if portrait is None else like_portrait(*portrait)[0]
+        height, width = chosen_picture(self.animator.settings, wanted.size, aspect, CELL)
+        return height * width
+
+    def seconds(self, frames: int, steps: int, guidance: Mapping[str, float], pixels: int | None = None) -> float:
         """About how long a video takes here: as the last results did, or as on two cores."""
+        own = self.animator.settings.size**2
         rates = []
         for past in self.store.list()[:5]:
             values = past.settings
-            with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
-                rates.append(
-                    float(values["seconds"]) / self._work(values["frames"], values["steps"], values["guidance"])
-                )
-        return self._work(frames, steps, guidance) * (float(np.median(rates)) if rates else 1.0)
+            with contextlib.suppress(KeyError, TypeError, ValueError, IndexError, ZeroDivisionError):
+                sides = str(values.get("picture", f"{own}x1")).split("x")  # older results are of the model's own
+                work = self._work(values["frames"], values["steps"], values["guidance"], int(sides[0]) * int(sides[1]))
+                rates.append(float(values["seconds"]) / work)
+        return self._work(frames, steps, guidance, pixels or own) * (float(np.median(rates)) if rates else 1.0)
 
-    def _work(self, frames: int, steps: int, guidance: Mapping[str, float]) -> float:
-        """Seconds on two cores at 64 pixels: tracking once per frame, and the model's calls over noise levels."""
+    def _work(self, frames: int, steps: int, guidance: Mapping[str, float], pixels: int) -> float:
+        """Seconds on two cores: tracking once per frame, and the model's calls over noise levels, by its pixels."""
         settings = self.animator.settings
         levels = shifted_levels(steps, self.animator.bridge_level, settings.shift)
         guided = int((levels <= settings.guidance_below).sum())
         calls = steps + guided * sum(scale != 1 for scale in guidance.values())
-        return START_SECONDS + frames * (TRACK_SECONDS + calls * CALL_SECONDS * (settings.size / 64) ** 2)
+        return START_SECONDS + frames * (TRACK_SECONDS + calls * CALL_SECONDS * pixels / 64**2)
 
     def generate(
-        self, session: str, request: Request, report: Report, names: dict[str, str], adapter: str = ""
+        self,
+        session: str,
+        request: Request,
+        report: Report,
+        names: dict[str, str],
+        adapter: str = "",
+        wanted: Drawing = Drawing(),
     ) -> Result:
         """Make a video and keep it; `names` are what the user called the files, `adapter` one of `adapters`."""
         started = time.monotonic()
         with self.job(session, report) as checked:
-            animator = self.with_adapter(adapter)
+            animator = self.drawing(self.with_adapter(adapter), wanted, request)
             prepared = animator.prepare(request, checked)
             stem = stem_of(names["portrait"])
             video, picture, _ = file_names(stem)
@@ -195,6 +244,7 @@ class Studio:
                 "guidance": animator.guidance(request),
                 "steps": request.steps or animator.settings.steps,
                 "seed": request.seed,
+                "picture": animator.picture.across_by_down,
                 "frames": len(prepared),
                 "adjust": {name: value for name, value in request.adjust.items() if value},
                 "sound": "kept" if prepared.sound else "none in the video",
