@@ -139,6 +139,25 @@ def test_no_folder_and_no_videos_are_sentences(tmp_path):
         clips_of(tmp_path)
 
 
+def test_people_whose_folder_is_a_link_are_found_once_and_a_link_that_leads_nowhere_is_not_passed_over(tmp_path):
+    (tmp_path / "elsewhere/deep").mkdir(parents=True)
+    (tmp_path / "elsewhere/deep/a.mp4").write_bytes(b"x")
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    (clips / "anna").symlink_to(tmp_path / "elsewhere")
+    (clips / "elsewhere/").mkdir()
+    (clips / "elsewhere/round").symlink_to(clips)  # links in a circle end
+    (clips / "elsewhere/gone.mp4").symlink_to("nowhere.mp4")
+    (clips / "elsewhere/._a.mp4").write_bytes(b"a Mac's own")
+    found = clips_of(clips)
+    assert {name: [path.name for path in paths] for name, paths in found.items()} == {
+        "anna": ["a.mp4"],
+        "elsewhere": ["gone.mp4"],
+    }
+    (checked,) = check_clips({"elsewhere": found["elsewhere"]})
+    assert not checked.usable and "a link that leads nowhere" in checked.clips[0].reasons[0]
+
+
 def test_two_people_in_one_folder_and_one_in_two_are_told():
     from fportrait.animate.clip_check import compare_people
 

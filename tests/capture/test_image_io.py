@@ -161,3 +161,26 @@ def test_an_overexposed_face_is_said_and_a_bright_one_is_not():
     assert exposure_note(face, "me.jpg") == ""
     face[:20] = 255
     assert "me.jpg is overexposed: 50%" in exposure_note(face, "me.jpg")
+
+
+def test_a_picture_in_lab_colours_keeps_them_and_its_second_channel_is_no_transparency(tmp_path):
+    from PIL import Image, ImageCms
+
+    colours = np.zeros((32, 32, 3), np.uint8)
+    colours[:16], colours[16:] = (200, 120, 90), (40, 90, 160)
+    lab = ImageCms.profileToProfile(
+        Image.fromarray(colours), ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+    )
+    lab.save(tmp_path / "lab.tif", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes())
+    assert np.abs(read_image(tmp_path / "lab.tif").astype(int) - colours).max() <= 10  # eight bits of LAB
+
+
+@pytest.mark.parametrize("name", ["moves.gif", "moves.webp", "moves.png", "pages.tif"])
+def test_of_an_animation_or_of_pages_the_first_picture_is_taken_and_that_is_said(tmp_path, name):
+    from PIL import Image
+
+    first, *others = [Image.fromarray(np.full((16, 16, 3), value, np.uint8)) for value in (200, 100, 20)]
+    first.save(tmp_path / name, save_all=True, append_images=others, duration=100)
+    read = read_picture(tmp_path / name)
+    assert abs(int(read.image.mean()) - 200) < 4
+    assert read.notes == ("the first of its 3 pictures was taken",)

@@ -90,3 +90,12 @@ def test_completion_offers_the_commands():
     command = [sys.executable, "-m", "fportrait"]
     run = subprocess.run(command, env={**asked, "PYTHONPATH": SOURCES}, capture_output=True, text=True)
     assert "animate" in run.stdout
+
+
+@pytest.mark.parametrize("asked", [["animate", "--driving", "x.mp4", "-o", "out.mp4"], ["edit", "-o", "out.png"]])
+def test_links_that_go_in_circles_are_a_sentence(tmp_path, asked):
+    loop = tmp_path / "loop.png"
+    loop.symlink_to(loop)
+    result = CliRunner().invoke(main, [asked[0], "--portrait", str(loop), *asked[1:]])
+    assert result.exit_code == 2 and "Traceback" not in result.output
+    assert "symbolic links" in result.output or "link" in result.output

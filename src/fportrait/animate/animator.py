@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -279,7 +280,7 @@ class Animator:
 
     def _once(self, key: tuple[Any, Path], make: Callable[[], Any]) -> Any:
         """What `make` gives, kept under the file's bytes when this animator remembers."""
-        if not self.remember:
+        if not self.remember or not Path(key[1]).is_file():  # `make` says what is wrong with it
             return make()
         name = (key[0], file_hash(key[1]))
         if name not in self._kept:
@@ -556,9 +557,9 @@ def check_output(
     """
     if output.suffix.lower() != ".mp4":
         raise UserError(f"the output {output}", "a name that ends with .mp4", f"write to {output.with_suffix('.mp4')}")
-    written = {path.resolve() for path in (output, output.with_suffix(".png"))}
+    written = {os.path.realpath(path) for path in (output, output.with_suffix(".png"))}
     for source in inputs:
-        if source is not None and source.resolve() in written:
+        if source is not None and os.path.realpath(source) in written:  # `resolve` fails at links that go in circles
             raise UserError(f"the output {output}, which would overwrite {source}", "a name of its own", "change -o")
     for path, folder, option in ((output, output.parent, "-o"), (conditions, conditions, "--conditions")):
         if path is None or folder is None:

@@ -8,6 +8,7 @@ person: what all usable clips cover together, and what to film next. The limits 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -129,16 +130,29 @@ def clips_of(folder: str | Path, name: str | None = None) -> dict[str, list[Path
     if not folder.is_dir():
         raise UserError(f"no folder {folder}", "a folder of videos, or of a folder per person", "check the path")
     found: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
+    for path in videos_below(folder):
         inside = path.relative_to(folder)
-        if any(part.startswith(".") for part in inside.parts) or not path.is_file():
-            continue
-        if path.suffix.lower() in VIDEO_SUFFIXES:
-            person = inside.parts[0] if len(inside.parts) > 1 else name or folder.resolve().name
-            found.setdefault(person, []).append(path)
+        person = inside.parts[0] if len(inside.parts) > 1 else name or folder.resolve().name
+        found.setdefault(person, []).append(path)
     if not found:
         raise UserError(f"no videos in {folder}", f"files that end with {', '.join(VIDEO_SUFFIXES)}", "check the path")
     return dict(sorted(found.items()))
+
+
+def videos_below(folder: Path) -> list[Path]:
+    """Videos in a folder and its subfolders, also where links lead; what is hidden (`._clip.mp4` of a Mac) is left out.
+
+    Links that lead nowhere are among them: whoever reads them says so.
+    """
+    found, seen = [], set()
+    for place, inner, names in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(place))
+        inner[:] = [
+            one for one in inner if not one.startswith(".") and os.path.realpath(os.path.join(place, one)) not in seen
+        ]
+        paths = [Path(place) / one for one in names if not one.startswith(".")]
+        found += [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
+    return sorted(found)
 
 
 def check_clips(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -114,7 +115,7 @@ def write_edit(animator: Animator, edit: Edit, output: Path, report: Report = qu
     """
     if output.suffix.lower() != ".png":
         raise UserError(f"the output {output}", "a name that ends with .png", f"write to {output.with_suffix('.png')}")
-    if output.resolve() == Path(edit.portrait).resolve():
+    if os.path.realpath(output) == os.path.realpath(edit.portrait):
         raise UserError(f"the output {output}, which would overwrite the portrait", "a name of its own", "change -o")
     check_file(output, edit.force)
     image, prepared = edit_picture(animator, edit, report)

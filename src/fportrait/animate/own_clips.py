@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from fportrait.animate.animator import Animator, Prepared, Request
+from fportrait.animate.clip_check import videos_below
 from fportrait.animate.viewpoint import Viewpoint
 from fportrait.atomic_io import file_hash, value_hash, write_json
-from fportrait.capture.video_io import iter_video, write_image
+from fportrait.capture.video_io import VIDEO_SUFFIXES, iter_video, write_image
 from fportrait.dataset.sampling import decode
 from fportrait.errors import UserError
 from fportrait.evaluation.clips import by_person, frechet_of, score_clip, summarise
@@ -29,8 +30,6 @@ from fportrait.evaluation.report import Report
 from fportrait.evaluation.slices import expression_strength, skin_degrees, slice_of, summarise_slices, turn_degrees
 from fportrait.evaluation.types import OWN_CLIPS, ClipResult, Protocol, Scorers, load_encoder
 from fportrait.evaluation.types import Request as Asked
-
-VIDEOS = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi")
 
 
 def evaluate_clips(
@@ -59,9 +58,9 @@ def evaluate_clips(
     folder, out = Path(folder), Path(out)
     if not folder.is_dir():
         raise UserError(f"no folder {folder}", "a folder of videos", "check --clips")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEOS and path.is_file())
+    files = videos_below(folder)
     if not files:
-        raise UserError(f"no videos in {folder}", f"files that end with {', '.join(VIDEOS)}", "check --clips")
+        raise UserError(f"no videos in {folder}", f"files that end with {', '.join(VIDEO_SUFFIXES)}", "check --clips")
     protocol = protocol if isinstance(protocol, Protocol) else Protocol.from_dict(protocol)
     settings = animator.settings
     if protocol.steps:

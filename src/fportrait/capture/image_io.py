@@ -72,7 +72,8 @@ def decode_picture(source: Path | IO[bytes], where: str) -> Picture:
                 grey, notes = to_eight_bits(np.asarray(image, dtype=np.float64), image.mode == "F")
                 return Picture(np.repeat(grey[..., None], 3, axis=2), notes)
             image, notes = _to_srgb(image, opened)
-            if "A" in image.getbands() or "transparency" in image.info:
+            notes = _first_of_several(opened) + notes
+            if _has_alpha(image) or "transparency" in image.info:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             return Picture(np.ascontiguousarray(np.asarray(image.convert("RGB"), dtype=np.uint8)), notes)
@@ -189,6 +190,20 @@ def _refuse_by_name(head: bytes, where: str) -> None:
         raise UserError(f"{where}, a JPEG XL picture", "a PNG, JPEG, WebP or AVIF picture", fix)
 
 
+def _has_alpha(image: Any) -> bool:
+    """Whether a picture holds transparency; the A of LAB is a colour."""
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La")
+
+
+def _first_of_several(opened: Any) -> tuple[str, ...]:
+    """A note on a file of several pictures: animations, and pages. What cameras keep beside a photograph (MPO, icons'
+    sizes) is no other picture."""
+    count = getattr(opened, "n_frames", 1)
+    if count < 2 or opened.format in ("MPO", "ICO", "ICNS"):
+        return ()
+    return (f"the first of its {count} pictures was taken",)
+
+
 def _refuse_raw(opened: Any, where: str) -> None:
     if getattr(opened, "tag_v2", None) is not None and DNG_VERSION in opened.tag_v2:
         raise UserError(
@@ -243,7 +258,7 @@ def _to_srgb(image: Any, opened: Any) -> tuple[Any, tuple[str, ...]]:
         name = ImageCms.getProfileDescription(given).strip() or "unnamed"
         if "sRGB" in name and image.mode != "CMYK":
             return image, ()
-        alpha = image.getchannel("A") if "A" in image.getbands() else None
+        alpha = image.getchannel("A") if _has_alpha(image) else None
         plain = image.convert({"LA": "L", "RGBA": "RGB", "P": "RGB", "PA": "RGB", "1": "L"}.get(image.mode, image.mode))
         converted = ImageCms.profileToProfile(
             plain, given, ImageCms.createProfile("sRGB"), ImageCms.Intent.RELATIVE_COLORIMETRIC, "RGB"

@@ -60,6 +60,7 @@ PLACES = {  # what the system may say about a path that a user chose, and the fi
     errno.EDQUOT: "free some space",
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose another place, or change its permissions"),
     **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG), "choose another name"),
+    errno.ELOOP: "name the file that the link should lead to",
 }
 
 
@@ -116,6 +117,10 @@ class LazyGroup(click.Group):
         except RuntimeError as error:  # what CUDA says of a card that is too small, or gone
             from fportrait.devices import device_error
 
+            if str(error).startswith("Symlink loop"):  # as `Path.resolve` says it
+                told = UserError(f"a {str(error).lower()}", "a file or folder", PLACES[errno.ELOOP])
+                click.echo(f"fportrait: {told}", err=True)
+                sys.exit(EXIT_USER)
             told = device_error(error) if "torch" in sys.modules else None
             if told is None:
                 raise
