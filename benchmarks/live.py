@@ -4,9 +4,10 @@
 
 Real time first: the file is played as a camera, frames are dropped where the machine is slow. Then the same file again
 and again as fast as it is read, nothing dropped, for as many frames as `--minutes` of 25 a second have: memory at the
-end against that after the first minute's frames, and the mean colour and the expression-free look of the portrait at
-rest at the end against the beginning, beside what differs between two neighbouring windows. Rates by the clock say
-nothing on a machine that others use; processor time a frame, and the rate that follows from it, does.
+end against that after the first minute's frames; and the same driver's frames at the beginning against the end, in
+identity (by a network, `pip install 'fportrait[identity]'`), colour and grey levels, beside what differs between two
+repeats at the beginning. Rates by the clock say nothing on a machine that others use; processor time a frame, and the
+rate that follows from it, does.
 """
 
 from __future__ import annotations
@@ -29,12 +30,16 @@ from fportrait.animate.sources import FileSource
 from fportrait.animate.stream import CARRIES, PortraitStream
 from fportrait.body.model import load_body
 from fportrait.capture.people import sample_person
-from fportrait.capture.video_io import write_image, write_video
+from fportrait.capture.video_io import probe, write_image, write_video
 from fportrait.capture.world import sample_training_clip
+from fportrait.evaluation.faces import shared_finder
+from fportrait.evaluation.metrics.csim import default_identity
 from fportrait.ops.registry import chosen_student
 
 PERSON, DRIVER = 150_700_001, 150_700_002
 RATE = 25.0
+SETTLED = 400  # frames after which the driver's face at rest is known
+COMPARED = 16  # frames of every repeat
 
 
 def made_files(folder: Path, frames: int = 100) -> tuple[Path, Path]:
@@ -111,14 +116,69 @@ def at_rest(stream: PortraitStream) -> np.ndarray:
     return stream.make([stream.rest(stream.person.reference_camera)] * stream.frames).astype(np.float64)
 
 
+class Repeats:
+    """Pictures of some repeats of a looped driver: two at the beginning, two at the end, each two apart, so that they
+    fall alike into windows of one latent and of two."""
+
+    def __init__(self, length: int, frames: int):
+        loops = frames // length
+        if loops < 5:
+            raise SystemExit(f"{frames} frames hold {loops} repeats of {length}; drift needs 5: raise --minutes")
+        first = min(-(-SETTLED // length), loops - 5)
+        last = loops - 1 - (loops - 1 - first) % 2
+        self.length, self.loops = length, {"early": first, "again": first + 2, "later": last - 2, "late": last}
+        self.places = set(np.linspace(0, length - 1, min(COMPARED, length)).astype(int).tolist())
+        self.kept: dict[int, list[np.ndarray]] = {loop: [] for loop in self.loops.values()}
+
+    def take(self, number: int, frame: np.ndarray) -> None:
+        loop, place = divmod(number, self.length)
+        if loop in self.kept and place in self.places:
+            self.kept[loop].append(frame.copy())
+
+    def drift(self, portrait: np.ndarray) -> dict[str, Any]:
+        """Early against late beside early against early again (and late against late): cosines of identity, largest
+        difference of a channel's mean and mean difference of pixels, grey levels."""
+        network, finder = default_identity(), shared_finder()
+
+        def embedded(picture: np.ndarray) -> np.ndarray | None:
+            face = finder(picture, None)
+            return None if face is None else network.embed(picture, face.landmarks)
+
+        shown = {name: np.stack(self.kept[loop]).astype(np.float64) for name, loop in self.loops.items()}
+        result: dict[str, Any] = {"repeats": self.loops, "frames_of_each": len(self.places)}
+        pairs = {"drift": ("early", "late"), "noise_early": ("early", "again"), "noise_late": ("later", "late")}
+        for name, (a, b) in pairs.items():
+            result[name] = {
+                "colour": round(float(np.abs(shown[a].mean((0, 1, 2)) - shown[b].mean((0, 1, 2))).max()), 3),
+                "grey_levels": round(float(np.abs(shown[a] - shown[b]).mean()), 3),
+            }
+        if network is None:
+            return result
+        result["network"] = network.backbone.name
+        faces = {name: [embedded(frame) for frame in self.kept[loop]] for name, loop in self.loops.items()}
+        for name, (a, b) in pairs.items():
+            cosines = [x @ y for x, y in zip(faces[a], faces[b], strict=True) if x is not None and y is not None]
+            result[name]["identity"] = round(float(np.mean(cosines)), 5)
+            result[name]["identity_least"] = round(float(np.min(cosines)), 5)
+        own = embedded(portrait)
+        if own is not None:
+            result["identity_of_portrait"] = {
+                name: round(float(np.mean([own @ one for one in some if one is not None])), 4)
+                for name, some in faces.items()
+            }
+        return result
+
+
 def for_long(stream: PortraitStream, driver: Path, frames: int) -> dict[str, Any]:
     """Everything at full speed, nothing dropped."""
     process, memory, joins, before = psutil.Process(), [], [], [None]
     first: list[np.ndarray] = []
     colours: list[np.ndarray] = []
+    repeats = Repeats(probe(driver).frames, frames)
 
     def sink(frame: np.ndarray, at: float) -> None:
         count = len(memory)
+        repeats.take(count, frame)
         if before[0] is not None and count % stream.frames == 0:
             joins.append(float(np.abs(frame.astype(float) - before[0]).mean()))
         before[0] = frame.astype(float)
@@ -153,6 +213,7 @@ def for_long(stream: PortraitStream, driver: Path, frames: int) -> dict[str, Any
             np.round(np.mean(part, 0), 2).tolist() for part in (colours[:tenth], colours[-tenth:])
         ],
         "change_at_joins": round(float(np.mean(joins)), 3) if joins else None,
+        "drift": repeats.drift(stream.picture),
     }
 
 
