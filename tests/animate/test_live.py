@@ -112,9 +112,9 @@ def test_while_a_stream_runs_linear_algebra_has_one_thread():
     told = []
 
     class Told(FakeStream):
-        def sample(self, moments):
+        def sample(self, moments, drawn):
             told.append(threads())
-            return super().sample(moments)
+            return super().sample(moments, drawn)
 
     with threadpool_limits(2, user_api="blas"):
         assert threads() == {2}

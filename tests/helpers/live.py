@@ -32,7 +32,11 @@ class FakeStream:
     def rest(self, camera, at):
         return Moment(np.eye(3), np.zeros(3), self.rest_code, camera, at)
 
-    def sample(self, moments):
+    def draw(self, moment):
+        return moment.at
+
+    def sample(self, moments, drawn):
+        assert list(drawn) == [moment.at for moment in moments]
         self.windows += 1
         if self.windows == self.fails_at:
             raise UserError("a model that broke", "one that does not", "mend it")

@@ -1,7 +1,7 @@
-"""A stream in threads: reading, tracking, sampling and decoding overlap; nothing is queued but the newest.
+"""A stream in threads: reading, tracking, drawing, sampling and decoding overlap; nothing is queued but the newest.
 
 ```
-source → [newest frame] → track → [one window] → sample → [one window] → decode → sink, frame by frame at the rate
+source → [newest frame] → track → [one moment] → draw → [one window] → sample → [one window] → decode → sink
 ```
 Every queue holds one entry. A stage that is too slow makes the one before it wait, up to the newest frame's place,
 where a waiting frame is replaced by the next: frames are dropped there, and nowhere is a backlog that would grow the
@@ -31,7 +31,6 @@ Sink = Callable[[np.ndarray, float], None]  # a frame `S S 3` uint8, and the sec
 SLOW = 0.8  # of the source's rate: below it, the stream says that the machine is too slow
 JUDGED_AFTER = 5.0  # seconds
 BIN = 0.02  # seconds of a bar of the latency histogram
-STAGES = ("read", "track", "sample", "decode", "write")
 
 
 def one_blas_thread() -> None:
@@ -185,12 +184,12 @@ class Live:
         self.tracker = LiveTracker(animator.landmarks, animator.config, animator.encoder.crop_size, intrinsics)
         self.drops, self.fps = drops, float(source.fps)
         self.meter = Meter()
-        self._slots = [Slot(replaces=drops), Slot(), Slot()]
+        self._slots = [Slot(replaces=drops), Slot(), Slot(), Slot()]
         self._error: BaseException | None = None
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, args=(work,), name=f"live {work.__name__.strip('_')}", daemon=True)
-            for work in (self._read, self._track, self._sample, self._decode)
+            for work in (self._read, self._track, self._draw, self._sample, self._decode)
         ]
 
     def start(self) -> Live:
@@ -270,42 +269,53 @@ class Live:
             slot.end()
 
     def _track(self) -> None:
-        moments: list[Any] = []
         try:
             while True:
                 frame, at, came = self._slots[0].get()
                 with self.meter.measured("track"):
                     sight = None if frame is None else self.tracker.look(frame, at)
                     self.meter.lost += sight is None
-                    moments.append((self.driving(sight, at, self.tracker.familiar), came))
-                if len(moments) == self.stream.frames:
-                    self._slots[1].put((moments, len(moments)))
-                    moments = []
-        except Ended:
-            if moments:  # what is left at the end stands still until its window is full
-                rest = [moments[-1]] * (self.stream.frames - len(moments))
-                self._slots[1].put((moments + rest, len(moments)))
+                    moment = self.driving(sight, at, self.tracker.familiar)
+                self._slots[1].put((moment, came))
         finally:
             self._slots[1].end()
+
+    def _draw(self) -> None:
+        window: list[Any] = []
+        try:
+            while True:
+                moment, came = self._slots[1].get()
+                with self.meter.measured("draw"):
+                    window.append((moment, came, self.stream.draw(moment)))
+                if len(window) == self.stream.frames:
+                    self._slots[2].put((window, len(window)))
+                    window = []
+        except Ended:
+            if window:  # what is left at the end stands still until its window is full
+                rest = [window[-1]] * (self.stream.frames - len(window))
+                self._slots[2].put((window + rest, len(window)))
+        finally:
+            self._slots[2].end()
 
     def _sample(self) -> None:
         try:
             while True:
-                moments, count = self._slots[1].get()
+                window, count = self._slots[2].get()
+                moments, _, drawn = zip(*window, strict=True)
                 with self.meter.measured("sample"):
-                    latents = self.stream.sample([moment for moment, _ in moments])
+                    latents = self.stream.sample(moments, drawn)
                 made: Any = latents
                 if self.stream.carry == "given":  # the next window begins with what this one shows
                     with self.meter.measured("decode"):
                         made = self.stream.decode(latents)
-                self._slots[2].put((moments[:count], made))
+                self._slots[3].put(([(moment, came) for moment, came, _ in window[:count]], made))
         finally:
-            self._slots[2].end()
+            self._slots[3].end()
 
     def _decode(self) -> None:
         due = 0.0
         while True:
-            moments, made = self._slots[2].get()
+            moments, made = self._slots[3].get()
             if not isinstance(made, np.ndarray):
                 with self.meter.measured("decode"):
                     made = self.stream.decode(made)

@@ -1,4 +1,4 @@
-"""Where an animation's time goes: load, track, sample, decode, write."""
+"""Where an animation's time goes: load, track, draw (of a stream), sample, decode, write."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
-STAGES = ("load", "track", "sample", "decode", "write")
+STAGES = ("load", "track", "draw", "sample", "decode", "write")
 T = TypeVar("T")
 
 
@@ -47,6 +47,8 @@ def table(seconds: Mapping[str, float], frames: int) -> str:
     total = sum(seconds.values()) or 1.0
     lines = [f"{'stage':<8}{'CPU s':>8}{'share':>8}{'ms/frame':>10}"]
     for stage in (*STAGES, "all"):
+        if stage == "draw" and stage not in seconds:  # a part of sampling where nothing overlaps
+            continue
         spent = total if stage == "all" else seconds.get(stage, 0.0)
         each = "" if stage == "load" or not frames else f"{1000 * spent / frames:.1f}"
         lines.append(f"{stage:<8}{spent:>8.2f}{100 * spent / total:>7.0f}%{each:>10}")

@@ -72,6 +72,15 @@ class Moment:
     at: float = 0.0
 
 
+class Drawn(NamedTuple):
+    """What a moment's body looks like: `normals` `S S 3`, and of a model that reads the painted portrait the `painted`
+    one `S S 3` and how far it is `trusted`, `S S`, all uint8."""
+
+    normals: np.ndarray
+    painted: np.ndarray | None = None
+    trusted: np.ndarray | None = None
+
+
 class Sampled(NamedTuple):
     """A window before it is decoded: `latents` `1 C 1+n h w`, and of a model that starts from the painted portrait its
     pictures `T S S 3` uint8 and how far they are trusted, `T S S` uint8."""
@@ -147,8 +156,7 @@ class PortraitStream:
         self.rest_code = animator.portrait_rest(self.person)
         matches = self.reads_painted and animator.encoder.readout is not None
         self.response = animator.response(self.person, image) if matches else None
-        # The last moment, its normals, its painted portrait and how far that is trusted.
-        self._before: tuple[Moment, np.ndarray, tuple[np.ndarray, np.ndarray] | None] | None = None
+        self._before: tuple[Moment, Drawn] | None = None  # the last moment
         self._shown: torch.Tensor | None = None  # the last frame, 1 3 1 H W
 
     @property
@@ -190,13 +198,16 @@ class PortraitStream:
         target = Target(vertices, self.intrinsics, self.paint.faces, self.picture.shape[:2], self.paint.samples)
         return self.paint.paint(target), trust_in(self.paint, target, vertices)
 
-    def sample(self, moments: Sequence[Moment]) -> Sampled:
-        """The window of the last moment before and `frames` new ones."""
+    def draw(self, moment: Moment) -> Drawn:
+        """What a model reads of a moment's body."""
+        return Drawn(self.normals(moment), *(self.painted(moment) if self.reads_painted else ()))
+
+    def sample(self, moments: Sequence[Moment], drawn: Sequence[Drawn] | None = None) -> Sampled:
+        """The window of the last moment before and `frames` new ones, which may have been `drawn` already."""
         assert len(moments) == self.frames
-        maps = [self.normals(moment) for moment in moments]
-        paintings = [self.painted(moment) for moment in moments] if self.reads_painted else [None] * len(maps)
-        before, before_map, before_painting = self._before or (moments[0], maps[0], paintings[0])
-        self._before = moments[-1], maps[-1], paintings[-1]
+        drawn = drawn or [self.draw(moment) for moment in moments]
+        before, before_drawn = self._before or (moments[0], drawn[0])
+        self._before = moments[-1], drawn[-1]
         whole = [before, *moments]
         cameras = Cameras(
             np.stack([moment.camera for moment in whole]),
@@ -208,13 +219,13 @@ class PortraitStream:
         if self.carry == "given" and self._shown is not None:
             with torch.no_grad():
                 given = encode_video(self.pipeline.vae, self._shown).float()
-        painted = trusted = None
-        if before_painting is not None:
-            painted, trusted = (np.stack(each) for each in zip(before_painting, *paintings, strict=True))
+        normals, painted, trusted = (
+            None if some[0] is None else np.stack(some) for some in zip(before_drawn, *drawn, strict=True)
+        )
         latents = self.pipeline(
             self.reference,
             cameras,
-            np.stack([before_map, *maps]),
+            normals,
             torch.from_numpy(np.stack([moment.code for moment in whole])).float()[None],
             reference_normals=self.own_normals,
             warped=painted,

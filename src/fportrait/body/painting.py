@@ -224,7 +224,7 @@ def on_surface(
     return points, facing
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _on_surface(vertices, faces, triangles, weights, points, facing):
     """Float32 throughout and summed from left to right: the numbers that NumPy's sums over an axis of three give."""
     for n in range(len(triangles)):

@@ -31,7 +31,7 @@ def _narrow(weight, step, inverse_step, low, high):
     return low, high
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _fill(pixels, depth_in, faces, ids, nearness):
     """Keep each pixel's nearest triangle; `nearness` is 1/depth, linear over the screen, and 0 where nothing is seen.
 
@@ -51,7 +51,7 @@ def _fill(pixels, depth_in, faces, ids, nearness):
     _fill_facing(pixels, depth_in, faces, ids, nearness, farthest, 1.0)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _fill_facing(pixels, depth_in, faces, ids, nearness, farthest, side):
     """Draw the triangles that turn one side to the camera, unless the tiles they touch are all nearer.
 
@@ -135,7 +135,7 @@ def _weights(pixels, depth_in, a, b, c, px, py):
     return qa * z, qb * z, qc * z, z
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _resolve(pixels, depth_in, faces, ids, nearness, bary, depth):
     for y in range(ids.shape[0]):
         for x in range(ids.shape[1]):
@@ -183,7 +183,7 @@ def rasterize(
     return ids, bary, depth
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _accumulate_normals(vertices, faces, weld, normals):
     for f in range(faces.shape[0]):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
@@ -211,7 +211,7 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray, weld: np.ndarray | N
     return normals[weld].astype(np.float32)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _shade_normals(pixels, depth_in, faces, ids, nearness, normals, factor, out):
     share = 1.0 / (factor * factor)
     corners, bent, last = np.empty((3, 2)), np.empty((3, 3)), -1
