@@ -273,3 +273,26 @@ def test_a_stream_that_changes_its_size_on_the_way_is_refused_and_takes_no_memor
             grown.mux(packet)
     with pytest.raises(UserError, match=message):
         list(iter_video(tmp_path / "grows.mkv"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["ffconcat version 1.0\nfile clip.mp4\n", "#EXTM3U\n#EXTINF:1,\nclip.ts\n", "<?xml version='1.0'?>\n<MPD>ü</MPD>"],
+)
+def test_a_list_of_other_files_is_not_read_as_a_video_whatever_it_is_called(tmp_path, text):
+    write_video(tmp_path / "clip.mp4", np.zeros((3, 16, 16, 3), np.uint8))
+    for name in ("list.mp4", "list.m3u8", "list.ffconcat"):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UserError, match="a text"):
+            probe(tmp_path / name)
+        with pytest.raises(UserError, match="a text"):
+            next(iter_video(tmp_path / name))
+
+
+def test_an_animated_webp_is_named_as_what_it_is(tmp_path):
+    from PIL import Image
+
+    first, second = (Image.fromarray(np.full((16, 16, 3), value, np.uint8)) for value in (20, 200))
+    first.save(tmp_path / "moves.webp", save_all=True, append_images=[second], duration=100)
+    with pytest.raises(UserError, match="an animated WebP"):
+        probe(tmp_path / "moves.webp")

@@ -18,6 +18,7 @@ from fportrait.errors import UserError
 
 SIZE_TAG = "fportrait_size"
 MAX_STRETCH = 8  # of a pixel, to either side; more is a damaged header
+SQUARE = 0.005  # share by which a scaled file's pixels may miss a square without a word: a pixel in two hundred
 MAX_SIDE = 16384  # pixels
 SAMPLED = 8  # frames on which an HDR file's light is measured
 
@@ -162,7 +163,7 @@ class Screen:
     def notes(self, frame: Any) -> list[str]:
         """What was done to the pictures that a viewer would want to know, for one of its decoded frames."""
         notes = [note] if (note := colours_of(frame, str(self.path)).note) else []
-        if self.shape.stretch != 1:
+        if abs(self.shape.stretch - 1) > SQUARE:
             notes.append(f"its pixels are {float(self.shape.stretch):.4g} times as wide as high, and were made square")
         if frame.interlaced_frame:
             notes.append("its pictures are interlaced, and were deinterlaced")

@@ -305,6 +305,29 @@ def _decoded_times(path: str | Path) -> tuple[list[float], int]:
     return clock.filled(stamps, rate)
 
 
+def refuse_by_beginning(path: str | Path) -> None:
+    """Refuse what names other files in place of holding pictures, and what FFmpeg knows by name but cannot read.
+
+    A playlist under a video's name would make its reader open whatever files or addresses it lists.
+
+    Raises:
+        UserError: text of any kind (HLS, DASH, concat scripts), or an animated WebP.
+    """
+    with open(path, "rb") as file:
+        head = file.read(512)
+    if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and head[20] & 2:
+        raise UserError(
+            f"{path}, an animated WebP", "a video, or an animated GIF", "convert it to MP4 or GIF where it was made"
+        )
+    control = [byte for byte in head if byte < 32 and byte not in b"\t\n\f\r\x1b"]
+    if not control and not head.startswith(b"YUV4MPEG2"):
+        raise UserError(
+            f"{path}, which is not a readable video but a text (a playlist, or something else saved under this name)",
+            "a whole video file such as MP4 with H.264",
+            "name the video itself",
+        )
+
+
 class _Opened:
     """An open video file: its container, the stream that is meant, and its screen."""
 
@@ -312,6 +335,7 @@ class _Opened:
         import av
 
         check_present(path, "a video file")
+        refuse_by_beginning(path)
         self.path = path
         try:
             self.container = av.open(str(path), "r")
