@@ -291,6 +291,7 @@ def test_stages_within_a_stage_are_taken_off_it_and_the_table_sums_to_all():
     assert profile.seconds["decode"] > 10 * profile.seconds["write"] >= 0
     lines = table({"load": 1.0, "sample": 3.0}, 10).splitlines()
     assert lines[-1].split() == ["all", "4.00", "100%", "400.0"] and "300.0" in lines[3]
+    assert "draw" not in lines[3] and table({"draw": 1.0, "sample": 3.0}, 10).splitlines()[3].split()[0] == "draw"
 
 
 def test_the_meter_tells_the_latency_below_which_a_share_of_frames_came():
