@@ -133,6 +133,9 @@ def test_a_model_is_logged_without_a_warning_and_checks_what_it_is_asked_for(sta
     for jobs in [*asked, pd.DataFrame([row, {**row, "camera": "spin"}])]:  # the table's first camera is empty
         with pytest.raises(UserError, match=r"me\.jpg"):
             model.predict(jobs)
+    for words in ({"size": "100"}, {"aspect": "9:99"}):  # refused by the model's own rule for pictures
+        with pytest.raises(UserError, match=r"picture of 100 pixels|one side is 11 times"):
+            model.predict([{**row, **words}])
     with pytest.raises(mlflow.MlflowException, match="camra"):
         model.predict([{**row, "camra": "spin"}])
     (example,) = (

@@ -18,7 +18,8 @@ class Job(BaseModel):
 
     Without an `output` it is written to a temporary folder that lives as long as the loaded model. `camera` is a
     viewpoint as `fportrait animate` takes it (front), `expression` another video for the expressions, `guidance` a
-    scale per factor and `steps` sampling steps, in place of the model's own.
+    scale per factor and `steps` sampling steps, in place of the model's own; `size` ("128", "64x112") and `aspect`
+    ("9:16", "portrait") are those of the picture as `fportrait animate` takes them.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -31,6 +32,8 @@ class Job(BaseModel):
     seed: int | None = None
     steps: int | None = None
     guidance: dict[str, float] | None = None
+    size: str | None = None
+    aspect: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -56,6 +59,7 @@ class PortraitModel(PythonModel):
         from fportrait.animate import animate
 
         settings: dict[str, Any] = {"seed": job.seed or 0, "steps": job.steps, "guidance": job.guidance or {}}
+        settings |= {"size": job.size, "aspect": job.aspect}
         if job.expression is not None:
             settings["expression"] = self.path(job.expression)
         made = animate(
