@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from fportrait.animate.tracked import trust_in, turned_by
+from fportrait.animate.tracked import trust_in
 from fportrait.body.model import Pose, load_body
-from fportrait.body.painting import PortraitPainter, Target
+from fportrait.body.painting import PortraitPainter, Target, turned_by
 
 
 def test_a_portrait_is_trusted_less_the_further_it_turns():
@@ -28,5 +28,5 @@ def test_a_portrait_is_trusted_less_the_further_it_turns():
         there = turned(degrees) * flip + (0, 0, 1.1)
         return trust_in(paint, Target(there, lens, body.faces, (64, 64), 2), there)
 
-    assert trust(20)[0, 0] == 255 and trust(70).max() == 0
-    assert 90 < trust(47.5)[0, 0] < 160
+    assert trust(45)[0, 0] == 255 and trust(90).max() == 0
+    assert 90 < trust(72.5)[0, 0] < 160

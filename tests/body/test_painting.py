@@ -105,7 +105,7 @@ def test_teeth_that_a_smile_shows_do_not_lie_on_the_tongue_when_the_mouth_opens_
     assert (painter(opened, lens).mean(-1) < 160).sum() > 20  # a tongue, and not a white one
 
 
-def test_what_the_portrait_sees_is_trusted_what_it_does_not_see_less_and_what_lies_beside_wholly():
+def test_what_lies_beside_is_trusted_wholly_what_the_portrait_sees_a_quarter_and_what_it_does_not_see_between():
     body, closed, lens = facing()
     turned = Rotation.from_euler("y", 60, degrees=True).as_matrix()
     middle = closed.mean(0)

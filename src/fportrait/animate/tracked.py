@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fportrait.body.model import BodyModel
-from fportrait.body.painting import WARP_SCALE, PortraitPainter, Target, acting_vertices
+from fportrait.body.painting import WARP_SCALE, PortraitPainter, Target, acting_vertices, turned_by
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import in_camera, rectangle_intrinsics
 from fportrait.capture.clock import picked
@@ -241,15 +241,7 @@ def posed(
 
 
 # Degrees up to which a painted portrait is trusted as ever, and from which not at all.
-TRUSTED_TURN = 35.0, 60.0
-
-
-def turned_by(before: np.ndarray, after: np.ndarray) -> float:
-    """Degrees between two poses of a body's vertices `V 3` (Kabsch 1976)."""
-    from scipy.spatial.transform import Rotation
-
-    first, second = (one[::16] - one[::16].mean(0) for one in (before, after))
-    return math.degrees(Rotation.align_vectors(second, first)[0].magnitude())
+TRUSTED_TURN = 60.0, 85.0
 
 
 def trust_in(paint: PortraitPainter, target: Target, vertices: np.ndarray) -> np.ndarray:

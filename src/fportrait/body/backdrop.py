@@ -20,22 +20,28 @@ RIM = 0.02, 0.04  # the person's layer: opaque up to here, and gone from there o
 # What two outlines may differ by before anything is moved, of the picture's short side and of the distance from them:
 # who does not turn is drawn as he is.
 OUTLINE, FURTHER = 0.02, 0.1
+# How far within the old silhouette a place beside the new one may come from if it is no hair.
+FACE = 0.02, 0.04  # of the picture's short side: shown up to here, and not from there on
 WAY_OUT = 0.03  # of the picture's short side: deviation of the Gaussian that smooths the way out of a silhouette
 
 
 class Backdrop(NamedTuple):
     """`picture` `H W 3` uint8, the portrait without the person; `rim` `H W`, opacity of the person's layer; `outside`
-    `H W 3`, how far each pixel lies outside the mesh's silhouette, negative within, and the way out, x and y."""
+    `H W 3`, how far each pixel lies outside the mesh's silhouette, negative within, and the way out, x and y; `face`
+    `H W`, what the silhouette holds and nothing beside a head may show, None where that is not known."""
 
     picture: np.ndarray
     rim: np.ndarray
     outside: np.ndarray
+    face: np.ndarray | None = None
 
 
-def backdrop_of(portrait: np.ndarray, matte: np.ndarray, covered: np.ndarray) -> Backdrop:
+def backdrop_of(
+    portrait: np.ndarray, matte: np.ndarray, covered: np.ndarray, flesh: np.ndarray | None = None
+) -> Backdrop:
     """Args:
     portrait: `H W 3` uint8. matte: the person's opacity, `h w` in [0, 1], of the same picture at any size. covered: by
-        the mesh in the portrait, `H W`.
+        the mesh in the portrait, `H W`. flesh: what is no hair, `H W` in [0, 1].
     """
     size, side = portrait.shape[1::-1], min(portrait.shape[:2])
     matte = cv2.resize(np.asarray(matte, np.float32), size, interpolation=cv2.INTER_AREA)
@@ -47,7 +53,11 @@ def backdrop_of(portrait: np.ndarray, matte: np.ndarray, covered: np.ndarray) ->
     hole = ramp(*FILLED)[..., None]
     wall = around(portrait.astype(np.float32), (away > FILLED[1]).astype(np.float32))
     filled = portrait + hole * (wall - portrait)
-    return Backdrop(np.clip(filled + 0.5, 0, 255).astype(np.uint8), ramp(*RIM), _outside(covered))
+    outside, face = _outside(covered), None
+    if flesh is not None:
+        within = np.clip((-outside[..., 0] / side - FACE[0]) / (FACE[1] - FACE[0]), 0, 1)
+        face = np.asarray(within * flesh, np.float32)
+    return Backdrop(np.clip(filled + 0.5, 0, 255).astype(np.uint8), ramp(*RIM), outside, face)
 
 
 def _outside(covered: np.ndarray) -> np.ndarray:
@@ -82,6 +92,8 @@ def before_backdrop(drawn: np.ndarray, backdrop: Backdrop, source: np.ndarray, c
             `H W`: the person, whatever the matte says.
     """
     opacity = cv2.remap(backdrop.rim, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    if backdrop.face is not None:
+        opacity *= 1 - cv2.remap(backdrop.face, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
     opacity = np.maximum(opacity, covered)[..., None]
     behind = backdrop.picture
     if behind.shape != drawn.shape:
@@ -99,7 +111,7 @@ def around(drawn: np.ndarray, told: np.ndarray) -> np.ndarray:
     while min(known.shape[:2]) > 1:
         known = cv2.resize(known, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         wide = cv2.resize(known, size, interpolation=cv2.INTER_LINEAR)
-        wide *= weight
+        np.multiply(wide, weight, out=wide)
         total += wide
         weight /= 8
     return np.asarray(total[..., :3] / np.maximum(total[..., 3:], 1e-9))

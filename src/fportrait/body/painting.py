@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from fportrait.body.backdrop import Backdrop, around, backdrop_of, before_backdr
 from fportrait.body.mouth import INSIDE, USUAL_SKIN, draw_inside, inside_colours, inside_of, light_of, mouth_weights
 from fportrait.body.pose import Pose
 from fportrait.body.rasterizer import rasterize
+from fportrait.body.surface import about_the_ears, crown_colour, flesh_of, surface_colours, well_inside
 from fportrait.camera.cameras import scale_intrinsics
 from fportrait.errors import UserError
 
@@ -23,14 +25,17 @@ SPREAD_BLUR = 0.25  # of the reach: deviation of the Gaussian that smooths what 
 SIGHT_LOW = 0.2  # cosine below which the first portrait sees a point badly enough for another one to be asked
 # And below which it shows but streaks of a point that is drawn facing more than so many times as much: filled from
 # around, where a matte is given.
-SIGHT_LOST, STREAKS = 0.1, 3.0
+SIGHT_LOST, STREAKS, WALLS = 0.1, 3.0, 1.5
 MIRROR_SIGHT = 0.4  # cosine that the other side must be seen with: a silhouette's edge mirrors what lies beside it
 SEAM = 0.012  # of the picture's short side: deviation of the Gaussian that shares are softened with
 # How far a picture is trusted against a model that differs from it (`diffusion.detail`). Beside the mesh a model
 # blurs what is dragged along (trusted less than wholly, the old silhouette shines through); where the portrait sees the
 # mesh, from this cosine on; and where it does not, and what is shown is mirrored or filled.
-TRUST_BESIDE, TRUST_SEEN, TRUST_UNSEEN = 1.0, 0.25, 0.1
+TRUST_BESIDE, TRUST_SEEN, TRUST_UNSEEN = 1.0, 0.25, 0.6
 SIGHT_TRUSTED = 0.6
+GHOST = 12.0, 30.0  # degrees of turn between which an ear beside the mesh goes behind it
+SHOWN = 0.3  # opacity from which the portrait shows the person at a place
+DETAIL = 0.03  # of the picture's short side: deviation of the Gaussian below which a mirror image counts as detail
 SIGHT_DEPTH = 0.008  # metres behind what a pixel sees that still count as seen
 DRAW_SCALE = 3  # the picture is drawn larger and averaged down, as filmed ones are
 
@@ -81,7 +86,7 @@ class Target:
     def __init__(
         self, vertices: np.ndarray, intrinsics: np.ndarray, faces: np.ndarray, size: tuple[int, ...], samples: int
     ):
-        self.size, self.samples = size, samples
+        self.size, self.samples, self.vertices = size, samples, vertices
         tall, wide = (side * samples for side in size)
         ids, weights, _ = rasterize(vertices, faces, scale_intrinsics(intrinsics, samples), tall, wide)
         self.covered = ids >= 0  # of every sample
@@ -179,7 +184,7 @@ def _fill(drawn: np.ndarray, target: Target, front: np.ndarray, beyond: Beyond) 
         wide.reshape(-1, 3)[at] = colours.reshape(-1, 3)[at]
         mean = flat[beside] + soft[beside, None] * (wide.reshape(-1, 3)[beside] - flat[beside])
         flat[beside] = np.clip(mean + 0.5, 0, 255).astype(np.uint8)
-    gaps = target.places[front & beyond.lost]
+    gaps = target.places[front & beyond.lost & (beyond.shares <= 0)]
     known = target.places[front & ~beyond.lost]
     if len(gaps) and len(known):
         told = np.zeros(target.covered.shape, np.float32)
@@ -247,6 +252,14 @@ def _project(points: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     return np.asarray(pixels[:, :2] / np.maximum(pixels[:, 2:], 1e-6))
 
 
+def turned_by(before: np.ndarray, after: np.ndarray) -> float:
+    """Degrees between two poses of a body's vertices `V 3` (Kabsch 1976)."""
+    from scipy.spatial.transform import Rotation
+
+    first, second = (one[::16] - one[::16].mean(0) for one in (before, after))
+    return math.degrees(Rotation.align_vectors(second, first)[0].magnitude())
+
+
 class PortraitPainter:
     """The portrait that a model is given as a condition: painted on its body, and drawn in any pose and face.
 
@@ -282,11 +295,53 @@ class PortraitPainter:
         height, width = (samples * side for side in portrait.shape[:2])
         ids, _, self._depth = rasterize(vertices, self.faces, scale_intrinsics(intrinsics, samples), height, width)
         seen = cv2.resize((ids >= 0).astype(np.uint8), portrait.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
-        self.backdrop = None if matte is None else backdrop_of(portrait, matte, seen)
+        # Of the whole surface, and where the portrait shows no person: for people alone, not what models are shown.
+        self.backdrop, self.surface, self._empty = None, None, None
+        mirror, flesh = mirror_vertices(body), None
+        if matte is not None and mirror is not None:
+            opacity = cv2.resize(np.asarray(matte, np.float32), portrait.shape[1::-1], interpolation=cv2.INTER_AREA)
+            self._empty = opacity < SHOWN
+            places, sight = self._vertices_seen()
+            sight = sight * well_inside(opacity, places)
+            hair = crown_colour(body, portrait, places, opacity, seen)
+            flesh = flesh_of(body, portrait, places, sight, hair)
+            self.surface = surface_colours(body, portrait, places, sight, mirror, hair)
+            self._ears = flesh * about_the_ears(body, places, portrait.shape[:2])
+            self._soft = cv2.GaussianBlur(portrait.astype(np.float32), (0, 0), DETAIL * min(portrait.shape[:2]))
+        if matte is not None:
+            self.backdrop = backdrop_of(portrait, matte, seen, flesh)
         self.light = np.median(portrait[seen], 0) if seen.any() else np.asarray(USUAL_SKIN)  # of the face, by channel
         if self._inside is not None:
             part = np.append(self._inside.part, 0)[ids]  # the last one stands for -1, nothing
             self._shown, self._opening = part > 0, (part > 0).sum() / max((ids >= 0).sum(), 1)
+
+    def _vertices_seen(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the portrait has the body's vertices, `V 2` pixels, and how well it sees each, cosines `V`."""
+        corners = self.vertices[self.faces]
+        normals, summed = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), []
+        for axis in range(3):
+            parts = [np.bincount(self.faces[:, i], normals[:, axis], len(self.vertices)) for i in range(3)]
+            summed.append(np.sum(parts, 0))
+        outward, away = np.stack(summed, 1), self.vertices
+        lengths = np.linalg.norm(outward, axis=1) * np.linalg.norm(away, axis=1)
+        facing = -(outward * away).sum(1) / np.maximum(lengths, 1e-12)
+        places = _project(self.vertices, self.intrinsics)
+        return places, self._unhidden(self.vertices, places, facing, True)
+
+    def _unhidden(self, points: np.ndarray, places: np.ndarray, facing: np.ndarray, person: bool) -> np.ndarray:
+        """`facing` `N` in 0..1 of points `N 3` whose `places` `N 2` show them; with `person` those where one is."""
+        height, width = self.portrait.shape[:2]
+        across, down = places[:, 0], places[:, 1]
+        ahead = points[:, 2] > 0
+        within = np.flatnonzero(ahead & (across >= 0) & (across < width) & (down >= 0) & (down < height))
+        x, y = (places[within] * self.samples).astype(int).T
+        shown = points[within, 2] < self._depth[y, x] + SIGHT_DEPTH
+        if person and self._empty is not None:
+            x, y = places[within].astype(int).T
+            shown &= ~self._empty[y, x]
+        sight = np.zeros(len(points), np.float32)
+        sight[within[shown]] = np.clip(facing[within[shown]], 0, 1)
+        return sight
 
     def __call__(self, vertices: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
         """The picture `H W 3` of a body at `vertices` `V 3` before a camera of `intrinsics` `3 3`."""
@@ -302,9 +357,11 @@ class PortraitPainter:
         if (target.size, target.samples) != own:
             raise ValueError(f"a target of {target.size}, {target.samples} samples; this portrait's is {own}")
         sight, places, front = self._seen(target)
-        return _draw(
-            self.portrait, target, places, front, WARP_REACH, self._beyond(target, sight, places), self.backdrop
-        )
+        backdrop = self.backdrop
+        if self.surface is not None and backdrop is not None:
+            gone = np.clip((turned_by(self.vertices, target.vertices) - GHOST[0]) / (GHOST[1] - GHOST[0]), 0, 1)
+            backdrop = backdrop._replace(rim=backdrop.rim * (1 - gone * self._ears))
+        return _draw(self.portrait, target, places, front, WARP_REACH, self._beyond(target, sight, places), backdrop)
 
     def trust(self, target: Target) -> np.ndarray:
         """How far what `paint` makes of a target is trusted, `H W` uint8, 255 for wholly; see TRUST_BESIDE."""
@@ -345,7 +402,10 @@ class PortraitPainter:
                 taken |= (ahead == shares) & (ahead > 0) & (sight > finest)
                 finest[taken] = sight[taken]
                 hidden &= sight <= 0
-            colours[rows[taken]] = other.colours(seen_at[taken]) * (self.light / np.maximum(other.light, 1))
+            found = other.colours(seen_at[taken]) * (self.light / np.maximum(other.light, 1))
+            if mirrored and self.surface is not None:  # its detail, in the colours that this side has
+                found = found - self.colours(seen_at[taken], self._soft) + self._on_surface(target, rows[taken])
+            colours[rows[taken]] = found
             shares[rows] = np.maximum(shares[rows], ahead)
         drawn = np.zeros(count, np.float32)
         if self._inside is not None:
@@ -362,7 +422,20 @@ class PortraitPainter:
         lost = best <= 0
         if self.backdrop is not None:
             lost |= (best <= SIGHT_LOST) & (best * STREAKS < target.facing)
-        return Beyond(colours, shares, drawn, lost & (shares <= 0) & (drawn == 0))
+        if self._empty is not None:  # a mesh wider than the head shows the wall there
+            x, y = np.clip(places.astype(int), 0, np.array(self._empty.shape[::-1]) - 1).T
+            lost |= self._empty[y, x] & (best * WALLS < target.facing)
+        lost &= (shares <= 0) & (drawn == 0)
+        if self.surface is not None:
+            filled = np.flatnonzero(lost)
+            colours[filled], shares[filled] = self._on_surface(target, filled), 1
+        return Beyond(colours, shares, drawn, lost)
+
+    def _on_surface(self, target: Target, rows: np.ndarray) -> np.ndarray:
+        """`surface_colours` of some of a target's points, `N 3`."""
+        assert self.surface is not None
+        corners = self.surface[self.faces[target.triangles[rows]]]
+        return np.asarray((corners * target.weights[rows, :, None]).sum(1))
 
     def _covered(self, target: Target, colours: np.ndarray) -> np.ndarray:
         """How much of a tongue, and of what is behind it, shown in `colours` `N 3` is drawn anew, `N`.
@@ -393,23 +466,17 @@ class PortraitPainter:
             faces, weights = turned, weights[:, ::-1]
         points, facing = on_surface(self.vertices, faces, triangles, weights)
         places = _project(points, self.intrinsics)
-        height, width = self.portrait.shape[:2]
-        front = points[:, 2] > 0
-        across, down = places[:, 0], places[:, 1]
-        within = np.flatnonzero(front & (across >= 0) & (across < width) & (down >= 0) & (down < height))
-        x, y = (places[within] * self.samples).astype(int).T
-        seen = within[points[within, 2] < self._depth[y, x] + SIGHT_DEPTH]
-        sight = np.zeros(len(points), np.float32)
-        sight[seen] = np.clip(facing[seen], 0, 1)
-        return sight, places, front
+        return self._unhidden(points, places, facing, mirrored), places, points[:, 2] > 0
 
-    def colours(self, places: np.ndarray) -> np.ndarray:
-        """The portrait's colours `N 3` at places `N 2`, pixels."""
+    def colours(self, places: np.ndarray, picture: np.ndarray | None = None) -> np.ndarray:
+        """The portrait's colours `N 3` at places `N 2`, pixels; or another picture's of its size."""
         rows = -(-len(places) // 1024)  # OpenCV takes neither empty nor very wide maps
         at = np.zeros((max(rows, 1) * 1024, 2), np.float32)
         at[: len(places)] = places - 0.5
         grid = at.reshape(-1, 1024, 2)
-        drawn = cv2.remap(self.portrait, grid, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+        drawn = cv2.remap(
+            self.portrait if picture is None else picture, grid, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+        )  # type: ignore[call-overload]
         return np.asarray(drawn.reshape(-1, 3)[: len(places)])
 
 
