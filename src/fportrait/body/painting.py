@@ -33,7 +33,7 @@ SEAM = 0.012  # of the picture's short side: deviation of the Gaussian that shar
 # mesh, from this cosine on; and where it does not, and what is shown is mirrored or filled.
 TRUST_BESIDE, TRUST_SEEN, TRUST_UNSEEN = 1.0, 0.25, 0.6
 SIGHT_TRUSTED = 0.6
-GHOST = 12.0, 30.0  # degrees of turn between which an ear beside the mesh goes behind it
+GHOST = 28.0, 38.0  # degrees of turn between which an ear beside the mesh goes behind it
 SHOWN = 0.3  # opacity from which the portrait shows the person at a place
 DETAIL = 0.03  # of the picture's short side: deviation of the Gaussian below which a mirror image counts as detail
 SIGHT_DEPTH = 0.008  # metres behind what a pixel sees that still count as seen
