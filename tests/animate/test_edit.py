@@ -93,6 +93,7 @@ def test_the_command_writes_a_picture_that_says_what_it_is(portrait, tmp_path):
         (["-o", str(portrait)], "overwrite the portrait"),
         (["--head", "10"], "3 numbers"),
         (["--adjust", "smile"], "SLIDER=STRENGTH"),
+        (["--adapter", "anna"], "fportrait adapt CLIPS --name NAME"),  # a name of the project, as of animate
     ):
         refused = CliRunner().invoke(main, [*asked, *change])
         assert refused.exit_code == 2 and said in refused.output + refused.stderr, refused.output

@@ -93,5 +93,11 @@ def test_no_folder_no_videos_and_nothing_usable_are_sentences(animator, tmp_path
     with pytest.raises(UserError, match="no videos"):
         evaluate_clips(animator, tmp_path / "empty", tmp_path / "out", QUICK)
     (tmp_path / "empty" / "x.mov").write_bytes(b"")
-    with pytest.raises(UserError, match=r"no clip that could be scored; x\.mov"):
+    with pytest.raises(UserError, match=r"no clip that could be scored \(x\.mov\); the last one: .*zero bytes"):
         evaluate_clips(animator, tmp_path / "empty", tmp_path / "out", QUICK)
+
+
+def test_one_video_is_scored_without_a_folder_and_the_others_beside_it_are_not(animator, clips, tmp_path):
+    summary = evaluate_clips(animator, clips / "ada/hello.mp4", tmp_path / "report", QUICK)
+    assert summary["own clips"]["clips"] == 1 and not summary["failures"]
+    assert set(json.loads((tmp_path / "report/scores.json").read_text())["clips"]) == {"hello.mp4"}

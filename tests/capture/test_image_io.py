@@ -184,3 +184,12 @@ def test_of_an_animation_or_of_pages_the_first_picture_is_taken_and_that_is_said
     read = read_picture(tmp_path / name)
     assert abs(int(read.image.mean()) - 200) < 4
     assert read.notes == ("the first of its 3 pictures was taken",)
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mov", "clip.mkv"])
+def test_a_video_in_place_of_a_picture_is_named_as_one_with_the_way_to_a_frame(tmp_path, name):
+    from fportrait.capture.video_io import write_video
+
+    write_video(tmp_path / name, np.zeros((2, 16, 16, 3), np.uint8))
+    with pytest.raises(UserError, match=r"a video.*take a frame"):
+        read_image(tmp_path / name)

@@ -43,7 +43,8 @@ def evaluate_clips(
     """Score a model on a folder of videos of one person each; write the report of `evaluation.run.evaluate` to `out`.
 
     Args:
-        folder: videos; those in a subfolder belong to the person that it is named for, others to one person each.
+        folder: videos; those in a subfolder belong to the person that it is named for, others to one person each. Or
+            one video.
         protocol: metrics and how often networks look; the rest is the model's own.
         max_frames: of every clip, from its start.
 
@@ -56,9 +57,11 @@ def evaluate_clips(
     from tqdm import tqdm
 
     folder, out = Path(folder), Path(out)
+    files = [folder] if folder.is_file() else videos_below(folder)
+    if folder.is_file():
+        folder = folder.parent
     if not folder.is_dir():
-        raise UserError(f"no folder {folder}", "a folder of videos", "check --clips")
-    files = videos_below(folder)
+        raise UserError(f"no folder {folder}", "a folder of videos, or one video", "check --clips")
     if not files:
         raise UserError(f"no videos in {folder}", f"files that end with {', '.join(VIDEO_SUFFIXES)}", "check --clips")
     protocol = protocol if isinstance(protocol, Protocol) else Protocol.from_dict(protocol)
@@ -75,15 +78,19 @@ def evaluate_clips(
         try:
             clip = score_own(animator, path, name, identity, scorers, seed, max_frames)
         except UserError as error:
-            failures[name] = str(error)
+            failures[name], reason = str(error), error.found
             continue
         report.add(OWN_CLIPS, clip)
         clip.videos = {}
         clips.append(clip)
     write_json(out / "quarantine.json", [{"clip": name, "reason": reason} for name, reason in failures.items()])
     if not clips:
-        name, reason = next(iter(failures.items()))
-        raise UserError(f"no clip that could be scored; {name}: {reason}", "one at least", "mend its cause")
+        named = "; ".join(failures) if len(failures) <= 5 else f"{len(failures)} clips"
+        raise UserError(
+            f"no clip that could be scored ({named}); the last one: {reason}",
+            "one at least",
+            f"mend its cause; all reasons are in {out / 'quarantine.json'}",
+        )
     summary: dict[str, Any] = {OWN_CLIPS: summarise(clips, seed) | frechet_of(scorers, OWN_CLIPS)}
     summary |= {
         "slices": summarise_slices(clips, seed),

@@ -186,8 +186,17 @@ def _refuse_by_name(head: bytes, where: str) -> None:
     if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
         fix = "export it as JPEG (iPhone: Settings, Camera, Formats, Most Compatible records JPEG)"
         raise UserError(f"{where}, an HEIC picture", "a PNG, JPEG, WebP or AVIF picture", fix)
+    if _is_video(head):
+        fix = f"take a frame of it: ffmpeg -i '{where}' -frames:v 1 portrait.png"
+        raise UserError(f"{where}, a video", "a picture: PNG, JPEG, WebP or AVIF", fix)
     if head[:12] == b"\0\0\0\x0cJXL \r\n\x87\n" or head[:2] == b"\xff\x0a":
         raise UserError(f"{where}, a JPEG XL picture", "a PNG, JPEG, WebP or AVIF picture", fix)
+
+
+def _is_video(head: bytes) -> bool:
+    """Whether a file begins as MP4, MOV, Matroska, WebM or AVI do."""
+    boxed = head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide") and head[8:12] not in (b"avif", b"avis", *HEIF_BRANDS)
+    return boxed or head[:4] == b"\x1aE\xdf\xa3" or (head[:4] == b"RIFF" and head[8:12] == b"AVI ")
 
 
 def _has_alpha(image: Any) -> bool:

@@ -52,6 +52,20 @@ def parse_numbers(text: str, count: int, option: str, example: str) -> tuple[flo
     return values
 
 
+def named_adapter(given: Path | None) -> Path | None:
+    """The folder of an adapter by its name in the project, or what was given as a path.
+
+    Raises:
+        UserError: a name that the project does not have, and no such path.
+    """
+    if given is None:
+        return None
+    from fportrait.animate.adapters import resolve
+    from fportrait.ops.store import home
+
+    return resolve(given, home())
+
+
 @click.command()
 @click.option(
     "--portrait",
@@ -185,11 +199,7 @@ def animate(
     from fportrait.animate import animate as run_animation
     from fportrait.animate.profile import Profile, table
 
-    if adapter is not None:
-        from fportrait.animate.adapters import resolve
-        from fportrait.ops.store import home
-
-        adapter = resolve(adapter, home())
+    adapter = named_adapter(adapter)
     spent = Profile()
     spent.seconds["load"] = time.process_time() - begun  # of a cold command most of it is imports
     bars = Bars()
@@ -248,7 +258,12 @@ def animate(
     "--camera", default="0,0", show_default=True, metavar="YAW,ELEVATION[,DISTANCE]", help="Where it is seen from."
 )
 @click.option("--model", type=path_type, help="A model folder. Default: the promoted one, else the shipped base.")
-@click.option("--adapter", type=path_type, help="LoRA weights over the model they were trained on.")
+@click.option(
+    "--adapter",
+    type=path_type,
+    metavar="NAME|FILE|FOLDER",
+    help="LoRA weights over the model they were trained on, as of `fportrait animate`.",
+)
 @click.option("--guidance", multiple=True, metavar="FACTOR=SCALE", help="As of `fportrait animate`.")
 @click.option("--steps", type=click.IntRange(1, 1000), help="Sampling steps. Default: the model's own.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="The same seed gives the same picture.")
