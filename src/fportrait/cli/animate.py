@@ -314,7 +314,8 @@ def edit(
     wanted = Edit(
         *(portrait, changes, at_rest, (yaw, pitch, roll), camera, scales, steps, seed, scale, portrait_fov, force)
     )
-    animator = for_portrait(promoted_or_shipped(model), portrait, size, aspect, adapter, portrait_fov, force)
+    chosen = promoted_or_shipped(model)
+    animator = for_portrait(chosen, portrait, size, aspect, named_adapter(adapter), portrait_fov, force)
     prepared = write_edit(animator, wanted, output)
     if as_json:
         print_json({"picture": output, "notes": prepared.notes})
