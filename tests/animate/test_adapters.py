@@ -11,7 +11,16 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
-from fportrait.animate.adapt import at_work, better, check_adapter_name, earlier, stage_of, without_consent, words
+from fportrait.animate.adapt import (
+    at_work,
+    better,
+    check_adapter_name,
+    earlier,
+    harmless,
+    stage_of,
+    without_consent,
+    words,
+)
 from fportrait.animate.adapt_parts import AdaptSettings, divide
 from fportrait.animate.adapt_shards import shares
 from fportrait.animate.adapters import FOLDER, WORK, adapters, base_of, delete, fitting, resolve
@@ -198,6 +207,17 @@ def test_a_clip_that_hardly_moves_must_not_lose_and_cannot_show_a_gain_alone():
     assert not better({"people": {"anna": lost, "ben": moving}})
     assert not better({"people": {"anna": stranger}})
     assert better({"people": {"anna": entry({"psnr": 38.7}, {"psnr": 38.9})}})
+
+
+def test_an_adapter_that_changes_nothing_that_is_seen_is_harmless_and_one_that_loses_is_not():
+    def entry(base: float, adapted: float, portrait: float) -> dict:
+        return {"base": {"ours/psnr": base, "repeated_portrait/psnr": portrait}, "adapted": {"ours/psnr": adapted}}
+
+    level = {"people": {"anna": entry(25.13, 25.10, 21.5)}}
+    assert harmless(level) and not better(level)
+    assert not harmless({"people": {"anna": entry(25.13, 25.0, 21.5)}}), "more than .05 dB is a loss"
+    assert not harmless({"people": {"anna": entry(25.13, 25.12, 25.2)}}), "the first frame repeated is better"
+    assert not harmless({"people": {}}), "nobody was judged"
 
 
 def test_a_base_of_one_step_is_adapted_at_the_level_that_is_sampled(tmp_path):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from fportrait.animate.adapt_parts import AdaptSettings, Part, divide, numbered, place
 from fportrait.animate.adapt_shards import encode_parts, reads_of, shares
-from fportrait.animate.carried import FOLDER, carry
+from fportrait.animate.carried import FOLDER, FRONT, carry
 from fportrait.animate.clip_check import check_clips, clips_of
 from fportrait.atomic_io import atomic_folder, write_json
 from fportrait.capture.ingest import has_consent
@@ -155,7 +155,8 @@ def _adapt(
         "seconds": {key: round(value, 1) for key, value in seconds.items()},
         "earlier": earlier(out),
     }
-    if not record["better"] and not keep_worse:
+    brings = {picture["shows"] for picture in pictures} - {FRONT}
+    if not (record["better"] or (brings and harmless(scores)) or keep_worse):
         raise UserError(
             f"an adapter that is no better than the base on the clips held out ({words(scores)})",
             "a gain over the base and over the repeated portrait",
@@ -322,14 +323,26 @@ def better(scores: Mapping[str, Any]) -> bool:
     return all(keeps(*pair) for pair in pairs) and any(gained(*pair) for pair in pairs)
 
 
+def harmless(scores: Mapping[str, Any]) -> bool:
+    """Whether the adapter loses nothing that counts for anybody, and is judged on somebody.
+
+    Enough to keep one that carries pictures of what no portrait shows (`carried`): clips from their own first frames
+    cannot show what those bring.
+    """
+    judged = [entry for entry in scores["people"].values() if "adapted" in entry and "base" in entry]
+    return bool(judged) and all(keeps(one["base"], one["adapted"], LOSS["psnr"]) for one in judged)
+
+
 def gained(base: Mapping[str, float], adapted: Mapping[str, float]) -> bool:
     """Whether one person's clip shows a gain over the base."""
     return adapted["ours/psnr"] > base["ours/psnr"] + (LOSS["psnr"] if hardly_moves(base) else 0)
 
 
-def keeps(base: Mapping[str, float], adapted: Mapping[str, float]) -> bool:
-    """Whether one person's clip lost nothing that counts."""
-    if not hardly_moves(base) and adapted["ours/psnr"] <= max(base["ours/psnr"], base["repeated_portrait/psnr"]):
+def keeps(base: Mapping[str, float], adapted: Mapping[str, float], allowance: float = 0.0) -> bool:
+    """Whether one person's clip lost nothing that counts; one that moves has to gain on the base, or to lose no more
+    than the allowance, in decibels."""
+    least = max(base["ours/psnr"] - allowance, base["repeated_portrait/psnr"])
+    if not hardly_moves(base) and adapted["ours/psnr"] <= least:
         return False
     for name, allowed in LOSS.items():
         key, sign = f"ours/{name}", -1 if name == "lpips" else 1

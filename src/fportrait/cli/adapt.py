@@ -50,8 +50,9 @@ def adapt(
     """Adapt the model to a few clips of one person, or of several: minutes on a laptop.
 
     CLIPS is a folder of videos of one person, or a folder with a subfolder per person; look at it with `fportrait
-    check` first. One clip of everyone is held out: an adapter that is no better there than the model as it is and
-    than the first frame repeated is refused; a clip that hardly moves must only not lose. What is made lies in
+    check` first. One clip of everyone is held out: an adapter that is worse there than the model as it is, or than the
+    first frame repeated, is refused, and so is one that gains nothing and carries no pictures of a side or an open
+    mouth, from which `animate` paints what a portrait does not show. What is made lies in
     data/06_models/adapters/NAME and is registered with the SHA-256 of every clip. The exit code is 3 when clips or
     people were left out.
 
@@ -126,6 +127,10 @@ def train(clips: Path, name: str, model: Path | None, given: dict[str, Any], as_
         for note in record["notes"]:
             click.echo(f"note: {note}", err=True)
         click.echo(words(record["scores"]).replace("; ", "\n"))
+        if shows := sorted({picture["shows"] for picture in record["pictures"]} - {"front"}):
+            click.echo(f"it carries pictures of what a portrait may not show: {', '.join(shows)}")
+        if not record["better"]:
+            click.echo("no gain on the clips held out" + (": those pictures are what it brings" if shows else ""))
         for label, gains in record["scores"]["gains"].items():
             click.echo(f"gains, {label}: " + ", ".join(f"{key} {value:.2f}" for key, value in gains.items()))
         click.echo(", ".join(f"{what} {seconds:.0f} s" for what, seconds in record["seconds"].items()))
