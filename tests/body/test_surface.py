@@ -95,6 +95,24 @@ def test_hair_that_stands_above_the_mesh_tells_the_colour_of_the_scalp_and_a_bal
     assert np.abs(colours[(sight == 0) & scalp] - HAIR).mean() < 60  # though what is seen of it is bald
 
 
+def test_a_hidden_scalp_has_the_strands_of_the_hair_that_is_seen_and_a_hidden_cheek_none(head):
+    body, vertices, scalp = head
+    picture, matte, there = portrait_of(head, 40)
+    tall = cv2.dilate(matte, np.ones((21, 21)))
+    tall[64:] = matte[64:]
+    stripes = np.where(np.arange(128)[None, :, None] % 4 < 2, np.add(HAIR, 30), HAIR)
+    hairy = (np.abs(picture.astype(int) - HAIR).sum(-1) < 10) | ((tall > 0) & (matte == 0))
+    picture[hairy] = np.broadcast_to(stripes, picture.shape)[hairy]
+    painter = PortraitPainter(body, picture, there, LENS, 1, (), tall)
+    target = Target(turned(vertices, -50), LENS, body.faces, (128, 128), 1)
+    hidden = np.flatnonzero((painter.sight(target)[0] == 0) & (painter.sight(target, True)[0] == 0))
+    corners = body.faces[target.triangles[hidden]]
+    with_strands, plain = (painter._on_surface(target, hidden, detailed) for detailed in (True, False))
+    levels = np.abs(with_strands - plain).mean(-1)
+    assert levels[scalp[corners].all(1)].mean() > 3
+    assert levels[~scalp[corners].any(1)].max() == 0
+
+
 def test_skin_about_an_ear_is_told_from_hair_there(head):
     body, _, _ = head
     picture, _, there = portrait_of(head, 0)

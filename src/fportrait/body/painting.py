@@ -15,7 +15,15 @@ from fportrait.body.backdrop import Backdrop, around, backdrop_of, before_backdr
 from fportrait.body.mouth import INSIDE, USUAL_SKIN, draw_inside, inside_colours, inside_of, light_of, mouth_weights
 from fportrait.body.pose import Pose
 from fportrait.body.rasterizer import rasterize
-from fportrait.body.surface import about_the_ears, crown_colour, flesh_of, surface_colours, well_inside
+from fportrait.body.surface import (
+    about_the_ears,
+    crown_colour,
+    flesh_of,
+    hair_above,
+    strands_of,
+    surface_colours,
+    well_inside,
+)
 from fportrait.camera.cameras import scale_intrinsics
 from fportrait.errors import UserError
 
@@ -34,6 +42,7 @@ SEAM = 0.012  # of the picture's short side: deviation of the Gaussian that shar
 TRUST_BESIDE, TRUST_SEEN, TRUST_UNSEEN = 1.0, 0.25, 0.6
 SIGHT_TRUSTED = 0.6
 GHOST = 28.0, 38.0  # degrees of turn between which an ear beside the mesh goes behind it
+HAIRY = 0.3  # how much like flesh hair looks at most
 SHOWN = 0.3  # opacity from which the portrait shows the person at a place
 DETAIL = 0.03  # of the picture's short side: deviation of the Gaussian below which a mirror image counts as detail
 SIGHT_DEPTH = 0.008  # metres behind what a pixel sees that still count as seen
@@ -308,6 +317,9 @@ class PortraitPainter:
             self.surface = surface_colours(body, portrait, places, sight, mirror, hair)
             self._ears = flesh * about_the_ears(body, places, portrait.shape[:2])
             self._soft = cv2.GaussianBlur(portrait.astype(np.float32), (0, 0), DETAIL * min(portrait.shape[:2]))
+            scale = float(intrinsics[1, 1] / max(np.median(self.vertices[:, 2]), 1e-3))
+            strands = hair_above(body, places, opacity, np.zeros_like(seen)) & (flesh < HAIRY)  # on the mesh, too
+            self._strands = None if hair is None else strands_of(body, portrait, self._soft, strands, scale)
         if matte is not None:
             self.backdrop = backdrop_of(portrait, matte, seen, flesh)
         self.light = np.median(portrait[seen], 0) if seen.any() else np.asarray(USUAL_SKIN)  # of the face, by channel
@@ -404,7 +416,7 @@ class PortraitPainter:
                 hidden &= sight <= 0
             found = other.colours(seen_at[taken]) * (self.light / np.maximum(other.light, 1))
             if mirrored and self.surface is not None:  # its detail, in the colours that this side has
-                found = found - self.colours(seen_at[taken], self._soft) + self._on_surface(target, rows[taken])
+                found = found - self.colours(seen_at[taken], self._soft) + self._on_surface(target, rows[taken], False)
             colours[rows[taken]] = found
             shares[rows] = np.maximum(shares[rows], ahead)
         drawn = np.zeros(count, np.float32)
@@ -428,14 +440,15 @@ class PortraitPainter:
         lost &= (shares <= 0) & (drawn == 0)
         if self.surface is not None:
             filled = np.flatnonzero(lost)
-            colours[filled], shares[filled] = self._on_surface(target, filled), 1
+            colours[filled], shares[filled] = self._on_surface(target, filled, True), 1
         return Beyond(colours, shares, drawn, lost)
 
-    def _on_surface(self, target: Target, rows: np.ndarray) -> np.ndarray:
-        """`surface_colours` of some of a target's points, `N 3`."""
+    def _on_surface(self, target: Target, rows: np.ndarray, detailed: bool) -> np.ndarray:
+        """`surface_colours` of some of a target's points, `N 3`; `detailed` ones have the strands of hair."""
         assert self.surface is not None
-        corners = self.surface[self.faces[target.triangles[rows]]]
-        return np.asarray((corners * target.weights[rows, :, None]).sum(1))
+        corners, weights = self.faces[target.triangles[rows]], target.weights[rows]
+        colours = np.asarray((self.surface[corners] * weights[..., None]).sum(1))
+        return colours if not detailed or self._strands is None else colours + self._strands.at(corners, weights)
 
     def _covered(self, target: Target, colours: np.ndarray) -> np.ndarray:
         """How much of a tongue, and of what is behind it, shown in `colours` `N 3` is drawn anew, `N`.

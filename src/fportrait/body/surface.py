@@ -10,7 +10,7 @@ ears, neck and clothes hardly exchange colours, so the side of a head whose crow
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,6 +23,8 @@ MIRROR = 0.1  # and of the mirror image beside that
 SMOOTHED = 2  # steps of diffusion over all edges alike, at the end
 HAIR = 0.3  # of the hair or hat that stands above the mesh, for the scalp
 EARS, LEAST_HAIR = 0.3, 0.02  # above the ears by this share of the head it counts, from this share of the mesh's pixels
+LEAST_STRANDS = 0.02  # of the picture's short side: half of the smallest square of hair whose detail is used
+STRANDS = 11.0  # levels, deviation of the detail at most: a square that holds an edge would be seen again and again
 EAR_REACH = 0.05  # of the picture's short side: how far about the mesh's ears an ear may be
 UNKNOWN = 1e-5  # of the mean of all that is seen
 
@@ -84,10 +86,56 @@ def crown_colour(
     Args:
         places: `V 2`, of the vertices. opacity: the person's, `H W`. covered: by the mesh, `H W`.
     """
-    level = places[_of(body, "ears"), 1].mean()
-    above = np.arange(len(portrait))[:, None] < level - EARS * (level - places[_of(body, "scalp"), 1].min())
-    hair = (opacity > 0.8) & ~covered & above
+    hair = hair_above(body, places, opacity, covered)
     return np.median(portrait[hair], 0) if hair.sum() > LEAST_HAIR * covered.sum() else None
+
+
+class Strands(NamedTuple):
+    """Detail of hair, a square `patch` `S S 3` of signed levels; and of every vertex `V` where in it, endlessly tiled,
+    `places` `V 2` pixels, and how much of it, `shares` `V`."""
+
+    patch: np.ndarray
+    places: np.ndarray
+    shares: np.ndarray
+
+    def at(self, corners: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Levels `N 3` at points by their triangles' corners `N 3`, vertex numbers, and weights `N 3`."""
+        place = (self.places[corners] * weights[..., None]).sum(1)
+        side = len(self.patch)
+        folded = np.abs((place + side) % (2 * side) - side)  # there and back: no seam
+        x, y = np.clip(folded, 0, side - 1).astype(int).T
+        return np.asarray(self.patch[y, x] * (self.shares[corners] * weights).sum(1)[:, None], np.float32)
+
+
+def strands_of(
+    body: Any, portrait: np.ndarray, soft: np.ndarray, hair: np.ndarray, pixels_per_metre: float
+) -> Strands | None:
+    """Detail for a scalp that the portrait does not see, out of the widest square of `hair` `H W`; None of too little.
+
+    Args:
+        soft: the portrait without detail, float32. pixels_per_metre: of the portrait, where the head is.
+    """
+    room = cv2.distanceTransform(np.pad(hair.astype(np.uint8), 1), cv2.DIST_C, 3)[1:-1, 1:-1]
+    half = int(room.max() * 0.95)
+    if half < max(LEAST_STRANDS * min(portrait.shape[:2]), 2):
+        return None
+    y, x = np.unravel_index(room.argmax(), room.shape)
+    box = slice(max(y - half, 0), y + half), slice(max(x - half, 0), x + half)
+    patch = portrait[box].astype(np.float32) - soft[box]
+    side = min(patch.shape[:2])
+    patch = patch - patch.mean((0, 1))
+    patch *= min(1.0, STRANDS / max(float(patch.std()), 1e-6))
+    template = np.asarray(body.template)
+    around = np.arctan2(template[:, 0], template[:, 2]) * np.hypot(*template[_of(body, "scalp")][:, [0, 2]].T).mean()
+    places = np.stack([around, template[:, 1]], 1) * pixels_per_metre
+    return Strands(patch[:side, :side], places, _of(body, "scalp").astype(np.float32))
+
+
+def hair_above(body: Any, places: np.ndarray, opacity: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    """Where hair or a hat stands above a portrait's mesh, `H W` bool; arguments of `crown_colour`."""
+    level = places[_of(body, "ears"), 1].mean()
+    above = np.arange(len(opacity))[:, None] < level - EARS * (level - places[_of(body, "scalp"), 1].min())
+    return np.asarray((opacity > 0.8) & ~covered & above)
 
 
 def flesh_of(
