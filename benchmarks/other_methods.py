@@ -16,7 +16,7 @@ import numpy as np
 
 from fportrait.atomic_io import write_json
 from fportrait.body.model import load_body
-from fportrait.body.painting import warp_portrait
+from fportrait.body.warping import warp_portrait
 from fportrait.capture.video_io import read_image, write_video
 from fportrait.dataset.sampling import decode
 from fportrait.dataset.shards import Record, ShardReader

@@ -6,7 +6,8 @@ from scipy.spatial.transform import Rotation
 
 from fportrait.animate.tracked import trust_in
 from fportrait.body.model import Pose, load_body
-from fportrait.body.painting import PortraitPainter, Target, turned_by
+from fportrait.body.painting import PortraitPainter, turned_by
+from fportrait.body.warping import Target
 
 
 def test_a_portrait_is_trusted_less_the_further_it_turns():

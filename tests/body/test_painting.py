@@ -4,22 +4,19 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from fportrait.body.backdrop import around
 from fportrait.body.model import Pose, load_body
 from fportrait.body.painting import (
     TRUST_BESIDE,
     TRUST_SEEN,
     TRUST_UNSEEN,
     PortraitPainter,
-    Target,
     acting_vertices,
-    around,
     mirror_vertices,
     mirrored_faces,
-    on_surface,
     paint_each,
-    spread,
-    warp_portrait,
 )
+from fportrait.body.warping import Target, on_surface, spread, warp_portrait
 from fportrait.camera.cameras import intrinsics_from_fov
 from fportrait.capture.world import HEAD_TARGET, orbit_camera
 from fportrait.errors import UserError

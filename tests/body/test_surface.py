@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from fportrait.body.model import Pose, load_body
-from fportrait.body.painting import PortraitPainter, Target, mirror_vertices
+from fportrait.body.painting import PortraitPainter, mirror_vertices
 from fportrait.body.surface import about_the_ears, crown_colour, flesh_of, surface_colours
+from fportrait.body.warping import Target
 
 SKIN, HAIR, WALL = (200, 140, 110), (40, 30, 25), (20, 220, 40)
 LENS = np.array([[260.0, 0, 64], [0, 260.0, 64], [0, 0, 1]])

@@ -28,8 +28,9 @@ from fportrait.animate.matching import matched_codes
 from fportrait.animate.portrait import track_picture
 from fportrait.animate.tracked import posed, trust_in
 from fportrait.animate.viewpoint import square_intrinsics
-from fportrait.body.painting import PortraitPainter, Target, acting_vertices
+from fportrait.body.painting import PortraitPainter, acting_vertices
 from fportrait.body.rasterizer import normal_map
+from fportrait.body.warping import Target
 from fportrait.camera.cameras import crop_intrinsics, in_camera
 from fportrait.dataset.encode import crop_picture
 from fportrait.diffusion.cameras import Cameras

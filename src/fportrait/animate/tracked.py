@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from fportrait.body.model import BodyModel
-from fportrait.body.painting import WARP_SCALE, PortraitPainter, Target, acting_vertices, turned_by
+from fportrait.body.painting import WARP_SCALE, PortraitPainter, acting_vertices, turned_by
 from fportrait.body.rasterizer import normal_map
+from fportrait.body.warping import Target
 from fportrait.camera.cameras import in_camera, rectangle_intrinsics
 from fportrait.capture.clock import picked
 from fportrait.capture.image_io import exposure_note

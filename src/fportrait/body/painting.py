@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
-import numba
 import numpy as np
 
-from fportrait.body.backdrop import Backdrop, around, backdrop_of, before_backdrop, beside_the_silhouette
-from fportrait.body.mouth import INSIDE, USUAL_SKIN, draw_inside, inside_colours, inside_of, light_of, mouth_weights
+from fportrait.body.backdrop import backdrop_of
+from fportrait.body.mouth import INSIDE, USUAL_SKIN, inside_colours, inside_of, light_of, mouth_weights
 from fportrait.body.pose import Pose
 from fportrait.body.rasterizer import rasterize
 from fportrait.body.surface import (
@@ -24,18 +23,16 @@ from fportrait.body.surface import (
     surface_colours,
     well_inside,
 )
+from fportrait.body.warping import SEAM, Beyond, Target, draw_warped, on_surface, project
 from fportrait.camera.cameras import scale_intrinsics
 from fportrait.errors import UserError
 
 WARP_REACH, WARP_SCALE = 0.12, 2  # of `PortraitPainter`
-PERSON_REACH = 4.0  # how many times as far a person moves with the mesh who is told apart from what stands behind
-SPREAD_BLUR = 0.25  # of the reach: deviation of the Gaussian that smooths what is spread
 SIGHT_LOW = 0.2  # cosine below which the first portrait sees a point badly enough for another one to be asked
 # And below which it shows but streaks of a point that is drawn facing more than so many times as much: filled from
 # around, where a matte is given.
 SIGHT_LOST, STREAKS, WALLS = 0.1, 3.0, 1.5
 MIRROR_SIGHT = 0.4  # cosine that the other side must be seen with: a silhouette's edge mirrors what lies beside it
-SEAM = 0.012  # of the picture's short side: deviation of the Gaussian that shares are softened with
 # How far a picture is trusted against a model that differs from it (`diffusion.detail`). Beside the mesh a model
 # blurs what is dragged along (trusted less than wholly, the old silhouette shines through); where the portrait sees the
 # mesh, from this cosine on; and where it does not, and what is shown is mirrored or filled.
@@ -46,7 +43,6 @@ HAIRY = 0.3  # how much like flesh hair looks at most
 SHOWN = 0.3  # opacity from which the portrait shows the person at a place
 DETAIL = 0.03  # of the picture's short side: deviation of the Gaussian below which a mirror image counts as detail
 SIGHT_DEPTH = 0.008  # metres behind what a pixel sees that still count as seen
-DRAW_SCALE = 3  # the picture is drawn larger and averaged down, as filmed ones are
 
 
 def acting_vertices(body: Any, shape: np.ndarray, actions: np.ndarray | None, pose: Pose) -> np.ndarray:
@@ -71,194 +67,6 @@ def acting_vertices(body: Any, shape: np.ndarray, actions: np.ndarray | None, po
             "use the encoder and the bundle that were made with this body",
         )
     return np.asarray(body.vertices(shape, actions, pose))
-
-
-class Beyond(NamedTuple):
-    """Of the `N` samples of a target that see the mesh: `colours` `N 3` from elsewhere than the portrait, and their
-    `shares` `N` of what is drawn, 0 where it sees for itself; how much of them is the `inside` of a mouth, `N`, with
-    usual colours; and which are `lost`: nothing is known of them, they are filled from what is around them."""
-
-    colours: np.ndarray
-    shares: np.ndarray
-    inside: np.ndarray
-    lost: np.ndarray
-
-
-class Target:
-    """What each pixel of a picture sees of a mesh: found once, and painted from any number of portraits.
-
-    Args:
-        vertices: `V 3` before the camera, metres. intrinsics: `3 3`, pixels. faces: `F 3`.
-        size: height and width of the picture, pixels. samples: per pixel and side.
-    """
-
-    def __init__(
-        self, vertices: np.ndarray, intrinsics: np.ndarray, faces: np.ndarray, size: tuple[int, ...], samples: int
-    ):
-        self.size, self.samples, self.vertices = size, samples, vertices
-        tall, wide = (side * samples for side in size)
-        ids, weights, _ = rasterize(vertices, faces, scale_intrinsics(intrinsics, samples), tall, wide)
-        self.covered = ids >= 0  # of every sample
-        self.places = np.flatnonzero(self.covered)  # `N` samples, row by row
-        self.triangles = ids.reshape(-1)[self.places]  # `N`
-        self.weights = weights.reshape(-1, 3)[self.places]  # `N 3`, of the triangles' corners
-        across, down = ((np.arange(side, dtype=np.float32) + 0.5) / samples for side in (wide, tall))
-        self.grid = np.stack(np.meshgrid(across, down), -1)  # where the samples lie, `H W 2` pixels
-        _, self.facing = on_surface(vertices, faces, self.triangles, self.weights)  # `N` cosines
-        self._fading: dict[float, np.ndarray] = {}
-
-    def fading(self, reach: float) -> np.ndarray:
-        """`fade` around the mesh, `H W`."""
-        if reach not in self._fading:
-            self._fading[reach] = fade(self.covered, reach)
-        return self._fading[reach]
-
-
-def warp_portrait(
-    portrait: np.ndarray,
-    portrait_vertices: np.ndarray,
-    portrait_intrinsics: np.ndarray,
-    vertices: np.ndarray,
-    intrinsics: np.ndarray,
-    faces: np.ndarray,
-    reach: float = 0.0,
-    scale: int = DRAW_SCALE,
-) -> np.ndarray:
-    """The portrait as a texture of the mesh, drawn elsewhere: `H W 3` uint8.
-
-    Every pixel that sees the mesh takes the portrait's colour at the place where the same point of the surface was,
-    which is a piecewise projective map (piecewise affine but for the perspective within a triangle). Points that the
-    portrait does not see take what lies before them there; pixels beside the mesh keep the portrait's.
-
-    Args:
-        portrait: `H W 3` uint8. portrait_vertices, vertices: `V 3` in the space of their own OpenCV cameras, metres.
-        portrait_intrinsics, intrinsics: `3 3`, pixels. faces: `F 3`.
-        reach: how far the mesh takes along what lies beside it, hair and hats, as a share of the short side: a pixel
-            there moves as the nearest one on the mesh, less by exp(-distance / reach). 0 leaves it where it is.
-        scale: samples per pixel and side.
-    """
-    target = Target(vertices, intrinsics, faces, portrait.shape[:2], scale)
-    points, _ = on_surface(portrait_vertices, faces, target.triangles, target.weights)
-    return _draw(portrait, target, _project(points, portrait_intrinsics), points[:, 2] > 0, reach)
-
-
-def _draw(
-    portrait: np.ndarray,
-    target: Target,
-    sources: np.ndarray,
-    front: np.ndarray,
-    reach: float,
-    beyond: Beyond | None = None,
-    backdrop: Backdrop | None = None,
-) -> np.ndarray:
-    """The picture `H W 3` uint8 whose samples on the mesh have the portrait's colours at `sources` `N 2`, pixels.
-
-    Args:
-        front: which of them lie before the portrait's camera, `N`. reach: of `warp_portrait`.
-        beyond: what the portrait does not see itself. backdrop: what stays where it is; None drags all along.
-    """
-    known = front if beyond is None else front & ~beyond.lost
-    on_mesh = target.places[known]
-    moved = np.zeros((*target.covered.shape, 2), np.float32)
-    moved.reshape(-1, 2)[on_mesh] = sources[known] - target.grid.reshape(-1, 2)[on_mesh]
-    if reach and len(on_mesh):
-        seen = np.zeros(target.covered.shape, bool)
-        seen.reshape(-1)[on_mesh] = True
-        reach *= min(seen.shape)
-        fading = target.fading(reach if backdrop is None else PERSON_REACH * reach)
-        moved = spread(moved, seen, reach, fading)
-    source = target.grid + moved - 0.5  # OpenCV samples at whole numbers
-    if backdrop is not None:
-        beside_the_silhouette(backdrop, source, target.covered)
-    drawn = cv2.remap(portrait, source, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
-    if beyond is not None:
-        _fill(drawn, target, front, beyond)
-    if backdrop is not None:
-        drawn = before_backdrop(drawn, backdrop, source, target.covered)
-    return drawn if target.samples == 1 else cv2.resize(drawn, portrait.shape[1::-1], interpolation=cv2.INTER_AREA)
-
-
-def _fill(drawn: np.ndarray, target: Target, front: np.ndarray, beyond: Beyond) -> None:
-    """Put into `drawn` `H W 3` what the portrait does not see itself; where it comes from elsewhere, without a seam."""
-    flat, mixed = drawn.reshape(-1, 3), np.flatnonzero(front & (beyond.shares > 0))
-    if len(mixed):
-        share, colours = np.zeros(target.covered.shape, np.float32), np.zeros(drawn.shape, np.float32)
-        at = target.places[mixed]
-        share.reshape(-1)[at], colours.reshape(-1, 3)[at] = beyond.shares[mixed], beyond.colours[mixed]
-        told = (share > 0).astype(np.float32)
-        soft = cv2.GaussianBlur(share, (0, 0), SEAM * min(share.shape)).reshape(-1)
-        beside = target.places[front]
-        beside = beside[soft[beside] != 0]
-        wide = around(colours, told)
-        wide.reshape(-1, 3)[at] = colours.reshape(-1, 3)[at]
-        mean = flat[beside] + soft[beside, None] * (wide.reshape(-1, 3)[beside] - flat[beside])
-        flat[beside] = np.clip(mean + 0.5, 0, 255).astype(np.uint8)
-    gaps = target.places[front & beyond.lost & (beyond.shares <= 0)]
-    known = target.places[front & ~beyond.lost]
-    if len(gaps) and len(known):
-        told = np.zeros(target.covered.shape, np.float32)
-        told.reshape(-1)[known] = 1
-        flat[gaps] = np.clip(around(drawn, told).reshape(-1, 3)[gaps] + 0.5, 0, 255).astype(np.uint8)
-    inside = np.flatnonzero(front & (beyond.inside > 0))
-    draw_inside(drawn, target.places[inside], beyond.colours[inside], beyond.inside[inside])
-
-
-def fade(covered: np.ndarray, reach: float) -> np.ndarray:
-    """exp(-distance / reach) from what is `covered`, `H W`: 1 within it."""
-    away = cv2.distanceTransform((~covered).astype(np.uint8), cv2.DIST_L2, 5)
-    return np.asarray(np.exp(-away / np.float32(reach)))
-
-
-def spread(moved: np.ndarray, seen: np.ndarray, reach: float, fading: np.ndarray | None = None) -> np.ndarray:
-    """Displacements `H W 2`, known where `seen`, from the nearest such pixel elsewhere, fading over `reach`.
-
-    Args:
-        fading: `H W`, how much of them is left; `fade` around what is seen when None.
-    """
-    beside = (~seen).astype(np.uint8)
-    distance, label = cv2.distanceTransformWithLabels(beside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    by_label = np.zeros((int(label.max()) + 1, 2), np.float32)
-    by_label[label[seen]] = moved[seen]
-    near = by_label.take(np.asarray(label, np.int32), 0)
-    # Neighbours whose nearest pixels lie apart would part like hair: smooth, the more the further away.
-    smooth = cv2.GaussianBlur(near, (0, 0), SPREAD_BLUR * reach)
-    share = np.minimum(distance / np.float32(SPREAD_BLUR * reach), 1)[..., None]
-    left = fade(seen, reach) if fading is None else fading
-    return np.asarray((near + share * (smooth - near)) * left[..., None])
-
-
-def on_surface(
-    vertices: np.ndarray, faces: np.ndarray, triangles: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Points `N 3` of a mesh by triangles `N` and weights `N 3` of their corners, and how much the triangles face the
-    camera at the origin there: cosines `N`."""
-    points, facing = np.empty((len(triangles), 3), np.float32), np.empty(len(triangles), np.float32)
-    vertices, faces = np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32)
-    _on_surface(vertices, faces, triangles, np.ascontiguousarray(weights), points, facing)
-    return points, facing
-
-
-@numba.njit(cache=True, nogil=True)
-def _on_surface(vertices, faces, triangles, weights, points, facing):
-    """Float32 throughout and summed from left to right: the numbers that NumPy's sums over an axis of three give."""
-    for n in range(len(triangles)):
-        f = triangles[n]
-        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
-        for i in range(3):
-            both = weights[n, 0] * vertices[a, i] + weights[n, 1] * vertices[b, i]
-            points[n, i] = both + weights[n, 2] * vertices[c, i]
-        x, y, z = points[n, 0], points[n, 1], points[n, 2]
-        ux, uy, uz = vertices[b, 0] - vertices[a, 0], vertices[b, 1] - vertices[a, 1], vertices[b, 2] - vertices[a, 2]
-        vx, vy, vz = vertices[c, 0] - vertices[a, 0], vertices[c, 1] - vertices[a, 1], vertices[c, 2] - vertices[a, 2]
-        nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
-        length = np.sqrt(nx * nx + ny * ny + nz * nz) * np.sqrt(x * x + y * y + z * z)
-        facing[n] = -(nx * x + ny * y + nz * z) / max(length, np.float32(1e-12))
-
-
-def _project(points: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
-    """Pixels `N 2` of points `N 3` before a camera; any number for those behind it."""
-    pixels = points @ np.asarray(intrinsics, np.float32).T
-    return np.asarray(pixels[:, :2] / np.maximum(pixels[:, 2:], 1e-6))
 
 
 def turned_by(before: np.ndarray, after: np.ndarray) -> float:
@@ -337,7 +145,7 @@ class PortraitPainter:
         outward, away = np.stack(summed, 1), self.vertices
         lengths = np.linalg.norm(outward, axis=1) * np.linalg.norm(away, axis=1)
         facing = -(outward * away).sum(1) / np.maximum(lengths, 1e-12)
-        places = _project(self.vertices, self.intrinsics)
+        places = project(self.vertices, self.intrinsics)
         return places, self._unhidden(self.vertices, places, facing, True)
 
     def _unhidden(self, points: np.ndarray, places: np.ndarray, facing: np.ndarray, person: bool) -> np.ndarray:
@@ -373,7 +181,9 @@ class PortraitPainter:
         if self.surface is not None and backdrop is not None:
             gone = np.clip((turned_by(self.vertices, target.vertices) - GHOST[0]) / (GHOST[1] - GHOST[0]), 0, 1)
             backdrop = backdrop._replace(rim=backdrop.rim * (1 - gone * self._ears))
-        return _draw(self.portrait, target, places, front, WARP_REACH, self._beyond(target, sight, places), backdrop)
+        return draw_warped(
+            self.portrait, target, places, front, WARP_REACH, self._beyond(target, sight, places), backdrop
+        )
 
     def trust(self, target: Target) -> np.ndarray:
         """How far what `paint` makes of a target is trusted, `H W` uint8, 255 for wholly; see TRUST_BESIDE."""
@@ -393,7 +203,7 @@ class PortraitPainter:
         return self._last[1]
 
     def _beyond(self, target: Target, best: np.ndarray, places: np.ndarray) -> Beyond:
-        """See `_draw`. Args: best, places: of `sight`."""
+        """See `draw_warped`. Args: best, places: of `sight`."""
         count = len(best)
         colours, shares = np.zeros((count, 3), np.float32), np.zeros(count, np.float32)
         hidden = np.ones(count, bool)  # from every portrait
@@ -478,7 +288,7 @@ class PortraitPainter:
         if mirrored and (turned := mirrored_faces(self.body)) is not None:
             faces, weights = turned, weights[:, ::-1]
         points, facing = on_surface(self.vertices, faces, triangles, weights)
-        places = _project(points, self.intrinsics)
+        places = project(points, self.intrinsics)
         return self._unhidden(points, places, facing, mirrored), places, points[:, 2] > 0
 
     def colours(self, places: np.ndarray, picture: np.ndarray | None = None) -> np.ndarray:

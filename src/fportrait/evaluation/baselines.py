@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fportrait.body.painting import warp_portrait
+from fportrait.body.warping import warp_portrait
 from fportrait.camera.cameras import in_camera
 from fportrait.dataset.sampling import decode, held_out
 from fportrait.dataset.shards import Record, ShardReader
