@@ -118,8 +118,8 @@ class LazyGroup(click.Group):
             from fportrait.devices import device_error
 
             if str(error).startswith("Symlink loop"):  # as `Path.resolve` says it
-                told = UserError(f"a {str(error).lower()}", "a file or folder", PLACES[errno.ELOOP])
-                click.echo(f"fportrait: {told}", err=True)
+                circle = UserError(f"a {str(error).lower()}", "a file or folder", PLACES[errno.ELOOP])
+                click.echo(f"fportrait: {circle}", err=True)
                 sys.exit(EXIT_USER)
             told = device_error(error) if "torch" in sys.modules else None
             if told is None:
