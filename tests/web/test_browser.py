@@ -11,7 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from fportrait.capture.video_io import probe, read_video, write_video
+from fportrait.capture.video_io import probe, read_image, read_video, write_video
 from fportrait.provenance import read_provenance
 
 
@@ -143,10 +143,14 @@ def test_a_picture_is_edited_with_sliders_and_comes_down_with_its_provenance(ser
     page.set_number("adjust-lips", 1)
     after = wait_for(lambda: shown() if shown() != before else "", "the edited picture")
     assert after.endswith("/portrait-edited.png")
+    page.click("#edit-shape input[value='4:3']")
+    wide = wait_for(lambda: shown() if shown() not in (before, after) else "", "the wide picture")
     cookies = "; ".join(f"{one['name']}={one['value']}" for one in page.driver.get_cookies())
-    request = urllib.request.Request(after, headers={"Cookie": cookies})
-    (tmp_path / "edited.png").write_bytes(urllib.request.urlopen(request).read())
-    assert read_provenance(tmp_path / "edited.png")["settings"]["adjust"] == {"lips": 1.0}
+    for link, sides in ((after, (512, 512)), (wide, (512, 704))):
+        request = urllib.request.Request(link, headers={"Cookie": cookies})
+        (tmp_path / "edited.png").write_bytes(urllib.request.urlopen(request).read())
+        assert read_provenance(tmp_path / "edited.png")["settings"]["adjust"] == {"lips": 1.0}
+        assert read_image(tmp_path / "edited.png").shape[:2] == sides
     with pytest.raises(urllib.error.HTTPError):  # somebody else's
         urllib.request.urlopen(after)
     page.click("#edit-reset")

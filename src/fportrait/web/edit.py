@@ -15,8 +15,9 @@ from fportrait.animate.viewpoint import KEY_LIMITS
 from fportrait.bundle import BundleSettings
 from fportrait.errors import UserError
 from fportrait.web.handlers import Handlers, sentences, visitor
-from fportrait.web.pages import sample_buttons, strength_sliders, unopened
+from fportrait.web.pages import sample_buttons, shapes, strength_sliders, unopened
 from fportrait.web.samples import PORTRAITS
+from fportrait.web.studio import SQUARE
 from fportrait.web.uploads import check_picture
 
 VIEW = {"yaw": 0.0, "elevation": 0.0, "distance": 1.0}
@@ -32,6 +33,7 @@ class Editing:
     facts: Any
     at_rest: Any
     values: list[Any]
+    shape: Any
     reset: Any
 
 
@@ -74,8 +76,9 @@ def editing(settings: BundleSettings) -> Editing:
             ]
             low, high = max(KEY_LIMITS["distance"][0], 0.75), min(KEY_LIMITS["distance"][1], 1.35)
             view.append(gr.Slider(low, high, 1, step=0.05, label="Camera distance", elem_id="view-distance"))
+            shape = shapes("edit-shape")
             reset = gr.Button("Back to the start", size="sm", elem_id="edit-reset")
-    return Editing(portrait, samples, result, facts, at_rest, [*strengths, *head, *view], reset)
+    return Editing(portrait, samples, result, facts, at_rest, [*strengths, *head, *view], shape, reset)
 
 
 def edit_of(portrait: Path, at_rest: bool, values: tuple[float, ...]) -> Edit:
@@ -96,7 +99,7 @@ class EditHandlers:
     @sentences
     def edit(self, session: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
         """The edited picture, and what a viewer should know of it."""
-        portrait, at_rest, *rest = values
+        portrait, at_rest, *rest, shape = values
         if not portrait:
             return None, ""
         who = visitor(session)
@@ -110,7 +113,7 @@ class EditHandlers:
             progress((done, total), desc=what, unit="steps")
 
         path, notes = self.do.studio.edit(
-            str(session.session_hash), edit_of(checked, at_rest, tuple(rest)), folder, report
+            str(session.session_hash), edit_of(checked, at_rest, tuple(rest)), folder, report, self.do.drawing_of(shape)
         )
         self.do.uploads.record(who, [path])
         return str(path), " ".join(f"{note[:1].upper()}{note[1:]}." for note in notes)
@@ -128,9 +131,9 @@ def connect_editing(do: Handlers, page: Editing, sample: Any) -> None:
         show_progress="hidden",
         api_visibility="private",
     )
-    inputs = [page.portrait, page.at_rest, *page.values]
+    inputs = [page.portrait, page.at_rest, *page.values, page.shape]
     gr.on(
-        [page.portrait.change, page.at_rest.change, *(slider.change for slider in page.values)],
+        [page.portrait.change, page.at_rest.change, page.shape.change, *(slider.change for slider in page.values)],
         handlers.edit,
         inputs,
         [page.result, page.facts],
@@ -139,7 +142,7 @@ def connect_editing(do: Handlers, page: Editing, sample: Any) -> None:
         concurrency_limit=None,
         api_name="edit",
     )
-    starts = [False, *(0.0 for _ in SLIDERS), *(0.0 for _ in HEAD_LIMITS), *VIEW.values()]
+    starts = [False, *(0.0 for _ in SLIDERS), *(0.0 for _ in HEAD_LIMITS), *VIEW.values(), SQUARE]
     page.reset.click(
-        lambda: starts, None, [page.at_rest, *page.values], show_progress="hidden", api_visibility="private"
+        lambda: starts, None, [page.at_rest, *page.values, page.shape], show_progress="hidden", api_visibility="private"
     )

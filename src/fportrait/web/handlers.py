@@ -160,13 +160,14 @@ class Handlers:
             force=bool(force),
         )
 
-    def drawing_of(self, shape: Any, size: Any) -> Drawing:
-        """The picture that the two lists ask for.
+    def drawing_of(self, shape: Any, size: Any = None) -> Drawing:
+        """The picture that the two lists ask for; without a size it is the model's own.
 
         Raises:
             UserError: what is not on them; browsers' pages send what they like.
         """
         offered = sizes_of(self.studio.animator.settings)
+        size = offered[0] if size is None else size
         if not isinstance(shape, str) or shape not in SHAPES:
             raise UserError("a shape that is not on the list", f"one of {', '.join(SHAPES)}", "choose one")
         if isinstance(size, bool) or size not in offered:

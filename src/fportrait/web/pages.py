@@ -15,7 +15,7 @@ from fportrait.bundle import BundleSettings
 from fportrait.web.handlers import FILE, GUIDED, NO_ADAPTER, OWN, SHOWN, clips_long, own_path
 from fportrait.web.samples import PORTRAITS, VIDEOS
 from fportrait.web.scene import angle_map
-from fportrait.web.studio import SHAPES, sizes_of
+from fportrait.web.studio import SHAPES, SQUARE, sizes_of
 
 EXAMPLE = Path(__file__).parent.parent / "assets" / "studio_example.webp"  # tools/studio_pictures.py
 
@@ -121,6 +121,19 @@ def strength_sliders(prefix: str) -> list[Any]:
     ]
 
 
+def shapes(name: str) -> Any:
+    """The list of shapes that a picture may have."""
+    return unchecked(
+        gr.Radio(
+            list(SHAPES),
+            value=SQUARE,
+            label="Shape",
+            info="Upright or wide shows more of the portrait above and below, or beside, the head",
+            elem_id=name,
+        )
+    )
+
+
 def sample_buttons(prefix: str, what: str, count: int) -> list[Any]:
     """A button per sample, which its thumbnail is drawn on (`samples.thumbnail_style`)."""
     with gr.Row(elem_classes="samples"):
@@ -218,15 +231,7 @@ def camera(settings: BundleSettings) -> Camera:
 
 def sampling(settings: BundleSettings) -> Sampling:
     """Shape and size, sliders at the model's own values, and the project's adapters, if it has any."""
-    shape = unchecked(
-        gr.Radio(
-            list(SHAPES),
-            value="square",
-            label="Shape",
-            info="Upright or wide shows more of the portrait above and below, or beside, the head",
-            elem_id="shape",
-        )
-    )
+    shape = shapes("shape")
     sizes = sizes_of(settings)
     size = unchecked(
         gr.Radio(

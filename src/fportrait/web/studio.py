@@ -31,8 +31,9 @@ START_SECONDS, TRACK_SECONDS, CALL_SECONDS = 2.0, 0.12, 0.012  # a video, a fram
 WAITING = 8  # jobs beyond the running one; more are turned away at once
 
 
+SQUARE = "square"
 SHAPES = {
-    "square": None,
+    SQUARE: None,
     "as the portrait": AS_PORTRAIT,
     **{aspect: aspect for aspect in ("9:16", "3:4", "4:3", "16:9")},
 }
@@ -147,7 +148,7 @@ class Studio:
             self._adapted = wanted
         return self._adapted
 
-    def drawing(self, animator: Animator, wanted: Drawing, request: Request) -> Animator:
+    def drawing(self, animator: Animator, wanted: Drawing, request: Request | Edit) -> Animator:
         """The animator for the picture that is asked for; for the model's own it is the animator itself."""
         if wanted.aspect is None and wanted.size in (None, animator.settings.size):
             return animator
@@ -183,11 +184,13 @@ class Studio:
             normals = [(image, f"frame {number}") for image, number in zip(maps, numbers, strict=True)]
             return Preview(overlays, normals, prepared)
 
-    def edit(self, session: str, edit: Edit, folder: Path, report: Report) -> tuple[Path, list[str]]:
+    def edit(
+        self, session: str, edit: Edit, folder: Path, report: Report, wanted: Drawing = Drawing()
+    ) -> tuple[Path, list[str]]:
         """Write an edited picture into `folder`, named after the portrait; and what a viewer should know of it."""
         with self.job(session, report) as checked:
             output = folder / f"{stem_of(edit.portrait.name)}-edited.png"
-            return output, write_edit(self.animator, edit, output, checked).notes
+            return output, write_edit(self.drawing(self.animator, wanted, edit), edit, output, checked).notes
 
     def pixels(self, wanted: Drawing, portrait: tuple[int, int] | None = None) -> int:
         """How many a frame of such a picture has; `portrait` is the width and height of the portrait's file.
