@@ -9,9 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from fportrait.animate import Animator
-from fportrait.animate.animator import Request, for_portrait
 from fportrait.animate.edit import Edit, edit_picture
 from fportrait.animate.own_clips import evaluate_clips
+from fportrait.animate.request import Request
+from fportrait.animate.run import for_portrait
 from fportrait.animate.sizes import AS_PORTRAIT
 from fportrait.animate.stream import PortraitStream
 from fportrait.animate.tracked import track_video

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from fportrait.animate.animator import check_output
+from fportrait.animate.run import check_output
 from fportrait.animate.viewpoint import viewpoint
 from fportrait.capture.video_io import probe, read_image, write_video
 from fportrait.cli import main

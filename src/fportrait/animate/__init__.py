@@ -5,8 +5,9 @@ same for everyone: the front camera stands at +z, at the distance the model was 
 driving video, expression from it or from another one, body shape and appearance from the portrait.
 """
 
-from fportrait.animate.animator import Animator, animate
+from fportrait.animate.animator import Animator
 from fportrait.animate.request import Prepared, Request
+from fportrait.animate.run import animate
 from fportrait.animate.viewpoint import Viewpoint, camera_path, viewpoint
 
 __all__ = ["Animator", "Prepared", "Request", "Viewpoint", "animate", "camera_path", "viewpoint"]

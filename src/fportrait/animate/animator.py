@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
-import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -42,7 +40,6 @@ from fportrait.diffusion.cameras import Cameras
 from fportrait.diffusion.conditions import padded
 from fportrait.diffusion.lora import adapter_name, find_adapter
 from fportrait.errors import UserError
-from fportrait.outputs import check_file, check_folder
 from fportrait.pixels import Picture
 from fportrait.provenance import provenance_tags
 from fportrait.tracking.config import TrackConfig
@@ -544,102 +541,3 @@ class Animator:
             np.save(path, codes, allow_pickle=False)
         write_json(folder / "provenance.json", {"tags": tags})
         return folder
-
-
-def check_output(
-    output: Path, inputs: Iterable[Path | None], conditions: Path | None = None, force: bool = False
-) -> None:
-    """Refuse, before any work, what cannot be written at the end: another kind of file, an input, a closed folder.
-
-    Args:
-        conditions: the folder for what the model was given, if it is asked for. force: replace files that fportrait
-            did not write.
-    """
-    if output.suffix.lower() != ".mp4":
-        raise UserError(f"the output {output}", "a name that ends with .mp4", f"write to {output.with_suffix('.mp4')}")
-    written = {os.path.realpath(path) for path in (output, output.with_suffix(".png"))}
-    for source in inputs:
-        if source is not None and os.path.realpath(source) in written:  # `resolve` fails at links that go in circles
-            raise UserError(f"the output {output}, which would overwrite {source}", "a name of its own", "change -o")
-    for path, folder, option in ((output, output.parent, "-o"), (conditions, conditions, "--conditions")):
-        if path is None or folder is None:
-            continue
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()  # permissions tell nothing to root, or of a read-only disk
-            writable = path is conditions or not path.is_dir()
-        except OSError:
-            writable = False
-        if not writable:
-            raise UserError(f"the output {path}, which cannot be written", "a folder of yours", f"change {option}")
-    for path in (output, output.with_suffix(".png")):
-        check_file(path, force)
-    if conditions is not None:
-        check_folder(conditions, CONDITIONS, force)
-
-
-def for_portrait(
-    model: str | Path,
-    portrait: Path,
-    size: int | str | Picture | None = None,
-    aspect: str | None = None,
-    adapter: str | Path | None = None,
-    fov: float | None = None,
-    force: bool = False,
-) -> Animator:
-    """An animator whose picture may have the shape of a portrait (`aspect` is `sizes.AS_PORTRAIT`); see `Animator`."""
-    if aspect != AS_PORTRAIT:
-        return Animator(model, size=size, adapter=adapter, aspect=aspect)
-    return Animator(model, remember=1, adapter=adapter).drawing(size, aspect, Path(portrait), fov, force)
-
-
-def animate(
-    portrait: Path,
-    driving: Path,
-    camera: str,
-    output: Path,
-    model: Path,
-    report: Report = quiet,
-    conditions: Path | None = None,
-    size: int | str | Picture | None = None,
-    force: bool = False,
-    adapter: Path | None = None,
-    profile: Profile | None = None,
-    aspect: str | None = None,
-    **settings: Any,
-) -> dict[str, Path]:
-    """Animate `portrait` with the expressions and head pose of `driving`, seen along `camera`.
-
-    Args:
-        output: the video (.mp4). model: a bundle folder. conditions: a folder for what the model was given.
-        size, aspect: of the model's picture; see `sizes.chosen_picture`. force: replace files that fportrait did not
-            write, and go on with what is unlike a face. adapter: LoRA weights over the model; see `Animator`.
-        profile: is told the seconds of every stage. settings: the other fields of `Request`.
-
-    Returns:
-        `video` and `picture`: the files written; `conditions` when asked for.
-
-    Raises:
-        UserError: unreadable files, no face or two faces, a bad camera, a model folder with parts missing, an adapter
-            of another base, an output that cannot be written, is one of the inputs, or would replace what fportrait
-            did not write.
-    """
-    output = Path(output)
-    request = Request(Path(portrait), Path(driving), camera, force=force, **settings)
-    inputs = [request.portrait, request.driving, request.expression, *request.more]
-    check_output(output, inputs, conditions, force)
-    profile = profile or Profile()
-    with profile.measured("load"):
-        animator = for_portrait(model, request.portrait, size, aspect, adapter, request.portrait_fov, force)
-    animator.profile = profile
-    if adapter is not None:
-        _ = animator.pipeline  # an adapter of another base is refused before a video is tracked
-    with profile.measured("track"):
-        prepared = animator.prepare(request, report)
-    for note in prepared.notes:
-        report(f"note: {note}", 0, 0)
-    with profile.measured("write"):
-        written = animator.write(prepared, output, report)
-    if conditions is not None:
-        written["conditions"] = animator.write_conditions(prepared, Path(conditions))
-    return written

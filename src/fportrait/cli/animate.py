@@ -308,8 +308,8 @@ def edit(
     changes = parse_pairs(adjust, "--adjust", "SLIDER=STRENGTH", "smile=0.5")
     scales = parse_pairs(guidance, "--guidance", "FACTOR=SCALE", "expression=2")
     yaw, pitch, roll = parse_numbers(head, 3, "--head", "20,0,0")
-    from fportrait.animate.animator import for_portrait
     from fportrait.animate.edit import Edit, write_edit
+    from fportrait.animate.run import for_portrait
 
     wanted = Edit(
         *(portrait, changes, at_rest, (yaw, pitch, roll), camera, scales, steps, seed, scale, portrait_fov, force)

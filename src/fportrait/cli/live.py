@@ -139,11 +139,12 @@ def run_live(
     """Run a stream to its end, telling its state on standard error; returns its figures."""
     import torch
 
-    from fportrait.animate.animator import Animator, check_output
+    from fportrait.animate.animator import Animator
     from fportrait.animate.driving import Steering
     from fportrait.animate.live import Live, one_blas_thread, refuse_not_running
     from fportrait.animate.profile import Profile
     from fportrait.animate.recording import Recording, is_pipe
+    from fportrait.animate.run import check_output
     from fportrait.animate.sources import CameraSource, FileSource
     from fportrait.animate.stream import PortraitStream
     from fportrait.provenance import provenance_tags
