@@ -1,7 +1,7 @@
 """A stream in threads: reading, tracking, drawing, sampling and decoding overlap; nothing is queued but the newest.
 
 ```
-source → [newest frame] → track → [one moment] → draw → [one window] → sample → [one window] → decode → sink
+source → [newest frame] → track → [one moment] → draw → [one window] → sample → [one window] → decode → show
 ```
 Every queue holds one entry. A stage that is too slow makes the one before it wait, up to the newest frame's place,
 where a waiting frame is replaced by the next: frames are dropped there, and nowhere is a backlog that would grow the
@@ -184,12 +184,12 @@ class Live:
         self.tracker = LiveTracker(animator.landmarks, animator.config, animator.encoder.crop_size, intrinsics)
         self.drops, self.fps = drops, float(source.fps)
         self.meter = Meter()
-        self._slots = [Slot(replaces=drops), Slot(), Slot(), Slot()]
+        self._slots = [Slot(replaces=drops), Slot(), Slot(), Slot(), Slot()]
         self._error: BaseException | None = None
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, args=(work,), name=f"live {work.__name__.strip('_')}", daemon=True)
-            for work in (self._read, self._track, self._draw, self._sample, self._decode)
+            for work in (self._read, self._track, self._draw, self._sample, self._decode, self._show)
         ]
 
     def start(self) -> Live:
@@ -313,12 +313,20 @@ class Live:
             self._slots[3].end()
 
     def _decode(self) -> None:
+        try:
+            while True:
+                moments, made = self._slots[3].get()
+                if not isinstance(made, np.ndarray):
+                    with self.meter.measured("decode"):
+                        made = self.stream.decode(made)
+                self._slots[4].put((moments, made))
+        finally:
+            self._slots[4].end()
+
+    def _show(self) -> None:
         due = 0.0
         while True:
-            moments, made = self._slots[3].get()
-            if not isinstance(made, np.ndarray):
-                with self.meter.measured("decode"):
-                    made = self.stream.decode(made)
+            moments, made = self._slots[4].get()
             # A window's frames come at once and are shown at the rate at which their driver's came.
             spacing = 0.95 * (moments[-1][1] - moments[0][1]) / max(1, len(moments) - 1) if self.drops else 0.0
             for frame, (moment, came) in zip(made, moments, strict=False):
