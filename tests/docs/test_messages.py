@@ -28,6 +28,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     rng = np.random.default_rng(0)
     write_video(Path("talk.mp4"), rng.integers(0, 255, (17, 64, 64, 3), dtype=np.uint8))
     Path("text.mp4").write_text("hello")
+    Path("noise.mp4").write_bytes(bytes(range(256)) * 9)
     return tmp_path
 
 
@@ -39,6 +40,7 @@ def said(action) -> str:
 
 def test_messages_about_files():
     assert said(lambda: probe(Path("text.mp4"))) in SHOWN
+    assert said(lambda: probe(Path("noise.mp4"))) in SHOWN
     assert said(lambda: read_image(Path("talk.mp4"))) in SHOWN
     whole = Path("talk.mp4").read_bytes()
     Path("clip.mp4").write_bytes(whole[: len(whole) // 2])
