@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
+from fportrait.animate.retarget import SLIDERS
 from fportrait.errors import UserError
 from fportrait.web.security import (
     COOKIE,
@@ -78,6 +79,7 @@ class Visitor:
         } | values
         data = [portrait, None, None, given["kind"], given["keys"], given["file"], 1, 1, 1, 1]
         data += [given["steps"], given["seed"], given["frames"], given["neutral"], False]
+        data += [*(0 for _ in SLIDERS), "square", 64]
         return self.call("generate", data)
 
     def call(self, name: str, data: list) -> dict:
