@@ -37,8 +37,8 @@ ablate: $(STAMP) ## train and score the ablations on the mini world (about an ho
 experiments: $(STAMP) ## DVC's table of experiments, in 120 columns
 	@$(BIN)/dvc exp show --only-changed --drop 'Created|src|pipelines|data'
 
-# Two halves of the tests, so that `make --jobs=2 test` takes little more than half the time; the second is all but the first.
-FIRST := tests/web tests/platform tests/training
+# Two halves of the tests; the second is all but the first. `make --jobs=2 test` runs them side by side, on a machine with cores to spare.
+FIRST := tests/platform tests/training tests/web
 test: check types first rest ## ruff, mypy and pytest
 
 check: $(STAMP)

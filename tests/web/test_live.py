@@ -239,3 +239,4 @@ def test_a_camera_drives_a_portrait_in_the_page_and_a_second_tab_is_told_to_wait
         wait_for(lambda: "one at a time" in second.errors(), "the refusal")
     finally:
         second.close()
+        page.open(server)  # a page that is left ends its stream, which else would go on beside every later test
