@@ -80,7 +80,7 @@ def test_promotion_refusal_and_rollback_from_one_model_to_the_next(stage_run, tm
     info = mlflow.models.get_model_info("models:/fportrait@champion")
     (job,) = info.signature.inputs.input_types()
     assert {item.name for item in job.properties} == {
-        *("portrait", "driving", "output", "expression", "camera", "seed", "steps", "guidance")
+        *("portrait", "driving", "output", "expression", "camera", "seed", "steps", "guidance", "size", "aspect")
     }
     assert {item.name for item in job.properties if item.required} == {"portrait", "driving"}
     assert "| data set |" not in runs.client().get_registered_model("fportrait").description  # nothing was measured
