@@ -13,7 +13,7 @@ import numpy as np
 from fportrait.body.backdrop import backdrop_of
 from fportrait.body.mouth import INSIDE, USUAL_SKIN, inside_colours, inside_of, light_of, mouth_weights
 from fportrait.body.pose import Pose
-from fportrait.body.rasterizer import rasterize
+from fportrait.body.rasterizer import rasterize, vertex_normals
 from fportrait.body.surface import (
     about_the_ears,
     crown_colour,
@@ -137,14 +137,8 @@ class PortraitPainter:
 
     def _vertices_seen(self) -> tuple[np.ndarray, np.ndarray]:
         """Where the portrait has the body's vertices, `V 2` pixels, and how well it sees each, cosines `V`."""
-        corners = self.vertices[self.faces]
-        normals, summed = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), []
-        for axis in range(3):
-            parts = [np.bincount(self.faces[:, i], normals[:, axis], len(self.vertices)) for i in range(3)]
-            summed.append(np.sum(parts, 0))
-        outward, away = np.stack(summed, 1), self.vertices
-        lengths = np.linalg.norm(outward, axis=1) * np.linalg.norm(away, axis=1)
-        facing = -(outward * away).sum(1) / np.maximum(lengths, 1e-12)
+        outward = vertex_normals(self.vertices, self.faces, self.body.weld)
+        facing = -(outward * self.vertices).sum(1) / np.maximum(np.linalg.norm(self.vertices, axis=1), 1e-12)
         places = project(self.vertices, self.intrinsics)
         return places, self._unhidden(self.vertices, places, facing, True)
 
@@ -180,7 +174,8 @@ class PortraitPainter:
         backdrop = self.backdrop
         if self.surface is not None and backdrop is not None:
             gone = np.clip((turned_by(self.vertices, target.vertices) - GHOST[0]) / (GHOST[1] - GHOST[0]), 0, 1)
-            backdrop = backdrop._replace(rim=backdrop.rim * (1 - gone * self._ears))
+            if gone:
+                backdrop = backdrop._replace(rim=backdrop.rim * (1 - gone * self._ears))
         return draw_warped(
             self.portrait, target, places, front, WARP_REACH, self._beyond(target, sight, places), backdrop
         )
