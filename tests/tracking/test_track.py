@@ -15,6 +15,7 @@ from fportrait.camera.cameras import project
 from fportrait.capture.ingest import ingest_captures
 from fportrait.capture.video_io import write_video
 from fportrait.capture.world import write_embedded_world
+from fportrait.dataset.validation import against_manifest
 from fportrait.errors import UserError
 from fportrait.tables.schema import check_schema
 from fportrait.tracking.captures import track_captures
@@ -192,13 +193,13 @@ def test_the_crop_spans_the_asked_metres_at_the_head():
 
 
 @pytest.fixture(scope="module")
-def studio(tmp_path_factory, encoder_folder):
-    """One filmed studio identity with its truth."""
+def studio_root(tmp_path_factory, encoder_folder):
+    """One filmed studio identity with its truth; the last of its four cameras looks at a wall."""
     root = tmp_path_factory.mktemp("studio")
     config = {
         "phone_identities": 0,
         "studio_identities": 1,
-        "studio_cameras": 3,
+        "studio_cameras": 4,
         "studio_segments": 1,
         "studio_frames": 6,
         "studio_yaw_degrees": 35.0,
@@ -206,11 +207,28 @@ def studio(tmp_path_factory, encoder_folder):
         "supersample": 1,
     }
     write_embedded_world(root / "raw", root / "truth", config, seed=5)
+    write_video(next((root / "raw").rglob("cam03.mp4")), [np.full((160, 160, 3), 90, np.uint8)] * 6, 25.0, 12.0)
     ingest_captures(root / "raw", root / "ingest", root, {})
     report = track_captures(root / "ingest", encoder_folder, root / "tracks", root / "units", {}, 0, root)
     assert report["identities_with_refined_landmarks"] == 1
-    with np.load(next((root / "truth").rglob("*.npz")), allow_pickle=False) as truth:
-        return pd.read_parquet(root / "tracks/frames.parquet"), dict(truth)
+    return root
+
+
+@pytest.fixture(scope="module")
+def studio(studio_root):
+    with np.load(next((studio_root / "truth").rglob("*.npz")), allow_pickle=False) as truth:
+        return pd.read_parquet(studio_root / "tracks/frames.parquet"), dict(truth)
+
+
+def test_a_studio_camera_that_sees_no_face_is_listed_so_that_the_gate_does_not_miss_it(studio_root, studio):
+    (entry,) = json.loads((studio_root / "tracks/quarantine.json").read_text())
+    assert entry["clip"].endswith("cam03") and "no face" in entry["reason"]
+    structure, lost = against_manifest(
+        studio[0].groupby(["dataset", "clip"], as_index=False).agg(frames=("frame", "size")),
+        studio_root / "tracks",
+        studio_root / "ingest/manifest.parquet",
+    )
+    assert not lost and not structure["frames_off_manifest"].any()
 
 
 def test_studio_cameras_share_one_pose_and_one_code_per_frame(studio):

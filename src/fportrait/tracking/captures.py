@@ -104,22 +104,22 @@ def track_identity(unit: IdentityUnit, folder: Path, base: str, config: TrackCon
     return {
         "frames": len(rows),
         "error": float(np.mean([track.error for track in tracks])),
-        "hidden_cameras": hidden,
-        "set_aside": [[name, str(error)] for name, error in aside],
+        "hidden_cameras": len(hidden),
+        "set_aside": [[name, str(error)] for name, error in (*aside, *hidden)],
         "refined": tracks[0].refined,
     }
 
 
 def read_segments(
     unit: IdentityUnit, crop_size: int, body_size: int, config: TrackConfig
-) -> tuple[list[list[tuple[Clip, ClipLandmarks]]], int, list[tuple[str, UserError]]]:
-    """The clips of a unit by segment, how many studio cameras saw no face, and the clips set aside with their reason.
+) -> tuple[list[list[tuple[Clip, ClipLandmarks]]], list[tuple[str, UserError]], list[tuple[str, UserError]]]:
+    """The clips of a unit by segment; with their reasons, those of studio cameras that saw no face, and others set aside.
 
     Raises:
         UserError: no clip is left.
     """
     by_segment: dict[str, list[tuple[Clip, ClipLandmarks]]] = {}
-    hidden: list[UserError] = []
+    hidden: list[tuple[str, UserError]] = []
     aside: list[tuple[str, UserError]] = []
     for clip in (clip_of(dict(row), unit.dataset) for row in unit.rows):
         path = Path(unit.root) / clip.path
@@ -129,7 +129,7 @@ def read_segments(
                 refuse_unlike(seen.unlike, clip.path, config.force)
         except UserError as error:
             if unit.dataset == "StudioCapture" and "no face" in error.found:
-                hidden.append(error)  # a camera behind the person sees no face; the others do
+                hidden.append((clip.name, error))  # a camera behind the person sees no face; the others do
             else:
                 aside.append((clip.name, error))
             continue
@@ -140,10 +140,10 @@ def read_segments(
         except UserError as error:
             aside += [(clip.name, error) for clip, _ in by_segment.pop(name)]
     if not by_segment:
-        faults = list(dict.fromkeys([*(error for _, error in aside), *hidden]))
+        faults = list(dict.fromkeys([error for _, error in (*aside, *hidden)]))
         more = f" and {len(faults) - 5} faults more" if len(faults) > 5 else ""
         raise UserError("; ".join(error.found for error in faults[:5]) + more, faults[0].expected, faults[0].fix)
-    return list(by_segment.values()), len(hidden), aside
+    return list(by_segment.values()), hidden, aside
 
 
 def clip_of(row: Mapping[str, Any], dataset: str) -> Clip:
