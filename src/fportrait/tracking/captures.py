@@ -113,7 +113,7 @@ def track_identity(unit: IdentityUnit, folder: Path, base: str, config: TrackCon
 def read_segments(
     unit: IdentityUnit, crop_size: int, body_size: int, config: TrackConfig
 ) -> tuple[list[list[tuple[Clip, ClipLandmarks]]], list[tuple[str, UserError]], list[tuple[str, UserError]]]:
-    """The clips of a unit by segment; with their reasons, those of studio cameras that saw no face, and others set aside.
+    """The clips of a unit by segment; with reasons, those of studio cameras that saw no face, and others set aside.
 
     Raises:
         UserError: no clip is left.
