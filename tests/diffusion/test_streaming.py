@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from fportrait.bundle import SHIPPED_BASE
-from fportrait.diffusion.codec import BlockCodec, decode_latents, load_vae
+from fportrait.diffusion.codec import BlockCodec, decode_latents, denormalise, encode_video, load_vae
 from fportrait.diffusion.pipeline import FactorPortraitPipeline
 from fportrait.diffusion.schedule import make_scheduler
-from fportrait.diffusion.streaming import product_type, streamed
+from fportrait.diffusion.streaming import decoded_beside, product_type, streamed
 from fportrait.diffusion.transformer import FactorPortraitTransformer
 
 TINY = {
@@ -65,6 +65,50 @@ def test_the_streamed_transformer_says_what_the_original_says(dtype, share, prom
     assert theirs.std() > 0.1
     again = original.transformer(**given, prompt_cache=original.transformer.prompt_key_values())
     assert torch.equal(again, theirs), "the original was changed"
+
+
+@torch.no_grad()
+def test_only_the_portraits_frame_is_kept_from_call_to_call_and_another_portrait_is_another_frame():
+    original = pipeline()
+    made, first = streamed(original, torch.float32).transformer, inputs(1)
+    generator = torch.Generator().manual_seed(3)
+    other = {**first, "reference": torch.randn(first["reference"].shape, generator=generator)}
+    later = {**first, "timestep": first["timestep"] / 2}
+    for given in (first, other, later, first):
+        theirs = original.transformer(**given)
+        ours = made(**given, prompt_cache=made.prompt_key_values())
+        assert (ours - theirs).abs().max() < 1e-5 * theirs.std()
+    (blocks,) = made.blocks
+    assert len(blocks.kept) == 3
+    # Of another window the portrait's tokens would have been others: a part of what the window itself changes.
+    moved = {**first, "latents": torch.randn(first["latents"].shape, generator=generator)}
+    theirs, before = original.transformer(**moved), original.transformer(**first)
+    ours = made(**moved, prompt_cache=made.prompt_key_values())
+    assert 0 < (ours - theirs).std() < 0.05 * (theirs - before).std()
+    assert len(blocks.kept) == 3
+    for number in range(2 * blocks.KEPT):
+        made(**{**first, "timestep": torch.tensor([float(number)])}, prompt_cache=made.prompt_key_values())
+    assert len(blocks.kept) == blocks.KEPT
+
+
+@torch.no_grad()
+def test_a_video_and_its_painted_portrait_share_the_correction_and_nothing_else():
+    codec = load_vae(SHIPPED_BASE / "vae")
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, codec.config.z_dim, 2, 4, 4, generator=generator)
+    painted = torch.rand(1, 3, 5, 32, 32, generator=generator) * 2 - 1
+    video, coded = decoded_beside(codec, latents, painted)
+    assert (video - decode_latents(codec, latents)).abs().max() < 1e-5
+    theirs = decode_latents(codec, encode_video(codec, painted))
+    plain = codec.decode_blocks(denormalise(codec, encode_video(codec, painted))).clamp(-1, 1)
+    assert (coded - theirs).abs().mean() < (plain - theirs).abs().mean() + (video - plain).abs().mean()
+    assert coded.shape == theirs.shape == video.shape
+    same, own = decoded_beside(codec, encode_video(codec, painted), painted)
+    assert torch.equal(same, own)
+    long = torch.randn(1, codec.config.z_dim, 14, 4, 4, generator=generator)
+    video, coded = decoded_beside(codec, long, torch.zeros(1, 3, 53, 32, 32))
+    assert (video - decode_latents(codec, long)).abs().max() < 1e-5
+    assert (coded - decode_latents(codec, encode_video(codec, torch.zeros(1, 3, 53, 32, 32)))).abs().max() < 1e-5
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ from fportrait.diffusion.codec import decode_latents, encode_video
 from fportrait.diffusion.detail import with_detail
 from fportrait.diffusion.schedule import set_noise_levels
 from fportrait.diffusion.shapes import TEMPORAL_STRIDE
-from fportrait.diffusion.streaming import streamed
+from fportrait.diffusion.streaming import decoded_beside, streamed
 from fportrait.errors import UserError
 from fportrait.pixels import to_model_range, to_uint8
 from fportrait.tracking.actions import told_actions
@@ -248,10 +248,7 @@ class PortraitStream:
             own = to_model_range(sampled.painted[None]).to(latents.device)
             assert sampled.trusted is not None
             trust = torch.from_numpy(sampled.trusted[None, None]).to(own) / 255
-            # Both at once: two of so few frames cost a CPU half as much again.
-            video, coded = (
-                decode_latents(vae, torch.cat([latents, encode_video(vae, own).to(latents)])).float().chunk(2)
-            )
+            video, coded = decoded_beside(vae, latents, own)
             video = with_detail(video, own, coded, trusted=trust)
         new = video[:, :, 1:]
         if self.carry == "faded" and self._shown is not None:
