@@ -11,6 +11,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
+from fportrait.animate import adapt_parts
 from fportrait.animate.adapt import (
     at_work,
     better,
@@ -21,18 +22,19 @@ from fportrait.animate.adapt import (
     without_consent,
     words,
 )
-from fportrait.animate.adapt_parts import AdaptSettings, divide
+from fportrait.animate.adapt_parts import AdaptSettings, divide, place
 from fportrait.animate.adapt_shards import shares
 from fportrait.animate.adapters import FOLDER, WORK, adapters, base_of, delete, fitting, resolve
-from fportrait.animate.clip_check import UNUSABLE, ClipCheck, PersonCheck
+from fportrait.animate.clip_check import GOOD, UNUSABLE, ClipCheck, PersonCheck, check_clips
 from fportrait.atomic_io import write_json
 from fportrait.bundle import SHIPPED_BASE, read_settings
-from fportrait.capture.video_io import write_video
+from fportrait.capture.video_io import read_video, write_video
 from fportrait.cli import main
 from fportrait.diffusion.architectures import variant_of as transformer_of
 from fportrait.diffusion.lora import LoraSettings, adapter_name, weights_hash
 from fportrait.errors import UserError
 from fportrait.provenance import TAG
+from helpers.trees import variable_clip
 
 
 @pytest.fixture
@@ -268,3 +270,19 @@ def test_one_clip_of_everyone_is_held_out_and_it_is_not_the_one_that_turns():
     assert any("ben has one clip" in note for note in notes)
     with pytest.raises(UserError, match="cleo is left out"):
         divide([short])
+
+
+def test_an_only_clip_of_variable_rate_is_learned_from_and_judged_to_its_end(tmp_path, monkeypatch):
+    """Nine stored frames are fifteen at 25 a second: cut in stored ones, the last six were lost."""
+    path = variable_clip(tmp_path / "a.mp4", (0, 40, 80, 120, 160, 200, 320, 440, 560))
+    (person,) = check_clips({"anna": [path]})
+    (found,) = person.clips
+    assert (found.frames, found.fps, found.seconds) == (15, 25, 0.6), "nothing but grey: measured, and no face"
+    found.state = GOOD
+    monkeypatch.setattr(adapt_parts, "LEAST_SECONDS", 0.5)
+    parts, _ = divide([person])
+    assert [part.as_dict()["frames"] for part in parts] == [[0, 10], [10, 15]]
+    place(parts, tmp_path / "placed", AdaptSettings())
+    (learned,), (held,) = (sorted((tmp_path / "placed" / kind).rglob("*.mp4")) for kind in ("learn", "held"))
+    shown = np.concatenate([read_video(learned), read_video(held)]).mean((1, 2, 3))
+    assert len(shown) == 15 and np.abs(shown[[0, 5, 8, 14]] - [0, 150, 180, 240]).max() < 6

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fportrait.animate import carried
+from fportrait.animate import carried, film
 from fportrait.animate.animator import Animator
 from fportrait.animate.carried import carried_by, carry, choose, portraits_for
 from fportrait.animate.edit import Edit, prepare_edit
@@ -24,6 +24,7 @@ from fportrait.capture.video_io import read_image, write_image, write_video
 from fportrait.capture.world import sample_training_clip
 from fportrait.diffusion.lora import LoraSettings
 from fportrait.provenance import TAG
+from fportrait.tracking.actions import ActionReadout
 
 FRAMES = 5
 
@@ -43,6 +44,7 @@ def rows(yaws, openings, confidence=None, person="p00") -> pd.DataFrame:
             "body_rotation": [np.eye(3).ravel()] * len(yaws),
             "head_rotation": [rotation_from_degrees(yaw, 0, 0).ravel() for yaw in yaws],
             "landmarks": list(points.reshape(len(yaws), -1)),
+            "expression_code": list(np.random.default_rng(1).normal(size=(len(yaws), 128)).astype(np.float32)),
         }
     )
 
@@ -79,7 +81,7 @@ def adapter(person):
     table["path"] = str(folder / "c.mp4")
     (folder / "tracks").mkdir()
     table.to_parquet(folder / "tracks/frames.parquet")
-    told = carry(folder / "tracks", made)
+    told = carry(folder / "tracks", made, ActionReadout.beside(SHIPPED_BASE / "expression_encoder"))
     assert {(one["person"], one["shows"], one["frame"]) for one in told} >= {("p00", "left", 1), ("p00", "mouth", 2)}
     return made
 
@@ -109,10 +111,27 @@ def test_they_are_painted_from_for_that_person_and_named_in_the_provenance(anima
         edited = prepare_edit(animator, Edit(portrait))
     assert [one.path.stem for one, _ in prepared.others] == ["left", "mouth", "front"]
     assert any("adapter's own pictures" in note for note in prepared.notes)
-    assert len(edited.others) == 3
+    assert len(edited.others) == 3 and len(edited.film) == len(prepared.film) == FRAMES
     inputs = json.loads(animator.tags(prepared)[TAG])["inputs"]
-    assert {"adapter's picture 1", "adapter's picture 3"} <= set(inputs)
-    assert animator.with_adapter(None).prepare(Request(portrait, folder / "c.mp4", max_frames=2)).others == []
+    assert {"adapter's picture 1", "adapter's picture 3", "adapter's film 1"} <= set(inputs)
+    bare = animator.with_adapter(None).prepare(Request(portrait, folder / "c.mp4", max_frames=2))
+    assert bare.others == [] and bare.film == [] and "film" not in animator.with_adapter(None).tags(bare)[TAG]
+
+
+def test_a_face_is_painted_from_the_film_and_the_models_condition_is_not(animator, person, tmp_path):
+    """A film shows the portrait's own frame, too: the face comes out as it was filmed."""
+    folder, video = person
+    portrait = write_image(tmp_path / "me.png", video[0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(carried, "alike", lambda first, second: 0.99)
+        prepared = animator.prepare(Request(portrait, folder / "c.mp4", max_frames=FRAMES))
+    pictures = {shown: list(animator.painted(prepared, range(FRAMES), shown=shown)) for shown in (True, False)}
+    prepared.film, film = [], prepared.film
+    bare = {shown: list(animator.painted(prepared, range(FRAMES), shown=shown)) for shown in (True, False)}
+    assert all(np.array_equal(*pair) for pair in zip(pictures[False], bare[False], strict=True))
+    assert any(not np.array_equal(*pair) for pair in zip(pictures[True], bare[True], strict=True))
+    assert np.abs(pictures[True][0].astype(int) - bare[True][0]).mean() < 1, "the portrait stays the portrait"
+    assert film[0].texture(animator.body, animator.picture).known.any()
 
 
 def test_another_persons_portrait_gets_none_of_them_and_that_is_said(animator, tmp_path):
@@ -122,11 +141,23 @@ def test_another_persons_portrait_gets_none_of_them_and_that_is_said(animator, t
     for likeness in (None, 0.9):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(carried, "alike", lambda first, second, found=likeness: found)
-            pictures, (note,) = portraits_for(animator, person, image)
-        assert pictures == [] and "not used" in note
+            pictures, film, (note,) = portraits_for(animator, person, image)
+        assert pictures == film == [] and "not used" in note
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(carried, "alike", lambda first, second: 0.96)
-        assert len(portraits_for(animator, person, image)[0]) == 3
+        pictures, film, told = portraits_for(animator, person, image)
+    assert len(pictures) == 3 and film == [] and "another scene" in told[-1], "a face is no mixture of two"
+
+
+def test_of_a_clip_in_which_nothing_changes_one_frame_is_filmed():
+    moves, views = np.zeros((9, 478, 3)), np.repeat([[0, 0, 1.0]], 9, 0)
+    lips = load_body().landmark_valid.sum()
+    assert len(film.choose(views, moves[:, :lips])) == 1
+    moves[6] = 5.0  # millimetres
+    turned = views.copy()
+    turned[2] = [np.sin(0.3), 0, np.cos(0.3)]
+    assert set(film.choose(turned, moves[:, :lips])) >= {2, 6}
+    assert len(film.choose(turned, moves[:, :lips], most=2)) == 2
 
 
 def test_nothing_that_lies_among_them_by_another_name_is_read(adapter, tmp_path):

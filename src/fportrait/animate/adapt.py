@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 from fportrait.animate.adapt_parts import AdaptSettings, Part, divide, numbered, place
 from fportrait.animate.adapt_shards import encode_parts, reads_of, shares
-from fportrait.animate.carried import FOLDER, FRONT, carry
+from fportrait.animate.carried import FOLDER, LEFT, MOUTH, RIGHT, carry
 from fportrait.animate.clip_check import check_clips, clips_of
 from fportrait.atomic_io import atomic_folder, write_json
 from fportrait.capture.ingest import has_consent
 from fportrait.errors import UserError
+from fportrait.tracking.actions import ActionReadout
 
 if TYPE_CHECKING:
     from fportrait.training.config import StageConfig
@@ -135,7 +136,8 @@ def _adapt(
     shards = encode_parts(parts, mine, work, base, settings, tell)
     mark(seconds, "track and encode", began)
     trained = train_adapter(shards, mine, base, settings, tell)
-    pictures = carry(mine / "tracks", trained / "adapter") if reads_of(base).warped_reference else []
+    painted, readout = reads_of(base).warped_reference, ActionReadout.beside(base / "expression_encoder")
+    pictures = carry(mine / "tracks", trained / "adapter", readout) if painted else []
     for picture in pictures:
         picture["person"] = numbered(parts)[picture["person"]]
     mark(seconds, "train", began)
@@ -155,7 +157,7 @@ def _adapt(
         "seconds": {key: round(value, 1) for key, value in seconds.items()},
         "earlier": earlier(out),
     }
-    brings = {picture["shows"] for picture in pictures} - {FRONT}
+    brings = {picture["shows"] for picture in pictures} & {LEFT, RIGHT, MOUTH}
     if not (record["better"] or (brings and harmless(scores)) or keep_worse):
         raise UserError(
             f"an adapter that is no better than the base on the clips held out ({words(scores)})",

@@ -46,7 +46,8 @@ class AdaptSettings:
 
 @dataclass
 class Part:
-    """One clip of the work: where it comes from, whether it is held out, and frames `start` to `stop` of it."""
+    """One clip of the work: where it comes from, whether it is held out, and frames `start` to `stop` of it, at its
+    constant rate."""
 
     clip: ClipCheck
     held_out: bool
@@ -128,15 +129,17 @@ def place(parts: Sequence[Part], folder: Path, settings: AdaptSettings) -> None:
             to = target / ("held" if part.held_out else "learn/phone") / numbers[part.clip.person] / name
             to.parent.mkdir(parents=True, exist_ok=True)
             info = probe(source)
-            stop = min(info.frames if part.stop is None else part.stop, part.start + limit)
-            if part.start == 0 and stop == info.frames and not info.variable_rate:
-                os.symlink(source, to)
-                continue
+            fps, total, stored = info.fps, info.frames, None
             if info.variable_rate:
                 fps, stored = constant_frames(source)
+                total = len(stored)
+            stop = min(total if part.stop is None else part.stop, part.start + limit)
+            if part.start == 0 and stop == total and stored is None:
+                os.symlink(source, to)
+                continue
+            frames = iter_video(source, part.start, stop)
+            if stored is not None:
                 wanted = stored[part.start : stop].tolist()
                 frames = picked(iter_video(source, 0, int(wanted[-1]) + 1), wanted)
-            else:
-                fps, frames = info.fps, iter_video(source, part.start, stop)
             write_video(to.with_suffix(".mp4"), frames, fps, crf=6.0)
         (target / "key").write_text(key)

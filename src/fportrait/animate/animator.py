@@ -204,7 +204,7 @@ class Animator:
         config = replace(self.config, force=request.force)
         person, image = self.tracked_portrait(request.portrait, request.portrait_fov, request.force, request.as_filmed)
         others = [self.tracked_portrait(path, request.portrait_fov, request.force) for path in request.more]
-        carried, told = portraits_for(self, person, image, request.force)
+        carried, film, told = portraits_for(self, person, image, request.force)
 
         def track(path: Path, what: str, seconds: float = math.inf) -> Tracked:
             limits = (self.landmarks, config, size, max_frames)
@@ -241,7 +241,7 @@ class Animator:
         if others and self.reads_painted:
             notes += strangers([(person.path, image), *[(other.path, picture) for other, picture in others]])
         shown = [*others, *carried] if self.reads_painted else []
-        return Prepared(request, person, drive, express, image, view, notes + told, shown)
+        return Prepared(request, person, drive, express, image, view, notes + told, shown, film)
 
     def tracked_portrait(
         self, path: Path, fov: float | None = None, force: bool = False, as_filmed: bool = False
@@ -332,8 +332,11 @@ class Animator:
             for other, image in prepared.others
         ]
         portrait = self.portrait(prepared, scale)
-        more = (samples, others, trusted, self.matte(prepared) if shown else None)
-        return paint_portrait(self.body, prepared.person, portrait, *where, own, told, *more)
+        film = [frame.texture(self.body, picture) for frame in prepared.film] if shown else []
+        matte = self.matte(prepared) if shown else None
+        return paint_portrait(
+            self.body, prepared.person, portrait, *where, own, told, samples, others, trusted, matte=matte, film=film
+        )
 
     def matte(self, prepared: Prepared) -> np.ndarray | None:
         """The person's opacity in the portrait, `h w`: None where no person is known."""
@@ -470,6 +473,8 @@ class Animator:
         inputs |= {f"portrait {number}": path for number, path in enumerate(request.more, start=2)}
         own = [other.path for other, _ in prepared.others[len(request.more) :]]
         inputs |= {f"adapter's picture {number}": path for number, path in enumerate(own, start=1)}
+        films = dict.fromkeys(frame.tracked.path for frame in prepared.film)
+        inputs |= {f"adapter's film {number}": path for number, path in enumerate(films, start=1)}
         if request.expression is not None:
             inputs["expression"] = request.expression
         camera = request.camera

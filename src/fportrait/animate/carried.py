@@ -4,6 +4,7 @@ The portrait's own pixels are kept wherever it shows what is asked for, so what 
 learned of a person is hardly seen there. What a portrait does not show, the other side of a head, the inside of a
 mouth, a frame of the person's own clips shows better than weights can remember it: an adapter brings up to four a
 person, and `animate --adapter` paints from them as from further portraits (`--portrait`, given again).
+Beside them lie films of a few frames, from which the whole face is painted as it is asked for (`film`).
 
 They are used for that person alone: for a portrait that dlib's network says is of the same person as the adapter's
 picture from the front, or, where that network is not installed, that was filmed in the same scene (`together`).
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fportrait.animate.clip_check import CROP, sharpness
+from fportrait.animate.film import PREFIX, Frame, films, frames_for
 from fportrait.animate.likeness import SAME, alike
 from fportrait.animate.together import in_one_scene
 from fportrait.animate.tracked import Tracked
@@ -71,18 +73,20 @@ def choose(frames: pd.DataFrame) -> dict[str, list[int]]:
     return {name: sound[some].tolist() for name, some in found.items()}
 
 
-def carry(tracks: Path, out: Path) -> list[dict[str, Any]]:
-    """Write the pictures of everyone in the tracks' tables to `out/portraits/PERSON/`, replaced as a whole.
+def carry(tracks: Path, out: Path, readout: Any = None) -> list[dict[str, Any]]:
+    """Write the pictures and films of everyone in the tracks' tables to `out/portraits/PERSON/`, replaced as a whole.
+
+    Args:
+        readout: actions of a code (`tracking.actions`); None, and no films are made.
 
     Returns:
         Of each: `person` (as the tables call them), `shows`, `clip` and `frame` that it was.
     """
     import pandas as pd
 
-    table = pd.read_parquet(
-        tracks / "frames.parquet",
-        columns=["identity", "clip", "path", "frame", "confidence", "body_rotation", "head_rotation", "landmarks"],
-    )
+    columns = ["identity", "clip", "path", "frame", "confidence", "body_rotation", "head_rotation", "landmarks"]
+    columns += ["expression_code"] * (readout is not None)
+    table = pd.read_parquet(tracks / "frames.parquet", columns=columns)
     told = []
     shutil.rmtree(out / FOLDER, ignore_errors=True)
     with atomic_folder(out / FOLDER) as folder:
@@ -91,6 +95,8 @@ def carry(tracks: Path, out: Path) -> list[dict[str, Any]]:
                 row, picture = sharpest(frames.iloc[rows])
                 write_image(folder / str(person) / f"{shows}.png", picture)
                 told.append({"person": str(person), "shows": shows, "clip": row["clip"], "frame": int(row["frame"])})
+        if readout is not None:
+            told += films(table, readout, folder)
     return told
 
 
@@ -121,22 +127,26 @@ def carried_by(adapter: Path) -> dict[str, dict[str, Path]]:
 
 def portraits_for(
     animator: Animator, person: Tracked, image: np.ndarray, force: bool = False
-) -> tuple[list[Picked], list[str]]:
-    """The adapter's pictures of a portrait's person, tracked, and a sentence on them; nothing without an adapter.
+) -> tuple[list[Picked], list[Frame], list[str]]:
+    """The adapter's pictures and films of a portrait's person, tracked, and a sentence on them; nothing without an
+    adapter.
 
     Args:
         person, image: the portrait's track and upright picture `H W 3`.
     """
     people = carried_by(animator.adapter) if animator.adapter is not None and animator.reads_painted else {}
     if not people:
-        return [], []
+        return [], [], []
     scores = {name: same_person(animator, person, image, some[FRONT], force) for name, some in people.items()}
     name = max(scores, key=lambda one: scores[one])
     if scores[name] <= 0:
-        return [], [f"the adapter's own pictures are not used: {person.path.name} does not look like their person"]
+        return [], [], [f"the adapter's own pictures are not used: {person.path.name} does not look like their person"]
     wanted = [people[name][shows] for shows in (LEFT, RIGHT, MOUTH, FRONT) if shows in people[name]]
     pictures = [animator.tracked_portrait(path, None, force, True) for path in wanted]
-    return pictures, [f"what {person.path.name} does not show is painted from the adapter's own pictures of the person"]
+    told = [f"what {person.path.name} does not show is painted from the adapter's own pictures of the person"]
+    paths = sorted(people[name][FRONT].parent.glob(f"{PREFIX}*.mp4"))
+    film, more = frames_for(animator, person, image, paths)
+    return pictures, film, told + more
 
 
 def same_person(animator: Animator, person: Tracked, image: np.ndarray, front: Path, force: bool) -> float:

@@ -20,7 +20,7 @@ import numpy as np
 from fportrait.animate.likeness import OTHER, SAME, embedding
 from fportrait.atomic_io import file_hash
 from fportrait.capture.clock import picked
-from fportrait.capture.video_io import VIDEO_SUFFIXES, VideoInfo, iter_video, probe
+from fportrait.capture.video_io import VIDEO_SUFFIXES, VideoInfo, constant_frames, iter_video, probe
 from fportrait.errors import UserError
 from fportrait.tracking.clips import two_alike
 from fportrait.tracking.config import TrackConfig
@@ -61,7 +61,7 @@ class ClipCheck:
     state: str = GOOD
     reasons: list[str] = field(default_factory=list)  # why it is not good, a sentence each
     notes: list[str] = field(default_factory=list)  # what was done to pictures and times
-    frames: int = 0
+    frames: int = 0  # at its rate, or, where that is variable, at the constant one that it is brought to
     fps: float = 0.0
     seconds: float = 0.0
     width: int = 0
@@ -216,6 +216,8 @@ def look(clip: ClipCheck, info: VideoInfo, path: Path, model: LandmarkModel, loo
     clip.frames, clip.fps, clip.width, clip.height = info.frames, info.fps, info.width, info.height
     clip.seconds, clip.notes = info.frames / max(info.fps, 1e-6), list(info.notes)
     if info.variable_rate:
+        clip.fps, stored = constant_frames(path)
+        clip.frames, clip.seconds = len(stored), len(stored) / clip.fps
         clip.notes.append("a variable frame rate: it is resampled to a constant one")
     last = min(info.frames, most or info.frames) - 1
     places = np.unique(np.linspace(0, last, min(looks, last + 1)).round().astype(int)).tolist()

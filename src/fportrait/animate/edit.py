@@ -90,9 +90,9 @@ def prepare_edit(animator: Animator, edit: Edit) -> Prepared:
     )
     framing = Framing.of(person, animator.picture)
     view = viewpoint(edit.camera, 1, animator.settings, edit.seed, framing=framing)
-    carried, told = portraits_for(animator, person, image, edit.force)
+    carried, film, told = portraits_for(animator, person, image, edit.force)
     notes = [*person.notes, *animator.picture_notes(person), *training_fit(view, animator.settings), *told]
-    return Prepared(request, person, drive, drive, image, view, notes, carried)
+    return Prepared(request, person, drive, drive, image, view, notes, carried, film)
 
 
 def edit_picture(animator: Animator, edit: Edit, report: Report = quiet) -> tuple[np.ndarray, Prepared]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fportrait.animate.film import Frame
 from fportrait.animate.matching import Response
 from fportrait.animate.tracked import Tracked
 from fportrait.animate.viewpoint import Viewpoint
@@ -75,6 +76,7 @@ class Prepared:
     view: Viewpoint
     notes: list[str]
     others: list[tuple[Tracked, np.ndarray]] = field(default_factory=list)  # further portraits, with their pictures
+    film: list[Frame] = field(default_factory=list)  # of the person, that an adapter carries
     response: Response | None = None  # how the portrait's scores answer its actions, once it was asked for
 
     def __len__(self) -> int:

@@ -12,6 +12,7 @@ others (five of them of the same person elsewhere) the likeness was .91 to 1.00 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import cv2
@@ -38,19 +39,25 @@ def in_one_scene(
     Args:
         person, image: the portrait's track and upright picture `H W 3`. drive: the video's track.
     """
-    segments = [[(tracked.track.clips[0], tracked.track.seen[0])] for tracked in (person, drive)]
-    shape, (of_person, of_drive) = track_segments(segments, model, config)
-    portrait, video = (
-        replace(person, shape=shape, track=of_person),
-        replace(drive, shape=shape, track=of_drive, own=True),
-    )
+    portrait, video = as_one_person(person, drive, model, config)
     return (portrait, video) if resemblance(portrait, image, video, body) >= ALIKE else None
 
 
-def resemblance(person: Tracked, image: np.ndarray, drive: Tracked, body: BodyModel) -> float:
+def as_one_person(
+    person: Tracked, drive: Tracked, model: LandmarkModel, config: TrackConfig
+) -> tuple[Tracked, Tracked]:
+    """The portrait and a video of the same person fitted with one shape, the latter marked as `own`."""
+    segments = [[(tracked.track.clips[0], tracked.track.seen[0])] for tracked in (person, drive)]
+    shape, (of_person, of_drive) = track_segments(segments, model, config)
+    return replace(person, shape=shape, track=of_person), replace(drive, shape=shape, track=of_drive, own=True)
+
+
+def resemblance(
+    person: Tracked, image: np.ndarray, drive: Tracked, body: BodyModel, looked_at: Sequence[int] = LOOKED_AT
+) -> float:
     """How much the portrait painted in the video's poses looks like the video, over the face: the best correlation of
     grey levels among a few frames, in -1..1, whatever their light."""
-    numbers = [number for number in LOOKED_AT if number < len(drive)]
+    numbers = [number for number in looked_at if number < len(drive)]
     lens = crop_intrinsics(drive.intrinsics, drive.crop, SIZE)
     cameras = np.repeat(drive.reference_camera[None], len(numbers), 0)
     portrait = crop_picture(image, person.crop, SIZE)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fportrait.body.blending import FaceBlend, Texture
 from fportrait.body.model import BodyModel
 from fportrait.body.painting import WARP_SCALE, PortraitPainter, acting_vertices, turned_by
 from fportrait.body.rasterizer import normal_map
@@ -281,6 +282,7 @@ def paint_portrait(
     others: Sequence[tuple[Tracked, np.ndarray, np.ndarray | None]] = (),
     trusted: list[np.ndarray] | None = None,
     matte: np.ndarray | None = None,
+    film: Sequence[Texture] = (),
 ) -> Iterator[np.ndarray]:
     """The portrait `H W 3` painted on its body and drawn in the driver's poses, one by one; see `draw_normals`.
 
@@ -288,15 +290,18 @@ def paint_portrait(
         samples: of `PortraitPainter`. others: further portraits of the person: track, picture and own actions.
         own_actions, actions: how the portrait's body acts, and how it shall in each of the frames; see `posed`.
         trusted: takes up how far each picture is trusted (`trust_in`). matte: of `PortraitPainter`.
+        film: frames of the person that the face is painted from, too (`body.blending`); where actions are given.
     """
 
     painters = [portrait_painter(body, of, picture, acted, samples) for of, picture, acted in others]
     paint = portrait_painter(body, person, portrait, own_actions, samples, painters, matte)
-    for camera, matrix, vertices in zip(
-        cameras, intrinsics, posed(body, person.shape, drive, numbers, actions, person.offsets), strict=True
-    ):
+    blend = FaceBlend(paint, own_actions, film) if film and own_actions is not None else None
+    acted = actions or [None] * len(numbers)
+    every = posed(body, person.shape, drive, numbers, actions, person.offsets)
+    for camera, matrix, vertices, acts in zip(cameras, intrinsics, every, acted, strict=True):
         before_camera = in_camera(vertices, camera)
         target = Target(before_camera, matrix, body.faces, portrait.shape[:2], samples)
         if trusted is not None:
             trusted.append(trust_in(paint, target, before_camera))
-        yield paint.paint(target)
+        drawn = paint.paint(target)
+        yield drawn if blend is None or acts is None else blend.paint(drawn, target, acts)

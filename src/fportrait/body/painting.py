@@ -170,7 +170,7 @@ class PortraitPainter:
         own = self.portrait.shape[:2], self.samples
         if (target.size, target.samples) != own:
             raise ValueError(f"a target of {target.size}, {target.samples} samples; this portrait's is {own}")
-        sight, places, front = self._seen(target)
+        sight, places, front = self.seen(target)
         backdrop = self.backdrop
         if self.surface is not None and backdrop is not None:
             gone = np.clip((turned_by(self.vertices, target.vertices) - GHOST[0]) / (GHOST[1] - GHOST[0]), 0, 1)
@@ -182,7 +182,7 @@ class PortraitPainter:
 
     def trust(self, target: Target) -> np.ndarray:
         """How far what `paint` makes of a target is trusted, `H W` uint8, 255 for wholly; see TRUST_BESIDE."""
-        sight, _, _ = self._seen(target)
+        sight, _, _ = self.seen(target)
         seen: np.ndarray = np.clip((sight - SIGHT_LOW) / (SIGHT_TRUSTED - SIGHT_LOW), 0, 1)
         if self._mouth is not None:  # lips and what is behind them are drawn, whoever sees them
             seen = np.maximum(seen, (self._mouth[target.triangles] * target.weights).sum(1))
@@ -191,7 +191,7 @@ class PortraitPainter:
         drawn = np.asarray(cv2.resize(drawn, self.portrait.shape[1::-1], interpolation=cv2.INTER_AREA))
         return np.asarray(cv2.GaussianBlur(drawn, (0, 0), SEAM * min(drawn.shape)) * 255 + 0.5, np.uint8)
 
-    def _seen(self, target: Target) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def seen(self, target: Target) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`sight` of the target that was asked for last, which its picture and its trust share."""
         if self._last is None or self._last[0] is not target:
             self._last = target, self.sight(target)
