@@ -1,4 +1,5 @@
-"""Which adapts better at equal steps: low-rank updates, or the whole transformer as stage 1 trains it?
+"""Which adapts better at equal steps: low-rank updates, or the whole transformer as stage 1 trains it? And what do the
+pictures and films bring that an adapter carries beside its updates?
 
     python benchmarks/adapt.py [CLIPS] [--steps 60] [--frames 49] [--work FOLDER]
 
@@ -21,17 +22,20 @@ from fportrait.animate.adapt import scores_of, stage_of
 from fportrait.animate.adapt_parts import AdaptSettings, divide, place
 from fportrait.animate.adapt_shards import encode_parts, shares
 from fportrait.animate.animator import Animator
+from fportrait.animate.carried import carry
 from fportrait.animate.clip_check import check_clips, clips_of
 from fportrait.atomic_io import write_json
 from fportrait.bundle import SHIPPED_BASE
 from fportrait.capture.world import WorldConfig, write_embedded_world
 from fportrait.dataset.shards import ShardReader
 from fportrait.provenance import model_name
+from fportrait.tracking.actions import ActionReadout
 from fportrait.training.loop import train
 from fportrait.training.stages import load_start
 
 SEED = 8_765
-SHOWN = ("ours/psnr", "ours/lpips", "ours/csim", "repeated_portrait/psnr", "codec_limit/psnr")
+SCORES = ("psnr", "lpips", "csim")
+SHOWN = (*(f"{who}/{score}" for who in ("ours", "repeated_portrait") for score in SCORES), "codec_limit/psnr")
 
 
 def main() -> None:
@@ -69,9 +73,16 @@ def main() -> None:
             shutil.rmtree(bundle / "transformer")
             shutil.copytree(mine / label / "transformer", bundle / "transformer")
         seconds[label] = round(time.process_time() - began, 1)
-        for person, scores in scores_of(Animator(bundle), parts, mine, f"report-{label}", settings).items():
-            people.setdefault(person, {})[label] = {key: scores[key] for key in SHOWN if key in scores}
-            print(person, label, people[person][label], flush=True)
+        models = {label: Animator(bundle)}
+        if label == "lora":
+            began, adapter = time.process_time(), mine / "lora/adapter"
+            carry(mine / "tracks", adapter, ActionReadout.beside(SHIPPED_BASE / "expression_encoder"))
+            seconds["carried"] = round(time.process_time() - began, 1)
+            models["lora and what it carries"] = Animator(SHIPPED_BASE, adapter=adapter)
+        judged = {name: scores_of(model, parts, mine, f"report-{label}", settings) for name, model in models.items()}
+        for name, person, scores in ((n, p, s) for n, found in judged.items() for p, s in found.items()):
+            people.setdefault(person, {})[name] = {key: scores[key] for key in SHOWN if key in scores}
+            print(person, name, people[person][name], flush=True)
     write_json(
         RESULTS / "adapt.json",
         {

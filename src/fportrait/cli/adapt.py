@@ -93,6 +93,7 @@ def adapt(
 def train(clips: Path, name: str, model: Path | None, given: dict[str, Any], as_json: bool) -> None:
     from fportrait.animate.adapt import AdaptSettings, adapt, words
     from fportrait.animate.adapters import FOLDER, WORK
+    from fportrait.animate.film import PREFIX
     from fportrait.cli import EXIT_PARTIAL
     from fportrait.ops.adapters import register
     from fportrait.ops.store import home
@@ -127,7 +128,10 @@ def train(clips: Path, name: str, model: Path | None, given: dict[str, Any], as_
         for note in record["notes"]:
             click.echo(f"note: {note}", err=True)
         click.echo(words(record["scores"]).replace("; ", "\n"))
-        if shows := sorted({picture["shows"] for picture in record["pictures"]} - {"front"}):
+        shown = [picture["shows"] for picture in record["pictures"]]
+        if filmed := sum(name.startswith(PREFIX) for name in shown):
+            click.echo(f"it carries {filmed} frames from which it paints faces in the clips' own scene")
+        if shows := sorted(name for name in {*shown} - {"front"} if not name.startswith(PREFIX)):
             click.echo(f"it carries pictures of what a portrait may not show: {', '.join(shows)}")
         if not record["better"]:
             click.echo("no gain on the clips held out" + (": those pictures are what it brings" if shows else ""))
