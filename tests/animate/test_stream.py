@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from copy import copy
 from dataclasses import replace
 
@@ -24,7 +25,7 @@ from fportrait.diffusion.codec import encode_video
 from fportrait.errors import UserError
 from fportrait.pixels import to_model_range
 from fportrait.tracking.lens import intrinsics_across
-from fportrait.tracking.live import SEARCH_SECONDS, LiveTracker, Sight
+from fportrait.tracking.live import LEARN, SEARCH_SECONDS, LiveTracker, Sight
 from fportrait.tracking.segments import LOOK_AT
 
 
@@ -76,6 +77,19 @@ def test_frames_become_windows_that_go_on_from_each_other_and_repeat_bit_for_bit
     assert np.array_equal(made[0], made[1])
     steps = np.abs(np.diff(made[0].astype(float), axis=0)).mean((1, 2, 3))
     assert steps[3] < 2.5 * np.median(steps) + 0.5  # where the windows join
+
+
+def test_a_person_s_shape_that_is_read_beside_the_stream_is_the_one_that_is_read_within_it(animator, clip):
+    within, beside = tracker(animator, 160, 160), tracker(animator, 160, 160)
+    beside.beside = True
+    for n, frame in enumerate(np.concatenate([clip, clip])[:LEARN]):
+        within.look(frame, n / 25)
+        beside.look(frame, n / 25)
+    end = time.monotonic() + 30
+    while beside._learning is not None and time.monotonic() < end:
+        assert beside.look(clip[0], 1.0) is not None, "frames are followed meanwhile"
+    assert np.array_equal(beside.identity, within.identity) and np.abs(within.identity).max() > 0
+    assert beside.familiar == within.familiar
 
 
 def moving(stream, count):

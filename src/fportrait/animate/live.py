@@ -181,7 +181,8 @@ class Live:
         animator = stream.animator
         width, height = source.size
         intrinsics = intrinsics_across(fov, width, height)
-        self.tracker = LiveTracker(animator.landmarks, animator.config, animator.encoder.crop_size, intrinsics)
+        crop_size = animator.encoder.crop_size
+        self.tracker = LiveTracker(animator.landmarks, animator.config, crop_size, intrinsics, beside=drops)
         self.drops, self.fps = drops, float(source.fps)
         self.meter = Meter()
         self._slots = [Slot(replaces=drops), Slot(), Slot(), Slot(), Slot()]

@@ -8,7 +8,9 @@ a thorough search takes as long as ten frames.
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,12 +49,23 @@ class Sight:
 
 class LiveTracker:
     """Args:
-    model: the body's landmarks. crop_size: of the encoder. intrinsics: `3 3` of the camera.
+    model: the body's landmarks. crop_size: of the encoder. intrinsics: `3 3` of the camera. beside: read the person's
+        shape in a thread of its own, which takes as long as three frames: none is missed, and which is the first with
+        the shape depends on the machine.
 
     It owns a `FaceLandmarker`, because one cannot be shared by threads.
     """
 
-    def __init__(self, model: LandmarkModel, config: TrackConfig, crop_size: int, intrinsics: np.ndarray):
+    def __init__(
+        self,
+        model: LandmarkModel,
+        config: TrackConfig,
+        crop_size: int,
+        intrinsics: np.ndarray,
+        beside: bool = False,
+    ):
+        self.beside = beside
+        self._learning: Future[tuple[bool, np.ndarray]] | None = None
         self.model, self.config, self.crop_size, self.intrinsics = model, config, crop_size, intrinsics
         self.landmarker = FaceLandmarker()
         self.camera = front_camera(config)[None]
@@ -100,7 +113,14 @@ class LiveTracker:
         if len(self._learned) < LEARN:
             self._learned.append(face.landmarks)
             if len(self._learned) == LEARN:
-                self._learn()
+                self._learning = Future()
+                if self.beside:
+                    threading.Thread(target=self._learn, args=(self._learning,), daemon=True).start()
+                else:
+                    self._learn(self._learning)
+        if self._learning is not None and self._learning.done():
+            self.familiar, self.identity = self._learning.result()
+            self._fit = self._learning = None  # of another shape
         seen = measured(seen) if self.familiar else seen.of_stranger()
         rounds = FIRST_ROUNDS if self._fit is None else ROUNDS
         self._fit = fit = solve_frames(self.model, seen, self.identity, rounds, self._fit)
@@ -113,11 +133,13 @@ class LiveTracker:
         crop = face_crop(frame, face.landmarks, self.crop_size)
         return Sight(rotation, translation, crop, face.blendshapes, face.landmarks, face.confidence)
 
-    def _learn(self) -> None:
-        """The person's shape, and whether they are like the rendered ones, from the first frames."""
-        landmarks = np.stack(self._learned)[:, None].astype(np.float64)
-        seen = Observations(landmarks, self.camera, self.intrinsics[None])
-        self.familiar = is_familiar([seen])
-        seen = measured(seen) if self.familiar else seen.of_stranger()
-        self.identity = fit_identity(self.model, [seen], frames=len(landmarks))
-        self._fit = None  # of another shape
+    def _learn(self, told: Future[tuple[bool, np.ndarray]]) -> None:
+        """Whether the person is like the rendered ones, and their shape, from the first frames."""
+        try:
+            landmarks = np.stack(self._learned)[:, None].astype(np.float64)
+            seen = Observations(landmarks, self.camera, self.intrinsics[None])
+            familiar = is_familiar([seen])
+            seen = measured(seen) if familiar else seen.of_stranger()
+            told.set_result((familiar, fit_identity(self.model, [seen], frames=len(landmarks))))
+        except BaseException as error:  # raised where the result is asked for
+            told.set_exception(error)
