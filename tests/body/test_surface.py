@@ -4,9 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
+from fportrait.body.hair import hair_in, stands_beside
 from fportrait.body.model import Pose, load_body
-from fportrait.body.painting import PortraitPainter, mirror_vertices
-from fportrait.body.surface import about_the_ears, crown_colour, flesh_of, surface_colours
+from fportrait.body.painting import PortraitPainter
+from fportrait.body.rasterizer import rasterize, vertex_normals
 from fportrait.body.warping import Target
 
 SKIN, HAIR, WALL = (200, 140, 110), (40, 30, 25), (20, 220, 40)
@@ -41,6 +42,11 @@ def portrait_of(head, degrees, hair=HAIR):
 def places_of(vertices):
     seen = vertices @ LENS.T
     return seen[:, :2] / seen[:, 2:]
+
+
+def vertex_of(body, vertices):
+    ids, _, _ = rasterize(vertices, body.faces, LENS, 128, 128)
+    return np.where(ids >= 0, body.faces[ids, 0], -1)
 
 
 def test_a_hidden_side_has_hair_where_hair_is_and_skin_where_skin_is(head):
@@ -84,19 +90,19 @@ def test_in_its_own_pose_the_portrait_stays_itself(head):
 def test_hair_that_stands_above_the_mesh_tells_the_colour_of_the_scalp_and_a_bald_head_has_none(head):
     body, _, scalp = head
     picture, matte, there = portrait_of(head, 0, SKIN)
-    covered = matte > 0
-    assert crown_colour(body, picture, places_of(there), matte, covered) is None
+    assert hair_in(body, picture, places_of(there), matte, vertex_of(body, there)) is None
     tall = cv2.dilate(matte, np.ones((15, 15)))
     tall[64:] = matte[64:]
-    picture[(tall > 0) & ~covered] = HAIR
-    hair = crown_colour(body, picture, places_of(there), tall, covered)
-    assert np.abs(hair - HAIR).max() < 5
-    sight = PortraitPainter(body, picture, there, LENS, 1, (), tall)._vertices_seen()[1]
-    colours = surface_colours(body, picture, places_of(there), sight, mirror_vertices(body), hair)
-    assert np.abs(colours[(sight == 0) & scalp] - HAIR).mean() < 60  # though what is seen of it is bald
+    picture[(tall > 0) & (matte == 0)] = HAIR
+    found = hair_in(body, picture, places_of(there), tall, vertex_of(body, there))
+    above = (tall > 0) & (cv2.dilate(matte, np.ones((5, 5))) == 0)
+    assert found[above].mean() > 0.8 and found[(matte > 0) & (picture == SKIN).all(-1)].mean() < 0.1
+    painter = PortraitPainter(body, picture, there, LENS, 1, (), tall)
+    hidden = (painter._vertices_seen()[1] == 0) & scalp
+    assert np.abs(np.median(painter.surface[hidden], 0) - HAIR).max() < 40  # though what is seen of it is bald
 
 
-def test_a_hidden_scalp_has_the_strands_of_the_hair_that_is_seen_and_a_hidden_cheek_none(head):
+def test_a_hidden_scalp_has_the_strands_of_the_hair_that_is_seen_and_what_no_hair_covers_none(head):
     body, vertices, scalp = head
     picture, matte, there = portrait_of(head, 40)
     tall = cv2.dilate(matte, np.ones((21, 21)))
@@ -111,18 +117,73 @@ def test_a_hidden_scalp_has_the_strands_of_the_hair_that_is_seen_and_a_hidden_ch
     with_strands, plain = (painter._on_surface(target, hidden, detailed) for detailed in (True, False))
     levels = np.abs(with_strands - plain).mean(-1)
     assert levels[scalp[corners].all(1)].mean() > 3
-    assert levels[~scalp[corners].any(1)].max() == 0
+    hair = painter._strands.shares[corners].max(1)
+    assert levels[hair == 0].max() == 0
 
 
-def test_skin_about_an_ear_is_told_from_hair_there(head):
+def test_short_hair_that_stands_no_higher_than_the_mesh_is_found_and_light_on_a_bald_head_is_none(head):
     body, _, _ = head
-    picture, _, there = portrait_of(head, 0)
-    places, sight = places_of(there), np.where(body.part == 0, 0.9, 0.0)
-    ears = (body.part == body.part_names.index("ears")) & (body.template[:, 0] > 0)
-    x, y = (int(one) for one in places[ears].mean(0))
-    near = about_the_ears(body, places, picture.shape[:2])
-    assert near[y, x] > 0.9 and near[10, 10] == 0
-    for colour, known in ((SKIN, 1.0), (HAIR, 0.0)):
-        picture[y - 6 : y + 7, x - 6 : x + 7] = colour
-        assert flesh_of(body, picture, places, sight, np.array(HAIR))[y, x] == pytest.approx(known, abs=0.05)
-    assert (flesh_of(body, picture, places, sight, None) == 1).all()
+    picture, matte, there = portrait_of(head, 0)
+    found = hair_in(body, picture, places_of(there), matte, vertex_of(body, there))
+    hairy = (picture == HAIR).all(-1)
+    assert found[hairy].mean() > 0.7 and found[(matte > 0) & ~hairy].mean() < 0.1
+    shiny, _, _ = portrait_of(head, 0, (255, 245, 240))
+    assert hair_in(body, shiny, places_of(there), matte, vertex_of(body, there)) is None
+
+
+def test_a_side_whose_outline_stands_before_hair_has_hair_and_no_ear(head):
+    body, _, _ = head
+    picture, matte, there = portrait_of(head, 40)
+    painter = PortraitPainter(body, picture, there, LENS, 1, (), matte)
+    hidden = (painter._vertices_seen()[1] == 0) & (body.part == body.part_names.index("ears"))
+    far = hidden & (body.template[:, 0] * np.median(body.template[hidden, 0]) > 0)
+    assert far.sum() > 50 and np.abs(np.median(painter.surface[far], 0) - SKIN).max() < 40
+    long, tall = picture.copy(), cv2.dilate(matte, np.ones((21, 21)))
+    beside = (tall > 0) & (matte == 0) & (np.arange(128)[:, None] < places_of(there)[body.part == 0, 1].max())
+    tall[~beside & (matte == 0)] = 0
+    long[beside] = HAIR
+    painter = PortraitPainter(body, long, there, LENS, 1, (), tall)
+    assert np.abs(np.median(painter.surface[far], 0) - HAIR).max() < 40
+
+
+def test_the_same_portrait_has_the_same_hair_whatever_was_asked_before(head):
+    body, _, _ = head
+    picture, matte, there = portrait_of(head, 20)
+    noisy = np.clip(picture + np.random.default_rng(0).normal(0, 12, picture.shape), 0, 255).astype(np.uint8)
+    first = hair_in(body, noisy, places_of(there), matte, vertex_of(body, there))
+    cv2.setRNGSeed(7)
+    assert np.array_equal(first, hair_in(body, noisy, places_of(there), matte, vertex_of(body, there)))
+
+
+def test_what_stands_beside_a_face_is_told_from_hair_and_from_what_stands_beside_a_coat(head):
+    body, _, _ = head
+    _, _, there = portrait_of(head, 0)
+    vertex, outward = vertex_of(body, there), vertex_normals(there.astype(np.float32), body.faces, body.weld)
+    ears = body.part == body.part_names.index("ears")
+    row = int(places_of(there)[ears, 1].mean())
+    right = np.flatnonzero(vertex[row] >= 0).max() + 3
+    nothing = stands_beside(body, None, vertex, outward)
+    assert nothing.sides[row, right] > 0.9 and nothing.sides[8, 8] == 0 and nothing.sides[126].max() < 0.1
+    hairy = stands_beside(body, np.ones(vertex.shape, np.float32), vertex, outward)
+    assert hairy.sides.max() == 0
+
+
+def test_hair_behind_a_head_that_turns_its_back_away_goes_behind_it(head):
+    body, vertices, _ = head
+    picture, matte, there = portrait_of(head, 50)
+    bun = np.zeros_like(matte)
+    level = int(places_of(there)[body.part == body.part_names.index("ears"), 1].mean()) - 4
+    back = np.flatnonzero(matte[level] > 0)
+    back = back.max() if places_of(there)[body.part == 0, 0].mean() < places_of(there)[:, 0].mean() else back.min()
+    cv2.circle(bun, (int(back), level), 12, (1,), -1)
+    behind = (bun > 0) & (matte == 0)
+    picture[behind] = HAIR
+    painter = PortraitPainter(body, picture, there, LENS, 1, (), np.maximum(matte, behind))
+
+    def shown(degrees):
+        pose = turned(vertices, degrees)
+        beside = Target(pose, LENS, body.faces, (128, 128), 1).covered == 0
+        return ((np.abs(painter(pose, LENS).astype(int) - HAIR).max(-1) < 20) & beside)[level - 12 : level + 12].sum()
+
+    assert shown(50) > 100
+    assert shown(0) < 0.3 * shown(50)

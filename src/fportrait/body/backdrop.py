@@ -53,14 +53,15 @@ def backdrop_of(
     hole = ramp(*FILLED)[..., None]
     wall = around(portrait.astype(np.float32), (away > FILLED[1]).astype(np.float32))
     filled = portrait + hole * (wall - portrait)
-    outside, face = _outside(covered), None
+    outside, face = outside_of(covered), None
     if flesh is not None:
         within = np.clip((-outside[..., 0] / side - FACE[0]) / (FACE[1] - FACE[0]), 0, 1)
         face = np.asarray(within * flesh, np.float32)
     return Backdrop(np.clip(filled + 0.5, 0, 255).astype(np.uint8), ramp(*RIM), outside, face)
 
 
-def _outside(covered: np.ndarray) -> np.ndarray:
+def outside_of(covered: np.ndarray) -> np.ndarray:
+    """`Backdrop.outside`."""
     covered = np.asarray(covered, bool)
     if covered.all() or not covered.any():  # no silhouette
         return np.zeros((*covered.shape, 3), np.float32)

@@ -10,19 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fportrait.body.backdrop import backdrop_of
+from fportrait.body.backdrop import backdrop_of, outside_of
+from fportrait.body.hair import hair_cover, hair_in, stands_beside, strands_of
 from fportrait.body.mouth import INSIDE, USUAL_SKIN, inside_colours, inside_of, light_of, mouth_weights
 from fportrait.body.pose import Pose
 from fportrait.body.rasterizer import rasterize, vertex_normals
-from fportrait.body.surface import (
-    about_the_ears,
-    crown_colour,
-    flesh_of,
-    hair_above,
-    strands_of,
-    surface_colours,
-    well_inside,
-)
+from fportrait.body.surface import surface_colours, well_inside
 from fportrait.body.warping import SEAM, Beyond, Target, draw_warped, on_surface, project
 from fportrait.camera.cameras import scale_intrinsics
 from fportrait.errors import UserError
@@ -38,8 +31,8 @@ MIRROR_SIGHT = 0.4  # cosine that the other side must be seen with: a silhouette
 # mesh, from this cosine on; and where it does not, and what is shown is mirrored or filled.
 TRUST_BESIDE, TRUST_SEEN, TRUST_UNSEEN = 1.0, 0.25, 0.6
 SIGHT_TRUSTED = 0.6
-GHOST = 28.0, 38.0  # degrees of turn between which an ear beside the mesh goes behind it
-HAIRY = 0.3  # how much like flesh hair looks at most
+GHOST = 28.0, 38.0  # degrees of turn between which an ear or spectacles beside the mesh go behind it
+AWAY = 0.2, 0.45  # sines of the turn between which spectacles at the outline come to the front, and hair goes behind
 SHOWN = 0.3  # opacity from which the portrait shows the person at a place
 DETAIL = 0.03  # of the picture's short side: deviation of the Gaussian below which a mirror image counts as detail
 SIGHT_DEPTH = 0.008  # metres behind what a pixel sees that still count as seen
@@ -70,11 +63,16 @@ def acting_vertices(body: Any, shape: np.ndarray, actions: np.ndarray | None, po
 
 
 def turned_by(before: np.ndarray, after: np.ndarray) -> float:
-    """Degrees between two poses of a body's vertices `V 3` (Kabsch 1976)."""
+    """Degrees between two poses of a body's vertices `V 3`."""
+    return math.degrees(turn_between(before, after).magnitude())
+
+
+def turn_between(before: np.ndarray, after: np.ndarray) -> Any:
+    """The rotation from one pose of a body's vertices `V 3` to another (Kabsch 1976)."""
     from scipy.spatial.transform import Rotation
 
     first, second = (one[::16] - one[::16].mean(0) for one in (before, after))
-    return math.degrees(Rotation.align_vectors(second, first)[0].magnitude())
+    return Rotation.align_vectors(second, first)[0]
 
 
 class PortraitPainter:
@@ -111,7 +109,8 @@ class PortraitPainter:
         self._mouth = None if weights is None else weights[self.faces]  # of each triangle's corners, `F 3`
         height, width = (samples * side for side in portrait.shape[:2])
         ids, _, self._depth = rasterize(vertices, self.faces, scale_intrinsics(intrinsics, samples), height, width)
-        seen = cv2.resize((ids >= 0).astype(np.uint8), portrait.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
+        triangle = ids[::samples, ::samples]
+        seen = triangle >= 0
         # Of the whole surface, and where the portrait shows no person: for people alone, not what models are shown.
         self.backdrop, self.surface, self._empty = None, None, None
         mirror, flesh = mirror_vertices(body), None
@@ -120,14 +119,16 @@ class PortraitPainter:
             self._empty = opacity < SHOWN
             places, sight = self._vertices_seen()
             sight = sight * well_inside(opacity, places)
-            hair = crown_colour(body, portrait, places, opacity, seen)
-            flesh = flesh_of(body, portrait, places, sight, hair)
-            self.surface = surface_colours(body, portrait, places, sight, mirror, hair)
-            self._ears = flesh * about_the_ears(body, places, portrait.shape[:2])
+            vertex = np.where(seen, self.faces[triangle, 0], -1)
+            hair = hair_in(body, portrait, places, opacity, vertex)
+            cover = hair_cover(body, portrait, hair, places, sight, mirror, outside_of(seen), opacity)
+            self._alike = 1 - np.abs(cover.hair - cover.hair[mirror])  # to what mirrors it: hair, or none
+            self.surface = surface_colours(body, portrait, places, sight, mirror, cover, hair)
+            self._beside = stands_beside(body, hair, vertex, vertex_normals(self.vertices, self.faces, body.weld))
             self._soft = cv2.GaussianBlur(portrait.astype(np.float32), (0, 0), DETAIL * min(portrait.shape[:2]))
             scale = float(intrinsics[1, 1] / max(np.median(self.vertices[:, 2]), 1e-3))
-            strands = hair_above(body, places, opacity, np.zeros_like(seen)) & (flesh < HAIRY)  # on the mesh, too
-            self._strands = None if hair is None else strands_of(body, portrait, self._soft, strands, scale)
+            self._strands = None if hair is None else strands_of(body, portrait, hair, cover.hair, scale)
+            flesh = np.ones(seen.shape, np.float32) if hair is None else 1 - hair
         if matte is not None:
             self.backdrop = backdrop_of(portrait, matte, seen, flesh)
         self.light = np.median(portrait[seen], 0) if seen.any() else np.asarray(USUAL_SKIN)  # of the face, by channel
@@ -173,9 +174,14 @@ class PortraitPainter:
         sight, places, front = self.seen(target)
         backdrop = self.backdrop
         if self.surface is not None and backdrop is not None:
-            gone = np.clip((turned_by(self.vertices, target.vertices) - GHOST[0]) / (GHOST[1] - GHOST[0]), 0, 1)
-            if gone:
-                backdrop = backdrop._replace(rim=backdrop.rim * (1 - gone * self._ears))
+            turn = turn_between(self.vertices, target.vertices)
+            gone = np.clip((math.degrees(turn.magnitude()) - GHOST[0]) / (GHOST[1] - GHOST[0]), 0, 1)
+            # What lay at the outline, where the way out crosses the view, comes to the front or goes away.
+            beside, depths = self._beside, [turn.apply(way)[2] for way in self._beside.ways]
+            came, went = np.clip((np.array(depths) * (-1, 1) - AWAY[0]) / (AWAY[1] - AWAY[0]), 0, 1)
+            if gone or came or went:
+                left = (1 - gone * beside.sides) * (1 - came * beside.front) * (1 - went * beside.back)
+                backdrop = backdrop._replace(rim=backdrop.rim * left)
         return draw_warped(
             self.portrait, target, places, front, WARP_REACH, self._beyond(target, sight, places), backdrop
         )
@@ -214,6 +220,8 @@ class PortraitPainter:
             rows = np.flatnonzero(wanted) if mirrored else np.arange(count)
             sight, seen_at, _ = other.sight(target, mirrored, rows)
             ahead = wanted[rows] * (sight > (np.maximum(enough[rows], MIRROR_SIGHT) if mirrored else enough))
+            if mirrored and self.surface is not None:
+                ahead *= (self._alike[self.faces[target.triangles[rows]]] * target.weights[rows]).sum(1)
             taken = ahead > shares[rows]
             if not mirrored:
                 taken |= (ahead == shares) & (ahead > 0) & (sight > finest)

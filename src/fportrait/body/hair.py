@@ -1,0 +1,230 @@
+"""Hair and hats: where a portrait shows them, and which part of a head they cover.
+
+Ours. A mesh has no hair. What hangs over a temple is painted on it, and stops where the portrait stops seeing it; so a
+head that turns showed a lock of hair on a bare side of the face, with an ear that the hair hides. Here the hair of a
+portrait is told from its skin by colour (GrabCut, Rother et al. 2004), out of what certainly is one or the other, and
+over the mesh it goes on behind where it was last seen: a side whose outline stands before hair has hair.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from fportrait.body.mesh import of_part, parted, spread_over
+
+SIDE = 160  # the short side that colours are told apart at, pixels
+ABOVE, LEAST = 0.3, 50  # certain hair stands above the ears by this share of the head, in this many pixels at least
+FRONT = 35.0  # degrees aside up to which a face's own points are certainly no hair
+CROWN = 0.085  # metres above the eyes' middle: where hair stands that is too short to stand above the mesh
+DARKER = 25  # levels, of OpenCV's lightness, by which such hair is darker than skin
+SOFT = 0.01  # of the picture's short side: deviation of the Gaussian that its edge is softened with
+BESIDE = 0.03  # of the short side: how far beside an outline is looked for hair that goes on behind it
+RIM = 0.04  # and how near to the outline, within, points are that are asked
+SEEN, OUTLINE, MIRROR, PRIOR = 30.0, 3.0, 0.0001, 0.003  # weights of what is known, beside an edge's of the mesh
+SCALP, HAT, COLOURFUL = 0.5, 0.05, 40.0  # of hair on a scalp, and of what has more than this CIELAB chroma, a hat
+BEFORE_EAR = 0.045  # metres from an ear's middle that what is before it may be away
+HAIRLINE, STEEP = 0.4, 3.0  # hair ends where so much of it is left, this much steeper than it spreads
+FACE_SIDE, BEHIND = 60.0, 115.0  # degrees aside from which a face is its side, and a skull its back
+FEW = 0.01  # of the hair beside the mesh: hardly any
+HANGS = 0.045, -0.1  # metres above the eyes' middle between which something beside a face is no part of a skull
+STRANDS_LEAST = 0.02  # of the short side: half of the smallest square of hair whose detail is used
+STRANDS = 11.0  # levels, deviation of the detail at most: a square that holds an edge would be seen again and again
+STRANDS_WIDE = 0.12  # of the square: deviation of the Gaussian above which it is no strand
+
+
+def hair_in(
+    body: Any, portrait: np.ndarray, places: np.ndarray, opacity: np.ndarray, vertex: np.ndarray
+) -> np.ndarray | None:
+    """Where a portrait shows hair or a hat, `H W` in 0..1; None of a head that has hardly any.
+
+    Args:
+        portrait: `H W 3` uint8. places: `V 2`, where the body's vertices are in it, pixels. opacity: the person's,
+            `H W`. vertex: a vertex that each pixel sees, `H W`, -1 beside the mesh.
+    """
+    size = portrait.shape[1::-1]
+    scale = min(1.0, SIDE / min(size))
+    small = tuple(max(round(side * scale), 1) for side in size)
+    lab = cv2.cvtColor(cv2.resize(portrait, small, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2LAB)
+    person = cv2.resize(opacity.astype(np.float32), small, interpolation=cv2.INTER_AREA)
+    seen = cv2.resize(vertex.astype(np.int32), small, interpolation=cv2.INTER_NEAREST)
+    template, mesh = np.asarray(body.template), seen >= 0
+    front = np.abs(np.degrees(np.arctan2(template[:, 0], template[:, 2]))) < FRONT
+    skin = mesh & (of_part(body, "face") & front)[seen]
+    ears, top = (
+        scale * edge for edge in (places[of_part(body, "ears"), 1].mean(), places[of_part(body, "scalp"), 1].min())
+    )
+    beside = cv2.dilate(mesh.astype(np.uint8), np.ones((5, 5), np.uint8)) == 0
+    hair = (person > 0.9) & beside & (np.arange(len(mesh))[:, None] < ears - ABOVE * (ears - top))
+    if hair.sum() < LEAST:
+        hair = mesh & (of_part(body, "scalp") & (template[:, 1] > CROWN))[seen] & (person > 0.9)
+        if hair.sum() < LEAST or not skin.any() or np.median(lab[skin, 0]) - np.median(lab[hair, 0]) < DARKER:
+            return None  # bald, and light may fall on it
+    chin = np.arange(len(mesh))[:, None] > scale * places[of_part(body, "face"), 1].max()
+    elsewhere = (person < 0.5) | chin | (mesh & (of_part(body, "torso") | of_part(body, "neck"))[seen])
+    if not (skin & ~elsewhere).any():
+        return None
+    lab[elsewhere] = np.resize(lab[skin & ~elsewhere], (elsewhere.sum(), 3))  # walls and clothes tell of neither
+    kinds = np.full(mesh.shape, cv2.GC_PR_BGD, np.uint8)
+    kinds[((person > 0.9) & beside & ~chin) | (mesh & of_part(body, "scalp")[seen])] = cv2.GC_PR_FGD
+    kinds[skin | elsewhere], kinds[hair & ~elsewhere] = cv2.GC_BGD, cv2.GC_FGD
+    cv2.setRNGSeed(0)  # of the clustering: the same portrait has the same hair
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.grabCut(cv2.bilateralFilter(lab, 5, 30, 3), kinds, None, *models, 3, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
+    found = ((kinds == cv2.GC_FGD) | (kinds == cv2.GC_PR_FGD)) & (person > 0.5)
+    _, labels = cv2.connectedComponents(found.astype(np.uint8))
+    found &= np.isin(labels, np.unique(labels[hair]))  # a coat of the same colour is no hair
+    wide = cv2.resize(found.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.GaussianBlur(wide, (0, 0), max(SOFT * min(size), 0.3)))
+
+
+class Cover(NamedTuple):
+    """Of every vertex: how much of it is `hair`, `V` in 0..1; where in the portrait, `beside` `V 2` pixels, its hair
+    is seen that an outline hides; and how surely, `weight` `V`."""
+
+    hair: np.ndarray
+    beside: np.ndarray
+    weight: np.ndarray
+
+
+def hair_cover(
+    body: Any,
+    portrait: np.ndarray,
+    shown: np.ndarray | None,
+    places: np.ndarray,
+    sight: np.ndarray,
+    mirror: np.ndarray,
+    outside: np.ndarray,
+    opacity: np.ndarray,
+) -> Cover:
+    """Which vertices hair covers.
+
+    Args:
+        portrait, places, opacity: of `hair_in`. shown: what it found. sight: `V`, how well the portrait sees the
+            vertices, cosines. mirror: `V`, the vertex that each one mirrors. outside: of `body.backdrop.Backdrop`.
+    """
+    count = len(places)
+    if shown is None:
+        return Cover(np.zeros(count, np.float32), places, np.zeros(count, np.float32))
+    short = min(shown.shape)
+    distance, way = np.split(sampled(outside, places), [1], 1)
+    way /= np.maximum(np.linalg.norm(way, axis=1, keepdims=True), 1e-6)
+    beside = (places + way * (BESIDE * short - distance)).astype(np.float32)
+    near = np.clip(1 + distance[:, 0] / (RIM * short), 0, 1) * (distance[:, 0] <= 1)
+    weight = OUTLINE * near * np.clip(1 - sight / 0.3, 0, 1)
+    head = ~(of_part(body, "torso") | of_part(body, "neck"))
+    weight *= head * sampled(opacity, beside)[:, 0]  # a wall tells nothing
+    own = SEEN * sight.astype(np.float64) ** 2
+    here, there = sampled(shown, places)[:, 0], sampled(shown, beside)[:, 0]
+    usual = (HAT if _chroma(portrait[shown > 0.8]) > COLOURFUL else SCALP) * of_part(body, "scalp")
+    known = own + weight + MIRROR * own[mirror] + PRIOR + usual
+    wanted = own * here + weight * there + MIRROR * (own * here)[mirror] + usual
+    wanted[~head], known[~head] = 0, SEEN
+    hair = spread_over(body, known, wanted[:, None], parted(body, np.asarray(body.part)))[:, 0]
+    for side in (-1, 1):  # an ear is covered by what hangs before it
+        ear = of_part(body, "ears") & (side * np.asarray(body.template)[:, 0] > 0)
+        away = np.linalg.norm(np.asarray(body.template) - np.asarray(body.template)[ear].mean(0), axis=1)
+        hair[ear & (sight <= 0)] = hair[of_part(body, "face") & (away < BEFORE_EAR)].mean()
+    hair = np.clip((hair - HAIRLINE) * STEEP + 0.5, 0, 1)
+    return Cover(hair.astype(np.float32), beside, (weight * there).astype(np.float32))
+
+
+class Beside(NamedTuple):
+    """What a portrait's outline holds beside the mesh and other outlines do not, `H W` in 0..1 each, and the mean way
+    out of the head there, `3` before the camera: `sides`, what stands beside ears and cheeks (ears, a hand); `front`,
+    beside a face that is seen from the side (spectacles); `back`, short hair behind the ears."""
+
+    sides: np.ndarray
+    front: np.ndarray
+    back: np.ndarray
+    ways: tuple[np.ndarray, np.ndarray]  # of the front and of the back
+
+
+def stands_beside(body: Any, shown: np.ndarray | None, vertex: np.ndarray, outward: np.ndarray) -> Beside:
+    """Args: shown, vertex: of `hair_in`. outward: the portrait's normals, `V 3`."""
+    covered = vertex >= 0
+    nothing = np.zeros(covered.shape, np.float32)
+    if covered.all() or not covered.any():
+        return Beside(nothing, nothing, nothing, (np.zeros(3), np.zeros(3)))
+    away = (~covered).astype(np.uint8)
+    _, label = cv2.distanceTransformWithLabels(away, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    by_label = np.zeros(int(label.max()) + 1, np.int64)
+    by_label[label[covered]] = vertex[covered]
+    nearest = by_label[label]
+    template = np.asarray(body.template)
+    height, aside = template[:, 1], np.abs(np.degrees(np.arctan2(template[:, 0], template[:, 2])))
+    face, ears = of_part(body, "face") & (height < HANGS[0]) & (height > HANGS[1]), of_part(body, "ears")
+    behind = of_part(body, "scalp") & (aside > BEHIND) & (height < HANGS[0])
+    hair = nothing if shown is None else shown * away
+    if hair[behind[nearest]].sum() > FEW * hair.sum():
+        behind |= ears
+    short = hair[of_part(body, "torso")[nearest]].sum() < FEW * hair.sum()  # what falls on shoulders stays beside
+    flesh = away * (1 - hair)
+    parts = (
+        (ears | (face & (aside > FACE_SIDE)))[nearest] * flesh,
+        (face & (aside <= FACE_SIDE))[nearest] * flesh,
+        behind[nearest] * hair * short,
+    )
+    ways = [outward[nearest[part > 0.5]].mean(0) if (part > 0.5).any() else np.zeros(3) for part in parts[1:]]
+    soft = max(SOFT * min(covered.shape), 0.3)
+    sides, front, back = (cv2.GaussianBlur(part.astype(np.float32), (0, 0), soft) for part in parts)
+    return Beside(sides, front, back, (ways[0], ways[1]))
+
+
+class Strands(NamedTuple):
+    """Detail of hair, a square `patch` `S S 3` of signed levels; and of every vertex `V` where in it, endlessly tiled,
+    `places` `V 2` pixels, and how much of it, `shares` `V`."""
+
+    patch: np.ndarray
+    places: np.ndarray
+    shares: np.ndarray
+
+    def at(self, corners: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Levels `N 3` at points by their triangles' corners `N 3`, vertex numbers, and weights `N 3`."""
+        place = (self.places[corners] * weights[..., None]).sum(1)
+        side = len(self.patch)
+        folded = np.abs((place + side) % (2 * side) - side)  # there and back: no seam
+        x, y = np.clip(folded, 0, side - 1).astype(int).T
+        return np.asarray(self.patch[y, x] * (self.shares[corners] * weights).sum(1)[:, None], np.float32)
+
+
+def strands_of(
+    body: Any, portrait: np.ndarray, shown: np.ndarray, cover: np.ndarray, pixels_per_metre: float
+) -> Strands | None:
+    """Detail for hair that the portrait does not see, out of the widest square of it; None of too little.
+
+    Args:
+        shown: of `hair_in`. cover: `V`, of `hair_cover`. pixels_per_metre: of the portrait, where the head is.
+    """
+    room = cv2.distanceTransform(np.pad((shown > 0.8).astype(np.uint8), 1), cv2.DIST_C, 3)[1:-1, 1:-1]
+    half = int(room.max() * 0.95)
+    if half < max(STRANDS_LEAST * min(portrait.shape[:2]), 2):
+        return None
+    y, x = np.unravel_index(room.argmax(), room.shape)
+    patch = portrait[max(y - half, 0) : y + half, max(x - half, 0) : x + half].astype(np.float32)
+    side = min(patch.shape[:2])
+    patch = patch - cv2.GaussianBlur(patch, (0, 0), max(STRANDS_WIDE * side, 1.0))
+    patch *= min(1.0, STRANDS / max(float(patch.std()), 1e-6))
+    template = np.asarray(body.template)
+    around = (
+        np.arctan2(template[:, 0], template[:, 2]) * np.hypot(*template[of_part(body, "scalp")][:, [0, 2]].T).mean()
+    )
+    places = np.stack([around, template[:, 1]], 1) * pixels_per_metre
+    return Strands(patch[:side, :side], places, cover)
+
+
+def sampled(picture: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """A picture's values `N C`, float32, at places `N 2`, pixels; those of its edge beyond it."""
+    at = np.ascontiguousarray(places[:, None] - 0.5, np.float32)
+    values = cv2.remap(np.asarray(picture, np.float32), at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    return np.asarray(values.reshape(len(places), -1))
+
+
+def _chroma(colours: np.ndarray) -> float:
+    """CIELAB chroma of the median of colours `N 3`, uint8; 0 of none."""
+    if not len(colours):
+        return 0.0
+    middle = np.median(colours, 0).astype(np.float32).reshape(1, 1, 3) / 255
+    return float(np.linalg.norm(cv2.cvtColor(middle, cv2.COLOR_RGB2LAB)[0, 0, 1:]))

@@ -1,0 +1,67 @@
+"""What is asked of a body's mesh as a surface: its parts, and values that spread over it."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+ACROSS = 0.01  # weight of an edge between two kinds of surface, beside 1 within one
+
+
+def of_part(body: Any, name: str) -> np.ndarray:
+    """Which vertices `V` are of a part."""
+    return np.asarray(body.part) == list(body.part_names).index(name)
+
+
+def spread_over(
+    body: Any, known: np.ndarray, wanted: np.ndarray, edges: np.ndarray | None = None, smoothed: int = 0
+) -> np.ndarray:
+    """Values `V C` that solve Laplace's equation where nothing is known of them.
+
+    Args:
+        known: how surely they are, `V`, beside the weight 1 of an edge. wanted: `V C`, the values times that.
+        edges: weights of the body's edges, `E` of `edges_of`; all 1 when None.
+        smoothed: steps of diffusion over all edges alike, at the end.
+    """
+    from scipy.sparse import diags
+    from scipy.sparse.linalg import splu
+
+    _, first = edges_of(body)
+    laplacian = _laplacian(body, np.ones(len(edges_of(body)[0])) if edges is None else edges)
+    total = np.bincount(first, known, laplacian.shape[0])
+    sums = np.stack([np.bincount(first, channel, len(total)) for channel in wanted.T], 1)
+    solved = splu((laplacian + diags(total)).tocsc()).solve(sums)
+    plain = _laplacian(body, np.ones(len(edges_of(body)[0]))) if smoothed else None
+    for _ in range(smoothed):
+        solved -= 0.5 * (plain @ solved) / plain.diagonal()[:, None]
+    return np.asarray(solved[first])
+
+
+def parted(body: Any, kind: np.ndarray) -> np.ndarray:
+    """Weights of the edges, `E`: 1 within one `kind` `V` of vertices, and `ACROSS` between two."""
+    ends, _ = edges_of(body)
+    return np.where(kind[ends[:, 0]] == kind[ends[:, 1]], 1.0, ACROSS)
+
+
+@functools.lru_cache(maxsize=4)
+def edges_of(body: Any) -> tuple[np.ndarray, np.ndarray]:
+    """A mesh's edges, the two vertices of each, `E 2`, and of each vertex the welded one, `V`: seams of the texture are
+    none of the surface."""
+    weld = np.asarray(body.weld if body.weld is not None else np.arange(len(body.template)))
+    faces = np.asarray(body.faces)
+    return np.concatenate([faces[:, pair] for pair in ((0, 1), (1, 2), (2, 0))]), np.unique(weld, return_inverse=True)[
+        1
+    ]
+
+
+def _laplacian(body: Any, weights: np.ndarray) -> Any:
+    """`W W` of the welded mesh."""
+    from scipy.sparse import coo_matrix, diags
+
+    ends, first = edges_of(body)
+    a, b = first[ends].T
+    count = first.max() + 1
+    edges = coo_matrix((np.r_[weights, weights], (np.r_[a, b], np.r_[b, a])), (count, count)).tocsr()
+    return diags(np.asarray(edges.sum(1)).ravel()) - edges
