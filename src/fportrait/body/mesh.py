@@ -28,12 +28,12 @@ def spread_over(
     from scipy.sparse import diags
     from scipy.sparse.linalg import splu
 
-    _, first = edges_of(body)
-    laplacian = _laplacian(body, np.ones(len(edges_of(body)[0])) if edges is None else edges)
+    ends, first = edges_of(body)
+    plain = _laplacian(body, np.ones(len(ends)))
+    laplacian = plain if edges is None else _laplacian(body, edges)
     total = np.bincount(first, known, laplacian.shape[0])
     sums = np.stack([np.bincount(first, channel, len(total)) for channel in wanted.T], 1)
     solved = splu((laplacian + diags(total)).tocsc()).solve(sums)
-    plain = _laplacian(body, np.ones(len(edges_of(body)[0]))) if smoothed else None
     for _ in range(smoothed):
         solved -= 0.5 * (plain @ solved) / plain.diagonal()[:, None]
     return np.asarray(solved[first])

@@ -33,7 +33,7 @@ TRUST_BESIDE, TRUST_SEEN, TRUST_UNSEEN = 1.0, 0.25, 0.6
 SIGHT_TRUSTED = 0.6
 GHOST = 28.0, 38.0  # degrees of turn between which an ear or spectacles beside the mesh go behind it
 AWAY = 0.2, 0.45  # sines of the turn between which spectacles at the outline come to the front, and hair goes behind
-SHOWN = 0.3  # opacity from which the portrait shows the person at a place
+SHOWN = 0.7  # opacity from which the portrait shows the person at a place
 DETAIL = 0.03  # of the picture's short side: deviation of the Gaussian below which a mirror image counts as detail
 SIGHT_DEPTH = 0.008  # metres behind what a pixel sees that still count as seen
 
