@@ -62,6 +62,16 @@ def test_a_clip_with_codes_that_say_something_else_does_not_fit(of):
     assert min(fit for clip, (fit, _) in found.items() if clip != "p1/0") > 0.7  # the others are not drawn in
 
 
+@pytest.mark.parametrize("second", [False, True], ids=["first half", "second half"])
+def test_codes_of_other_frames_in_one_half_of_a_clip_do_not_fit(second):
+    order = np.arange(FRAMES)
+    half = slice(FRAMES // 2, None) if second else slice(0, FRAMES // 2)
+    order[half] = np.random.default_rng(1).permutation(order[half])
+    found, (fit, _) = judged(lambda code: code[order])
+    assert fit < 0.1
+    assert min(fit for clip, (fit, _) in found.items() if clip != "p1/0") > 0.7
+
+
 def test_codes_that_follow_no_face_and_faces_that_do_not_move_accuse_nobody():
     clips = sound(noise=0.0)
     rng = np.random.default_rng(2)

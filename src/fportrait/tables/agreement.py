@@ -31,6 +31,7 @@ TEACHES = (
     0.6  # median over a dataset's clips above which its codes are known to follow faces, so that one can be told off
 )
 SHIFTED = 0.5  # least correlation at another shift that says where the codes belong
+CHANCE = 0.1  # of half a clip's correlation: in so few frames, shuffled codes reach .2
 MOVES = 0.5  # of lips and lids, in deviations of the dataset: a face that moves less says nothing
 
 
@@ -85,23 +86,37 @@ def dataset_agreement(clips: dict[str, tuple[str, np.ndarray, np.ndarray]]) -> d
     faces = {clip: face - face.mean(0) for clip, (*_, face) in clips.items()}
     spread = np.concatenate(list(faces.values())).std(0) + 1e-9
     faces = {clip: face / spread for clip, face in faces.items()}
-    lagged = {}
+    lagged, said = {}, {}
     for number in sorted(set(fold.values())):
         taught = [clip for clip, (person, *_) in clips.items() if fold[person] != number]
         a, b = (np.concatenate([part[clip] for clip in taught]) for part in (codes, faces))
         linear = np.linalg.solve(a.T @ a + RIDGE * np.eye(a.shape[1]), a.T @ b)
         for clip in codes.keys() - set(taught):
-            said, done = codes[clip] @ linear, faces[clip]
+            said[clip], done = codes[clip] @ linear, faces[clip]
             most = min(MAX_LAG, len(done) // SHORT)
-            lagged[clip] = {lag: _correlation(said, done, lag) for lag in range(-most, most + 1)}
+            lagged[clip] = {lag: _correlation(said[clip], done, lag) for lag in range(-most, most + 1)}
     if np.median([of[0] for of in lagged.values()]) < TEACHES:
         return {}
     found = {}
     for clip, of in lagged.items():
         here, best = of[0], max(of.values())
-        moves = float(np.sqrt((faces[clip] ** 2).mean())) >= MOVES
-        found[clip] = (here if moves else 1.0, best - here if best >= SHIFTED else 0.0)
+        fits = [here] if _moves(faces[clip]) else [1.0]
+        if here >= TEACHES / 2:  # a view from far aside says too little of its halves
+            fits += _halves(said[clip], faces[clip])
+        found[clip] = (min(fits), best - here if best >= SHIFTED else 0.0)
     return found
+
+
+def _moves(face: np.ndarray) -> bool:
+    return float(np.sqrt((face**2).mean())) >= MOVES
+
+
+def _halves(said: np.ndarray, done: np.ndarray) -> list[float]:
+    """The correlation in each half that is long enough and moves, less `CHANCE`: the whole hides a fault of a half."""
+    middle = len(done) // 2
+    pairs = [(part(said), part(done)) for part in (lambda a: a[:middle], lambda a: a[middle:])]
+    pairs = [(a - a.mean(0), b - b.mean(0)) for a, b in pairs]
+    return [_correlation(a, b, 0) - CHANCE for a, b in pairs if len(b) >= MIN_FRAMES and _moves(b)]
 
 
 def _correlation(said: np.ndarray, done: np.ndarray, lag: int) -> float:
