@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 
 from fportrait.animate.alignment import aligned
 from fportrait.animate.carried import portraits_for
+from fportrait.animate.film import Frame, frames_for
 from fportrait.animate.likeness import strangers
 from fportrait.animate.matching import Response, driver_rises, matched_codes, response_of
 from fportrait.animate.pictures import enlarge, rows_of_pictures, shown_frames
@@ -254,6 +256,13 @@ class Animator:
             return self.personal(person), image
 
         return self._once((("portrait", fov, force, as_filmed), path), track)
+
+    def filmed(self, person: Tracked, image: np.ndarray, paths: Sequence[Path]) -> tuple[list[Frame], list[str]]:
+        """The frames of a person's films, tracked with a portrait of theirs; see `film.frames_for`."""
+        if not paths:
+            return [], []
+        who = (hashlib.sha256(image.tobytes()).hexdigest(), person.crop, float(person.intrinsics[0, 0]))
+        return self._once((("film", who), paths[0]), lambda: frames_for(self, person, image, paths))
 
     def picture_notes(self, person: Tracked) -> list[str]:
         """What a user should know of a rectangle before judging it: none of a square."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fportrait.animate.clip_check import CROP, sharpness
-from fportrait.animate.film import PREFIX, Frame, films, frames_for
+from fportrait.animate.film import PREFIX, Frame, films
 from fportrait.animate.likeness import SAME, alike
 from fportrait.animate.together import in_one_scene
 from fportrait.animate.tracked import Tracked
@@ -145,7 +145,7 @@ def portraits_for(
     pictures = [animator.tracked_portrait(path, None, force, True) for path in wanted]
     told = [f"what {person.path.name} does not show is painted from the adapter's own pictures of the person"]
     paths = sorted(people[name][FRONT].parent.glob(f"{PREFIX}*.mp4"))
-    film, more = frames_for(animator, person, image, paths)
+    film, more = animator.filmed(person, image, paths)
     return pictures, film, told + more
 
 

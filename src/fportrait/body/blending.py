@@ -26,6 +26,7 @@ from fportrait.body.warping import SEAM, Target
 PER_MILLIMETRE = np.array([10.0, 3.0])
 PER_DEGREE = np.array([1.3, 0.8])
 LEAST_ERROR = 10.0  # squared grey levels that any picture is off by
+TURNS = 0.6, 0.95  # how much a place turns with the head from which it is painted from frames, and from which wholly
 STRANGE = 300.0  # misfit from which a frame shows something else, squared grey levels
 POWER = 3.0  # of the inverse errors that pictures count by
 LEAST_SHARE = 0.02  # of the best picture's, below which one is left out
@@ -90,7 +91,7 @@ class FaceBlend:
             one = ((1 - low) * weights[number + 1, 0] + low * weights[number + 1, 1]) * _counts(seen)
             total += one
             mixed += one[:, None] * frame.painter.colours(at) * self.gains[number].astype(np.float32)
-        share = total / np.maximum(total + own, 1e-12)
+        share = total / np.maximum(total + own, 1e-12) * self._headness(target)
         colours = mixed / np.maximum(total, 1e-12)[:, None]
         return _laid_over(drawn, target, colours, share)
 
@@ -113,6 +114,12 @@ class FaceBlend:
                 misfit = max(found - expected[number + 1, half], 0)
                 misfits[number + 1, half] = misfit if misfit < STRANGE else np.inf
         return gains, misfits
+
+    def _headness(self, target: Target) -> np.ndarray:
+        """Of each of a target's points how much it turns with the head, `N`: a collar is the portrait's."""
+        moved = np.asarray(self.body.skinning)[:, -1][self.own.faces[target.triangles]]
+        share = ((moved * target.weights).sum(1) - TURNS[0]) / (TURNS[1] - TURNS[0])
+        return np.asarray(np.clip(share, 0, 1), np.float32)
 
     def _lowness(self, target: Target) -> np.ndarray:
         """Of each of a target's points how much it belongs to the lower face, `N`."""
