@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,6 +49,28 @@ def test_a_slot_that_does_not_replace_makes_its_giver_wait():
     with pytest.raises(Ended):
         slot.get()
     thread.join()
+
+
+def test_pictures_that_are_late_are_shown_faster_than_they_were_filmed():
+    def seconds(windows):
+        live = Live.__new__(Live)
+        live.drops, live.sink, live.meter = True, lambda *_: None, Meter()
+        live._slots, live._stopping = [Slot() for _ in range(5)], threading.Event()
+        taken = iter(windows)
+        live._slots[4].get = lambda: next(taken)
+        begun = time.monotonic()
+        with pytest.raises(StopIteration):
+            live._show()
+        return time.monotonic() - begun
+
+    moments = [(SimpleNamespace(at=n / 25), n / 25) for n in range(8)]
+    window = moments, np.zeros((8, 1, 1, 3), np.uint8)
+    in_time = seconds([window, window])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Slot, "waiting", True)
+        late = seconds([window, window])
+    assert in_time > 14 * 0.95 / 25 - 0.01
+    assert late < 0.8 * in_time
 
 
 def test_a_closed_slot_sends_everyone_home():

@@ -30,6 +30,7 @@ from fportrait.tracking.live import LiveTracker
 Sink = Callable[[np.ndarray, float], None]  # a frame `S S 3` uint8, and the second at which its driver's frame came
 SLOW = 0.8  # of the source's rate: below it, the stream says that the machine is too slow
 JUDGED_AFTER = 5.0  # seconds
+PACE, HURRY = 0.95, 0.5  # of the time between a driver's frames: between pictures shown, and when others wait
 BIN = 0.02  # seconds of a bar of the latency histogram
 
 
@@ -73,6 +74,11 @@ class Slot:
                 raise Ended
             self._changed.notify_all()
             return self._entry.pop()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether an entry waits to be taken."""
+        return bool(self._entry)
 
     def end(self) -> None:
         """Nothing more is put."""
@@ -328,9 +334,11 @@ class Live:
         due = 0.0
         while True:
             moments, made = self._slots[4].get()
-            # A window's frames come at once and are shown at the rate at which their driver's came.
-            spacing = 0.95 * (moments[-1][1] - moments[0][1]) / max(1, len(moments) - 1) if self.drops else 0.0
+            # A window's frames come at once and are shown at the rate at which their driver's came; faster when the
+            # next window waits already: at their own rate what is late would stay late, and keep new frames out.
+            apart = (moments[-1][1] - moments[0][1]) / max(1, len(moments) - 1) if self.drops else 0.0
             for frame, (moment, came) in zip(made, moments, strict=False):
+                spacing = apart * (HURRY if self._slots[4].waiting else PACE)
                 if due > time.monotonic():
                     self._stopping.wait(due - time.monotonic())
                 due = max(due, time.monotonic() - spacing) + spacing

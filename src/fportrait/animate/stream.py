@@ -266,6 +266,7 @@ class PortraitStream:
         """Make one window at rest and forget it: what is compiled or allocated once is, before the first frame."""
         camera = self.person.reference_camera
         self.make([self.rest(camera)] * self.frames)
+        self.matched(self.rest_code, np.zeros((1, 3)))
         self._before = self._shown = None
 
     def settings_tags(self) -> dict[str, Any]:
