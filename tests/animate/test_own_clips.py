@@ -51,6 +51,12 @@ def test_a_folder_of_clips_becomes_the_usual_report_and_bad_clips_are_set_aside(
     assert "own clips" in (tmp_path / "report/table.md").read_text()
 
 
+def test_a_clip_without_a_face_is_refused_by_its_own_name(animator, tmp_path):
+    write_video(tmp_path / "wall.mp4", np.full((5, 64, 64, 3), 90, np.uint8))
+    with pytest.raises(UserError, match=r"no face in the first frame of wall\.mp4"):
+        from_first_frame(animator, tmp_path / "wall.mp4", 0, 5)
+
+
 def test_the_first_frame_is_asked_for_as_it_was_filmed(animator, clips):
     """The crop, camera and pose of the first frame are the clip's: its normal map lies where the face is."""
     prepared, first = from_first_frame(animator, clips / "ada/hello.mp4", 0, 49)

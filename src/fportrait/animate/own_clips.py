@@ -169,7 +169,11 @@ def from_first_frame(animator: Animator, path: Path, seed: int, max_frames: int)
     with tempfile.TemporaryDirectory() as folder:
         still = Path(folder) / "portrait.png"
         write_image(still, first)
-        prepared = animator.prepare(Request(still, path, seed=seed, max_frames=max_frames, as_filmed=True))
+        try:
+            prepared = animator.prepare(Request(still, path, seed=seed, max_frames=max_frames, as_filmed=True))
+        except UserError as error:  # the still is nothing that the user has
+            found = error.found.replace(str(still), still.name).replace(still.name, f"the first frame of {path.name}")
+            raise UserError(found, error.expected, error.fix) from None
     drive = prepared.drive
     if np.array_equal(prepared.image, first):  # one on its side was turned upright, and has places of its own
         prepared.person.crop = drive.crop
