@@ -203,7 +203,7 @@ def evidence_remade_by_hand() -> str:
 
 
 def lineage_of_the_evaluation_edited() -> str:
-    edit(Path("data/08_reporting/lineage/evaluate.json"), seconds=0.1)
+    edit(Path("data/08_reporting/lineage/evaluate.json"), seconds=0.001)
     return "lineage/evaluate.json is neither"
 
 
