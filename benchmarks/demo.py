@@ -1,7 +1,8 @@
 """How long does the whole chain take, and how much memory, from captures to a promoted model and a video?
 
 `make demo` reuses what `dvc repro` finds unchanged; with BENCH=1 (as `make bench` sets) every stage runs again.
-A result is written only when every stage ran.
+Where nothing was made yet, the chain runs in one process (`kedro run`), which saves the start of twelve, and `dvc repro`
+then finds all of it done. A result is written only when every stage ran.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ def main() -> None:
     os.chdir(ROOT)
     before = {name: (read_record(name) or {}).get("run_id") for name in CHAIN}
     again = ["--force", "--no-run-cache"] if os.environ.get("BENCH") else []
-    chain_seconds = run([str(BIN / "dvc"), "repro", *again])
+    chain_seconds = 0.0 if again or any(before.values()) else run([str(BIN / "kedro"), "run"])
+    chain_seconds += run([str(BIN / "dvc"), "repro", *again])
 
     portrait, driving = a_test_portrait()
     video = DEMO / "animated.mp4"
@@ -94,7 +96,7 @@ def main() -> None:
     total = chain_seconds + animate_seconds
     stages = sum(records[name]["seconds"] for name in ran)
     print(f"{'animate':<16}{animate_seconds:>9.1f}")
-    print(f"{'start-up':<16}{chain_seconds - stages:>9.1f}            starting {len(ran)} stages, hashing")
+    print(f"{'start-up':<16}{chain_seconds - stages:>9.1f}            starting, hashing")
     print(f"{'total':<16}{total:>9.1f}{peak:>10.0f}   bounds: {BOUND_SECONDS} s, {BOUND_MIB} MiB")
 
     print("\non people never trained on (all of it: data/08_reporting/evaluate.json)")
