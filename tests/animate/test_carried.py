@@ -15,6 +15,7 @@ from fportrait.animate.animator import Animator
 from fportrait.animate.carried import carried_by, carry, choose, portraits_for
 from fportrait.animate.edit import Edit, prepare_edit
 from fportrait.animate.request import Request
+from fportrait.animate.writing import tags_of
 from fportrait.atomic_io import write_json
 from fportrait.body.model import load_body
 from fportrait.bundle import SHIPPED_BASE
@@ -112,10 +113,10 @@ def test_they_are_painted_from_for_that_person_and_named_in_the_provenance(anima
     assert [one.path.stem for one, _ in prepared.others] == ["left", "mouth", "front"]
     assert any("adapter's own pictures" in note for note in prepared.notes)
     assert len(edited.others) == 3 and len(edited.film) == len(prepared.film) == FRAMES
-    inputs = json.loads(animator.tags(prepared)[TAG])["inputs"]
+    inputs = json.loads(tags_of(animator, prepared)[TAG])["inputs"]
     assert {"adapter's picture 1", "adapter's picture 3", "adapter's film 1"} <= set(inputs)
     bare = animator.with_adapter(None).prepare(Request(portrait, folder / "c.mp4", max_frames=2))
-    assert bare.others == [] and bare.film == [] and "film" not in animator.with_adapter(None).tags(bare)[TAG]
+    assert bare.others == [] and bare.film == [] and "film" not in tags_of(animator.with_adapter(None), bare)[TAG]
 
 
 def test_a_face_is_painted_from_the_film_and_the_models_condition_is_not(animator, person, tmp_path):

@@ -86,7 +86,7 @@ _REPORT_TABLES = ("*.csv", "*.md", "*.tex", "probes.png")
 def made_with(hashes: Collection[str], folders: Iterable[Path]) -> list[Path]:
     """What below `folders` was made with an adapter of these hashes, as files and folders to remove: videos and
     pictures that name it in their provenance, folders of conditions, results of the studio, reports of `evaluate`."""
-    from fportrait.animate.animator import CONDITIONS
+    from fportrait.animate.writing import CONDITIONS
 
     found: dict[Path, None] = {}
     for path in (path for folder in folders for path in sorted(folder.rglob("*"))):

@@ -20,7 +20,7 @@ from fportrait.animate.carried import portraits_for
 from fportrait.animate.film import Frame, frames_for
 from fportrait.animate.likeness import strangers
 from fportrait.animate.matching import Response, driver_rises, matched_codes, response_of
-from fportrait.animate.pictures import enlarge, rows_of_pictures, shown_frames
+from fportrait.animate.pictures import enlarge
 from fportrait.animate.portrait import rectangle_notes, track_picture
 from fportrait.animate.profile import Profile
 from fportrait.animate.request import Prepared, Request, check_guidance, clock_notes
@@ -29,21 +29,17 @@ from fportrait.animate.sizes import AS_PORTRAIT, CELL, chosen_picture, like_port
 from fportrait.animate.together import in_one_scene
 from fportrait.animate.tracked import Report, Tracked, draw_normals, paint_portrait, track_video
 from fportrait.animate.viewpoint import Framing, training_fit, viewpoint
-from fportrait.atomic_io import atomic_path, file_hash, write_json
+from fportrait.atomic_io import file_hash
 from fportrait.body.model import load_body
 from fportrait.body.painting import WARP_SCALE
 from fportrait.bundle import BundleSettings, read_settings
 from fportrait.camera.cameras import scale_intrinsics
-from fportrait.camera.paths import save_camera_path
-from fportrait.capture.sound import Sound
-from fportrait.capture.video_io import write_image, write_video
 from fportrait.devices import pick_device, sampling_dtype
 from fportrait.diffusion.cameras import Cameras
 from fportrait.diffusion.conditions import padded
 from fportrait.diffusion.lora import adapter_name, find_adapter
 from fportrait.errors import UserError
 from fportrait.pixels import Picture
-from fportrait.provenance import provenance_tags
 from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.fit import LandmarkModel, smoothing
 from fportrait.tracking.matting import SIDE, matte_around
@@ -52,8 +48,6 @@ from fportrait.tracking.points import landmark_codes
 from fportrait.tracking.residual import landmark_offsets
 from fportrait.tracking.segments import segment_codes
 
-CONDITIONS = ("provenance.json", "normals.mp4", "warped.mp4", "portrait_normals.png", "cameras.json", "codes.npy")
-"""What `write_conditions` leaves."""
 MAX_FRAMES = 10**9  # of a video that another one's seconds cut
 
 
@@ -474,84 +468,3 @@ class Animator:
             left -= len(chunk[0])
             if left <= 0:
                 return
-
-    def tags(self, prepared: Prepared, changes: dict[str, Any] | None = None) -> dict[str, str]:
-        """Provenance of a video, or with `changes` of an edited picture; see `fportrait.provenance`."""
-        request = prepared.request
-        inputs = {"portrait": request.portrait, "driving": request.driving}
-        inputs |= {f"portrait {number}": path for number, path in enumerate(request.more, start=2)}
-        own = [other.path for other, _ in prepared.others[len(request.more) :]]
-        inputs |= {f"adapter's picture {number}": path for number, path in enumerate(own, start=1)}
-        films = dict.fromkeys(frame.tracked.path for frame in prepared.film)
-        inputs |= {f"adapter's film {number}": path for number, path in enumerate(films, start=1)}
-        if request.expression is not None:
-            inputs["expression"] = request.expression
-        camera = request.camera
-        if camera.lower().endswith(".json"):
-            inputs["camera"], camera = Path(camera), "file"
-        settings = {
-            "camera": camera,
-            "steps": request.steps or self.settings.steps,
-            "seed": request.seed,
-            "guidance": self.guidance(request),
-            "guidance_below": self.settings.guidance_below,
-            "scheduler": self.settings.scheduler,
-            "frames": len(prepared),
-            "size": self.settings.size if self.picture.square else self.picture.across_by_down,
-            "scale": request.scale,
-            "fps": round(prepared.drive.fps, 3),
-            "sound": prepared.sound is not None,
-            "neutral": request.neutral,
-            **({"adjust": dict(request.adjust)} if request.adjust else {}),
-            **(changes or {}),
-        }
-        return provenance_tags(self.model, inputs, settings, self.made_by)
-
-    def write(self, prepared: Prepared, output: Path, report: Report = quiet) -> dict[str, Path]:
-        """Sample and write `output` (.mp4) and, beside it, a picture (.png) of portrait, driving frames and result.
-
-        Returns:
-            `video` and `picture`: the files written.
-        """
-        request, picture = prepared.request, self.picture
-        numbers = shown_frames(len(prepared))
-        shown: list[np.ndarray] = []
-        tags = self.tags(prepared)
-
-        def frames() -> Iterator[np.ndarray]:
-            for index, frame in enumerate(self.sample(prepared, report, request.scale)):
-                if index in numbers:
-                    shown.append(frame)
-                yield frame
-
-        clip = prepared.sound
-        sound = Sound(clip.path, clip.start) if clip else None
-        write_video(output, frames(), fps=prepared.drive.fps, metadata=tags, sound=sound)
-        rows: list[tuple[str, np.ndarray | None, Any]] = [("driving", None, prepared.drive.crops(numbers, picture))]
-        if prepared.express is not prepared.drive:
-            rows[0] = ("pose from", None, rows[0][2])
-            shown_by = prepared.express_numbers(numbers)
-            rows.insert(0, ("expression from", None, prepared.express.crops(shown_by, picture)))
-        reference = self.portrait(prepared)
-        rows += [
-            ("pose", None, list(self.normals(prepared, numbers))),
-            ("portrait, result", reference, shown),
-        ]
-        sheet, larger = output.with_suffix(".png"), max(96, picture.short * 2) / picture.short
-        cell = Picture(round(picture.height * larger), round(picture.width * larger))
-        write_image(sheet, rows_of_pictures(rows, cell), tags)
-        return {"video": output, "picture": sheet}
-
-    def write_conditions(self, prepared: Prepared, folder: Path) -> Path:
-        """What the model was given, for use elsewhere: see `CONDITIONS`."""
-        tags = self.tags(prepared)
-        write_video(folder / "normals.mp4", self.normals(prepared, range(len(prepared))), prepared.drive.fps, crf=8)
-        write_video(folder / "warped.mp4", self.painted(prepared, range(len(prepared))), prepared.drive.fps, crf=8)
-        write_image(folder / "portrait_normals.png", self.portrait_normals(prepared.person), tags)
-        view = prepared.view
-        save_camera_path(folder / "cameras.json", view.world_to_camera, view.intrinsics)
-        codes = self.expression(prepared)[: len(prepared)]
-        with atomic_path(folder / "codes.npy") as path:
-            np.save(path, codes, allow_pickle=False)
-        write_json(folder / "provenance.json", {"tags": tags})
-        return folder

@@ -15,6 +15,7 @@ from fportrait.animate.request import Prepared, Request, check_guidance
 from fportrait.animate.retarget import check_strengths
 from fportrait.animate.tracked import Report
 from fportrait.animate.viewpoint import Framing, training_fit, viewpoint
+from fportrait.animate.writing import tags_of
 from fportrait.capture.motion import rotation_from_degrees
 from fportrait.capture.video_io import write_image
 from fportrait.errors import UserError
@@ -120,5 +121,5 @@ def write_edit(animator: Animator, edit: Edit, output: Path, report: Report = qu
     check_file(output, edit.force)
     image, prepared = edit_picture(animator, edit, report)
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_image(output, image, animator.tags(prepared, {"head": list(edit.head), "at_rest": edit.at_rest}))
+    write_image(output, image, tags_of(animator, prepared, {"head": list(edit.head), "at_rest": edit.at_rest}))
     return prepared

@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fportrait.animate.animator import CONDITIONS, Animator, quiet
+from fportrait.animate.animator import Animator, quiet
 from fportrait.animate.profile import Profile
 from fportrait.animate.request import Request
 from fportrait.animate.sizes import AS_PORTRAIT
 from fportrait.animate.tracked import Report
+from fportrait.animate.writing import CONDITIONS, write_conditions, write_result
 from fportrait.errors import UserError
 from fportrait.outputs import check_file, check_folder
 from fportrait.pixels import Picture
@@ -111,7 +112,7 @@ def animate(
     for note in prepared.notes:
         report(f"note: {note}", 0, 0)
     with profile.measured("write"):
-        written = animator.write(prepared, output, report)
+        written = write_result(animator, prepared, output, report)
     if conditions is not None:
-        written["conditions"] = animator.write_conditions(prepared, Path(conditions))
+        written["conditions"] = write_conditions(animator, prepared, Path(conditions))
     return written

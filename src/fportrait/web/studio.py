@@ -21,6 +21,7 @@ from fportrait.animate.edit import Edit, write_edit
 from fportrait.animate.pictures import shown_frames, tracking_overlay
 from fportrait.animate.sizes import AS_PORTRAIT, CELL, chosen_picture, like_portrait
 from fportrait.animate.tracked import Report
+from fportrait.animate.writing import write_conditions, write_result
 from fportrait.bundle import BundleSettings
 from fportrait.capture.video_io import read_video, write_image
 from fportrait.diffusion.schedule import shifted_levels
@@ -258,12 +259,12 @@ class Studio:
             }
 
             def write(folder: Path) -> None:
-                written = animator.write(prepared, folder / video, checked)
+                written = write_result(animator, prepared, folder / video, checked)
                 written["picture"].rename(folder / picture)
                 half = len(prepared) // 2
                 write_image(folder / THUMBNAIL, read_video(folder / video, half, half + 1)[0])
                 (folder / "conditions").mkdir()
-                animator.write_conditions(prepared, folder / "conditions")
+                write_conditions(animator, prepared, folder / "conditions")
                 settings["seconds"] = round(time.monotonic() - started, 1)
 
             return self.store.add(write, settings)
