@@ -1,8 +1,8 @@
 """How long does the whole chain take, and how much memory, from captures to a promoted model and a video?
 
 `make demo` reuses what `dvc repro` finds unchanged; with BENCH=1 (as `make bench` sets) every stage runs again.
-Where nothing was made yet, the chain runs in one process (`kedro run`), which saves the start of twelve, and `dvc repro`
-then finds all of it done. A result is written only when every stage ran.
+Where nothing was made yet, the chain runs in one process (`kedro run`), which saves the start of twelve, and
+`dvc repro` then finds all of it done. A result is written only when every stage ran.
 """
 
 from __future__ import annotations

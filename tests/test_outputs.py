@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from fportrait.animate.writing import CONDITIONS
 from fportrait.animate.run import check_output
+from fportrait.animate.writing import CONDITIONS
 from fportrait.capture.video_io import write_image, write_video
 from fportrait.cli import main
 from fportrait.errors import UserError
