@@ -146,6 +146,19 @@ def test_a_side_whose_outline_stands_before_hair_has_hair_and_no_ear(head):
     assert np.abs(np.median(painter.surface[far], 0) - HAIR).max() < 40
 
 
+@pytest.mark.parametrize("roll", [45, 90, 180])
+def test_a_head_that_lies_or_stands_on_its_crown_is_painted_all_the_same(head, roll):
+    body, vertices, _ = head
+    cos, sin = np.cos(np.radians(roll)), np.sin(np.radians(roll))
+    centre = vertices.mean(0)
+    there = (vertices - centre) @ np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]).T + centre
+    target = Target(there, LENS, body.faces, (128, 128), 1)
+    picture = np.random.default_rng(roll).integers(0, 255, (128, 128, 3), np.uint8)
+    for matte in (target.covered, np.ones((128, 128)), np.zeros((128, 128))):
+        painter = PortraitPainter(body, picture, there, LENS, 1, (), matte.astype(np.float32))
+        assert np.isfinite(painter.surface).all() and painter(turned(there, 30), LENS).shape == picture.shape
+
+
 def test_the_same_portrait_has_the_same_hair_whatever_was_asked_before(head):
     body, _, _ = head
     picture, matte, there = portrait_of(head, 20)

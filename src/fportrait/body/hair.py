@@ -64,12 +64,13 @@ def hair_in(
             return None  # bald, and light may fall on it
     chin = np.arange(len(mesh))[:, None] > scale * places[of_part(body, "face"), 1].max()
     elsewhere = (person < 0.5) | chin | (mesh & (of_part(body, "torso") | of_part(body, "neck"))[seen])
-    if not (skin & ~elsewhere).any():
+    skin, hair = skin & ~elsewhere, hair & ~elsewhere
+    if not skin.any() or hair.sum() < LEAST:  # a head that the picture's edge cuts, or that lies upside down
         return None
-    lab[elsewhere] = np.resize(lab[skin & ~elsewhere], (elsewhere.sum(), 3))  # walls and clothes tell of neither
+    lab[elsewhere] = np.resize(lab[skin], (elsewhere.sum(), 3))  # walls and clothes tell of neither
     kinds = np.full(mesh.shape, cv2.GC_PR_BGD, np.uint8)
     kinds[((person > 0.9) & beside & ~chin) | (mesh & of_part(body, "scalp")[seen])] = cv2.GC_PR_FGD
-    kinds[skin | elsewhere], kinds[hair & ~elsewhere] = cv2.GC_BGD, cv2.GC_FGD
+    kinds[skin | elsewhere], kinds[hair] = cv2.GC_BGD, cv2.GC_FGD
     cv2.setRNGSeed(0)  # of the clustering: the same portrait has the same hair
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.grabCut(cv2.bilateralFilter(lab, 5, 30, 3), kinds, None, *models, 3, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
