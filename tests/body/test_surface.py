@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fportrait.body.hair import hair_in, stands_beside
+from fportrait.body.hair import Beside, hair_in, stands_beside
 from fportrait.body.model import Pose, load_body
 from fportrait.body.painting import PortraitPainter
 from fportrait.body.rasterizer import rasterize, vertex_normals
@@ -85,6 +85,17 @@ def test_in_its_own_pose_the_portrait_stays_itself(head):
     picture, matte, there = portrait_of(head, 25)
     same = PortraitPainter(body, picture, there, LENS, 1, (), matte)(there, LENS).astype(int)
     assert np.abs(same - picture).mean() < 1.5
+
+
+def test_in_its_own_pose_all_that_stands_beside_a_head_stays(head):
+    body, _, _ = head
+    picture, matte, there = portrait_of(head, 50)
+    wide = cv2.dilate(matte, np.ones((13, 13)))
+    picture[(wide > 0) & (matte == 0)] = HAIR
+    painter = PortraitPainter(body, picture, there, LENS, 1, (), wide)
+    all_of_it = np.ones(matte.shape, np.float32)  # at outlines whose way out leans to the camera, or from it
+    painter._beside = Beside(all_of_it, all_of_it, all_of_it, (np.array([0.8, 0, -0.6]), np.array([0.8, 0, 0.6])))
+    assert np.abs(painter(there, LENS).astype(int) - picture)[wide > 0].mean() < 3
 
 
 def test_hair_that_stands_above_the_mesh_tells_the_colour_of_the_scalp_and_a_bald_head_has_none(head):

@@ -176,8 +176,8 @@ class PortraitPainter:
         if self.surface is not None and backdrop is not None:
             turn = turn_between(self.vertices, target.vertices)
             gone = np.clip((math.degrees(turn.magnitude()) - GHOST[0]) / (GHOST[1] - GHOST[0]), 0, 1)
-            # What lay at the outline, where the way out crosses the view, comes to the front or goes away.
-            beside, depths = self._beside, [turn.apply(way)[2] for way in self._beside.ways]
+            # What lay at the outline, where the way out all but crosses the view, comes to the front or goes away.
+            beside, depths = self._beside, [turn.apply(way)[2] - way[2] for way in self._beside.ways]
             came, went = np.clip((np.array(depths) * (-1, 1) - AWAY[0]) / (AWAY[1] - AWAY[0]), 0, 1)
             if gone or came or went:
                 left = (1 - gone * beside.sides) * (1 - came * beside.front) * (1 - went * beside.back)
