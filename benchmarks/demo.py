@@ -77,7 +77,9 @@ def main() -> None:
     os.chdir(ROOT)
     before = {name: (read_record(name) or {}).get("run_id") for name in CHAIN}
     again = ["--force", "--no-run-cache"] if os.environ.get("BENCH") else []
-    chain_seconds = 0.0 if again or any(before.values()) else run([str(BIN / "kedro"), "run"])
+    # What a cache still holds, DVC brings back in seconds.
+    first = not any(before.values()) and not Path(".dvc/cache").exists()
+    chain_seconds = run([str(BIN / "kedro"), "run"]) if first and not again else 0.0
     chain_seconds += run([str(BIN / "dvc"), "repro", *again])
 
     portrait, driving = a_test_portrait()
@@ -96,7 +98,9 @@ def main() -> None:
     total = chain_seconds + animate_seconds
     stages = sum(records[name]["seconds"] for name in ran)
     print(f"{'animate':<16}{animate_seconds:>9.1f}")
-    print(f"{'start-up':<16}{chain_seconds - stages:>9.1f}            starting, hashing")
+    cached = stages > chain_seconds  # DVC brought records back with what they tell of
+    title, left = ("from a cache", chain_seconds) if cached else ("start-up", chain_seconds - stages)
+    print(f"{title:<16}{left:>9.1f}            starting, hashing")
     print(f"{'total':<16}{total:>9.1f}{peak:>10.0f}   bounds: {BOUND_SECONDS} s, {BOUND_MIB} MiB")
 
     print("\non people never trained on (all of it: data/08_reporting/evaluate.json)")
@@ -109,7 +113,7 @@ def main() -> None:
         "  kedro mlflow ui: every stage's run, loss curves, samples\n"
         "  kedro viz: the graph      dvc dag: the stages"
     )
-    if len(ran) == len(CHAIN):
+    if len(ran) == len(CHAIN) and not cached:
         write_result(
             *("demo", "make demo: the whole chain and one animated video", round(total, 1), "s", BOUND_SECONDS, 1),
             peak_memory_mib=peak,
