@@ -92,14 +92,19 @@ def before_backdrop(drawn: np.ndarray, backdrop: Backdrop, source: np.ndarray, c
         source: where each of its pixels comes from in the portrait, `H W 2`, OpenCV's pixels. covered: by the mesh,
             `H W`: the person, whatever the matte says.
     """
-    opacity = cv2.remap(backdrop.rim, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
-    if backdrop.face is not None:
-        opacity *= 1 - cv2.remap(backdrop.face, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
-    opacity = np.maximum(opacity, covered)[..., None]
+    opacity = opacity_at(backdrop, source, covered)[..., None]
     behind = backdrop.picture
     if behind.shape != drawn.shape:
         behind = cv2.resize(behind, drawn.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     return np.clip(behind + opacity * (drawn - behind.astype(np.float32)) + 0.5, 0, 255).astype(np.uint8)
+
+
+def opacity_at(backdrop: Backdrop, source: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    """How opaque a drawn person is, `H W` in [0, 1]; arguments as `before_backdrop` has them."""
+    opacity = cv2.remap(backdrop.rim, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    if backdrop.face is not None:
+        opacity *= 1 - cv2.remap(backdrop.face, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    return np.asarray(np.maximum(opacity, covered))
 
 
 def around(drawn: np.ndarray, told: np.ndarray) -> np.ndarray:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
-from fportrait.body.backdrop import backdrop_of, outside_of
+from fportrait.body.backdrop import Backdrop, backdrop_of, opacity_at, outside_of
 from fportrait.body.hair import hair_cover, hair_in, stands_beside, strands_of
 from fportrait.body.mouth import INSIDE, USUAL_SKIN, inside_colours, inside_of, light_of, mouth_weights
 from fportrait.body.pose import Pose
 from fportrait.body.rasterizer import rasterize, vertex_normals
 from fportrait.body.surface import surface_colours, well_inside
-from fportrait.body.warping import SEAM, Beyond, Target, draw_warped, on_surface, project
+from fportrait.body.warping import SEAM, Beyond, Target, draw_person, draw_warped, on_surface, project
 from fportrait.camera.cameras import scale_intrinsics
 from fportrait.errors import UserError
 
@@ -36,6 +36,18 @@ AWAY = 0.2, 0.45  # sines of the turn between which spectacles at the outline co
 SHOWN = 0.7  # opacity from which the portrait shows the person at a place
 DETAIL = 0.03  # of the picture's short side: deviation of the Gaussian below which a mirror image counts as detail
 SIGHT_DEPTH = 0.008  # metres behind what a pixel sees that still count as seen
+
+
+class Asked(NamedTuple):
+    """The arguments of `draw_warped`."""
+
+    portrait: np.ndarray
+    target: Target
+    sources: np.ndarray
+    front: np.ndarray
+    reach: float
+    beyond: Beyond
+    backdrop: Backdrop | None
 
 
 def acting_vertices(body: Any, shape: np.ndarray, actions: np.ndarray | None, pose: Pose) -> np.ndarray:
@@ -168,6 +180,19 @@ class PortraitPainter:
         Raises:
             ValueError: a target of another size than the portrait's, or of another number of samples.
         """
+        return draw_warped(*self._asked(target))
+
+    def layers(self, target: Target) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What `paint` lays over the backdrop, where a matte is given, at each of the target's samples: the person
+        `H W 3` uint8; the opacity, `H W` in [0, 1]; and where both come from in the portrait, `H W 2`, OpenCV's
+        pixels."""
+        asked = self._asked(target)
+        drawn, source = draw_person(*asked)
+        assert asked.backdrop is not None
+        return drawn, opacity_at(asked.backdrop, source, target.covered), source
+
+    def _asked(self, target: Target) -> Asked:
+        """What `draw_warped` is asked for a target."""
         own = self.portrait.shape[:2], self.samples
         if (target.size, target.samples) != own:
             raise ValueError(f"a target of {target.size}, {target.samples} samples; this portrait's is {own}")
@@ -182,9 +207,8 @@ class PortraitPainter:
             if gone or came or went:
                 left = (1 - gone * beside.sides) * (1 - came * beside.front) * (1 - went * beside.back)
                 backdrop = backdrop._replace(rim=backdrop.rim * left)
-        return draw_warped(
-            self.portrait, target, places, front, WARP_REACH, self._beyond(target, sight, places), backdrop
-        )
+        beyond = self._beyond(target, sight, places)
+        return Asked(self.portrait, target, places, front, WARP_REACH, beyond, backdrop)
 
     def trust(self, target: Target) -> np.ndarray:
         """How far what `paint` makes of a target is trusted, `H W` uint8, 255 for wholly; see TRUST_BESIDE."""

@@ -103,6 +103,23 @@ def draw_warped(
         front: which of them lie before the portrait's camera, `N`. reach: of `warp_portrait`.
         beyond: what the portrait does not see itself. backdrop: what stays where it is; None drags all along.
     """
+    drawn, source = draw_person(portrait, target, sources, front, reach, beyond, backdrop)
+    if backdrop is not None:
+        drawn = before_backdrop(drawn, backdrop, source, target.covered)
+    return drawn if target.samples == 1 else cv2.resize(drawn, portrait.shape[1::-1], interpolation=cv2.INTER_AREA)
+
+
+def draw_person(
+    portrait: np.ndarray,
+    target: Target,
+    sources: np.ndarray,
+    front: np.ndarray,
+    reach: float,
+    beyond: Beyond | None = None,
+    backdrop: Backdrop | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The picture at every sample of the target, `H W 3` uint8, not yet before its backdrop; and where each comes from
+    in the portrait, `H W 2`, OpenCV's pixels. Arguments as `draw_warped` has them."""
     known = front if beyond is None else front & ~beyond.lost
     on_mesh = target.places[known]
     moved = np.zeros((*target.covered.shape, 2), np.float32)
@@ -119,9 +136,7 @@ def draw_warped(
     drawn = cv2.remap(portrait, source, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
     if beyond is not None:
         _fill(drawn, target, front, beyond)
-    if backdrop is not None:
-        drawn = before_backdrop(drawn, backdrop, source, target.covered)
-    return drawn if target.samples == 1 else cv2.resize(drawn, portrait.shape[1::-1], interpolation=cv2.INTER_AREA)
+    return drawn, source
 
 
 def _fill(drawn: np.ndarray, target: Target, front: np.ndarray, beyond: Beyond) -> None:
