@@ -40,6 +40,14 @@ def test_rest_is_taken_where_a_mouth_is_closed_whatever_the_persons_own_bias():
     assert np.allclose(left.std(0), speech.std(0)) and np.allclose(left[10:16], 0, atol=1e-6)
 
 
+def test_eyes_that_are_opened_wide_are_no_more_at_rest_than_closed_ones():
+    """Of a squinting speaker's clip the lowest blink scores are his widest eyes, not his rest."""
+    lids = np.full(FRAMES, 0.4)
+    lids[:5], lids[20:24] = 0.1, 0.9  # startled, and a blink
+    chosen = calm_frames(clip(eyeBlinkLeft=lids, eyeBlinkRight=lids))
+    assert np.allclose(lids[chosen], 0.4)
+
+
 def test_a_clip_that_never_rests_is_left_and_said():
     found = rest_of(np.zeros((FRAMES, 128)), clip(jawOpen=np.full(FRAMES, 0.6)), "scream.mp4")
     assert found.code is None and "scream.mp4 shows no face at rest (jawOpen 0.60" in found.note

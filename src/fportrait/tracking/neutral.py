@@ -8,7 +8,9 @@ with the former alone eyes open so wide that half a blink does not show, with th
 like the rendered ones nothing is taken: it cost an embedded driver two thirds of a blink.
 
 The frames at rest are told by the scores of the blendshape net, each above its own low end in this clip: those scores
-are biased by person, too. A clip whose calmest frames still laugh or speak is left as it is, and said.
+are biased by person, too. Lids rest elsewhere: they are down for moments alone, and what is lowest are eyes that are
+opened wide, so their rest is a quarter of the way up. A clip whose calmest frames still laugh or speak is left as it
+is, and said.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ WATCHED = (
     *("mouthFrownLeft", "mouthFrownRight", "mouthStretchLeft", "mouthStretchRight"),
 )
 LOW_END = 0.1  # quantile of a score over the clip
+LIDS = ("eyeBlinkLeft", "eyeBlinkRight")
+LIDS_REST = 0.25  # quantile at which lids rest: most of a clip's frames show eyes that are open, and few wide ones
 SHARE, FEWEST, MOST = 0.1, 3, 25  # of a clip's frames that are averaged
 AT_REST = {"jawOpen": 0.25, "mouthSmileLeft": 0.45, "mouthSmileRight": 0.45, "eyeBlinkLeft": 0.6, "eyeBlinkRight": 0.6}
 
@@ -60,9 +64,11 @@ def calm_frames(seen: ClipLandmarks) -> np.ndarray:
     found = np.flatnonzero(seen.confidence > 0)
     assert seen.scores is not None
     scores = seen.scores[found][:, [BLENDSHAPE_NAMES.index(name) for name in WATCHED]].astype(np.float64)
-    above = np.clip(scores - np.quantile(scores, LOW_END, axis=0), 0, None).sum(1)
+    away = np.clip(scores - np.quantile(scores, LOW_END, axis=0), 0, None)
+    lids = np.isin(WATCHED, LIDS)
+    away[:, lids] = abs(scores[:, lids] - np.quantile(scores[:, lids], LIDS_REST, axis=0))
     count = int(np.clip(round(SHARE * len(found)), FEWEST, MOST))
-    return np.sort(found[np.argsort(above, kind="stable")[:count]])
+    return np.sort(found[np.argsort(away.sum(1), kind="stable")[:count]])
 
 
 def rest_of(codes: np.ndarray, seen: ClipLandmarks, where: str, named: int | None = None) -> Rest:
