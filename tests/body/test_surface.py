@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from fportrait.body.backdrop import ends_of
 from fportrait.body.hair import Beside, hair_in, stands_beside
 from fportrait.body.model import Pose, load_body
 from fportrait.body.painting import PortraitPainter
@@ -80,6 +81,43 @@ def test_no_wall_is_painted_on_a_head_that_turns(head):
     assert walls(PortraitPainter(body, picture, there, LENS, 1)) > 0.15
 
 
+def test_light_at_the_edge_of_a_face_is_not_drawn_on_its_cheek_when_it_turns(head):
+    body, vertices, _ = head
+    picture, matte, there = portrait_of(head, 0)
+    light = (matte > 0) & (cv2.erode(matte, np.ones((5, 5))) == 0)
+    picture[light] = 255
+    target = Target(turned(vertices, -45), LENS, body.faces, (128, 128), 1)
+    painter = PortraitPainter(body, picture, there, LENS, 1, (), matte)
+    face = np.zeros(target.covered.shape, np.uint8)
+    face.reshape(-1)[target.places] = (body.part == 0)[body.faces[target.triangles, 0]]
+    within = cv2.erode(face, np.ones((9, 9))) > 0
+
+    def lit(painter):
+        drawn = painter.paint(target)
+        return (drawn[within].min(-1) > 225).mean()
+
+    assert lit(painter) < 0.005 < 0.05 < lit(PortraitPainter(body, picture, there, LENS, 1))
+    assert np.abs(painter(there, LENS).astype(int) - picture)[light].mean() < 8  # in its own pose it is
+
+
+def test_a_portrait_that_ends_in_black_is_painted_without_it_and_a_dark_wall_is_no_end(head):
+    body, vertices, _ = head
+    picture, matte, there = portrait_of(head, 0)
+    rows = np.flatnonzero(matte.any(1))
+    top = int(rows[0] + 0.25 * (rows[-1] - rows[0]))
+    picture[:top], picture[:, :9] = 0, 0
+    assert ends_of(picture) == (slice(top + 1, 128), slice(10, 128))
+    for degrees in (0, 35):
+        pose = turned(vertices, degrees)
+        drawn = PortraitPainter(body, picture, there, LENS, 1, (), matte)(pose, LENS)
+        assert (drawn.max(-1) < 25).mean() < 0.002
+    assert (PortraitPainter(body, picture, there, LENS, 1)(there, LENS).max(-1) < 25).mean() > 0.2  # a model's picture
+    dark = np.where(matte[..., None] > 0, picture, 3).astype(np.uint8)
+    dark[:top] = np.where(matte[:top, :, None] > 0, 90, 3)
+    assert ends_of(dark) is None
+    assert ends_of(np.zeros_like(dark)) is None and ends_of(np.full_like(dark, 99)) is None
+
+
 def test_in_its_own_pose_the_portrait_stays_itself(head):
     body, _, _ = head
     picture, matte, there = portrait_of(head, 25)
@@ -128,8 +166,9 @@ def test_a_hidden_scalp_has_the_strands_of_the_hair_that_is_seen_and_what_no_hai
     with_strands, plain = (painter._on_surface(target, hidden, detailed) for detailed in (True, False))
     levels = np.abs(with_strands - plain).mean(-1)
     assert levels[scalp[corners].all(1)].mean() > 3
-    hair = painter._strands.shares[corners].max(1)
-    assert levels[hair == 0].max() == 0
+    (strands,) = (grain for grain in painter._grains if grain.shares[scalp].mean() > 0.5)
+    bare = strands.shares[corners].max(1) == 0
+    assert bare.any() and levels[bare].max() < 0.5  # skin of one colour has no grain
 
 
 def test_short_hair_that_stands_no_higher_than_the_mesh_is_found_and_light_on_a_bald_head_is_none(head):

@@ -92,7 +92,7 @@ def view_notes(person: Tracked, image: np.ndarray) -> list[str]:
     elif missing > CLOSE:
         notes.append(
             f"{name} ends close to the head: {100 * missing:.0f}% of what the model looks at lies outside the picture "
-            "and is black; a picture with more room around the head comes out better"
+            "and is made up; a picture with more room around the head comes out better"
         )
     camera, rotation = person.track.cameras[0], person.track.rotations[0]
     sight = -camera[:3, :3].T @ camera[:3, 3] - person.track.translations[0]
@@ -116,6 +116,6 @@ def rectangle_notes(person: Tracked, picture: Picture) -> list[str]:
     if missing <= BLACK:
         return []
     return [
-        f"{100 * missing:.0f}% of a picture of {picture.across_by_down} lies outside {person.path.name} and is black; "
-        "take a portrait with more room around the head, or a shape nearer to its own"
+        f"{100 * missing:.0f}% of a picture of {picture.across_by_down} lies outside {person.path.name} and is made "
+        "up; take a portrait with more room around the head, or a shape nearer to its own"
     ]

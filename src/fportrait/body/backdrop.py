@@ -22,6 +22,9 @@ RIM = 0.02, 0.04  # the person's layer: opaque up to here, and gone from there o
 OUTLINE, FURTHER = 0.02, 0.1
 # How far within the old silhouette a place beside the new one may come from if it is no hair.
 FACE = 0.02, 0.04  # of the picture's short side: shown up to here, and not from there on
+BLACK, STRAIGHT = 12, 0.4  # level up to which a row is black; part of the next one that is not, where a picture ends
+MIXED = 0.004  # of the short side: what resizing mixed of a picture and the black beside it
+BEYOND = 0.03  # of the short side: how far a person who is cut by the picture's edge goes on beyond it, fading
 WAY_OUT = 0.03  # of the picture's short side: deviation of the Gaussian that smooths the way out of a silhouette
 
 
@@ -37,11 +40,16 @@ class Backdrop(NamedTuple):
 
 
 def backdrop_of(
-    portrait: np.ndarray, matte: np.ndarray, covered: np.ndarray, flesh: np.ndarray | None = None
+    portrait: np.ndarray,
+    matte: np.ndarray,
+    covered: np.ndarray,
+    flesh: np.ndarray | None = None,
+    ended: np.ndarray | None = None,
 ) -> Backdrop:
     """Args:
     portrait: `H W 3` uint8. matte: the person's opacity, `h w` in [0, 1], of the same picture at any size. covered: by
-        the mesh in the portrait, `H W`. flesh: what is no hair, `H W` in [0, 1].
+        the mesh in the portrait, `H W`. flesh: what is no hair, `H W` in [0, 1]. ended: where the picture had ended,
+        `H W`, and the portrait tells nothing of what stands there.
     """
     size, side = portrait.shape[1::-1], min(portrait.shape[:2])
     matte = cv2.resize(np.asarray(matte, np.float32), size, interpolation=cv2.INTER_AREA)
@@ -50,14 +58,49 @@ def backdrop_of(
     def ramp(near: float, far: float) -> np.ndarray:
         return np.asarray(np.clip((far - away) / (far - near), 0, 1), np.float32)
 
-    hole = ramp(*FILLED)[..., None]
-    wall = around(portrait.astype(np.float32), (away > FILLED[1]).astype(np.float32))
+    hole, known = ramp(*FILLED), away > FILLED[1]
+    if ended is not None:
+        hole, known = np.maximum(hole, ended), known & ~ended
+    hole = hole[..., None]
+    wall = around(portrait.astype(np.float32), known.astype(np.float32))
     filled = portrait + hole * (wall - portrait)
     outside, face = outside_of(covered), None
     if flesh is not None:
         within = np.clip((-outside[..., 0] / side - FACE[0]) / (FACE[1] - FACE[0]), 0, 1)
         face = np.asarray(within * flesh, np.float32)
-    return Backdrop(np.clip(filled + 0.5, 0, 255).astype(np.uint8), ramp(*RIM), outside, face)
+    rim = ramp(*RIM)
+    if ended is not None:
+        rim *= np.clip(1 - cv2.distanceTransform(ended.astype(np.uint8), cv2.DIST_L2, 5) / (BEYOND * side), 0, 1)
+    return Backdrop(np.clip(filled + 0.5, 0, 255).astype(np.uint8), rim, outside, face)
+
+
+def ends_of(portrait: np.ndarray) -> tuple[slice, slice] | None:
+    """The rows and columns of a portrait `H W 3` that hold a picture, where it is black beside them: a crop that went
+    beyond the file, or bars that the file has. None without; a dark wall whose edge is not straight is no bar."""
+    level = portrait.max(-1)
+    found, mixed = [], round(MIXED * min(level.shape) + 0.5)
+    for lines in (level, level.T):
+        dark = lines.max(1) <= BLACK
+        bright = np.flatnonzero(~dark)
+        if not len(bright) or len(bright) < len(dark) // 3:
+            return None
+        first, last = int(bright[0]), int(bright[-1]) + 1
+        # The line that ends it may be mixed of both.
+        if first and (lines[min(first + mixed, last - 1)] > BLACK).mean() < STRAIGHT:
+            first = 0
+        if last < len(dark) and (lines[max(last - 1 - mixed, first)] > BLACK).mean() < STRAIGHT:
+            last = len(dark)
+        found.append(slice(first + mixed * (first > 0), last - mixed * (last < len(dark))))
+    rows, columns = found
+    return None if level[rows, columns].shape == level.shape else (rows, columns)
+
+
+def going_on(picture: np.ndarray, ends: tuple[slice, slice]) -> np.ndarray:
+    """A picture `H W ...` that goes on beyond its ends as in a mirror."""
+    rows, columns = ends
+    height, width = picture.shape[:2]
+    around = ((rows.start, height - rows.stop), (columns.start, width - columns.stop))
+    return np.pad(picture[rows, columns], (*around, *[(0, 0)] * (picture.ndim - 2)), "reflect")
 
 
 def outside_of(covered: np.ndarray) -> np.ndarray:

@@ -30,9 +30,6 @@ HAIRLINE, STEEP = 0.4, 3.0  # hair ends where so much of it is left, this much s
 FACE_SIDE, BEHIND = 60.0, 115.0  # degrees aside from which a face is its side, and a skull its back
 FEW = 0.01  # of the hair beside the mesh: hardly any
 HANGS = 0.045, -0.1  # metres above the eyes' middle between which something beside a face is no part of a skull
-STRANDS_LEAST = 0.02  # of the short side: half of the smallest square of hair whose detail is used
-STRANDS = 11.0  # levels, deviation of the detail at most: a square that holds an edge would be seen again and again
-STRANDS_WIDE = 0.12  # of the square: deviation of the Gaussian above which it is no strand
 
 
 def hair_in(
@@ -172,48 +169,6 @@ def stands_beside(body: Any, shown: np.ndarray | None, vertex: np.ndarray, outwa
     soft = max(SOFT * min(covered.shape), 0.3)
     sides, front, back = (cv2.GaussianBlur(part.astype(np.float32), (0, 0), soft) for part in parts)
     return Beside(sides, front, back, (ways[0], ways[1]))
-
-
-class Strands(NamedTuple):
-    """Detail of hair, a square `patch` `S S 3` of signed levels; and of every vertex `V` where in it, endlessly tiled,
-    `places` `V 2` pixels, and how much of it, `shares` `V`."""
-
-    patch: np.ndarray
-    places: np.ndarray
-    shares: np.ndarray
-
-    def at(self, corners: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Levels `N 3` at points by their triangles' corners `N 3`, vertex numbers, and weights `N 3`."""
-        place = (self.places[corners] * weights[..., None]).sum(1)
-        side = len(self.patch)
-        folded = np.abs((place + side) % (2 * side) - side)  # there and back: no seam
-        x, y = np.clip(folded, 0, side - 1).astype(int).T
-        return np.asarray(self.patch[y, x] * (self.shares[corners] * weights).sum(1)[:, None], np.float32)
-
-
-def strands_of(
-    body: Any, portrait: np.ndarray, shown: np.ndarray, cover: np.ndarray, pixels_per_metre: float
-) -> Strands | None:
-    """Detail for hair that the portrait does not see, out of the widest square of it; None of too little.
-
-    Args:
-        shown: of `hair_in`. cover: `V`, of `hair_cover`. pixels_per_metre: of the portrait, where the head is.
-    """
-    room = cv2.distanceTransform(np.pad((shown > 0.8).astype(np.uint8), 1), cv2.DIST_C, 3)[1:-1, 1:-1]
-    half = int(room.max() * 0.95)
-    if half < max(STRANDS_LEAST * min(portrait.shape[:2]), 2):
-        return None
-    y, x = np.unravel_index(room.argmax(), room.shape)
-    patch = portrait[max(y - half, 0) : y + half, max(x - half, 0) : x + half].astype(np.float32)
-    side = min(patch.shape[:2])
-    patch = patch - cv2.GaussianBlur(patch, (0, 0), max(STRANDS_WIDE * side, 1.0))
-    patch *= min(1.0, STRANDS / max(float(patch.std()), 1e-6))
-    template = np.asarray(body.template)
-    around = (
-        np.arctan2(template[:, 0], template[:, 2]) * np.hypot(*template[of_part(body, "scalp")][:, [0, 2]].T).mean()
-    )
-    places = np.stack([around, template[:, 1]], 1) * pixels_per_metre
-    return Strands(patch[:side, :side], places, cover)
 
 
 def sampled(picture: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from fportrait.body.backdrop import Backdrop, backdrop_of, opacity_at, outside_of
-from fportrait.body.hair import hair_cover, hair_in, stands_beside, strands_of
+from fportrait.body.backdrop import Backdrop, backdrop_of, ends_of, going_on, opacity_at, outside_of
+from fportrait.body.grain import grain_of
+from fportrait.body.hair import hair_cover, hair_in, sampled, stands_beside
+from fportrait.body.mesh import of_part
 from fportrait.body.mouth import INSIDE, USUAL_SKIN, inside_colours, inside_of, light_of, mouth_weights
 from fportrait.body.pose import Pose
 from fportrait.body.rasterizer import rasterize, vertex_normals
@@ -25,6 +27,10 @@ SIGHT_LOW = 0.2  # cosine below which the first portrait sees a point badly enou
 # And below which it shows but streaks of a point that is drawn facing more than so many times as much: filled from
 # around, where a matte is given.
 SIGHT_LOST, STREAKS, WALLS = 0.1, 3.0, 1.5
+# Of a point that is drawn facing more by these than the portrait sees it: from the first on it is doubted, from the
+# second on wholly, where it was seen worse than between these cosines, or this near to the person's edge in the matte
+# (of the short side: deviation of the Gaussian), where pixels show the wall, the light around a head, or a neighbour.
+DOUBTED, SIGHT_SURE, EDGE = (0.1, 0.3), (0.08, 0.25), 0.016
 MIRROR_SIGHT = 0.4  # cosine that the other side must be seen with: a silhouette's edge mirrors what lies beside it
 # How far a picture is trusted against a model that differs from it (`diffusion.detail`). Beside the mesh a model
 # blurs what is dragged along (trusted less than wholly, the old silhouette shines through); where the portrait sees the
@@ -126,11 +132,20 @@ class PortraitPainter:
         # Of the whole surface, and where the portrait shows no person: for people alone, not what models are shown.
         self.backdrop, self.surface, self._empty = None, None, None
         mirror, flesh = mirror_vertices(body), None
+        self._ended = None  # where the portrait has ended, in black
+        if matte is not None:
+            matte = cv2.resize(np.asarray(matte, np.float32), portrait.shape[1::-1], interpolation=cv2.INTER_AREA)
+            ends = ends_of(portrait)
+            if ends is not None:
+                self.portrait = portrait = going_on(portrait, ends)
+                matte, self._ended = going_on(matte, ends), np.ones(seen.shape, bool)
+                self._ended[ends] = False
         if matte is not None and mirror is not None:
-            opacity = cv2.resize(np.asarray(matte, np.float32), portrait.shape[1::-1], interpolation=cv2.INTER_AREA)
+            opacity = matte if self._ended is None else matte * ~self._ended
             self._empty = opacity < SHOWN
+            self._sound = well_inside(opacity, EDGE)
             places, sight = self._vertices_seen()
-            sight = sight * well_inside(opacity, places)
+            sight = sight * sampled(well_inside(opacity), places)[:, 0]
             vertex = np.where(seen, self.faces[triangle, 0], -1)
             hair = hair_in(body, portrait, places, opacity, vertex)
             cover = hair_cover(body, portrait, hair, places, sight, mirror, outside_of(seen), opacity)
@@ -139,10 +154,15 @@ class PortraitPainter:
             self._beside = stands_beside(body, hair, vertex, vertex_normals(self.vertices, self.faces, body.weld))
             self._soft = cv2.GaussianBlur(portrait.astype(np.float32), (0, 0), DETAIL * min(portrait.shape[:2]))
             scale = float(intrinsics[1, 1] / max(np.median(self.vertices[:, 2]), 1e-3))
-            self._strands = None if hair is None else strands_of(body, portrait, hair, cover.hair, scale)
             flesh = np.ones(seen.shape, np.float32) if hair is None else 1 - hair
+            skin = (of_part(body, "face")[vertex] & seen) & (flesh > 0.8) & ~self._empty
+            bare = (1 - cover.hair) * ~of_part(body, "torso")
+            grains = [grain_of(body, portrait, skin, bare, scale, "skin")]
+            if hair is not None:
+                grains.append(grain_of(body, portrait, hair > 0.8, cover.hair, scale, "hair"))
+            self._grains = [grain for grain in grains if grain is not None]
         if matte is not None:
-            self.backdrop = backdrop_of(portrait, matte, seen, flesh)
+            self.backdrop = backdrop_of(portrait, matte, seen, flesh, self._ended)
         self.light = np.median(portrait[seen], 0) if seen.any() else np.asarray(USUAL_SKIN)  # of the face, by channel
         if self._inside is not None:
             part = np.append(self._inside.part, 0)[ids]  # the last one stands for -1, nothing
@@ -274,18 +294,34 @@ class PortraitPainter:
         if self._empty is not None:  # a mesh wider than the head shows the wall there
             x, y = np.clip(places.astype(int), 0, np.array(self._empty.shape[::-1]) - 1).T
             lost |= self._empty[y, x] & (best * WALLS < target.facing)
+            if self._ended is not None:
+                lost |= self._ended[y, x]
         lost &= (shares <= 0) & (drawn == 0)
         if self.surface is not None:
-            filled = np.flatnonzero(lost)
-            colours[filled], shares[filled] = self._on_surface(target, filled, True), 1
+            doubt = self._doubt(target, best, places) * (drawn == 0)
+            doubt[lost] = 1
+            filled = np.flatnonzero(doubt > shares)
+            colours[filled] = self._on_surface(target, filled, True)
+            shares[filled] = doubt[filled]
         return Beyond(colours, shares, drawn, lost)
 
+    def _doubt(self, target: Target, best: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """How much of what the portrait shows of a target's points is left to its surface, `N` in 0..1; see DOUBTED."""
+        x, y = np.clip(places.astype(int), 0, np.array(self._sound.shape[::-1]) - 1).T
+        turned, sure = (
+            np.clip((cosine - low) / (high - low), 0, 1)
+            for cosine, (low, high) in ((target.facing - best, DOUBTED), (best, SIGHT_SURE))
+        )
+        return np.asarray(turned * (1 - self._sound[y, x] * sure), np.float32)
+
     def _on_surface(self, target: Target, rows: np.ndarray, detailed: bool) -> np.ndarray:
-        """`surface_colours` of some of a target's points, `N 3`; `detailed` ones have the strands of hair."""
+        """`surface_colours` of some of a target's points, `N 3`, `detailed` with strands of hair and grain of skin."""
         assert self.surface is not None
         corners, weights = self.faces[target.triangles[rows]], target.weights[rows]
         colours = np.asarray((self.surface[corners] * weights[..., None]).sum(1))
-        return colours if not detailed or self._strands is None else colours + self._strands.at(corners, weights)
+        for grain in self._grains if detailed else ():
+            colours += grain.at(corners, weights)
+        return colours
 
     def _covered(self, target: Target, colours: np.ndarray) -> np.ndarray:
         """How much of a tongue, and of what is behind it, shown in `colours` `N 3` is drawn anew, `N`.

@@ -59,7 +59,8 @@ def surface_colours(
     return np.asarray(np.clip(spread_over(body, known + UNKNOWN, wanted, edges, SMOOTHED), 0, 255), np.float32)
 
 
-def well_inside(opacity: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """How far from the wall places `V 2` lie in a person's `opacity` `H W`, 0 to 1: at the edge colours are mixed."""
-    soft = cv2.GaussianBlur(opacity, (0, 0), max(SOFT * min(opacity.shape), 0.3))
-    return np.asarray(np.clip((sampled(soft, places)[:, 0] - 0.75) / 0.2, 0, 1))
+def well_inside(opacity: np.ndarray, soft: float = SOFT) -> np.ndarray:
+    """How far from the wall each pixel of a person's `opacity` `H W` lies, 0 to 1: at the edge colours are mixed. The
+    edge is as wide as a Gaussian of deviation `soft`, of the short side."""
+    wide = cv2.GaussianBlur(opacity, (0, 0), max(soft * min(opacity.shape), 0.3))
+    return np.asarray(np.clip((wide - 0.75) / 0.2, 0, 1))

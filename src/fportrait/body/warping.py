@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import cv2
@@ -52,6 +53,12 @@ class Target:
         self.grid = np.stack(np.meshgrid(across, down), -1)  # where the samples lie, `H W 2` pixels
         _, self.facing = on_surface(vertices, faces, self.triangles, self.weights)  # `N` cosines
         self._fading: dict[float, np.ndarray] = {}
+
+    @functools.cached_property
+    def within(self) -> np.ndarray:
+        """How much of what lies around each sample the mesh covers, `H W`, at least a tenth; see SEAM."""
+        covered = self.covered.astype(np.float32)
+        return np.maximum(cv2.GaussianBlur(covered, (0, 0), SEAM * min(covered.shape)), 0.1)
 
     def fading(self, reach: float) -> np.ndarray:
         """`fade` around the mesh, `H W`."""
@@ -133,7 +140,9 @@ def draw_person(
     source = target.grid + moved - 0.5  # OpenCV samples at whole numbers
     if backdrop is not None:
         beside_the_silhouette(backdrop, source, target.covered)
-    drawn = cv2.remap(portrait, source, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    # Beyond its edge a picture goes on as in a mirror, for people; its last pixels would be drawn out to streaks.
+    border = cv2.BORDER_REPLICATE if backdrop is None else cv2.BORDER_REFLECT_101
+    drawn = cv2.remap(portrait, source, None, cv2.INTER_CUBIC, borderMode=border)  # type: ignore[call-overload]
     if beyond is not None:
         _fill(drawn, target, front, beyond)
     return drawn, source
@@ -150,6 +159,8 @@ def _fill(drawn: np.ndarray, target: Target, front: np.ndarray, beyond: Beyond) 
         soft = cv2.GaussianBlur(share, (0, 0), SEAM * min(share.shape)).reshape(-1)
         beside = target.places[front]
         beside = beside[soft[beside] != 0]
+        # Of what is softened the mesh's own part: at its outline shares do not mix with none.
+        soft[beside] = np.minimum(soft[beside] / target.within.reshape(-1)[beside], 1)
         wide = around(colours, told)
         wide.reshape(-1, 3)[at] = colours.reshape(-1, 3)[at]
         mean = flat[beside] + soft[beside, None] * (wide.reshape(-1, 3)[beside] - flat[beside])
