@@ -18,6 +18,7 @@ GUMS = (140, 84, 80)
 USUAL_SKIN = (182.0, 138.0, 108.0)  # medians of rendered faces, sRGB, that INSIDE goes with
 # How much of what sets a face apart from the usual one is light, and not skin: of its grey level, and of its tint.
 LIGHT_SHARE, TINT_SHARE = 0.5, 0.6
+EYES, BRIGHTEST = 215.0, 90  # grey level of eyes in usual light: the percentile of what is seen of them
 ARCH = 0.045, 0.041  # metres: the teeth's arch is about a circle around that depth behind their front, of that radius
 # Widths from the middle to the side, metres, about those of adults (Wheeler's Dental Anatomy): upper and lower.
 WIDTHS = (0.0085, 0.0065, 0.0075, 0.007, 0.007, 0.01), (0.005, 0.0055, 0.007, 0.007, 0.007, 0.011)
@@ -28,16 +29,19 @@ BACK = 0.028, 0.010  # metres behind the front teeth: darkest there, and as brig
 DEEPEST = 0.5  # grey level of the back teeth beside the front ones (a quarter of their light)
 EDGE = 0.006  # of the picture's short side: deviation of the Gaussian along the lips' shadow
 SHADOW = 0.3  # what the lips' shadow takes of what lies right behind them
+FREE = 0.035  # metres behind the front teeth to where a band has vertices of its own
+ROW = 0.001  # metres that vertices of one row may lie beside a line
 SOFT = 0.7  # samples: deviation of the Gaussian that the edges of what is drawn are softened with
 
 
 class Inside(NamedTuple):
     """The parts of a body's mouth: `part` of each triangle `F` (0 none, 1 upper teeth, 2 lower, 3 tongue, 4 cavity),
-    and where the front teeth end: depth, and heights of the upper and the lower edge, metres on the template."""
+    how far forward the front teeth stand, and the edges of the upper and the lower ones as lines `(slope, height)` over
+    depth; metres on the template. The arch rises towards its back, by 6 mm over its length."""
 
     part: np.ndarray
     front: float
-    edges: tuple[float, float]
+    edges: tuple[np.ndarray, np.ndarray]
 
 
 @functools.lru_cache(maxsize=4)
@@ -55,7 +59,18 @@ def inside_of(body: Any) -> Inside | None:
     part[teeth] = np.where(height[teeth] > between, 1, 2)
     part[named == names.index("tongue")], part[named == names.index("mouth_cavity")] = 3, 4
     upper, lower = (template[np.unique(faces[part == number])] for number in (1, 2))
-    return Inside(part, float(upper[:, 2].max()), (float(upper[:, 1].min()), float(lower[:, 1].max())))
+    return Inside(part, float(upper[:, 2].max()), (_edge(upper, -1), _edge(lower, 1)))
+
+
+def _edge(teeth: np.ndarray, side: int) -> np.ndarray:
+    """The line through the outermost row of a band's vertices `N 3`: its topmost (`side` 1) or lowest (-1) ones."""
+    row = teeth[teeth[:, 2] > teeth[:, 2].max() - FREE]  # behind it upper and lower band share vertices
+    while True:
+        line = np.polyfit(row[:, 2], row[:, 1], 1)
+        above = side * (row[:, 1] - np.polyval(line, row[:, 2]))
+        if above.min() > -ROW or len(row) <= 4:
+            return np.asarray(line)
+        row = row[above > above.min() + 1e-9]
 
 
 def mouth_weights(body: Any) -> np.ndarray | None:
@@ -69,15 +84,30 @@ def mouth_weights(body: Any) -> np.ndarray | None:
     return weights
 
 
-def light_of(skin: np.ndarray) -> np.ndarray:
+def light_of(skin: np.ndarray, eyes: float = 0.0) -> np.ndarray:
     """By channel, how much brighter than usual what is inside the mouth of a face stands, whose median is `skin` `3`.
 
-    A dark face is dark skin or little light, and nobody can tell which: half of it is taken for light.
+    A dark face is dark skin or little light. Half of it is taken for light, unless the whites of its eyes are brighter
+    than that.
+
+    Args:
+        eyes: of `brightest_of_eyes`; lids, lashes and lenses darken them, so dark ones tell nothing.
     """
     usual, own = np.asarray(USUAL_SKIN), np.maximum(np.asarray(skin, np.float64), 1)
     grey = own.mean() / usual.mean()
     tint = (own / own.mean()) / (usual / usual.mean())
-    return np.asarray(grey**LIGHT_SHARE * np.clip(tint, 0.5, 2) ** TINT_SHARE, np.float32)
+    return np.asarray(max(grey**LIGHT_SHARE, eyes / EYES) * np.clip(tint, 0.5, 2) ** TINT_SHARE, np.float32)
+
+
+def brightest_of_eyes(body: Any, picture: np.ndarray, triangles: np.ndarray) -> float:
+    """Grey level of the whites of the eyes in a picture `H W 3` whose pixels see `triangles` `H W`, -1 for none; 0 of
+    eyes that are not seen, and of bodies that have none."""
+    names = list(getattr(body, "part_names", []))
+    if "eyes" not in names:
+        return 0.0
+    eyes = np.asarray(body.part)[np.asarray(body.faces)[triangles, 0]] == names.index("eyes")
+    grey = picture[eyes & (triangles >= 0)].mean(1)
+    return float(np.percentile(grey, BRIGHTEST)) if len(grey) else 0.0
 
 
 def inside_colours(inside: Inside, triangles: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -94,7 +124,7 @@ def inside_colours(inside: Inside, triangles: np.ndarray, places: np.ndarray) ->
         borders = np.concatenate([[0.0], np.cumsum(widths)])
         from_border = np.abs(along[:, None] - borders).min(1)
         # Where a tooth ends: towards its gap the gum comes down, and at the edge the two neighbours part.
-        above = (height[own] - edge) * (1 if number == 1 else -1)
+        above = (height[own] - np.polyval(edge, depth[own])) * (1 if number == 1 else -1)
         line = crown - 0.002 * np.exp(-((from_border / 0.0015) ** 2))
         gum = _step(line - 0.0005, line + 0.0005, above)[:, None]
         gap = np.exp(-((from_border / GAP) ** 2) / 2) * (GAP_DEPTH + (1 - GAP_DEPTH) * (1 - _step(0, NOTCH, above)))

@@ -14,7 +14,15 @@ from fportrait.body.backdrop import Backdrop, backdrop_of, ends_of, going_on, op
 from fportrait.body.grain import grain_of
 from fportrait.body.hair import hair_cover, hair_in, sampled, stands_beside
 from fportrait.body.mesh import of_part
-from fportrait.body.mouth import INSIDE, USUAL_SKIN, inside_colours, inside_of, light_of, mouth_weights
+from fportrait.body.mouth import (
+    INSIDE,
+    USUAL_SKIN,
+    brightest_of_eyes,
+    inside_colours,
+    inside_of,
+    light_of,
+    mouth_weights,
+)
 from fportrait.body.pose import Pose
 from fportrait.body.rasterizer import rasterize, vertex_normals
 from fportrait.body.surface import surface_colours, well_inside
@@ -165,6 +173,7 @@ class PortraitPainter:
             self.backdrop = backdrop_of(portrait, matte, seen, flesh, self._ended)
         self.light = np.median(portrait[seen], 0) if seen.any() else np.asarray(USUAL_SKIN)  # of the face, by channel
         if self._inside is not None:
+            self._inner_light = light_of(self.light, brightest_of_eyes(body, portrait, triangle))
             part = np.append(self._inside.part, 0)[ids]  # the last one stands for -1, nothing
             self._shown, self._opening = part > 0, (part > 0).sum() / max((ids >= 0).sum(), 1)
 
@@ -286,7 +295,7 @@ class PortraitPainter:
             inside = np.flatnonzero(drawn)
             triangles = target.triangles[inside]
             points, _ = on_surface(self.body.template, self.faces, triangles, target.weights[inside])
-            colours[inside] = inside_colours(self._inside, triangles, points) * light_of(self.light)
+            colours[inside] = inside_colours(self._inside, triangles, points) * self._inner_light
             shares[inside] = 0
         lost = best <= 0
         if self.backdrop is not None:
@@ -332,7 +341,7 @@ class PortraitPainter:
         assert self._inside is not None
         opening = (self._inside.part[target.triangles] > 0).sum() / max(len(target.triangles), 1)
         wider = np.clip(opening / max(self._opening, 1e-6) - 1.2, 0, 1)
-        dark = float((np.asarray(INSIDE["tongue"]) * light_of(self.light)).mean())
+        dark = float((np.asarray(INSIDE["tongue"]) * self._inner_light).mean())
         return np.asarray(wider * np.clip(2 * colours.mean(1) / dark - 2, 0, 1), np.float32)
 
     def sight(
