@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import safe_open
 
 from fportrait import atomic_io
-from fportrait.atomic_io import atomic_folder, atomic_path, sweep, write_json
+from fportrait.atomic_io import atomic_folder, atomic_path, sweep, write_json, write_safetensors
 from fportrait.errors import UserError
 
 
@@ -87,3 +89,15 @@ def test_a_folder_is_swept_once_by_a_process_and_a_lost_race_is_no_error(tmp_pat
     assert seen == [tmp_path]
     monkeypatch.undo()
     assert sweep(tmp_path / "nowhere") == []
+
+
+def test_the_same_tensors_and_metadata_give_the_same_bytes(tmp_path):
+    metadata = {"dataset": "PhoneCapture", "identity": 'Zoë "Z" \\ /', "split": "train", "more": "\n"}
+    tensors = {"b": torch.arange(5.0), "a": torch.zeros(2, 3, dtype=torch.float16)}
+    file, written = tmp_path / "shard.safetensors", set()
+    for _ in range(12):  # the library's own order of four keys is one of 24, anew for every file
+        written.add(write_safetensors(file, tensors, metadata).read_bytes())
+    assert len(written) == 1
+    with safe_open(file, "pt") as found:
+        assert found.metadata() == metadata
+        assert found.get_tensor("b").tolist() == [0, 1, 2, 3, 4] and found.get_tensor("a").shape == (2, 3)

@@ -173,11 +173,27 @@ def write_parquet(target: str | Path, table: pd.DataFrame) -> Path:
 def write_safetensors(
     target: str | Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
 ) -> Path:
+    """The same tensors and metadata always give the same bytes, which is what DVC asks whether to run a stage again."""
     from safetensors.torch import save_file
 
     with atomic_path(target) as path:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(path), metadata)
+        if metadata and len(metadata) > 1:
+            _sort_metadata(path)
     return Path(target)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata in a safetensors file's header in the order of its keys: the library's is another one in every
+    process."""
+    with open(path, "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:  # written otherwise than here, it stays as it is
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def file_hash(path: str | Path) -> str:
