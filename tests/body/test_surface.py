@@ -166,8 +166,8 @@ def test_a_hidden_scalp_has_the_strands_of_the_hair_that_is_seen_and_what_no_hai
     with_strands, plain = (painter._on_surface(target, hidden, detailed) for detailed in (True, False))
     levels = np.abs(with_strands - plain).mean(-1)
     assert levels[scalp[corners].all(1)].mean() > 3
-    (strands,) = (grain for grain in painter._grains if grain.shares[scalp].mean() > 0.5)
-    bare = strands.shares[corners].max(1) == 0
+    (strands,) = (grain for grain in painter._grains if grain.places[scalp, 2].mean() > 0.5)
+    bare = strands.places[corners, 2].max(1) == 0
     assert bare.any() and levels[bare].max() < 0.5  # skin of one colour has no grain
 
 

@@ -15,27 +15,30 @@ import cv2
 import numpy as np
 
 from fportrait.body.mesh import of_part
+from fportrait.body.warping import of_corners
 
 LEAST = 0.02  # of the short side: half of the smallest square whose detail is used
 ROUGH = {"hair": 11.0, "skin": 4.0}  # levels, deviation of the detail at most: a square that holds an edge has more
 WIDE = 0.12  # of the square: deviation of the Gaussian above which it is no detail
-CROP, CROPS = 0.5, 10  # of the square, the side of what is taken out of it; and how many sides a field is wide
+CROP, CROPS = 0.5, 8  # of the square, the side of what is taken out of it; and how many sides a field is wide
 EDGES = 4.0  # times as rough as skin is in its middle: lips, brows, frames of spectacles and wrinkles
 
 
 class Grain(NamedTuple):
     """Detail, a square `field` `S S 3` of signed levels that goes on at its other side where it ends; and of every
-    vertex `V` where in it, `places` `V 2` pixels, and how much of it, `shares` `V`."""
+    vertex where in it, x and y, pixels, and how much of it: `places` `V 3`."""
 
     field: np.ndarray
     places: np.ndarray
-    shares: np.ndarray
 
-    def at(self, corners: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Levels `N 3` at points by their triangles' corners `N 3`, vertex numbers, and weights `N 3`."""
-        place = (self.places[corners] * weights[..., None]).sum(1)
-        x, y = (np.floor(place).astype(int) % len(self.field)).T
-        return np.asarray(self.field[y, x] * (self.shares[corners] * weights).sum(1)[:, None], np.float32)
+    def add(self, colours: np.ndarray, faces: np.ndarray, triangles: np.ndarray, weights: np.ndarray) -> None:
+        """To colours `N 3` of points by their triangles `N` and weights `N 3` of the corners."""
+        place = of_corners(self.places, faces, triangles, weights)
+        grained = np.flatnonzero(place[:, 2])
+        x, y, share = place[grained].T
+        side = len(self.field)
+        detail = self.field[np.floor(y).astype(int) % side, np.floor(x).astype(int) % side]
+        colours[grained] += detail * share[:, None]
 
 
 def grain_of(
@@ -61,8 +64,8 @@ def grain_of(
     template = np.asarray(body.template)
     radius = np.hypot(*template[of_part(body, "scalp")][:, [0, 2]].T).mean()
     around = np.arctan2(template[:, 0], template[:, 2]) * radius
-    places = np.stack([around, template[:, 1]], 1) * pixels_per_metre
-    return Grain(blended(patch[:side, :side]), places, shares)
+    across, down = np.array([around, template[:, 1]]) * pixels_per_metre
+    return Grain(blended(patch[:side, :side]), np.stack([across, down, shares], 1).astype(np.float32))
 
 
 def blended(patch: np.ndarray) -> np.ndarray:

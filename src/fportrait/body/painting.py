@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import cv2
+import numba
 import numpy as np
 
 from fportrait.body.backdrop import Backdrop, backdrop_of, ends_of, going_on, opacity_at, outside_of
@@ -26,7 +27,7 @@ from fportrait.body.mouth import (
 from fportrait.body.pose import Pose
 from fportrait.body.rasterizer import rasterize, vertex_normals
 from fportrait.body.surface import surface_colours, well_inside
-from fportrait.body.warping import SEAM, Beyond, Target, draw_person, draw_warped, on_surface, project
+from fportrait.body.warping import SEAM, Beyond, Target, draw_person, draw_warped, of_corners, on_surface, project
 from fportrait.camera.cameras import scale_intrinsics
 from fportrait.errors import UserError
 
@@ -157,7 +158,7 @@ class PortraitPainter:
             vertex = np.where(seen, self.faces[triangle, 0], -1)
             hair = hair_in(body, portrait, places, opacity, vertex)
             cover = hair_cover(body, portrait, hair, places, sight, mirror, outside_of(seen), opacity)
-            self._alike = 1 - np.abs(cover.hair - cover.hair[mirror])  # to what mirrors it: hair, or none
+            self._alike = (1 - np.abs(cover.hair - cover.hair[mirror]))[:, None]  # to what mirrors it: hair, or none
             self.surface = surface_colours(body, portrait, places, sight, mirror, cover, hair)
             self._beside = stands_beside(body, hair, vertex, vertex_normals(self.vertices, self.faces, body.weld))
             self._soft = cv2.GaussianBlur(portrait.astype(np.float32), (0, 0), DETAIL * min(portrait.shape[:2]))
@@ -274,7 +275,7 @@ class PortraitPainter:
             sight, seen_at, _ = other.sight(target, mirrored, rows)
             ahead = wanted[rows] * (sight > (np.maximum(enough[rows], MIRROR_SIGHT) if mirrored else enough))
             if mirrored and self.surface is not None:
-                ahead *= (self._alike[self.faces[target.triangles[rows]]] * target.weights[rows]).sum(1)
+                ahead *= of_corners(self._alike, self.faces, target.triangles[rows], target.weights[rows])[:, 0]
             taken = ahead > shares[rows]
             if not mirrored:
                 taken |= (ahead == shares) & (ahead > 0) & (sight > finest)
@@ -316,21 +317,16 @@ class PortraitPainter:
 
     def _doubt(self, target: Target, best: np.ndarray, places: np.ndarray) -> np.ndarray:
         """How much of what the portrait shows of a target's points is left to its surface, `N` in 0..1; see DOUBTED."""
-        x, y = np.clip(places.astype(int), 0, np.array(self._sound.shape[::-1]) - 1).T
-        turned, sure = (
-            np.clip((cosine - low) / (high - low), 0, 1)
-            for cosine, (low, high) in ((target.facing - best, DOUBTED), (best, SIGHT_SURE))
-        )
-        return np.asarray(turned * (1 - self._sound[y, x] * sure), np.float32)
+        return np.asarray(_doubted(target.facing, best, places, self._sound, np.array([DOUBTED, SIGHT_SURE], np.float32)))
 
     def _on_surface(self, target: Target, rows: np.ndarray, detailed: bool) -> np.ndarray:
         """`surface_colours` of some of a target's points, `N 3`, `detailed` with strands of hair and grain of skin."""
         assert self.surface is not None
-        corners, weights = self.faces[target.triangles[rows]], target.weights[rows]
-        colours = np.asarray((self.surface[corners] * weights[..., None]).sum(1))
+        where = self.faces, target.triangles[rows], target.weights[rows]
+        colours = of_corners(self.surface, *where)
         for grain in self._grains if detailed else ():
-            colours += grain.at(corners, weights)
-        return colours
+            grain.add(colours, *where)
+        return np.asarray(colours)
 
     def _covered(self, target: Target, colours: np.ndarray) -> np.ndarray:
         """How much of a tongue, and of what is behind it, shown in `colours` `N 3` is drawn anew, `N`.
@@ -373,6 +369,20 @@ class PortraitPainter:
             self.portrait if picture is None else picture, grid, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
         )  # type: ignore[call-overload]
         return np.asarray(drawn.reshape(-1, 3)[: len(places)])
+
+
+@numba.njit(cache=True, nogil=True)
+def _doubted(facing, best, places, sound, ramps):
+    """`PortraitPainter._doubt`."""
+    height, width = sound.shape
+    found = np.zeros(len(best), np.float32)
+    for n in range(len(best)):
+        turned = min((facing[n] - best[n] - ramps[0, 0]) / (ramps[0, 1] - ramps[0, 0]), 1)
+        if turned > 0:
+            x, y = min(max(int(places[n, 0]), 0), width - 1), min(max(int(places[n, 1]), 0), height - 1)
+            sure = min(max((best[n] - ramps[1, 0]) / (ramps[1, 1] - ramps[1, 0]), 0), 1)
+            found[n] = turned * (1 - sound[y, x] * sure)
+    return found
 
 
 def paint_each(painters: Sequence[PortraitPainter], vertices: np.ndarray, intrinsics: np.ndarray) -> list[np.ndarray]:

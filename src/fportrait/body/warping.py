@@ -211,6 +211,19 @@ def on_surface(
 
 
 @numba.njit(cache=True, nogil=True)
+def of_corners(values, faces, triangles, weights):
+    """Values `V C` of a mesh's vertices at points by their triangles `N` and weights `N 3` of the corners: `N C`,
+    float32."""
+    found = np.empty((len(triangles), values.shape[1]), np.float32)
+    for n in range(len(triangles)):
+        corners = faces[triangles[n]]
+        for c in range(values.shape[1]):
+            both = weights[n, 0] * values[corners[0], c] + weights[n, 1] * values[corners[1], c]
+            found[n, c] = both + weights[n, 2] * values[corners[2], c]
+    return found
+
+
+@numba.njit(cache=True, nogil=True)
 def _on_surface(vertices, faces, triangles, weights, points, facing):
     """Float32 throughout and summed from left to right: the numbers that NumPy's sums over an axis of three give."""
     for n in range(len(triangles)):
