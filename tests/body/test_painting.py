@@ -5,6 +5,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from fportrait.body.backdrop import around
+from fportrait.body.mesh import mirror_vertices, mirrored_faces
 from fportrait.body.model import Pose, load_body
 from fportrait.body.painting import (
     TRUST_BESIDE,
@@ -12,8 +13,6 @@ from fportrait.body.painting import (
     TRUST_UNSEEN,
     PortraitPainter,
     acting_vertices,
-    mirror_vertices,
-    mirrored_faces,
     paint_each,
 )
 from fportrait.body.warping import Target, on_surface, spread, warp_portrait

@@ -118,6 +118,37 @@ def test_a_portrait_that_ends_in_black_is_painted_without_it_and_a_dark_wall_is_
     assert ends_of(np.zeros_like(dark)) is None and ends_of(np.full_like(dark, 99)) is None
 
 
+def test_a_head_that_turns_leaves_the_collar_where_the_shoulders_are():
+    body = load_body()
+
+    def posed(degrees):
+        angle = np.radians(degrees)
+        turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+        vertices = body.vertices(np.zeros(body.identity_dim), None, Pose(np.eye(3), np.zeros(3), turn))
+        return np.asarray(vertices * (1, -1, -1) + (0, -0.03, 0.6), np.float32)
+
+    there = posed(0)
+    target = Target(there, LENS, body.faces, (128, 128), 1)
+    picture = np.full((128, 128, 3), WALL, np.uint8)
+    chin = int(places_of(there)[body.part == 0, 1].max())
+    across, down = np.meshgrid(np.arange(128), np.arange(128))
+    collar = (np.abs(across - 64) < 40 + (down - chin)) & (down > chin - 6)  # as high as the jaw, wider than the neck
+    picture[collar] = (240, 240, 240)
+    picture.reshape(-1, 3)[target.places] = SKIN
+    matte = (collar | target.covered).astype(np.float32)
+    painter = PortraitPainter(body, picture, there, LENS, 1, (), matte)
+    turned_target = Target(posed(20), LENS, body.faces, (128, 128), 1)
+    beside = (target.covered | turned_target.covered) == 0
+
+    def moved(painter):
+        return np.abs(painter.paint(turned_target).astype(int) - picture).max(-1)[beside & (down > chin - 16)]
+
+    still = moved(painter)
+    painter.backdrop = painter.backdrop._replace(clothes=None)
+    dragged = moved(painter)
+    assert (still > 60).mean() < 0.015 and (dragged > 60).mean() > 3 * (still > 60).mean()
+
+
 def test_in_its_own_pose_the_portrait_stays_itself(head):
     body, _, _ = head
     picture, matte, there = portrait_of(head, 25)

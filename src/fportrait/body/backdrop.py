@@ -31,12 +31,17 @@ WAY_OUT = 0.03  # of the picture's short side: deviation of the Gaussian that sm
 class Backdrop(NamedTuple):
     """`picture` `H W 3` uint8, the portrait without the person; `rim` `H W`, opacity of the person's layer; `outside`
     `H W 3`, how far each pixel lies outside the mesh's silhouette, negative within, and the way out, x and y; `face`
-    `H W`, what the silhouette holds and nothing beside a head may show, None where that is not known."""
+    `H W`, what the silhouette holds and nothing beside a head may show, None where that is not known; `clothes` `H W`,
+    what goes with the shoulders and not with the head; and which of the mesh's triangles do, `trunk` `F`; and `slack`,
+    how much of OUTLINE and FURTHER counts, 1 for who does not turn."""
 
     picture: np.ndarray
     rim: np.ndarray
     outside: np.ndarray
     face: np.ndarray | None = None
+    clothes: np.ndarray | None = None
+    trunk: np.ndarray | None = None
+    slack: float = 1.0
 
 
 def backdrop_of(
@@ -123,9 +128,19 @@ def beside_the_silhouette(backdrop: Backdrop, source: np.ndarray, covered: np.nd
     new = cv2.distanceTransform((~covered).astype(np.uint8), cv2.DIST_L2, 5) * (backdrop.rim.shape[0] / len(covered))
     old = cv2.remap(backdrop.outside, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
     shift = new - old[..., 0]
-    shift = np.sign(shift) * np.maximum(np.abs(shift) - OUTLINE * min(backdrop.rim.shape) - FURTHER * new, 0)
+    slack = backdrop.slack * (OUTLINE * min(backdrop.rim.shape) + FURTHER * new)
+    shift = np.sign(shift) * np.maximum(np.abs(shift) - slack, 0)
     shift[covered] = 0
     source += shift[..., None] * old[..., 1:]
+
+
+def over_the_shoulders(backdrop: Backdrop, source: np.ndarray, still: np.ndarray, covered: np.ndarray) -> None:
+    """Where clothes are, or where a head would drag them along beside it, come from where the shoulders' own movement
+    has them: changes places `source` `H W 2` beside the mesh to those of `still` `H W 2`."""
+    assert backdrop.clothes is not None
+    worn = cv2.remap(backdrop.clothes, still, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    worn[covered] = 0
+    source += worn[..., None] * (still - source)
 
 
 def before_backdrop(drawn: np.ndarray, backdrop: Backdrop, source: np.ndarray, covered: np.ndarray) -> np.ndarray:

@@ -65,3 +65,28 @@ def _laplacian(body: Any, weights: np.ndarray) -> Any:
     count = first.max() + 1
     edges = coo_matrix((np.r_[weights, weights], (np.r_[a, b], np.r_[b, a])), (count, count)).tocsr()
     return diags(np.asarray(edges.sum(1)).ravel()) - edges
+
+
+@functools.lru_cache(maxsize=4)
+def mirror_vertices(body: Any) -> np.ndarray | None:
+    """For every vertex the one, of its part, that lies nearest to its mirror image at rest, `V`; None of a body whose
+    template is not known."""
+    if not (hasattr(body, "template") and hasattr(body, "part")):
+        return None
+    from scipy.spatial import cKDTree
+
+    template, part = np.asarray(body.template, np.float64), np.asarray(body.part)
+    mirror = np.arange(len(template))
+    for number in np.unique(part):
+        own = np.flatnonzero(part == number)
+        _, nearest = cKDTree(template[own]).query(template[own] * (-1, 1, 1))
+        mirror[own] = own[nearest]
+    return mirror
+
+
+@functools.lru_cache(maxsize=4)
+def mirrored_faces(body: Any) -> np.ndarray | None:
+    """The triangles `F 3` that lie where a body's would in a mirror, corner by corner from the last to the first, for a
+    mirrored triangle turns the other way; None without `mirror_vertices`."""
+    mirror = mirror_vertices(body)
+    return None if mirror is None else np.ascontiguousarray(mirror[np.asarray(body.faces)][:, ::-1].astype(np.int32))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ import numpy as np
 from fportrait.body.backdrop import Backdrop, backdrop_of, ends_of, going_on, opacity_at, outside_of
 from fportrait.body.grain import grain_of
 from fportrait.body.hair import hair_cover, hair_in, sampled, stands_beside
-from fportrait.body.mesh import of_part
+from fportrait.body.mesh import mirror_vertices, mirrored_faces, of_part
 from fportrait.body.mouth import (
     INSIDE,
     USUAL_SKIN,
@@ -26,6 +25,7 @@ from fportrait.body.mouth import (
 )
 from fportrait.body.pose import Pose
 from fportrait.body.rasterizer import rasterize, vertex_normals
+from fportrait.body.shoulders import clothes_in, trunk_of
 from fportrait.body.surface import surface_colours, well_inside
 from fportrait.body.warping import SEAM, Beyond, Target, draw_person, draw_warped, of_corners, on_surface, project
 from fportrait.camera.cameras import scale_intrinsics
@@ -47,7 +47,9 @@ MIRROR_SIGHT = 0.4  # cosine that the other side must be seen with: a silhouette
 TRUST_BESIDE, TRUST_SEEN, TRUST_UNSEEN = 1.0, 0.25, 0.6
 SIGHT_TRUSTED = 0.6
 GHOST = 28.0, 38.0  # degrees of turn between which an ear or spectacles beside the mesh go behind it
-AWAY = 0.2, 0.45  # sines of the turn between which spectacles at the outline come to the front, and hair goes behind
+OTHER = 8.0, 25.0  # and between which two outlines are no more held to be the same
+# Sines of the turn between which spectacles at the outline come to the front, and between which hair goes behind.
+AWAY = (0.1, 0.3), (0.2, 0.45)
 SHOWN = 0.7  # opacity from which the portrait shows the person at a place
 DETAIL = 0.03  # of the picture's short side: deviation of the Gaussian below which a mirror image counts as detail
 SIGHT_DEPTH = 0.008  # metres behind what a pixel sees that still count as seen
@@ -140,7 +142,7 @@ class PortraitPainter:
         seen = triangle >= 0
         # Of the whole surface, and where the portrait shows no person: for people alone, not what models are shown.
         self.backdrop, self.surface, self._empty = None, None, None
-        mirror, flesh = mirror_vertices(body), None
+        mirror, flesh, worn, trunk = mirror_vertices(body), None, None, None
         self._ended = None  # where the portrait has ended, in black
         if matte is not None:
             matte = cv2.resize(np.asarray(matte, np.float32), portrait.shape[1::-1], interpolation=cv2.INTER_AREA)
@@ -164,14 +166,20 @@ class PortraitPainter:
             self._soft = cv2.GaussianBlur(portrait.astype(np.float32), (0, 0), DETAIL * min(portrait.shape[:2]))
             scale = float(intrinsics[1, 1] / max(np.median(self.vertices[:, 2]), 1e-3))
             flesh = np.ones(seen.shape, np.float32) if hair is None else 1 - hair
+            if (trunk := trunk_of(body)) is not None:
+                worn = clothes_in(body, places, vertex)
             skin = (of_part(body, "face")[vertex] & seen) & (flesh > 0.8) & ~self._empty
             bare = (1 - cover.hair) * ~of_part(body, "torso")
             grains = [grain_of(body, portrait, skin, bare, scale, "skin")]
             if hair is not None:
                 grains.append(grain_of(body, portrait, hair > 0.8, cover.hair, scale, "hair"))
+            if trunk is not None:
+                flesh = flesh * ~(seen & trunk[triangle])
             self._grains = [grain for grain in grains if grain is not None]
         if matte is not None:
             self.backdrop = backdrop_of(portrait, matte, seen, flesh, self._ended)
+            if worn is not None:
+                self.backdrop = self.backdrop._replace(clothes=worn, trunk=trunk)
         self.light = np.median(portrait[seen], 0) if seen.any() else np.asarray(USUAL_SKIN)  # of the face, by channel
         if self._inside is not None:
             self._inner_light = light_of(self.light, brightest_of_eyes(body, portrait, triangle))
@@ -230,10 +238,16 @@ class PortraitPainter:
         backdrop = self.backdrop
         if self.surface is not None and backdrop is not None:
             turn = turn_between(self.vertices, target.vertices)
-            gone = np.clip((math.degrees(turn.magnitude()) - GHOST[0]) / (GHOST[1] - GHOST[0]), 0, 1)
+            gone, other = (
+                np.clip((math.degrees(turn.magnitude()) - low) / (high - low), 0, 1) for low, high in (GHOST, OTHER)
+            )
+            backdrop = backdrop._replace(slack=1 - float(other))
             # What lay at the outline, where the way out all but crosses the view, comes to the front or goes away.
             beside, depths = self._beside, [turn.apply(way)[2] - way[2] for way in self._beside.ways]
-            came, went = np.clip((np.array(depths) * (-1, 1) - AWAY[0]) / (AWAY[1] - AWAY[0]), 0, 1)
+            came, went = (
+                np.clip((sign * depth - low) / (high - low), 0, 1)
+                for sign, depth, (low, high) in zip((-1, 1), depths, AWAY, strict=True)
+            )
             if gone or came or went:
                 left = (1 - gone * beside.sides) * (1 - came * beside.front) * (1 - went * beside.back)
                 backdrop = backdrop._replace(rim=backdrop.rim * left)
@@ -317,7 +331,9 @@ class PortraitPainter:
 
     def _doubt(self, target: Target, best: np.ndarray, places: np.ndarray) -> np.ndarray:
         """How much of what the portrait shows of a target's points is left to its surface, `N` in 0..1; see DOUBTED."""
-        return np.asarray(_doubted(target.facing, best, places, self._sound, np.array([DOUBTED, SIGHT_SURE], np.float32)))
+        return np.asarray(
+            _doubted(target.facing, best, places, self._sound, np.array([DOUBTED, SIGHT_SURE], np.float32))
+        )
 
     def _on_surface(self, target: Target, rows: np.ndarray, detailed: bool) -> np.ndarray:
         """`surface_colours` of some of a target's points, `N 3`, `detailed` with strands of hair and grain of skin."""
@@ -390,28 +406,3 @@ def paint_each(painters: Sequence[PortraitPainter], vertices: np.ndarray, intrin
     first = painters[0]
     target = Target(vertices, intrinsics, first.faces, first.portrait.shape[:2], first.samples)
     return [painter.paint(target) for painter in painters]
-
-
-@functools.lru_cache(maxsize=4)
-def mirror_vertices(body: Any) -> np.ndarray | None:
-    """For every vertex the one, of its part, that lies nearest to its mirror image at rest, `V`; None of a body whose
-    template is not known."""
-    if not (hasattr(body, "template") and hasattr(body, "part")):
-        return None
-    from scipy.spatial import cKDTree
-
-    template, part = np.asarray(body.template, np.float64), np.asarray(body.part)
-    mirror = np.arange(len(template))
-    for number in np.unique(part):
-        own = np.flatnonzero(part == number)
-        _, nearest = cKDTree(template[own]).query(template[own] * (-1, 1, 1))
-        mirror[own] = own[nearest]
-    return mirror
-
-
-@functools.lru_cache(maxsize=4)
-def mirrored_faces(body: Any) -> np.ndarray | None:
-    """The triangles `F 3` that lie where a body's would in a mirror, corner by corner from the last to the first, for a
-    mirrored triangle turns the other way; None without `mirror_vertices`."""
-    mirror = mirror_vertices(body)
-    return None if mirror is None else np.ascontiguousarray(mirror[np.asarray(body.faces)][:, ::-1].astype(np.int32))

@@ -9,7 +9,7 @@ import cv2
 import numba
 import numpy as np
 
-from fportrait.body.backdrop import Backdrop, around, before_backdrop, beside_the_silhouette
+from fportrait.body.backdrop import Backdrop, around, before_backdrop, beside_the_silhouette, over_the_shoulders
 from fportrait.body.mouth import draw_inside
 from fportrait.body.rasterizer import rasterize
 from fportrait.camera.cameras import scale_intrinsics
@@ -17,6 +17,7 @@ from fportrait.camera.cameras import scale_intrinsics
 PERSON_REACH = 4.0  # how many times as far a person moves with the mesh who is told apart from what stands behind
 SPREAD_BLUR = 0.25  # of the reach: deviation of the Gaussian that smooths what is spread
 SEAM = 0.012  # of the picture's short side: deviation of the Gaussian that shares are softened with
+COARSE = 4  # samples of a side, of which one tells how shoulders move
 DRAW_SCALE = 3  # the picture is drawn larger and averaged down, as filmed ones are
 
 
@@ -140,16 +141,42 @@ def draw_person(
     source = target.grid + moved - 0.5  # OpenCV samples at whole numbers
     if backdrop is not None:
         beside_the_silhouette(backdrop, source, target.covered)
+        if (still := _with_the_trunk(target, backdrop, sources, known, reach)) is not None:
+            over_the_shoulders(backdrop, source, still, target.covered)
     # Beyond its edge a picture goes on as in a mirror, for people; its last pixels would be drawn out to streaks.
     border = cv2.BORDER_REPLICATE if backdrop is None else cv2.BORDER_REFLECT_101
     drawn = cv2.remap(portrait, source, None, cv2.INTER_CUBIC, borderMode=border)  # type: ignore[call-overload]
     if beyond is not None:
-        _fill(drawn, target, front, beyond)
+        _fill(drawn, target, front, beyond, 1.0 if backdrop is None else backdrop.slack)
     return drawn, source
 
 
-def _fill(drawn: np.ndarray, target: Target, front: np.ndarray, beyond: Beyond) -> None:
-    """Put into `drawn` `H W 3` what the portrait does not see itself; where it comes from elsewhere, without a seam."""
+def _with_the_trunk(
+    target: Target, backdrop: Backdrop, sources: np.ndarray, known: np.ndarray, reach: float
+) -> np.ndarray | None:
+    """Where every sample would come from if all went with the shoulders, `H W 2`, OpenCV's pixels; None where they are
+    not seen. Found at a quarter of the size: how shoulders move is smooth. `reach`: in samples."""
+    if backdrop.clothes is None or backdrop.trunk is None:
+        return None
+    tall, wide = target.covered.shape
+    own = known & backdrop.trunk[target.triangles]
+    own &= (target.places // wide % COARSE == 0) & (target.places % wide % COARSE == 0)
+    at = target.places[own]
+    if not len(at):
+        return None
+    small = -(-tall // COARSE), -(-wide // COARSE)
+    moved, seen = np.zeros((*small, 2), np.float32), np.zeros(small, bool)
+    y, x = at // wide // COARSE, at % wide // COARSE
+    moved[y, x], seen[y, x] = sources[own] - target.grid.reshape(-1, 2)[at], True
+    fading = np.ascontiguousarray(target.fading(PERSON_REACH * reach)[::COARSE, ::COARSE])
+    moved = spread(moved, seen, reach / COARSE, fading)
+    size = small[1] * COARSE, small[0] * COARSE
+    return target.grid + cv2.resize(moved, size, interpolation=cv2.INTER_LINEAR)[:tall, :wide] - 0.5
+
+
+def _fill(drawn: np.ndarray, target: Target, front: np.ndarray, beyond: Beyond, slack: float) -> None:
+    """Put into `drawn` `H W 3` what the portrait does not see itself; where it comes from elsewhere, without a seam.
+    `slack`: of `Backdrop`."""
     flat, mixed = drawn.reshape(-1, 3), np.flatnonzero(front & (beyond.shares > 0))
     if len(mixed):
         share, colours = np.zeros(target.covered.shape, np.float32), np.zeros(drawn.shape, np.float32)
@@ -159,8 +186,9 @@ def _fill(drawn: np.ndarray, target: Target, front: np.ndarray, beyond: Beyond) 
         soft = cv2.GaussianBlur(share, (0, 0), SEAM * min(share.shape)).reshape(-1)
         beside = target.places[front]
         beside = beside[soft[beside] != 0]
-        # Of what is softened the mesh's own part: at its outline shares do not mix with none.
-        soft[beside] = np.minimum(soft[beside] / target.within.reshape(-1)[beside], 1)
+        if slack < 1:  # of what is softened the mesh's own part: at an outline that is new, shares do not mix with none
+            own = slack + (1 - slack) * target.within.reshape(-1)[beside]
+            soft[beside] = np.minimum(soft[beside] / own, 1)
         wide = around(colours, told)
         wide.reshape(-1, 3)[at] = colours.reshape(-1, 3)[at]
         mean = flat[beside] + soft[beside, None] * (wide.reshape(-1, 3)[beside] - flat[beside])

@@ -1,0 +1,45 @@
+"""What a portrait shows that goes with the shoulders, and not with the head: clothes, and hair that lies on them.
+
+Ours. A mesh ends at the base of the neck. What stands beside it was dragged along by the nearest of its points, so a
+collar under a jaw went with the jaw, and hair on a shoulder with the cheek. Here it follows the shoulders, the more
+the lower and the further from the head it is: a head turns over a collar, and what falls from it bends.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import cv2
+import numpy as np
+
+from fportrait.body.mesh import of_part
+
+BONES = 3  # root, neck and head, as the embedded body has them
+TRUNK = 0.5  # share of the shoulders' (the head's) own movement from which a vertex goes with them (with it)
+AWAY = 0.06  # of the short side: how far from a head what stands beside it goes wholly with the shoulders
+LOWER = 1.0  # and how far below the ears, of the way from them to the chin
+
+
+@functools.lru_cache(maxsize=4)
+def trunk_of(body: Any) -> np.ndarray | None:
+    """Which of a body's triangles go with the shoulders, and not with the head, `F`; None of a body that does not
+    tell."""
+    skinning = np.asarray(getattr(body, "skinning", np.zeros((0, 0))))
+    if skinning.shape[1] != BONES:
+        return None
+    return np.asarray((skinning[:, 0] > TRUNK)[np.asarray(body.faces)].all(1))
+
+
+def clothes_in(body: Any, places: np.ndarray, vertex: np.ndarray) -> np.ndarray:
+    """How far what stands at a place of a portrait goes with the shoulders, `H W` in 0..1: the more the lower it is
+    than the ears, and the further from the head's mesh, so that nothing is torn.
+
+    Args:
+        places: `V 2`, where the vertices are, pixels. vertex: one that each pixel sees, `H W`, -1 beside the mesh.
+    """
+    lobes, chin = places[of_part(body, "ears"), 1].max(), places[of_part(body, "face"), 1].max()
+    low = np.clip((np.arange(len(vertex))[:, None] - lobes) / max(LOWER * (chin - lobes), 1), 0, 1)
+    head = (vertex >= 0) & (np.asarray(body.skinning)[:, 2] > TRUNK)[vertex]
+    away = cv2.distanceTransform((~head).astype(np.uint8), cv2.DIST_L2, 5) / (AWAY * min(vertex.shape))
+    return np.asarray(low * np.clip(away, 0, 1) ** 2, np.float32)
