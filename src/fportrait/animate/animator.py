@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import json
 import math
@@ -25,6 +26,7 @@ from fportrait.animate.portrait import rectangle_notes, track_picture
 from fportrait.animate.profile import Profile
 from fportrait.animate.request import Prepared, Request, check_guidance, clock_notes
 from fportrait.animate.retarget import check_strengths, directions, offset
+from fportrait.animate.scenery import scene_of
 from fportrait.animate.sizes import AS_PORTRAIT, CELL, chosen_picture, like_portrait, size_notes
 from fportrait.animate.together import in_one_scene
 from fportrait.animate.tracked import Report, Tracked, draw_normals, paint_portrait, track_video
@@ -336,9 +338,15 @@ class Animator:
         ]
         portrait = self.portrait(prepared, scale)
         film = [frame.texture(self.body, picture) for frame in prepared.film] if shown else []
-        matte = self.matte(prepared) if shown else None
+        matte, scene = self.matte(prepared) if shown else None, None
+        if film and matte is not None and own is not None:
+            person, image = prepared.person, prepared.image
+            scene = functools.partial(scene_of, self.body, person, image, own, prepared.film, picture, samples, matte)
         return paint_portrait(
-            self.body, prepared.person, portrait, *where, own, told, samples, others, trusted, matte=matte, film=film
+            *(self.body, prepared.person, portrait, *where, own, told, samples, others, trusted),
+            matte=matte,
+            film=film,
+            scene=scene,
         )
 
     def matte(self, prepared: Prepared) -> np.ndarray | None:

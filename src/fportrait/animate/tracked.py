@@ -13,6 +13,7 @@ from fportrait.body.blending import FaceBlend, Texture
 from fportrait.body.model import BodyModel
 from fportrait.body.painting import WARP_SCALE, PortraitPainter, acting_vertices, turned_by
 from fportrait.body.rasterizer import normal_map
+from fportrait.body.scene import SceneBlend
 from fportrait.body.warping import Target
 from fportrait.camera.cameras import in_camera, rectangle_intrinsics
 from fportrait.capture.clock import picked
@@ -283,6 +284,7 @@ def paint_portrait(
     trusted: list[np.ndarray] | None = None,
     matte: np.ndarray | None = None,
     film: Sequence[Texture] = (),
+    scene: Callable[[np.ndarray], SceneBlend | None] | None = None,
 ) -> Iterator[np.ndarray]:
     """The portrait `H W 3` painted on its body and drawn in the driver's poses, one by one; see `draw_normals`.
 
@@ -291,11 +293,13 @@ def paint_portrait(
         own_actions, actions: how the portrait's body acts, and how it shall in each of the frames; see `posed`.
         trusted: takes up how far each picture is trusted (`trust_in`). matte: of `PortraitPainter`.
         film: frames of the person that the face is painted from, too (`body.blending`); where actions are given.
+        scene: makes what paints around the face, of the gains of the film's light (`body.scene`).
     """
 
     painters = [portrait_painter(body, of, picture, acted, samples) for of, picture, acted in others]
     paint = portrait_painter(body, person, portrait, own_actions, samples, painters, matte)
     blend = FaceBlend(paint, own_actions, film) if film and own_actions is not None else None
+    surroundings = scene(blend.gains) if blend is not None and scene is not None else None
     acted = actions or [None] * len(numbers)
     every = posed(body, person.shape, drive, numbers, actions, person.offsets)
     for camera, matrix, vertices, acts in zip(cameras, intrinsics, every, acted, strict=True):
@@ -303,5 +307,5 @@ def paint_portrait(
         target = Target(before_camera, matrix, body.faces, portrait.shape[:2], samples)
         if trusted is not None:
             trusted.append(trust_in(paint, target, before_camera))
-        drawn = paint.paint(target)
+        drawn = (surroundings or paint).paint(target)
         yield drawn if blend is None or acts is None else blend.paint(drawn, target, acts)

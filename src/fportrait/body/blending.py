@@ -91,7 +91,7 @@ class FaceBlend:
             one = ((1 - low) * weights[number + 1, 0] + low * weights[number + 1, 1]) * _counts(seen)
             total += one
             mixed += one[:, None] * frame.painter.colours(at) * self.gains[number].astype(np.float32)
-        share = total / np.maximum(total + own, 1e-12) * self._headness(target)
+        share = total / np.maximum(total + own, 1e-12) * headness(self.body, target)
         colours = mixed / np.maximum(total, 1e-12)[:, None]
         return _laid_over(drawn, target, colours, share)
 
@@ -115,12 +115,6 @@ class FaceBlend:
                 misfits[number + 1, half] = misfit if misfit < STRANGE else np.inf
         return gains, misfits
 
-    def _headness(self, target: Target) -> np.ndarray:
-        """Of each of a target's points how much it turns with the head, `N`: a collar is the portrait's."""
-        moved = np.asarray(self.body.skinning)[:, -1][self.own.faces[target.triangles]]
-        share = ((moved * target.weights).sum(1) - TURNS[0]) / (TURNS[1] - TURNS[0])
-        return np.asarray(np.clip(share, 0, 1), np.float32)
-
     def _lowness(self, target: Target) -> np.ndarray:
         """Of each of a target's points how much it belongs to the lower face, `N`."""
         template = np.asarray(self.body.template)
@@ -129,6 +123,13 @@ class FaceBlend:
         nose = face_points(self.body)[2]
         share = np.clip((nose + ABOVE + OVER / 2 - height) / OVER, 0, 1)
         return np.asarray(share * share * (3 - 2 * share), np.float32)
+
+
+def headness(body: Any, target: Target) -> np.ndarray:
+    """Of each of a target's points how much it turns with the head, `N`: a collar is the portrait's."""
+    moved = np.asarray(body.skinning)[:, -1][body.faces[target.triangles]]
+    share = ((moved * target.weights).sum(1) - TURNS[0]) / (TURNS[1] - TURNS[0])
+    return np.asarray(np.clip(share, 0, 1), np.float32)
 
 
 def expected_errors(body: Any, views: np.ndarray, moves: np.ndarray, view: np.ndarray, moved: np.ndarray) -> np.ndarray:
