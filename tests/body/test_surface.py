@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fportrait.body.backdrop import ends_of
-from fportrait.body.hair import Beside, hair_in, stands_beside
+from fportrait.body.hair import Beside, hair_in, like_hair, stands_beside
 from fportrait.body.model import Pose, load_body
 from fportrait.body.painting import PortraitPainter
 from fportrait.body.rasterizer import rasterize, vertex_normals
@@ -147,6 +147,53 @@ def test_a_head_that_turns_leaves_the_collar_where_the_shoulders_are():
     painter.backdrop = painter.backdrop._replace(clothes=None)
     dragged = moved(painter)
     assert (still > 60).mean() < 0.015 and (dragged > 60).mean() > 3 * (still > 60).mean()
+
+
+def test_locks_that_fall_beside_a_face_count_as_hair_and_an_ear_that_stands_there_does_not(head):
+    picture, matte, _ = portrait_of(head, 0)
+    seen = matte > 0
+    lock, ear = np.zeros(seen.shape, bool), np.zeros(seen.shape, bool)
+    lock[70:110, 20:34], ear[60:72, 96:104] = True, True
+    lock, ear = lock & ~seen, ear & ~seen
+    picture[lock], picture[ear] = HAIR, SKIN
+    shown = (seen & (picture == HAIR).all(-1)).astype(np.float32)
+    person = np.maximum(matte, lock | ear).astype(np.float32)
+    found = like_hair(picture, shown, seen, person)
+    assert found[lock].mean() > 0.85 and found[ear].mean() < 0.15
+    assert not found[seen | (person == 0)].any()
+
+
+def test_hair_begins_at_the_mesh_when_a_head_turns_whose_temples_are_wider(head):
+    body, vertices, _ = head
+    picture, matte, there = portrait_of(head, 0)
+    wide, wider = (cv2.dilate(matte, np.ones((side, side))) > 0 for side in (5, 21))
+    high = np.arange(128)[:, None] < places_of(there)[body.part == body.part_names.index("ears"), 1].min() - 2
+    temple, locks = wide & (matte == 0) & high, wider & ~wide & high
+    picture[temple], picture[locks] = SKIN, HAIR
+    painter = PortraitPainter(body, picture, there, LENS, 1, (), np.maximum(matte, temple | locks).astype(np.float32))
+    assert (painter(there, LENS)[temple].astype(int) - SKIN).mean() > -12  # in its own pose it is as filmed
+    turned_head = Target(turned(vertices, 35), LENS, body.faces, (128, 128), 1)
+    beside = (cv2.dilate(turned_head.covered.astype(np.uint8), np.ones((5, 5))) > 0) & ~turned_head.covered & high
+    drawn = painter.paint(turned_head)[beside].astype(int)
+    assert (np.abs(drawn - HAIR).max(-1) < 60).mean() > 0.8
+    painter._turned = painter.portrait
+    strip = painter.paint(turned_head)[beside].astype(int)
+    assert (np.abs(strip - HAIR).max(-1) < 60).mean() < 0.6
+
+
+def test_behind_a_chin_that_turns_away_clothes_go_on_and_a_wall_behind_a_brow(head):
+    body, _, _ = head
+    picture, matte, there = portrait_of(head, 0)
+    chin = int(places_of(there)[body.part == 0, 1].max())
+    lobes = int(places_of(there)[body.part == body.part_names.index("ears"), 1].max())
+    coat = np.zeros(matte.shape, bool)
+    coat[lobes:] = True
+    picture[coat & (matte == 0)] = (10, 10, 90)
+    painter = PortraitPainter(body, picture, there, LENS, 1, (), np.maximum(matte, coat).astype(np.float32))
+    behind = painter.backdrop.picture.astype(int)
+    column = int(there[body.part == 0].mean(0) @ LENS[0] / there[:, 2].mean())
+    assert np.abs(behind[chin - 2, column] - (10, 10, 90)).max() < 60
+    assert np.abs(behind[lobes - 12, column] - WALL).max() < 60
 
 
 def test_in_its_own_pose_the_portrait_stays_itself(head):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from fportrait.body.backdrop import around
 from fportrait.body.mesh import of_part, parted, spread_over
 
 SIDE = 160  # the short side that colours are told apart at, pixels
@@ -28,6 +29,9 @@ SCALP, HAT, COLOURFUL = 0.5, 0.05, 40.0  # of hair on a scalp, and of what has m
 BEFORE_EAR = 0.045  # metres from an ear's middle that what is before it may be away
 HAIRLINE, STEEP = 0.4, 3.0  # hair ends where so much of it is left, this much steeper than it spreads
 FACE_SIDE, BEHIND = 60.0, 115.0  # degrees aside from which a face is its side, and a skull its back
+LIKE = 2.0  # how steeply what is nearer to hair than to skin counts as hair, of the way from one to the other
+FINE = 0.004  # of the short side: deviation of the Gaussian that colours are softened with where they are compared
+STRIP = 0.06  # of the short side: how wide at most what is no hair may be between a mesh and its hair
 FEW = 0.01  # of the hair beside the mesh: hardly any
 HANGS = 0.045, -0.1  # metres above the eyes' middle between which something beside a face is no part of a skull
 
@@ -76,6 +80,50 @@ def hair_in(
     found &= np.isin(labels, np.unique(labels[hair]))  # a coat of the same colour is no hair
     wide = cv2.resize(found.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
     return np.asarray(cv2.GaussianBlur(wide, (0, 0), max(SOFT * min(size), 0.3)))
+
+
+def like_hair(portrait: np.ndarray, shown: np.ndarray, seen: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+    """How much nearer to the colour of hair than to that of skin is what stands beside the mesh of a person, `H W` in
+    0..1: locks that fall below the chin, or that something parts from the rest, too.
+
+    Args:
+        portrait: `H W 3` uint8. shown: of `hair_in`. seen: the mesh, opacity: the person's, `H W`.
+    """
+    short = min(portrait.shape[:2])
+    soft = cv2.GaussianBlur(portrait, (0, 0), max(FINE * short, 0.3)).astype(np.float32) / 255
+    lab = cv2.cvtColor(soft, cv2.COLOR_RGB2LAB)
+    hair, skin = shown > 0.8, seen & (shown < 0.1) & (opacity > 0.9)
+    beside = ~seen & (opacity > 0.5)
+    if not hair.any() or not skin.any():
+        return np.asarray(shown * beside, np.float32)
+    hairy, bare = np.median(lab[hair], 0), np.median(lab[skin], 0)
+    to_hair, to_skin = (np.linalg.norm(lab - colour, axis=-1) for colour in (hairy, bare))
+    nearer = np.clip(0.5 + LIKE * (to_skin - to_hair) / max(float(np.linalg.norm(hairy - bare)), 1e-6), 0, 1)
+    return np.asarray(nearer * beside, np.float32)
+
+
+def up_to_the_mesh(
+    body: Any, portrait: np.ndarray, like: np.ndarray, places: np.ndarray, seen: np.ndarray, opacity: np.ndarray
+) -> np.ndarray:
+    """A portrait `H W 3` whose hair begins where the mesh ends: a temple that is wider than the mesh shows skin before
+    the hair, and stands as a strip between hair and hair when the head turns.
+
+    Args:
+        like: of `like_hair`. places: `V 2`, where the body's vertices are, pixels. seen: the mesh, `H W`. opacity: the
+            person's, `H W`.
+    """
+    locks, short = like > 0.5, min(seen.shape)
+    high = np.arange(len(seen))[:, None] < places[of_part(body, "ears"), 1].min()
+    to_hair, to_mesh = (
+        cv2.distanceTransform((~part).astype(np.uint8), cv2.DIST_L2, 5) / short for part in (locks, seen)
+    )
+    strip = high & ~seen & ~locks & (opacity > 0.5) & (to_hair + to_mesh < STRIP)
+    if not strip.any():
+        return portrait
+    share = cv2.GaussianBlur(strip.astype(np.float32), (0, 0), max(FINE * short, 0.3)) * ~seen
+    share = np.maximum(share, strip)[..., None]
+    filled = portrait + share * (around(portrait.astype(np.float32), locks.astype(np.float32)) - portrait)
+    return np.asarray(np.clip(filled + 0.5, 0, 255), np.uint8)
 
 
 class Cover(NamedTuple):

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import cv2
-import numba
 import numpy as np
 
 from fportrait.body.backdrop import Backdrop, backdrop_of, ends_of, going_on, opacity_at, outside_of
 from fportrait.body.grain import grain_of
-from fportrait.body.hair import hair_cover, hair_in, sampled, stands_beside
+from fportrait.body.hair import hair_cover, hair_in, like_hair, sampled, stands_beside, up_to_the_mesh
 from fportrait.body.mesh import mirror_vertices, mirrored_faces, of_part
 from fportrait.body.mouth import (
     INSIDE,
@@ -25,8 +24,8 @@ from fportrait.body.mouth import (
 )
 from fportrait.body.pose import Pose
 from fportrait.body.rasterizer import rasterize, vertex_normals
-from fportrait.body.shoulders import clothes_in, trunk_of
-from fportrait.body.surface import surface_colours, well_inside
+from fportrait.body.shoulders import behind_the_chin, clothes_in, trunk_of
+from fportrait.body.surface import doubted, surface_colours, well_inside
 from fportrait.body.warping import SEAM, Beyond, Target, draw_person, draw_warped, of_corners, on_surface, project
 from fportrait.camera.cameras import scale_intrinsics
 from fportrait.errors import UserError
@@ -47,7 +46,7 @@ MIRROR_SIGHT = 0.4  # cosine that the other side must be seen with: a silhouette
 TRUST_BESIDE, TRUST_SEEN, TRUST_UNSEEN = 1.0, 0.25, 0.6
 SIGHT_TRUSTED = 0.6
 GHOST = 28.0, 38.0  # degrees of turn between which an ear or spectacles beside the mesh go behind it
-OTHER = 8.0, 25.0  # and between which two outlines are no more held to be the same
+OTHER = 6.0, 16.0  # and between which two outlines are no more held to be the same
 # Sines of the turn between which spectacles at the outline come to the front, and between which hair goes behind.
 AWAY = (0.1, 0.3), (0.2, 0.45)
 SHOWN = 0.7  # opacity from which the portrait shows the person at a place
@@ -143,12 +142,13 @@ class PortraitPainter:
         # Of the whole surface, and where the portrait shows no person: for people alone, not what models are shown.
         self.backdrop, self.surface, self._empty = None, None, None
         mirror, flesh, worn, trunk = mirror_vertices(body), None, None, None
+        self._turned = self.portrait  # what a head is drawn from that has turned
         self._ended = None  # where the portrait has ended, in black
         if matte is not None:
             matte = cv2.resize(np.asarray(matte, np.float32), portrait.shape[1::-1], interpolation=cv2.INTER_AREA)
             ends = ends_of(portrait)
             if ends is not None:
-                self.portrait = portrait = going_on(portrait, ends)
+                self.portrait = self._turned = portrait = going_on(portrait, ends)
                 matte, self._ended = going_on(matte, ends), np.ones(seen.shape, bool)
                 self._ended[ends] = False
         if matte is not None and mirror is not None:
@@ -162,10 +162,15 @@ class PortraitPainter:
             cover = hair_cover(body, portrait, hair, places, sight, mirror, outside_of(seen), opacity)
             self._alike = (1 - np.abs(cover.hair - cover.hair[mirror]))[:, None]  # to what mirrors it: hair, or none
             self.surface = surface_colours(body, portrait, places, sight, mirror, cover, hair)
-            self._beside = stands_beside(body, hair, vertex, vertex_normals(self.vertices, self.faces, body.weld))
+            locks = hair
+            if hair is not None:
+                like = like_hair(portrait, hair, seen, opacity)
+                self._turned = up_to_the_mesh(body, portrait, like, places, seen, opacity)
+                locks = np.maximum(hair, like)
+            self._beside = stands_beside(body, locks, vertex, vertex_normals(self.vertices, self.faces, body.weld))
             self._soft = cv2.GaussianBlur(portrait.astype(np.float32), (0, 0), DETAIL * min(portrait.shape[:2]))
             scale = float(intrinsics[1, 1] / max(np.median(self.vertices[:, 2]), 1e-3))
-            flesh = np.ones(seen.shape, np.float32) if hair is None else 1 - hair
+            flesh = np.ones(seen.shape, np.float32) if locks is None else 1 - locks
             if (trunk := trunk_of(body)) is not None:
                 worn = clothes_in(body, places, vertex)
             skin = (of_part(body, "face")[vertex] & seen) & (flesh > 0.8) & ~self._empty
@@ -179,7 +184,8 @@ class PortraitPainter:
         if matte is not None:
             self.backdrop = backdrop_of(portrait, matte, seen, flesh, self._ended)
             if worn is not None:
-                self.backdrop = self.backdrop._replace(clothes=worn, trunk=trunk)
+                worn_before = self.backdrop._replace(clothes=worn, trunk=trunk)
+                self.backdrop = behind_the_chin(worn_before, body, places, portrait, opacity, seen)
         self.light = np.median(portrait[seen], 0) if seen.any() else np.asarray(USUAL_SKIN)  # of the face, by channel
         if self._inside is not None:
             self._inner_light = light_of(self.light, brightest_of_eyes(body, portrait, triangle))
@@ -235,13 +241,15 @@ class PortraitPainter:
         if (target.size, target.samples) != own:
             raise ValueError(f"a target of {target.size}, {target.samples} samples; this portrait's is {own}")
         sight, places, front = self.seen(target)
-        backdrop = self.backdrop
+        backdrop, portrait = self.backdrop, self.portrait
         if self.surface is not None and backdrop is not None:
             turn = turn_between(self.vertices, target.vertices)
             gone, other = (
                 np.clip((math.degrees(turn.magnitude()) - low) / (high - low), 0, 1) for low, high in (GHOST, OTHER)
             )
             backdrop = backdrop._replace(slack=1 - float(other))
+            if other and self._turned is not portrait:
+                portrait = cv2.addWeighted(portrait, backdrop.slack, self._turned, float(other), 0)
             # What lay at the outline, where the way out all but crosses the view, comes to the front or goes away.
             beside, depths = self._beside, [turn.apply(way)[2] - way[2] for way in self._beside.ways]
             came, went = (
@@ -252,7 +260,7 @@ class PortraitPainter:
                 left = (1 - gone * beside.sides) * (1 - came * beside.front) * (1 - went * beside.back)
                 backdrop = backdrop._replace(rim=backdrop.rim * left)
         beyond = self._beyond(target, sight, places)
-        return Asked(self.portrait, target, places, front, WARP_REACH, beyond, backdrop)
+        return Asked(portrait, target, places, front, WARP_REACH, beyond, backdrop)
 
     def trust(self, target: Target) -> np.ndarray:
         """How far what `paint` makes of a target is trusted, `H W` uint8, 255 for wholly; see TRUST_BESIDE."""
@@ -332,7 +340,7 @@ class PortraitPainter:
     def _doubt(self, target: Target, best: np.ndarray, places: np.ndarray) -> np.ndarray:
         """How much of what the portrait shows of a target's points is left to its surface, `N` in 0..1; see DOUBTED."""
         return np.asarray(
-            _doubted(target.facing, best, places, self._sound, np.array([DOUBTED, SIGHT_SURE], np.float32))
+            doubted(target.facing, best, places, self._sound, np.array([DOUBTED, SIGHT_SURE], np.float32))
         )
 
     def _on_surface(self, target: Target, rows: np.ndarray, detailed: bool) -> np.ndarray:
@@ -385,20 +393,6 @@ class PortraitPainter:
             self.portrait if picture is None else picture, grid, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
         )  # type: ignore[call-overload]
         return np.asarray(drawn.reshape(-1, 3)[: len(places)])
-
-
-@numba.njit(cache=True, nogil=True)
-def _doubted(facing, best, places, sound, ramps):
-    """`PortraitPainter._doubt`."""
-    height, width = sound.shape
-    found = np.zeros(len(best), np.float32)
-    for n in range(len(best)):
-        turned = min((facing[n] - best[n] - ramps[0, 0]) / (ramps[0, 1] - ramps[0, 0]), 1)
-        if turned > 0:
-            x, y = min(max(int(places[n, 0]), 0), width - 1), min(max(int(places[n, 1]), 0), height - 1)
-            sure = min(max((best[n] - ramps[1, 0]) / (ramps[1, 1] - ramps[1, 0]), 0), 1)
-            found[n] = turned * (1 - sound[y, x] * sure)
-    return found
 
 
 def paint_each(painters: Sequence[PortraitPainter], vertices: np.ndarray, intrinsics: np.ndarray) -> list[np.ndarray]:

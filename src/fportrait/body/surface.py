@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import cv2
+import numba
 import numpy as np
 
 from fportrait.body.hair import Cover, sampled
@@ -64,3 +65,22 @@ def well_inside(opacity: np.ndarray, soft: float = SOFT) -> np.ndarray:
     edge is as wide as a Gaussian of deviation `soft`, of the short side."""
     wide = cv2.GaussianBlur(opacity, (0, 0), max(soft * min(opacity.shape), 0.3))
     return np.asarray(np.clip((wide - 0.75) / 0.2, 0, 1))
+
+
+@numba.njit(cache=True, nogil=True)
+def doubted(facing, best, places, sound, ramps):
+    """How much of what a portrait shows of points is left to their surface, `N` in 0..1.
+
+    Args:
+        facing, best: cosines `N` that they are drawn with, and the portrait sees them with. places: `N 2`, where it
+            does, pixels. sound: of `well_inside`. ramps: `2 2`, of their difference, and of what it sees them with.
+    """
+    height, width = sound.shape
+    found = np.zeros(len(best), np.float32)
+    for n in range(len(best)):
+        turned = min((facing[n] - best[n] - ramps[0, 0]) / (ramps[0, 1] - ramps[0, 0]), 1)
+        if turned > 0:
+            x, y = min(max(int(places[n, 0]), 0), width - 1), min(max(int(places[n, 1]), 0), height - 1)
+            sure = min(max((best[n] - ramps[1, 0]) / (ramps[1, 1] - ramps[1, 0]), 0), 1)
+            found[n] = turned * (1 - sound[y, x] * sure)
+    return found
