@@ -59,7 +59,7 @@ def test_a_frame_of_a_video_is_turned_by_quarters_alone(degrees, turned):
     assert np.array_equal(stood, np.rot90(rolled) if turned else rolled) and (roll != 0) is turned
 
 
-def test_the_lens_is_given_recorded_or_assumed(tmp_path):
+def test_the_lens_is_given_recorded_or_unknown(tmp_path):
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0xA405] = 50
     Image.fromarray(astronaut()).save(tmp_path / "fifty.jpg", exif=exif)
@@ -69,6 +69,16 @@ def test_the_lens_is_given_recorded_or_assumed(tmp_path):
     write_image(tmp_path / "plain.png", astronaut())
     assert picture_fov(tmp_path / "plain.png", None) == (ASSUMED_FOV, "assumed")
     assert picture_fov(tmp_path / "talk.mp4", None) == (ASSUMED_FOV, "assumed")
+
+
+def test_a_lens_of_which_nothing_is_known_is_told_by_the_face(tmp_path):
+    picture = astronaut()[:320, 60:380]
+    estimated, _ = track(tmp_path / "face.png", picture)
+    given, _ = track(tmp_path / "face.png", picture, fov=ASSUMED_FOV)
+    assert given.lens_known and not estimated.lens_known
+    wide, focal = (one.intrinsics[0, 0] for one in (given, estimated))
+    assert focal > 1.2 * wide  # she stood further away than 40 degrees would have her
+    assert np.isclose(estimated.track.clips[0].intrinsics[0, 0], focal)
 
 
 def test_an_impossible_lens_is_refused(tmp_path):

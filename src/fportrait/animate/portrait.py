@@ -36,8 +36,8 @@ def track_picture(
     """A portrait's track (T = 1) and its picture `H W 3`, turned upright if the face is rolled by more than 25 degrees.
 
     Args:
-        fov: degrees across the longer side; None takes the picture's own record, or else 40. as_filmed: turn by
-            quarters alone, as videos are: what is left of the roll is the head's.
+        fov: degrees across the longer side; None takes the picture's own record, or else what the face tells.
+        as_filmed: turn by quarters alone, as videos are: what is left of the roll is the head's.
 
     Raises:
         UserError: not a picture, no face or nothing like one, or two of like size.
@@ -45,9 +45,11 @@ def track_picture(
     path, picture = Path(path), read_picture(path)
     image, rolled = upright(picture.image, as_filmed)
     height, width = picture.image.shape[:2]
-    intrinsics = intrinsics_across(picture_fov(path, fov)[0], width, height)
+    fov, source = picture_fov(path, fov)
+    intrinsics = intrinsics_across(fov, width, height)
     intrinsics[:2, 2] = image.shape[1] / 2, image.shape[0] / 2
-    person = track_frames(path, iter([image]), intrinsics, 25.0, 1, model, config, crop_size)
+    known = source != "assumed"
+    person = track_frames(path, iter([image]), intrinsics, 25.0, 1, model, config, crop_size, known)
     burnt = exposure_note(face_of(image, person), path.name)
     notes = [f"{path.name}: {note}" for note in picture.notes] + [burnt] * bool(burnt)
     if rolled:

@@ -37,7 +37,7 @@ class Request:
         adjust: strengths of expression sliders (`fportrait.animate.retarget`), added in every frame: eyes wider, lips
             parted, whatever the driver does.
         fov, portrait_fov: fields of view across the longer side, degrees, of the videos and of the portrait; None takes
-            the picture's record (EXIF) or assumes 40.
+            the picture's record (EXIF), or else what the face tells (`tracking.lens_estimate`).
         force: go on with what is unlike a face. as_filmed: the portrait is a frame of a video, and no further turned
             upright than one (`portrait.track_picture`).
 

@@ -29,6 +29,7 @@ from fportrait.tracking.segments import track_segments
 ALIKE = 0.85  # likeness from which a video counts as the portrait's own scene
 LOOKED_AT = (0, 12, 24)  # frames: early ones, so that a long video is not read twice
 SIZE = 64  # pixels of the pictures that are compared
+SAME_SHAPE = 0.02  # difference of the logarithms of two pictures' sides up to which one may be of the other
 
 
 def in_one_scene(
@@ -46,10 +47,31 @@ def in_one_scene(
 def as_one_person(
     person: Tracked, drive: Tracked, model: LandmarkModel, config: TrackConfig
 ) -> tuple[Tracked, Tracked]:
-    """The portrait and a video of the same person fitted with one shape, the latter marked as `own`."""
+    """The portrait and a video of the same person fitted with one shape and lens, the latter marked as `own`."""
+    person, drive = through_one_lens(person, drive)
     segments = [[(tracked.track.clips[0], tracked.track.seen[0])] for tracked in (person, drive)]
     shape, (of_person, of_drive) = track_segments(segments, model, config)
     return replace(person, shape=shape, track=of_person), replace(drive, shape=shape, track=of_drive, own=True)
+
+
+def through_one_lens(person: Tracked, drive: Tracked) -> tuple[Tracked, Tracked]:
+    """The portrait and the video with one field of view, where their pictures are alike in shape and it was estimated
+    for one of them at least: the other's is taken, or of two estimates the video's, which saw more."""
+    sizes = [2 * tracked.intrinsics[:2, 2] for tracked in (person, drive)]
+    alike = np.ptp(np.log(sizes[0] / sizes[1])) < SAME_SHAPE
+    if not alike or (person.lens_known and drive.lens_known):
+        return person, drive
+    if person.lens_known:
+        return person, _through(drive, person)
+    return _through(person, drive), drive
+
+
+def _through(tracked: Tracked, other: Tracked) -> Tracked:
+    """A track before it is fitted anew, with another's field of view."""
+    lens, factor = tracked.intrinsics.copy(), tracked.intrinsics[0, 2] / other.intrinsics[0, 2]
+    lens[[0, 1], [0, 1]] = other.intrinsics[[0, 1], [0, 1]] * factor
+    track = replace(tracked.track, clips=[replace(tracked.track.clips[0], intrinsics=lens)])
+    return replace(tracked, intrinsics=lens, track=track, lens_known=other.lens_known)
 
 
 def resemblance(

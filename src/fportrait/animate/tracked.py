@@ -26,6 +26,7 @@ from fportrait.tracking.clips import Clip, read_landmarks
 from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.fit import LandmarkModel, bridge_gaps, to_pose
 from fportrait.tracking.lens import intrinsics_across, picture_fov
+from fportrait.tracking.lens_estimate import estimated_lens
 from fportrait.tracking.segments import LOOK_AT, Track, crop_square, track_segments
 from fportrait.tracking.unlikeness import refuse_unlike
 
@@ -34,8 +35,8 @@ Report = Callable[[str, int, int], None]  # what is being done, how many are don
 
 @dataclass
 class Tracked:
-    """`shape` `K`, `track` with `T` frames, `crop` `x0, y0, size` in pixels; `intrinsics` `3 3` (assumed) and `fps` of
-    the file."""
+    """`shape` `K`, `track` with `T` frames, `crop` `x0, y0, size` in pixels; `intrinsics` `3 3` and `fps` of the
+    file."""
 
     path: Path
     shape: np.ndarray
@@ -51,6 +52,7 @@ class Tracked:
     offsets: np.ndarray | None = None  # `V 3` of a portrait's own face beside the fitted body; see `tracking.residual`
     own: bool = False  # filmed in the portrait's own scene and fitted with it; see `together`
     code_changes: np.ndarray | None = None  # `T 128` that the pixels of an own scene add to the codes; see `alignment`
+    lens_known: bool = True  # given or recorded, and not estimated from the face
 
     def __len__(self) -> int:
         return len(self.track.translations)
@@ -138,7 +140,7 @@ def track_video(
 
     Args:
         max_frames, seconds: whichever ends first; later frames are left out. fov: degrees across the longer side; None
-            assumes 40.
+            estimates them from the face.
 
     Raises:
         UserError: not a video, no face or nothing like one, two of like size, or a face that is gone too long.
@@ -158,8 +160,9 @@ def track_video(
         source = picked(iter_video(path, 0, int(stored[-1]) + 1), stored.tolist())
     first: list[np.ndarray] = []
     frames = _counted(_first_kept(source, first), count, report, what)
-    intrinsics = intrinsics_across(picture_fov(path, fov)[0], info.width, info.height)
-    tracked = track_frames(path, frames, intrinsics, fps, frames_in_file, model, config, crop_size)
+    fov, told = picture_fov(path, fov)
+    intrinsics = intrinsics_across(fov, info.width, info.height)
+    tracked = track_frames(path, frames, intrinsics, fps, frames_in_file, model, config, crop_size, told != "assumed")
     burnt = exposure_note(face_of(first[0], tracked), path.name)
     notes += [*tracked.notes, *[burnt] * bool(burnt)]
     if tracked.quarter_turns:
@@ -190,18 +193,27 @@ def track_frames(
     model: LandmarkModel,
     config: TrackConfig,
     crop_size: int,
+    lens_known: bool = True,
 ) -> Tracked:
-    """The track of frames that were read; `intrinsics` `3 3` with the principal point in the picture's middle."""
+    """The track of frames that were read.
+
+    Args:
+        intrinsics: `3 3` with the principal point in the picture's middle. lens_known: else they are those of
+            `ASSUMED_FOV`, and the face tells better ones.
+    """
     width, height = (round(2 * middle) for middle in intrinsics[:2, 2])
-    # A name, not the path: where a person keeps their files does not belong into a message on a shared screen.
-    clip = Clip(path.name, path.name, "", "phone", width, height, intrinsics, None, fps)
     seen = read_landmarks(frames, path.name, crop_size, config)
     doubt = refuse_unlike(seen.unlike, path.name, config.force)
+    if not lens_known:
+        intrinsics = estimated_lens(model, seen, intrinsics)
+    # A name, not the path: where a person keeps their files does not belong into a message on a shared screen.
+    clip = Clip(path.name, path.name, "", "phone", width, height, intrinsics, None, fps)
     shape, tracks = track_segments([[(clip, seen)]], model, config)
     track = tracks[0]
     crop = crop_square(track.translations, track.rotations, track.cameras[0], intrinsics, config.crop_metres)
     notes = (doubt,) if doubt else ()
-    return Tracked(path, shape, track, whole_pixels(crop.tolist()), intrinsics, fps, in_file, notes=notes)
+    cut = whole_pixels(crop.tolist())
+    return Tracked(path, shape, track, cut, intrinsics, fps, in_file, notes=notes, lens_known=lens_known)
 
 
 def draw_normals(

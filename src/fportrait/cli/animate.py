@@ -127,12 +127,14 @@ def named_adapter(given: Path | None) -> Path | None:
     help="Add to the expression in every frame: eyes, lips, smile, brows, pucker or gaze; 1 is a full action.",
 )
 @click.option(
-    "--fov", type=click.FloatRange(5, 150), help="Field of view of the videos across the longer side, degrees: 40."
+    "--fov",
+    type=click.FloatRange(5, 150),
+    help="Field of view of the videos across the longer side, degrees. Default: as the face tells.",
 )
 @click.option(
     "--portrait-fov",
     type=click.FloatRange(5, 150),
-    help="The same of the portrait. Default: as the picture says (EXIF), else 40.",
+    help="The same of the portrait. Default: as the picture says (EXIF), else as the face tells.",
 )
 @click.option("--conditions", type=path_type, help="A folder for normal maps, cameras and codes that were used.")
 @click.option("--fast", is_flag=True, help="Take the student, which samples in one call, instead of its teacher.")

@@ -16,7 +16,8 @@ from fportrait.cli._options import device_option, json_option, print_json
 @click.option(
     "--fov",
     type=click.FloatRange(5, 150),
-    help="Field of view of the camera across the longer side, degrees. Default: as the picture says (EXIF), else 40.",
+    help="Field of view of the camera across the longer side, degrees. Default: as the picture says (EXIF), else as "
+    "the face tells.",
 )
 @click.option(
     "--force", is_flag=True, help="Go on with what is unlike a face; replace files that fportrait did not write."

@@ -21,6 +21,7 @@ from fportrait.tracking.clips import Clip, read_landmarks
 from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.fit import LandmarkModel
 from fportrait.tracking.lens import intrinsics_across, picture_fov
+from fportrait.tracking.lens_estimate import estimated_lens, fov_of
 from fportrait.tracking.mesh_estimator import MeshEstimator
 from fportrait.tracking.overlay import draw_landmarks, draw_mesh
 from fportrait.tracking.segments import segment_codes, track_segments
@@ -47,7 +48,7 @@ def track_file(
 
     Args:
         base: bundle with the expression encoder. fov_degrees: the camera's field of view across the longer side; None
-            takes the picture's own record (EXIF), or else 40. force: go on with what is unlike a face.
+            takes the picture's own record (EXIF), or else what the face tells. force: go on with what is unlike a face.
 
     Returns:
         `frames`, `frames_with_face`, `reprojection_error_percent_of_face`, `unlike_a_face_percent`, `rolled_degrees`,
@@ -87,8 +88,12 @@ def track_file(
     seen = read_landmarks(frames(), path.name, encoder.crop_size, config, estimator.size if estimator else 0)
     doubt = refuse_unlike(seen.unlike, path.name, force or config.force)
     intrinsics = intrinsics_across(fov, width, height)
+    model = LandmarkModel(body)
+    if source == "assumed":
+        intrinsics = estimated_lens(model, seen, intrinsics)
+        fov, source = fov_of(intrinsics), "estimated"
     clip = Clip(path.stem, path.name, path.stem, "phone", width, height, intrinsics, None, fps)
-    shape, (track,) = track_segments([[(clip, seen)]], LandmarkModel(body), config, estimator)
+    shape, (track,) = track_segments([[(clip, seen)]], model, config, estimator)
     common = {"dataset": "PhoneCapture", "identity": path.stem, "split": "train"}
     rows = annotate(track, shape, body, segment_codes(track, encoder), common, config)
     pictures = overlay_frames(frames(), rows, shape, body)

@@ -33,6 +33,7 @@ SIZE_SIGMA = 0.02  # of the head, relative; see `size_prior`
 SMOOTH_FRAMES = 0.8  # standard deviation of the temporal filter
 SMOOTH_FPS = 25.0  # at fewer, less is smoothed
 EYES = (33, 263)
+LEAST_SPREAD = 0.01  # standard deviation of a face's points before a lens of focal length 1: a face 5 m away
 
 
 @dataclass
@@ -116,6 +117,7 @@ class LandmarkModel:
         self.valid = np.flatnonzero(body.landmark_valid & chosen)
         precision = calibration.sigmas[self.valid] ** -2
         self.precision = precision / precision.mean()  # `L`, relative
+        self.variance = float((calibration.sigmas[self.valid] ** 2).mean())  # square eye distances
         self.action_modes = _by_landmark(self.actions[:, self.valid])
 
     def at(self, identity: np.ndarray, actions: np.ndarray | None = None) -> np.ndarray:
@@ -270,7 +272,12 @@ def _initial(model: LandmarkModel, seen: Observations, identity: np.ndarray) -> 
     rest = model.at(identity)[model.valid]
     for n, c in enumerate(size.argmax(1)):
         points = seen.landmarks[n, c][model.valid].astype(np.float64)
-        _, vector, shift = cv2.solvePnP(rest, points, seen.intrinsics[c], None, flags=cv2.SOLVEPNP_SQPNP)
+        lens = seen.intrinsics[c].copy()
+        # OpenCV refuses faces that are smaller before the lens: seen nearer, through a wider one, they look much alike.
+        nearer = min(1.0, float(points.std(0).max() / lens[0, 0]) / LEAST_SPREAD)
+        lens[[0, 1], [0, 1]] *= nearer
+        _, vector, shift = cv2.solvePnP(rest, points, lens, None, flags=cv2.SOLVEPNP_SQPNP)
+        shift[2] /= nearer
         axes, origin = seen.world_to_camera[c][:3, :3], seen.world_to_camera[c][:3, 3]
         rotations[n] = axes.T @ rotation_matrix(vector[:, 0])
         translations[n] = axes.T @ (shift[:, 0] - origin)

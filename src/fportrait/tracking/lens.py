@@ -1,4 +1,4 @@
-"""The field of view of a camera that nobody measured: as the user says, as the picture's file says, or assumed.
+"""The field of view of a camera that nobody measured: as the user says, as the picture's file says, or unknown.
 
 Everywhere it is the angle across the picture's longer side, so that a phone's video means the same upright and lying.
 A head seen through a lens assumed too wide looks turned too little when it stands in the middle, and turned away when
