@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from fportrait.body.backdrop import FILLED, FURTHER, OUTLINE, RIM, backdrop_of, before_backdrop, beside_the_silhouette
+from fportrait.body.backdrop import (
+    FILLED,
+    FURTHER,
+    OUTLINE,
+    RIM,
+    around,
+    backdrop_of,
+    before_backdrop,
+    behind,
+    beside_the_silhouette,
+)
 
 
 def person_before_a_wall():
@@ -85,3 +95,21 @@ def test_what_lies_so_far_beside_the_new_silhouette_lay_so_far_beside_the_old_on
         48 + 25 - OUTLINE * 96 - FURTHER * 5, abs=1.5
     )  # five outside, less what is let pass
     assert np.array_equal(moved[smaller], places(portrait)[smaller])
+
+
+def test_what_is_filled_of_a_wall_shows_no_squares():
+    blocks = np.random.default_rng(0).integers(0, 255, (16, 16, 3)).astype(np.uint8)
+    wall = np.ascontiguousarray(np.kron(blocks, np.ones((16, 16, 1), np.uint8)))
+    rows, columns = np.mgrid[:256, :256]
+    away = np.hypot(rows - 128, columns - 128)
+    known, deep = away > 80, away < 74
+    means = around(wall.astype(np.float32), known.astype(np.float32))
+
+    def bends(filled):
+        return max(
+            np.abs(np.diff(filled, 2, axis=axis))[deep[1:-1] if axis == 0 else deep[:, 1:-1]].max() for axis in (0, 1)
+        )
+
+    filled = behind(wall, known)
+    assert bends(filled) < 0.4 * bends(means)
+    assert (filled[known] == wall[known]).all() and np.abs(filled[deep].mean(0) - means[deep].mean(0)).max() < 8

@@ -22,9 +22,11 @@ RIM = 0.02, 0.04  # the person's layer: opaque up to here, and gone from there o
 OUTLINE, FURTHER = 0.02, 0.1
 # How far within the old silhouette a place beside the new one may come from if it is no hair.
 FACE = 0.02, 0.04  # of the picture's short side: shown up to here, and not from there on
+SOFTER = 0.01, 0.02, 0.04  # of the short side: deviations that what is filled is softened with, from twice as far on
 BLACK, STRAIGHT = 12, 0.4  # level up to which a row is black; part of the next one that is not, where a picture ends
 MIXED = 0.004  # of the short side: what resizing mixed of a picture and the black beside it
 BEYOND = 0.03  # of the short side: how far a person who is cut by the picture's edge goes on beyond it, fading
+ABOVE = 0.03  # and beyond the upper edge of all that is known
 WAY_OUT = 0.03  # of the picture's short side: deviation of the Gaussian that smooths the way out of a silhouette
 
 
@@ -67,7 +69,7 @@ def backdrop_of(
     if ended is not None:
         hole, known = np.maximum(hole, ended), known & ~ended
     hole = hole[..., None]
-    wall = around(portrait.astype(np.float32), known.astype(np.float32))
+    wall = behind(portrait, known)
     filled = portrait + hole * (wall - portrait)
     outside, face = outside_of(covered), None
     if flesh is not None:
@@ -77,6 +79,17 @@ def backdrop_of(
     if ended is not None:
         rim *= np.clip(1 - cv2.distanceTransform(ended.astype(np.uint8), cv2.DIST_L2, 5) / (BEYOND * side), 0, 1)
     return Backdrop(np.clip(filled + 0.5, 0, 255).astype(np.uint8), rim, outside, face)
+
+
+def behind(portrait: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """A wall `H W 3`, float32, of which only a part is `known`, `H W`: softer with distance from it, for means over
+    squares show their squares."""
+    wall = np.where(known[..., None], portrait, around(portrait.astype(np.float32), known.astype(np.float32)))
+    side, away = min(known.shape), cv2.distanceTransform((~known).astype(np.uint8), cv2.DIST_L2, 5)
+    for blur in SOFTER:
+        share = np.clip(away / (2 * blur * side), 0, 1)[..., None]
+        wall = wall + share * (cv2.GaussianBlur(wall, (0, 0), blur * side) - wall)
+    return np.asarray(wall, np.float32)
 
 
 def ends_of(portrait: np.ndarray) -> tuple[slice, slice] | None:
@@ -162,6 +175,8 @@ def opacity_at(backdrop: Backdrop, source: np.ndarray, covered: np.ndarray) -> n
     opacity = cv2.remap(backdrop.rim, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
     if backdrop.face is not None:
         opacity *= 1 - cv2.remap(backdrop.face, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    if (source[..., 1] < 0).any():  # hair that the picture's upper edge cuts ends a little above it
+        opacity *= np.clip(1 + source[..., 1] / (ABOVE * min(backdrop.rim.shape)), 0, 1)
     return np.asarray(np.maximum(opacity, covered))
 
 

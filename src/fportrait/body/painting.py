@@ -24,7 +24,7 @@ from fportrait.body.mouth import (
 )
 from fportrait.body.pose import Pose
 from fportrait.body.rasterizer import rasterize, vertex_normals
-from fportrait.body.shoulders import behind_the_chin, clothes_in, trunk_of
+from fportrait.body.shoulders import behind_the_chin, clothes_in, moved_by, trunk_of
 from fportrait.body.surface import doubted, surface_colours, well_inside
 from fportrait.body.warping import SEAM, Beyond, Target, draw_person, draw_warped, of_corners, on_surface, project
 from fportrait.camera.cameras import scale_intrinsics
@@ -50,6 +50,7 @@ OTHER = 6.0, 16.0  # and between which two outlines are no more held to be the s
 # Sines of the turn between which spectacles at the outline come to the front, and between which hair goes behind.
 AWAY = (0.1, 0.3), (0.2, 0.45)
 SHOWN = 0.7  # opacity from which the portrait shows the person at a place
+STAYED = 0.02, 0.06  # of the short side: how far shoulders may have moved of which more is shown than was
 DETAIL = 0.03  # of the picture's short side: deviation of the Gaussian below which a mirror image counts as detail
 SIGHT_DEPTH = 0.008  # metres behind what a pixel sees that still count as seen
 
@@ -184,8 +185,9 @@ class PortraitPainter:
         if matte is not None:
             self.backdrop = backdrop_of(portrait, matte, seen, flesh, self._ended)
             if worn is not None:
-                worn_before = self.backdrop._replace(clothes=worn, trunk=trunk)
-                self.backdrop = behind_the_chin(worn_before, body, places, portrait, opacity, seen)
+                self.backdrop = self.backdrop._replace(clothes=worn, trunk=trunk)
+                self._wall = self.backdrop.picture
+                self.backdrop = behind_the_chin(self.backdrop, body, places, portrait, opacity, seen)
         self.light = np.median(portrait[seen], 0) if seen.any() else np.asarray(USUAL_SKIN)  # of the face, by channel
         if self._inside is not None:
             self._inner_light = light_of(self.light, brightest_of_eyes(body, portrait, triangle))
@@ -248,6 +250,11 @@ class PortraitPainter:
                 np.clip((math.degrees(turn.magnitude()) - low) / (high - low), 0, 1) for low, high in (GHOST, OTHER)
             )
             backdrop = backdrop._replace(slack=1 - float(other))
+            if backdrop.clothes is not None and backdrop.picture is not self._wall:
+                moved = moved_by(self.body, self.vertices, target.vertices, self.intrinsics, min(target.size))
+                left = float(np.clip((STAYED[1] - moved) / (STAYED[1] - STAYED[0]), 0, 1))
+                mixed = cv2.addWeighted(backdrop.picture, left, self._wall, 1 - left, 0)
+                backdrop = backdrop._replace(picture=mixed)
             if other and self._turned is not portrait:
                 portrait = cv2.addWeighted(portrait, backdrop.slack, self._turned, float(other), 0)
             # What lay at the outline, where the way out all but crosses the view, comes to the front or goes away.

@@ -15,6 +15,7 @@ import numpy as np
 
 from fportrait.body.backdrop import PERSON, Backdrop, around
 from fportrait.body.mesh import of_part
+from fportrait.body.warping import project
 
 BONES = 3  # root, neck and head, as the embedded body has them
 TRUNK = 0.5  # share of the shoulders' (the head's) own movement from which a vertex goes with them (with it)
@@ -64,6 +65,13 @@ def behind_the_chin(
     hidden *= _below_ears(body, places, len(seen))
     mixed = backdrop.picture + hidden[..., None] * (around(told, known.astype(np.float32)) - backdrop.picture)
     return backdrop._replace(picture=np.clip(mixed + 0.5, 0, 255).astype(np.uint8))
+
+
+def moved_by(body: Any, before: np.ndarray, after: np.ndarray, intrinsics: np.ndarray, short: int) -> float:
+    """How far shoulders have moved in a picture, of its short side; between two poses of a body's vertices `V 3`."""
+    own = np.flatnonzero(np.asarray(body.skinning)[:, 0] > TRUNK)[::8]
+    first, second = (project(vertices[own], intrinsics) for vertices in (before, after))
+    return float(np.linalg.norm(second - first, axis=1).mean()) / short
 
 
 def _below_ears(body: Any, places: np.ndarray, height: int) -> np.ndarray:
