@@ -36,6 +36,7 @@ RECORD = "adapt.json"  # beside the adapter: what it was made from, and how it w
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 STILL = 6.0  # decibels from the codec's limit: a factor of two in error
 LOSS = {"psnr": 0.05, "lpips": 0.002, "csim": 0.2}  # up to which nothing counts as lost: no eye tells
+REMEMBERED = 128  # tracks of portraits, clips and an adapter's pictures
 Tell = Callable[[str, int, int], None]
 
 
@@ -268,9 +269,10 @@ def judge(
 
     found: dict[str, dict[str, dict[str, float]]] = {part.clip.person: {} for part in parts if part.held_out}
     gains: dict[str, dict[str, float]] = {}
+    plain = Animator(base, remember=REMEMBERED)  # clips are tracked once for both
     for index, (label, given) in enumerate((("base", None), ("adapted", adapter))):
         tell("judge on clips held out", index, 2)
-        animator = Animator(base, adapter=given)
+        animator = plain if given is None else plain.with_adapter(given)
         for person, scores in scores_of(animator, parts, mine, "report" if given else "report_base", settings).items():
             found[person][label] = scores
         if settings.gains:
@@ -289,7 +291,8 @@ def scores_of(
     metrics = {"psnr": "auto", "ssim": "auto", "lpips": "auto", "csim": "auto"}
     protocol = {"metrics": metrics, "network_every": 4, "control": True, "shown": 4}
     shutil.rmtree(mine / report, ignore_errors=True)
-    evaluate_clips(animator, mine / "clips/held", mine / report, protocol, settings.seed, settings.judged_frames)
+    how = (protocol, settings.seed, settings.judged_frames, settings.judged_scale)
+    evaluate_clips(animator, mine / "clips/held", mine / report, *how)
     stored = json.loads((mine / report / "scores.json").read_text())["clips"]
     return {people[clip.partition("/")[0]]: scores for clip, scores in stored.items()}
 

@@ -34,6 +34,7 @@ class AdaptSettings:
     embedded_clips: int = 48
     max_frames: int = 300  # of every clip
     judged_frames: int = 49  # of every clip held out
+    judged_scale: int = 4  # as large as `animate` writes pictures, of the model's own
     gains: bool = True  # probe the controls of base and adapter on an embedded person
     seed: int = 0
 

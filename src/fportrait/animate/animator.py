@@ -208,7 +208,7 @@ class Animator:
             limits = (self.landmarks, config, size, max_frames)
             if seconds < math.inf:
                 limits = (*limits[:3], MAX_FRAMES)
-            tracked = self._once(
+            tracked = self.once(
                 ((max_frames, seconds, request.fov, request.force), path),
                 lambda: track_video(path, *limits, report, what, seconds, request.fov),
             )
@@ -251,14 +251,14 @@ class Animator:
             person, image = track_picture(path, self.landmarks, config, size, fov, as_filmed)
             return self.personal(person), image
 
-        return self._once((("portrait", fov, force, as_filmed), path), track)
+        return self.once((("portrait", fov, force, as_filmed), path), track)
 
     def filmed(self, person: Tracked, image: np.ndarray, paths: Sequence[Path]) -> tuple[list[Frame], list[str]]:
         """The frames of a person's films, tracked with a portrait of theirs; see `film.frames_for`."""
         if not paths:
             return [], []
         who = (hashlib.sha256(image.tobytes()).hexdigest(), person.crop, float(person.intrinsics[0, 0]))
-        return self._once((("film", who), paths[0]), lambda: frames_for(self, person, image, paths))
+        return self.once((("film", who), paths[0]), lambda: frames_for(self, person, image, paths))
 
     def picture_notes(self, person: Tracked) -> list[str]:
         """What a user should know of a rectangle before judging it: none of a square."""
@@ -280,7 +280,7 @@ class Animator:
         codes, along = segment_codes(drive.track, self.encoder), np.stack(list(self.directions.values()))
         return aligned(self.body, person, image, drive, codes, readout, along, own, report)
 
-    def _once(self, key: tuple[Any, Path], make: Callable[[], Any]) -> Any:
+    def once(self, key: tuple[Any, Path], make: Callable[[], Any]) -> Any:
         """What `make` gives, kept under the file's bytes when this animator remembers."""
         if not self.remember or not Path(key[1]).is_file():  # `make` says what is wrong with it
             return make()
@@ -400,7 +400,7 @@ class Animator:
             prepared.response = self.response(prepared.person, prepared.image)
         elif prepared.response is None:
             key = (("response", request.portrait_fov, request.force, request.as_filmed), request.portrait)
-            prepared.response = self._once(key, lambda: self.response(prepared.person, prepared.image))
+            prepared.response = self.once(key, lambda: self.response(prepared.person, prepared.image))
         rises = driver_rises(seen, rest, len(codes))
         told = (readout, self.directions, self.body.action_names)
         return matched_codes(codes, rises, rest.code, prepared.response, *told, smoothing(express.fps))

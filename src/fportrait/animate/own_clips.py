@@ -19,8 +19,10 @@ import numpy as np
 
 from fportrait.animate.animator import Animator, Prepared, Request
 from fportrait.animate.clip_check import videos_below
+from fportrait.animate.pictures import enlarge
 from fportrait.animate.viewpoint import Viewpoint
 from fportrait.atomic_io import file_hash, value_hash, write_json
+from fportrait.camera.cameras import scale_intrinsics
 from fportrait.capture.video_io import VIDEO_SUFFIXES, iter_video, write_image
 from fportrait.dataset.sampling import decode
 from fportrait.errors import UserError
@@ -30,6 +32,7 @@ from fportrait.evaluation.report import Report
 from fportrait.evaluation.slices import expression_strength, skin_degrees, slice_of, summarise_slices, turn_degrees
 from fportrait.evaluation.types import OWN_CLIPS, ClipResult, Protocol, Scorers, load_encoder
 from fportrait.evaluation.types import Request as Asked
+from fportrait.pixels import Picture
 
 
 def evaluate_clips(
@@ -39,6 +42,7 @@ def evaluate_clips(
     protocol: Protocol | Mapping[str, Any],
     seed: int = 0,
     max_frames: int = 49,
+    scale: int = 1,
 ) -> dict[str, Any]:
     """Score a model on a folder of videos of one person each; write the report of `evaluation.run.evaluate` to `out`.
 
@@ -46,7 +50,8 @@ def evaluate_clips(
         folder: videos; those in a subfolder belong to the person that it is named for, others to one person each. Or
             one video.
         protocol: metrics and how often networks look; the rest is the model's own.
-        max_frames: of every clip, from its start.
+        max_frames: of every clip, from its start. scale: as large as `animate` writes pictures, everything is judged:
+            so many times the model's own size.
 
     Returns:
         The summary; its `failures` name the clips that could not be scored, with reasons (also in `quarantine.json`).
@@ -76,7 +81,7 @@ def evaluate_clips(
         name = path.relative_to(folder).as_posix()
         identity = name.partition("/")[0] if "/" in name else path.stem
         try:
-            clip = score_own(animator, path, name, identity, scorers, seed, max_frames)
+            clip = score_own(animator, path, name, identity, scorers, seed, max_frames, scale)
         except UserError as error:
             failures[name], reason = str(error), error.found
             continue
@@ -91,12 +96,13 @@ def evaluate_clips(
             "one at least",
             f"mend its cause; all reasons are in {out / 'quarantine.json'}",
         )
+    larger = [scale] * (scale > 1)  # what is judged at another size is no other's like
     summary: dict[str, Any] = {OWN_CLIPS: summarise(clips, seed) | frechet_of(scorers, OWN_CLIPS)}
     summary |= {
         "slices": summarise_slices(clips, seed),
         "comparison": compare({OWN_CLIPS: clips}, {}, scorers, seed),
         "people": by_person(clips),
-        "holdout": value_hash([[clip.id, file_hash(folder / clip.id), max_frames] for clip in clips]),
+        "holdout": value_hash([[clip.id, file_hash(folder / clip.id), max_frames, *larger] for clip in clips]),
         "backbones": scorers.backbones(),
         "not_measured": scorers.lacking,
         "failures": failures,
@@ -108,6 +114,7 @@ def evaluate_clips(
             "guidance": settings.guidance,
             "guidance_below": settings.guidance_below,
             "size": settings.size if animator.picture.square else animator.picture.across_by_down,
+            **({"scale": scale} if scale > 1 else {}),
         },
     }
     write_json(
@@ -123,37 +130,39 @@ def evaluate_clips(
 
 
 def score_own(
-    animator: Animator, path: Path, name: str, identity: str, scorers: Scorers, seed: int, max_frames: int
+    animator: Animator,
+    path: Path,
+    name: str,
+    identity: str,
+    scorers: Scorers,
+    seed: int,
+    max_frames: int,
+    scale: int = 1,
 ) -> ClipResult:
-    """One clip's scores and videos.
+    """One clip's scores and videos, so many times as large as the model draws.
 
     Raises:
         UserError: it cannot be read or tracked, or has fewer than five frames.
     """
-    import torch
-
-    from fportrait.diffusion.inputs import as_latents
-
     prepared, first = from_first_frame(animator, path, seed, max_frames)
-    count, picture, drive = len(prepared), animator.picture, prepared.drive
+    count, picture, drive = len(prepared), animator.picture.times(scale), prepared.drive
     if count < 5:
         raise UserError(f"{path} of {count} frames", "five at least", "take a longer clip")
     truth = np.stack(drive.crops(list(range(count)), picture))
     portrait = drive.shown(first, picture)
     points, codes = drive.landmarks(picture)[:count], animator.expression(prepared)[:count]
-    vae = animator.pipeline.vae
-    padded = truth[np.minimum(np.arange(-(-(count - 1) // 4) * 4 + 1), count - 1)]
-    with torch.no_grad():
-        limit = decode(vae, as_latents(vae, padded, "truth", torch.device(animator.device))[0])[:count]
+    within = inside_file(prepared, first, picture)
+    limit = animator.once((("codec", picture, count), path), lambda: coded(animator, truth))
     videos = {
-        "ours": np.stack(list(animator.sample(prepared))),
-        "codec_limit": limit,
+        "ours": np.stack([one * within for one in animator.sample(prepared, scale=scale)]),
+        "codec_limit": limit * within,
         "repeated_portrait": np.broadcast_to(portrait, truth.shape).copy(),
         "truth": truth,
-        "normals": np.stack(list(animator.normals(prepared, range(count)))),
+        "normals": np.stack([enlarge(one, scale) for one in animator.normals(prepared, range(count))]),
         "portrait": portrait,
     }
-    asked = Asked(truth, portrait, points, np.asarray(codes, np.float64), prepared.view.intrinsics[0])
+    intrinsics = scale_intrinsics(prepared.view.intrinsics[0], scale)
+    asked = Asked(truth, portrait, points, np.asarray(codes, np.float64), intrinsics)
     clip = score_clip(name, identity, videos, asked, scorers, OWN_CLIPS)
     clip.slices = {
         "expression": slice_of("expression", expression_strength(asked.codes)),
@@ -161,6 +170,26 @@ def score_own(
         "turn": slice_of("turn", turn_degrees(drive.track.rotations[:count])),
     }
     return clip
+
+
+def inside_file(prepared: Prepared, first: np.ndarray, picture: Picture) -> np.ndarray:
+    """Which pixels of what a clip is compared with were filmed, `H W 1` uint8 of 0 and 1: a crop that goes beyond the
+    file is black there, of which there is no truth, so that all are."""
+    drive, turns = prepared.drive, prepared.drive.quarter_turns
+    white = drive.shown(np.full_like(first, 255), picture.turned(turns))
+    return np.ascontiguousarray(np.rot90(white, turns)).max(-1, keepdims=True).astype(bool).astype(np.uint8)
+
+
+def coded(animator: Animator, truth: np.ndarray) -> np.ndarray:
+    """What the codec alone makes of a video `T H W 3` uint8."""
+    import torch
+
+    from fportrait.diffusion.inputs import as_latents
+
+    vae, count = animator.pipeline.vae, len(truth)
+    padded = truth[np.minimum(np.arange(-(-(count - 1) // 4) * 4 + 1), count - 1)]
+    with torch.no_grad():
+        return decode(vae, as_latents(vae, padded, "truth", torch.device(animator.device))[0])[:count]
 
 
 def from_first_frame(animator: Animator, path: Path, seed: int, max_frames: int) -> tuple[Prepared, np.ndarray]:
@@ -176,7 +205,7 @@ def from_first_frame(animator: Animator, path: Path, seed: int, max_frames: int)
             raise UserError(found, error.expected, error.fix) from None
     drive = prepared.drive
     if np.array_equal(prepared.image, first):  # one on its side was turned upright, and has places of its own
-        prepared.person.crop = drive.crop
+        prepared.person = replace(prepared.person, crop=drive.crop)
     count = len(prepared)
     intrinsics = drive.lens(animator.picture)
     camera = drive.reference_camera

@@ -16,7 +16,6 @@ import numpy as np
 
 from fportrait.animate.film import Frame
 from fportrait.animate.tracked import Tracked, portrait_painter, posed
-from fportrait.body.backdrop import around
 from fportrait.body.blending import MEASURED
 from fportrait.body.model import BodyModel
 from fportrait.body.painting import PortraitPainter
@@ -40,9 +39,8 @@ def shot_of(
     if opacity is None:
         return None
     before, known = in_camera(vertices, of.reference_camera), of.shown(np.full_like(frame.picture, 255), size)
-    picture, filmed = filled(of.shown(frame.picture, size), known)
-    painter = PortraitPainter(body, picture, before, of.lens(size), samples, (), opacity)
-    return Shot(painter, at_size(opacity, size), filmed, gain)
+    painter = PortraitPainter(body, of.shown(frame.picture, size), before, of.lens(size), samples, (), opacity)
+    return Shot(painter, at_size(opacity, size), filmed(known), gain)
 
 
 def file_size(tracked: Tracked) -> tuple[float, float]:
@@ -84,9 +82,8 @@ def scene_of(
     white = np.full_like(image, 255)
 
     def own(size: Picture, samples: int) -> Shot:
-        picture, filmed = filled(person.shown(image, size), person.shown(white, size))
-        painter = portrait_painter(body, person, picture, own_actions, samples, (), matte)
-        return Shot(painter, at_size(matte, size), filmed, np.ones(3))
+        painter = portrait_painter(body, person, person.shown(image, size), own_actions, samples, (), matte)
+        return Shot(painter, at_size(matte, size), filmed(person.shown(white, size)), np.ones(3))
 
     small = Picture(*(round(side * MEASURED / size.short) for side in size))
     shots, makers = [own(small, 1)], []
@@ -96,8 +93,7 @@ def scene_of(
             shots.append(shot)
             makers.append(functools.partial(shot_of, frame, body, person, size, samples, gain))
     expected = measured(shots)
-    within = person.shown(white, size).min(-1) / 255
-    return None if expected is None else SceneBlend(own(size, samples), makers, expected, within)
+    return None if expected is None else SceneBlend(own(size, samples), makers, expected)
 
 
 def at_size(opacity: np.ndarray, size: Picture) -> np.ndarray:
@@ -106,12 +102,8 @@ def at_size(opacity: np.ndarray, size: Picture) -> np.ndarray:
     )
 
 
-def filled(picture: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A picture `H W 3` whose black beside a file's edge is filled from around, and which pixels were filmed, `H W`
-    float32 of 0 and 1. Args: known: `H W 3`, white where there was a file."""
-    filmed = cv2.erode((known.min(-1) == 255).astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1)
-    filmed = filmed.astype(np.float32)
-    if filmed.all() or not filmed.any():
-        return picture, filmed
-    beside = filmed[..., None] == 0
-    return np.where(beside, around(picture.astype(np.float32), filmed), picture).astype(np.uint8), filmed
+def filmed(known: np.ndarray) -> np.ndarray:
+    """Which pixels a file holds wholly, and not its black, `H W` float32 of 0 and 1; `known` `H W 3` is white where
+    there was a file."""
+    inside = cv2.erode((known.min(-1) == 255).astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1)
+    return inside.astype(np.float32)

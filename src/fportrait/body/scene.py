@@ -21,19 +21,20 @@ import cv2
 import numpy as np
 
 from fportrait.body.backdrop import PERSON
-from fportrait.body.blending import POWER, headness, view_of
+from fportrait.body.blending import headness, view_of
 from fportrait.body.painting import PortraitPainter
 from fportrait.body.warping import SEAM, Target, on_surface, project
 
 PARTS = ("hair", "torso", "wall")
 HAIR, TORSO, WALL = range(3)
 LEAST_ERROR = 10.0  # squared grey levels that any picture is off by
+POWER = 3.0  # of the inverse errors that pictures count by
 CLEARLY = 0.8  # of the portrait's error, up to which a part is mixed
 STRANGE = 1000.0  # misfit from which a picture shows another hair, torso or wall
 FEWEST = 4  # frames that paint each other
 LEAST_SHARE = 0.05  # of the best picture's weight, which is taken from all
 LITTLE = 8  # pixels of a part, below which a picture tells nothing of it
-UNKNOWN = 1e-3  # how much what was filled counts, where no picture knows
+UNKNOWN = 1e-3  # how much a picture counts beyond its file, where it goes on as in a mirror (`body.backdrop`)
 CHIN = 152  # landmark; and over how much of the picture's height hair becomes torso around it
 OVER = 0.04
 
@@ -99,16 +100,14 @@ class SceneBlend:
 
     Args:
         own: the portrait. frames: what makes each of the frames, asked when it first counts. expected: of all of them.
-        within: how much of each of the portrait's pixels its file holds, `H W` in [0, 1].
     """
 
-    def __init__(self, own: Shot, frames: Sequence[Callable[[], Shot | None]], expected: Expected, within: np.ndarray):
-        self._within = np.asarray(within, np.float32)[..., None]
+    def __init__(self, own: Shot, frames: Sequence[Callable[[], Shot | None]], expected: Expected):
         self._makers, self._made, self.expected = list(frames), {0: own}, expected
         self._walls = dict[int, Wall]()
 
     def paint(self, target: Target) -> np.ndarray:
-        """The picture `H W 3` uint8 of a target, black beside the portrait's file."""
+        """The picture `H W 3` uint8 of a target."""
         own = self._made[0]
         weights = self.expected.weights(place_of(own.painter, target.vertices, target.intrinsics))
         people = np.flatnonzero(weights[:, :WALL].any(1)).tolist()
@@ -118,7 +117,7 @@ class SceneBlend:
         picture = before_wall(own.painter, target, layers, weights[people], behind)
         if target.samples > 1:
             picture = np.asarray(cv2.resize(picture, target.size[::-1], interpolation=cv2.INTER_AREA))
-        return np.clip(picture * self._within + 0.5, 0, 255).astype(np.uint8)
+        return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
 
     def _shot(self, number: int) -> Shot:
         if number not in self._made:
