@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fportrait.animate.animator import Animator
-from fportrait.animate.own_clips import evaluate_clips, from_first_frame
+from fportrait.animate.own_clips import evaluate_clips, from_first_frame, inside_file
 from fportrait.body.model import load_body
 from fportrait.bundle import SHIPPED_BASE
 from fportrait.capture.people import sample_person
@@ -107,3 +107,21 @@ def test_one_video_is_scored_without_a_folder_and_the_others_beside_it_are_not(a
     summary = evaluate_clips(animator, clips / "ada/hello.mp4", tmp_path / "report", QUICK)
     assert summary["own clips"]["clips"] == 1 and not summary["failures"]
     assert set(json.loads((tmp_path / "report/scores.json").read_text())["clips"]) == {"hello.mp4"}
+
+
+def test_clips_are_judged_as_large_as_they_are_asked_for(animator, clips, tmp_path):
+    video = clips / "ada/hello.mp4"
+    small, large = (evaluate_clips(animator, video, tmp_path / str(n), QUICK, 0, 5, n) for n in (1, 2))
+    assert large["settings"]["scale"] == 2 and "scale" not in small["settings"]
+    assert large["holdout"] != small["holdout"], "two sizes are not compared"
+    assert small["own clips"]["ours"]["psnr"]["mean"] != large["own clips"]["ours"]["psnr"]["mean"]
+
+
+def test_beside_a_files_edge_there_is_no_truth_and_nothing_is_judged(animator, clips):
+    prepared, first = from_first_frame(animator, clips / "ada/hello.mp4", 0, 5)
+    size, x0 = animator.picture, -40
+    prepared.drive.crop = (x0, 0, 160)
+    within = inside_file(prepared, np.maximum(first, 1), size)[..., 0]
+    (truth,) = prepared.drive.crops([0], size)
+    assert not within[:, : 40 * size.width // 160 - 1].any() and within[:, 40 * size.width // 160 + 1 :].all()
+    assert not truth[within == 0].any()

@@ -70,6 +70,13 @@ ANNOTATIONS = (Path("data/03_primary/validated"), Path("data/03_primary/sweeps")
 @click.option(
     "--max-frames", type=click.IntRange(5), default=49, show_default=True, help="With --clips: frames of each clip."
 )
+@click.option(
+    "--scale",
+    type=click.IntRange(1, 8),
+    default=1,
+    show_default=True,
+    help="With --clips: judge pictures so many times the model's own size; animate writes 4.",
+)
 @picture_options
 @click.option("--external", multiple=True, metavar="NAME=FOLDER", help="Score another method's videos beside ours.")
 @click.option(
@@ -104,6 +111,7 @@ def evaluate(
     clips: Path | None,
     adapter: Path | None,
     max_frames: int,
+    scale: int,
     size: str | None,
     aspect: str | None,
     external: tuple[str, ...],
@@ -143,8 +151,10 @@ def evaluate(
                 click.echo(f"{clip}: {reason}", err=True)
             raise SystemExit(3)
         return
-    if not clips and (size or aspect):
-        raise UserError("--size or --aspect without --clips", "both", "shards are scored in the square they hold")
+    if not clips and (size or aspect or scale > 1):
+        raise UserError(
+            "--size, --aspect or --scale without --clips", "both", "shards are scored as they hold pictures"
+        )
     if export_to:
         claim_folder(export_to, "clips.json", force)
         count = _export(model, shards, export_to, records)
@@ -184,7 +194,7 @@ def evaluate(
 
         given = None if adapter is None else resolve(adapter, home())
         animator = Animator(promoted_or_shipped(model), size=size, adapter=given, aspect=aspect)
-        summary = evaluate_clips(animator, clips, output, protocol, seed, max_frames)
+        summary = evaluate_clips(animator, clips, output, protocol, seed, max_frames, scale)
         show(summary)
         for name, reason in summary["failures"].items():
             click.echo(f"{name}: {reason}", err=True)
