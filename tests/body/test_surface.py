@@ -194,7 +194,7 @@ def test_behind_a_chin_that_turns_away_clothes_go_on_and_a_wall_behind_a_brow(he
     column = int(there[body.part == 0].mean(0) @ LENS[0] / there[:, 2].mean())
     assert np.abs(behind[chin - 2, column] - (10, 10, 90)).max() < 60
     assert np.abs(behind[lobes - 12, column] - WALL).max() < 60
-    gone = Target((*there, 0.08, 0, 0), LENS, body.faces, (128, 128), 1)  # shoulders that leave take it with them
+    gone = Target(there + np.array([0.08, 0, 0]), LENS, body.faces, (128, 128), 1)  # shoulders that leave take it along
     assert np.abs(painter._asked(gone).backdrop.picture[chin - 2, column].astype(int) - WALL).max() < 60
 
 
