@@ -12,6 +12,7 @@ from fportrait.animate.tracked import Tracked, face_of, track_frames
 from fportrait.capture.image_io import exposure_note, read_picture
 from fportrait.pixels import Picture
 from fportrait.tracking.config import TrackConfig
+from fportrait.tracking.covered import cover_note
 from fportrait.tracking.fit import LandmarkModel
 from fportrait.tracking.landmarks import roll_of, shared_landmarker
 from fportrait.tracking.lens import intrinsics_across, picture_fov
@@ -96,6 +97,8 @@ def view_notes(person: Tracked, image: np.ndarray) -> list[str]:
             f"{name} ends close to the head: {100 * missing:.0f}% of what the model looks at lies outside the picture "
             "and is made up; a picture with more room around the head comes out better"
         )
+    covered = cover_note(image, points, name) if outside <= CUT else None
+    notes += [covered] if covered else []
     camera, rotation = person.track.cameras[0], person.track.rotations[0]
     sight = -camera[:3, :3].T @ camera[:3, 3] - person.track.translations[0]
     turned = float(np.degrees(np.arccos(np.clip(rotation[:, 2] @ sight / np.linalg.norm(sight), -1, 1))))
