@@ -19,6 +19,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -70,19 +71,18 @@ class Seen:
 def members(archive: Path) -> Iterator[tuple[str, bytes]]:
     """The pictures in an archive, by name."""
     if archive.suffix == ".whl":
-        with zipfile.ZipFile(archive) as package:
-            for name in package.namelist():
+        with zipfile.ZipFile(archive) as wheel:
+            for name in wheel.namelist():
                 if name.lower().endswith(SUFFIXES):
-                    yield name, package.read(name)
+                    yield name, wheel.read(name)
         return
+    packed: dict[str, Any] = {"name": archive}
     if archive.suffix == ".deb":
         data = subprocess.run(["dpkg-deb", "--fsys-tarfile", str(archive)], check=True, capture_output=True).stdout
-        package_ = tarfile.open(fileobj=io.BytesIO(data))
-    else:
-        package_ = tarfile.open(archive)
-    with package_:
-        for entry in package_:
-            content = package_.extractfile(entry) if entry.isfile() else None
+        packed = {"fileobj": io.BytesIO(data)}
+    with tarfile.open(**packed) as package:
+        for entry in package:
+            content = package.extractfile(entry) if entry.isfile() else None
             if content and entry.name.lower().endswith(SUFFIXES):
                 yield entry.name, content.read()
 
@@ -167,7 +167,7 @@ def mask(face: Seen, n: int, hand: Seen, hair: Seen) -> np.ndarray:
 
 
 def scarf(face: Seen, n: int, hand: Seen, hair: Seen) -> np.ndarray:
-    points, low = face.landmarks, [0, 0.1 * face.size]
+    points, low = face.landmarks, np.array([0, 0.1 * face.size])
     height, width = face.image.shape[:2]
     left, right, nose = points[234] + low, points[454] + low, 0.4 * points[1] + 0.6 * points[2]
     rim = np.array([[0, left[1]], left, nose, right, [width, right[1]], [width, height], [0, height]])
@@ -181,7 +181,7 @@ def dark_glasses(face: Seen, n: int, hand: Seen, hair: Seen) -> np.ndarray:
     points, glass = face.landmarks, np.zeros(face.image.shape[:2], np.float32)
     tilt = float(np.degrees(np.arctan2(*(points[263] - points[33])[::-1])))
     for corners in ((33, 133, 159, 145), (263, 362, 386, 374)):
-        x, y = points[list(corners)].mean(0) + [0, 0.02 * face.size]
+        x, y = points[list(corners)].mean(0) + np.array([0, 0.02 * face.size])
         wide = float(np.linalg.norm(points[corners[0]] - points[corners[1]]))
         reach = (int(wide * 0.85), int(wide * (0.62 + 0.1 * (n % 2))))
         cv2.ellipse(glass, (int(x), int(y)), reach, tilt, 0, 360, (1.0,), -1)
@@ -213,8 +213,8 @@ def before_mouth(face: Seen, n: int, hand: Seen, hair: Seen) -> np.ndarray:
 
 def microphone(face: Seen, n: int, hand: Seen, hair: Seen) -> np.ndarray:
     size, way = face.size, n % 3 - 1
-    head = face.landmarks[[13, 14]].mean(0) + [0.03 * size * way, 0.05 * size]
-    foot, there = head + [0.25 * size * way, 0.9 * size], np.zeros(face.image.shape[:2], np.float32)
+    head = face.landmarks[[13, 14]].mean(0) + np.array([0.03 * size * way, 0.05 * size])
+    foot, there = head + np.array([0.25 * size * way, 0.9 * size]), np.zeros(face.image.shape[:2], np.float32)
     cv2.line(there, tuple(map(int, head)), tuple(map(int, foot)), (1.0,), int(0.14 * size))
     cv2.circle(there, tuple(map(int, head)), int(0.15 * size), (1.0,), -1)
     x, y = places(face)

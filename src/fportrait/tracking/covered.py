@@ -27,7 +27,7 @@ SHIPPED = Path(__file__).parent.parent / "assets" / "covered_faces.safetensors"
 CROP, WIDER = 64, 1.2  # pixels, and side over an encoder's crop
 CHANNELS = (24, 48, 64)  # at 32², 16² and 8²
 # Shares from which a part counts as covered; of eyes, of both: no photograph of an uncovered face had as much.
-MOUTH_COVERED, NOSE_COVERED, EYES_COVERED = 0.4, 0.5, 0.7
+MOUTH_COVERED, NOSE_COVERED, EYES_COVERED = 0.5, 0.5, 0.7
 # Landmarks whose convex hull a part is, the left and right being the person's.
 PARTS = {
     "mouth": (61, 40, 37, 0, 267, 270, 291, 321, 314, 17, 84, 91),
