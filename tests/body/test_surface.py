@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fportrait.body.backdrop import ends_of
-from fportrait.body.hair import Beside, hair_in, like_hair, stands_beside
+from fportrait.body.hair import Beside, hair_in, likeness, stands_beside
 from fportrait.body.model import Pose, load_body
 from fportrait.body.painting import PortraitPainter
 from fportrait.body.rasterizer import rasterize, vertex_normals
@@ -153,12 +153,14 @@ def test_locks_that_fall_beside_a_face_count_as_hair_and_an_ear_that_stands_ther
     picture, matte, _ = portrait_of(head, 0)
     seen = matte > 0
     lock, ear = np.zeros(seen.shape, bool), np.zeros(seen.shape, bool)
-    lock[70:110, 20:34], ear[60:72, 96:104] = True, True
-    lock, ear = lock & ~seen, ear & ~seen
-    picture[lock], picture[ear] = HAIR, SKIN
+    coat = np.zeros(seen.shape, bool)
+    lock[70:110, 20:34], ear[60:72, 96:104], coat[100:, :20] = True, True, True
+    lock, ear, coat = lock & ~seen, ear & ~seen, coat & ~seen
+    picture[lock], picture[ear], picture[coat] = HAIR, SKIN, (240, 240, 255)
     shown = (seen & (picture == HAIR).all(-1)).astype(np.float32)
-    person = np.maximum(matte, lock | ear).astype(np.float32)
-    found = like_hair(picture, shown, seen, person)
+    person = np.maximum(matte, lock | ear | coat).astype(np.float32)
+    found, neither = likeness(picture, shown, seen, person)
+    assert neither[coat].mean() > 0.8 and neither[lock].mean() < 0.1 and neither[ear].mean() < 0.1
     assert found[lock].mean() > 0.85 and found[ear].mean() < 0.15
     assert not found[seen | (person == 0)].any()
 

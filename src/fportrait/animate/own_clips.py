@@ -34,6 +34,8 @@ from fportrait.evaluation.types import OWN_CLIPS, ClipResult, Protocol, Scorers,
 from fportrait.evaluation.types import Request as Asked
 from fportrait.pixels import Picture
 
+WHOLLY = 250  # level of a white file's pixel in its crop, above which nothing black is mixed into it
+
 
 def evaluate_clips(
     animator: Animator,
@@ -148,11 +150,12 @@ def score_own(
     count, picture, drive = len(prepared), animator.picture.times(scale), prepared.drive
     if count < 5:
         raise UserError(f"{path} of {count} frames", "five at least", "take a longer clip")
-    truth = np.stack(drive.crops(list(range(count)), picture))
-    portrait = drive.shown(first, picture)
-    points, codes = drive.landmarks(picture)[:count], animator.expression(prepared)[:count]
     within = inside_file(prepared, first, picture)
-    limit = animator.once((("codec", picture, count), path), lambda: coded(animator, truth))
+    filmed = np.stack(drive.crops(list(range(count)), picture))
+    truth = filmed * within
+    portrait = truth[0]
+    points, codes = drive.landmarks(picture)[:count], animator.expression(prepared)[:count]
+    limit = animator.once((("codec", picture, count), path), lambda: coded(animator, filmed))
     videos = {
         "ours": np.stack([one * within for one in animator.sample(prepared, scale=scale)]),
         "codec_limit": limit * within,
@@ -174,10 +177,10 @@ def score_own(
 
 def inside_file(prepared: Prepared, first: np.ndarray, picture: Picture) -> np.ndarray:
     """Which pixels of what a clip is compared with were filmed, `H W 1` uint8 of 0 and 1: a crop that goes beyond the
-    file is black there, of which there is no truth, so that all are."""
+    file is black there, of which there is no truth, so that all are; and what resizing mixed of both is neither."""
     drive, turns = prepared.drive, prepared.drive.quarter_turns
     white = drive.shown(np.full_like(first, 255), picture.turned(turns))
-    return np.ascontiguousarray(np.rot90(white, turns)).max(-1, keepdims=True).astype(bool).astype(np.uint8)
+    return (np.ascontiguousarray(np.rot90(white, turns)).min(-1, keepdims=True) > WHOLLY).astype(np.uint8)
 
 
 def coded(animator: Animator, truth: np.ndarray) -> np.ndarray:

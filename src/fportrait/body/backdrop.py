@@ -7,7 +7,7 @@ stands right behind, which hides a matte's errors; and the backdrop, filled wher
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -35,7 +35,8 @@ class Backdrop(NamedTuple):
     `H W 3`, how far each pixel lies outside the mesh's silhouette, negative within, and the way out, x and y; `face`
     `H W`, what the silhouette holds and nothing beside a head may show, None where that is not known; `clothes` `H W`,
     what goes with the shoulders and not with the head; and which of the mesh's triangles do, `trunk` `F`; and `slack`,
-    how much of OUTLINE and FURTHER counts, 1 for who does not turn."""
+    how much of OUTLINE and FURTHER counts, 1 for who does not turn; and `cloth` `H W`, what certainly
+    is clothes by its colour."""
 
     picture: np.ndarray
     rim: np.ndarray
@@ -44,6 +45,7 @@ class Backdrop(NamedTuple):
     clothes: np.ndarray | None = None
     trunk: np.ndarray | None = None
     slack: float = 1.0
+    cloth: np.ndarray | None = None
 
 
 def backdrop_of(
@@ -113,12 +115,12 @@ def ends_of(portrait: np.ndarray) -> tuple[slice, slice] | None:
     return None if level[rows, columns].shape == level.shape else (rows, columns)
 
 
-def going_on(picture: np.ndarray, ends: tuple[slice, slice]) -> np.ndarray:
-    """A picture `H W ...` that goes on beyond its ends as in a mirror."""
+def going_on(picture: np.ndarray, ends: tuple[slice, slice], how: Literal["reflect", "edge"] = "reflect") -> np.ndarray:
+    """A picture `H W ...` that goes on beyond its ends as in a mirror, or as its edge is."""
     rows, columns = ends
     height, width = picture.shape[:2]
     around = ((rows.start, height - rows.stop), (columns.start, width - columns.stop))
-    return np.pad(picture[rows, columns], (*around, *[(0, 0)] * (picture.ndim - 2)), "reflect")
+    return np.pad(picture[rows, columns], (*around, *[(0, 0)] * (picture.ndim - 2)), how)
 
 
 def outside_of(covered: np.ndarray) -> np.ndarray:
@@ -148,10 +150,13 @@ def beside_the_silhouette(backdrop: Backdrop, source: np.ndarray, covered: np.nd
 
 
 def over_the_shoulders(backdrop: Backdrop, source: np.ndarray, still: np.ndarray, covered: np.ndarray) -> None:
-    """Where clothes are, or where a head would drag them along beside it, come from where the shoulders' own movement
+    """Where clothes are, or where a head would drag a collar along its jaw, come from where the shoulders' own movement
     has them: changes places `source` `H W 2` beside the mesh to those of `still` `H W 2`."""
     assert backdrop.clothes is not None
     worn = cv2.remap(backdrop.clothes, still, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    if backdrop.cloth is not None and backdrop.slack < 1:
+        dragged = cv2.remap(backdrop.cloth, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+        worn = np.maximum(worn, (1 - backdrop.slack) * dragged)
     worn[covered] = 0
     source += worn[..., None] * (still - source)
 

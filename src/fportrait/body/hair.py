@@ -31,6 +31,8 @@ HAIRLINE, STEEP = 0.4, 3.0  # hair ends where so much of it is left, this much s
 FACE_SIDE, BEHIND = 60.0, 115.0  # degrees aside from which a face is its side, and a skull its back
 LIKE = 2.0  # how steeply what is nearer to hair than to skin counts as hair, of the way from one to the other
 FINE = 0.004  # of the short side: deviation of the Gaussian that colours are softened with where they are compared
+UNLIKE = 20.0, 35.0  # CIELAB distance from skin and from hair between which something begins to be neither
+TEMPLE = 0.65  # of the way from the ears to the crown: how high a temple is
 STRIP = 0.06  # of the short side: how wide at most what is no hair may be between a mesh and its hair
 FEW = 0.01  # of the hair beside the mesh: hardly any
 HANGS = 0.045, -0.1  # metres above the eyes' middle between which something beside a face is no part of a skull
@@ -82,46 +84,58 @@ def hair_in(
     return np.asarray(cv2.GaussianBlur(wide, (0, 0), max(SOFT * min(size), 0.3)))
 
 
-def like_hair(portrait: np.ndarray, shown: np.ndarray, seen: np.ndarray, opacity: np.ndarray) -> np.ndarray:
-    """How much nearer to the colour of hair than to that of skin is what stands beside the mesh of a person, `H W` in
-    0..1: locks that fall below the chin, or that something parts from the rest, too.
+class Likeness(NamedTuple):
+    """What stands beside the mesh of a person, `H W` in 0..1 each: how much nearer to the colour of `hair` than to that
+    of skin it is (locks that fall below the chin, or that something parts from the rest, too), and how much it is of
+    `neither`: collars and coats."""
 
-    Args:
-        portrait: `H W 3` uint8. shown: of `hair_in`. seen: the mesh, opacity: the person's, `H W`.
-    """
-    short = min(portrait.shape[:2])
-    soft = cv2.GaussianBlur(portrait, (0, 0), max(FINE * short, 0.3)).astype(np.float32) / 255
+    hair: np.ndarray
+    neither: np.ndarray
+
+
+def likeness(portrait: np.ndarray, shown: np.ndarray | None, seen: np.ndarray, opacity: np.ndarray) -> Likeness:
+    """Args: portrait: `H W 3` uint8. shown: of `hair_in`. seen: the mesh, opacity: the person's, `H W`."""
+    nothing, beside = np.zeros(seen.shape, np.float32), ~seen & (opacity > 0.5)
+    hairy = np.zeros(seen.shape, bool) if shown is None else shown > 0.8
+    bare = seen & (opacity > 0.9) & (True if shown is None else shown < 0.1)
+    if not bare.any():
+        return Likeness(nothing if shown is None else np.asarray(shown * beside, np.float32), nothing)
+    soft = cv2.GaussianBlur(portrait, (0, 0), max(FINE * min(portrait.shape[:2]), 0.3)).astype(np.float32) / 255
     lab = cv2.cvtColor(soft, cv2.COLOR_RGB2LAB)
-    hair, skin = shown > 0.8, seen & (shown < 0.1) & (opacity > 0.9)
-    beside = ~seen & (opacity > 0.5)
-    if not hair.any() or not skin.any():
-        return np.asarray(shown * beside, np.float32)
-    hairy, bare = np.median(lab[hair], 0), np.median(lab[skin], 0)
-    to_hair, to_skin = (np.linalg.norm(lab - colour, axis=-1) for colour in (hairy, bare))
-    nearer = np.clip(0.5 + LIKE * (to_skin - to_hair) / max(float(np.linalg.norm(hairy - bare)), 1e-6), 0, 1)
-    return np.asarray(nearer * beside, np.float32)
+    skin = np.median(lab[bare], 0)
+    to_skin = np.linalg.norm(lab - skin, axis=-1)
+    hair, nearest = nothing, to_skin
+    if hairy.any():
+        lock = np.median(lab[hairy], 0)
+        to_hair, apart = np.linalg.norm(lab - lock, axis=-1), max(float(np.linalg.norm(skin - lock)), 1e-6)
+        hair, nearest = np.clip(0.5 + LIKE * (to_skin - to_hair) / apart, 0, 1), np.minimum(to_skin, to_hair)
+    neither = np.clip((nearest - UNLIKE[0]) / (UNLIKE[1] - UNLIKE[0]), 0, 1)
+    neither = cv2.GaussianBlur((neither * beside).astype(np.float32), (0, 0), max(SOFT * min(seen.shape), 0.3))
+    return Likeness(np.asarray(hair * beside, np.float32), np.asarray(neither, np.float32))
 
 
 def up_to_the_mesh(
-    body: Any, portrait: np.ndarray, like: np.ndarray, places: np.ndarray, seen: np.ndarray, opacity: np.ndarray
+    body: Any, portrait: np.ndarray, like: Likeness, places: np.ndarray, seen: np.ndarray, opacity: np.ndarray
 ) -> np.ndarray:
     """A portrait `H W 3` whose hair begins where the mesh ends: a temple that is wider than the mesh shows skin before
     the hair, and stands as a strip between hair and hair when the head turns.
 
     Args:
-        like: of `like_hair`. places: `V 2`, where the body's vertices are, pixels. seen: the mesh, `H W`. opacity: the
+        like: of `likeness`. places: `V 2`, where the body's vertices are, pixels. seen: the mesh, opacity: the
             person's, `H W`.
     """
-    locks, short = like > 0.5, min(seen.shape)
-    high = np.arange(len(seen))[:, None] < places[of_part(body, "ears"), 1].min()
+    locks, short = like.hair > 0.5, min(seen.shape)
+    ears, crown = places[of_part(body, "ears"), 1].min(), places[of_part(body, "scalp"), 1].min()
+    over = ears - np.arange(len(seen))[:, None]
+    temple = (over > 0) & (over < TEMPLE * (ears - crown)) & (like.hair < 0.5) & (like.neither < 0.5)
     to_hair, to_mesh = (
         cv2.distanceTransform((~part).astype(np.uint8), cv2.DIST_L2, 5) / short for part in (locks, seen)
     )
-    strip = high & ~seen & ~locks & (opacity > 0.5) & (to_hair + to_mesh < STRIP)
+    strip = temple & ~seen & (opacity > 0.5) & (to_hair + to_mesh < STRIP)
     if not strip.any():
         return portrait
     share = cv2.GaussianBlur(strip.astype(np.float32), (0, 0), max(FINE * short, 0.3)) * ~seen
-    share = np.maximum(share, strip)[..., None]
+    share = (np.maximum(share, strip) * np.clip(over / (STRIP * short), 0, 1))[..., None]
     filled = portrait + share * (around(portrait.astype(np.float32), locks.astype(np.float32)) - portrait)
     return np.asarray(np.clip(filled + 0.5, 0, 255), np.uint8)
 

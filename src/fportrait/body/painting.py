@@ -11,7 +11,7 @@ import numpy as np
 
 from fportrait.body.backdrop import Backdrop, backdrop_of, ends_of, going_on, opacity_at, outside_of
 from fportrait.body.grain import grain_of
-from fportrait.body.hair import hair_cover, hair_in, like_hair, sampled, stands_beside, up_to_the_mesh
+from fportrait.body.hair import hair_cover, hair_in, likeness, sampled, stands_beside, up_to_the_mesh
 from fportrait.body.mesh import mirror_vertices, mirrored_faces, of_part
 from fportrait.body.mouth import (
     INSIDE,
@@ -24,7 +24,7 @@ from fportrait.body.mouth import (
 )
 from fportrait.body.pose import Pose
 from fportrait.body.rasterizer import rasterize, vertex_normals
-from fportrait.body.shoulders import behind_the_chin, clothes_in, moved_by, trunk_of
+from fportrait.body.shoulders import behind_the_chin, below_ears, clothes_in, moved_by, trunk_of
 from fportrait.body.surface import doubted, surface_colours, well_inside
 from fportrait.body.warping import SEAM, Beyond, Target, draw_person, draw_warped, of_corners, on_surface, project
 from fportrait.camera.cameras import scale_intrinsics
@@ -150,7 +150,7 @@ class PortraitPainter:
             ends = ends_of(portrait)
             if ends is not None:
                 self.portrait = self._turned = portrait = going_on(portrait, ends)
-                matte, self._ended = going_on(matte, ends), np.ones(seen.shape, bool)
+                matte, self._ended = going_on(matte, ends, "edge"), np.ones(seen.shape, bool)
                 self._ended[ends] = False
         if matte is not None and mirror is not None:
             opacity = matte if self._ended is None else matte * ~self._ended
@@ -163,17 +163,17 @@ class PortraitPainter:
             cover = hair_cover(body, portrait, hair, places, sight, mirror, outside_of(seen), opacity)
             self._alike = (1 - np.abs(cover.hair - cover.hair[mirror]))[:, None]  # to what mirrors it: hair, or none
             self.surface = surface_colours(body, portrait, places, sight, mirror, cover, hair)
-            locks = hair
+            locks, like = hair, likeness(portrait, hair, seen, opacity)
             if hair is not None:
-                like = like_hair(portrait, hair, seen, opacity)
                 self._turned = up_to_the_mesh(body, portrait, like, places, seen, opacity)
-                locks = np.maximum(hair, like)
+                locks = np.maximum(hair, like.hair)
             self._beside = stands_beside(body, locks, vertex, vertex_normals(self.vertices, self.faces, body.weld))
             self._soft = cv2.GaussianBlur(portrait.astype(np.float32), (0, 0), DETAIL * min(portrait.shape[:2]))
             scale = float(intrinsics[1, 1] / max(np.median(self.vertices[:, 2]), 1e-3))
             flesh = np.ones(seen.shape, np.float32) if locks is None else 1 - locks
             if (trunk := trunk_of(body)) is not None:
                 worn = clothes_in(body, places, vertex)
+                cloth = like.neither * (below_ears(body, places, len(seen)) > 0)
             skin = (of_part(body, "face")[vertex] & seen) & (flesh > 0.8) & ~self._empty
             bare = (1 - cover.hair) * ~of_part(body, "torso")
             grains = [grain_of(body, portrait, skin, bare, scale, "skin")]
@@ -185,7 +185,7 @@ class PortraitPainter:
         if matte is not None:
             self.backdrop = backdrop_of(portrait, matte, seen, flesh, self._ended)
             if worn is not None:
-                self.backdrop = self.backdrop._replace(clothes=worn, trunk=trunk)
+                self.backdrop = self.backdrop._replace(clothes=worn, trunk=trunk, cloth=cloth)
                 self._wall = self.backdrop.picture
                 self.backdrop = behind_the_chin(self.backdrop, body, places, portrait, opacity, seen)
         self.light = np.median(portrait[seen], 0) if seen.any() else np.asarray(USUAL_SKIN)  # of the face, by channel

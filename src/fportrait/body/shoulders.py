@@ -43,7 +43,7 @@ def clothes_in(body: Any, places: np.ndarray, vertex: np.ndarray) -> np.ndarray:
     """
     head = (vertex >= 0) & (np.asarray(body.skinning)[:, 2] > TRUNK)[vertex]
     away = cv2.distanceTransform((~head).astype(np.uint8), cv2.DIST_L2, 5) / (AWAY * min(vertex.shape))
-    return np.asarray(_below_ears(body, places, len(vertex)) * np.clip(away, 0, 1) ** 2, np.float32)
+    return np.asarray(below_ears(body, places, len(vertex)) * np.clip(away, 0, 1) ** 2, np.float32)
 
 
 def behind_the_chin(
@@ -62,7 +62,7 @@ def behind_the_chin(
         return backdrop
     told = np.where(worn[..., None], portrait, backdrop.picture).astype(np.float32)
     hidden = cv2.GaussianBlur(seen.astype(np.float32), (0, 0), SEAM * min(seen.shape))
-    hidden *= _below_ears(body, places, len(seen))
+    hidden *= below_ears(body, places, len(seen))
     mixed = backdrop.picture + hidden[..., None] * (around(told, known.astype(np.float32)) - backdrop.picture)
     return backdrop._replace(picture=np.clip(mixed + 0.5, 0, 255).astype(np.uint8))
 
@@ -74,7 +74,7 @@ def moved_by(body: Any, before: np.ndarray, after: np.ndarray, intrinsics: np.nd
     return float(np.linalg.norm(second - first, axis=1).mean()) / short
 
 
-def _below_ears(body: Any, places: np.ndarray, height: int) -> np.ndarray:
+def below_ears(body: Any, places: np.ndarray, height: int) -> np.ndarray:
     """How far down from the ears to the chin every row of a portrait is, `H 1` in 0..1."""
     lobes, chin = places[of_part(body, "ears"), 1].max(), places[of_part(body, "face"), 1].max()
     down = (np.arange(height)[:, None] - lobes) / max(LOWER * (chin - lobes), 1)
