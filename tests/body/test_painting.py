@@ -185,6 +185,31 @@ def test_points_of_the_surface_are_those_that_sums_over_an_axis_give_to_the_last
         assert (cosines > 0.1).sum() > 500 and (cosines < 0).sum() > 50
 
 
+def test_what_another_portrait_shows_comes_in_without_the_teeth_of_triangles():
+    body, closed, lens = facing()
+    painter = PortraitPainter(body, np.full((96, 96, 3), 90, np.uint8), turned(closed, 0.9), lens)
+    target = Target(closed, lens, body.faces, (96, 96), 2)
+    flat, smooth = (painter.sight(target, smooth=smooth)[0] for smooth in (False, True))
+
+    def steps(values):  # between neighbours on the mesh, where both are seen
+        picture = np.full(target.covered.shape, np.nan)
+        picture.reshape(-1)[target.places] = np.where(values > 0, values, np.nan)
+        change = np.abs(np.diff(picture, axis=1))
+        return np.nanpercentile(change, 99)
+
+    assert steps(smooth) < 0.6 * steps(flat)  # .15 and .28
+    inside = target.well_within(flat > 0)
+    assert inside[flat <= 0].mean() < 0.1 and np.median(inside[flat > 0]) > 0.99 and (inside < 1).any()
+    assert target.well_within(np.ones(len(flat), bool)).min() > 0.999
+    # A light picture of that side over a dark portrait: between both there are all shades.
+    light = PortraitPainter(body, np.full((96, 96, 3), 180, np.uint8), turned(closed, 0.9), lens)
+    light.light = painter.light
+    both = PortraitPainter(body, np.full((96, 96, 3), 90, np.uint8), turned(closed, -0.9), lens, others=[light])
+    drawn = both(closed, lens)[..., 0].astype(int)
+    between = (drawn > 105) & (drawn < 165)
+    assert (drawn > 170).sum() > 200 and between.sum() > 0.1 * (drawn > 170).sum()
+
+
 def test_a_readout_of_another_number_of_actions_is_refused_in_one_sentence():
     body, pose = load_body(), Pose(np.eye(3), np.zeros(3), np.eye(3))
     with pytest.raises(UserError, match=r"51 facial actions .* Expected 52, those of the embedded body"):

@@ -241,3 +241,10 @@ def test_bad_settings_are_refused(world, tmp_path):
         encode_tables([root / "tables"], tmp_path, tmp_path / "s", tmp_path / "u", CONFIG)
     with pytest.raises(UserError, match="window of 21"):
         encode_tables([root / "tables"], root / "vae", tmp_path / "s", tmp_path / "u", {"size": 32, "window": 21})
+
+
+def test_a_crop_of_few_pixels_is_enlarged_without_blocks():
+    picture = np.repeat(np.linspace(20, 220, 8)[None, :, None], 8, 0).repeat(3, 2).astype(np.uint8)
+    row = crop_picture(picture, (0, 0, 8), 64)[32, 4:-4, 0].astype(int)
+    assert np.diff(row).max() < 8 and np.unique(row).size > 40  # by area it was eight steps
+    assert np.array_equal(crop_picture(picture, (0, 0, 8), 8), picture)

@@ -51,7 +51,7 @@ class Texture(NamedTuple):
 
     def sight(self, target: Target) -> tuple[np.ndarray, np.ndarray]:
         """How well it sees a target's points, cosines `N`, and where, `N 2` pixels."""
-        sight, places, _ = self.painter.sight(target)
+        sight, places, _ = self.painter.sight(target, smooth=True)
         x, y = np.clip(places.astype(int), 0, np.array(self.known.shape[::-1]) - 1).T
         return sight * self.known[y, x], places
 

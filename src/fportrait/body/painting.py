@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -39,6 +40,7 @@ SIGHT_LOST, STREAKS, WALLS = 0.1, 3.0, 1.5
 # second on wholly, where it was seen worse than between these cosines, or this near to the person's edge in the matte
 # (of the short side: deviation of the Gaussian), where pixels show the wall, the light around a head, or a neighbour.
 DOUBTED, SIGHT_SURE, EDGE = (0.1, 0.3), (0.08, 0.25), 0.016
+COMES = 0.15  # cosines over which another portrait comes in
 MIRROR_SIGHT = 0.4  # cosine that the other side must be seen with: a silhouette's edge mirrors what lies beside it
 # How far a picture is trusted against a model that differs from it (`diffusion.detail`). Beside the mesh a model
 # blurs what is dragged along (trusted less than wholly, the old silhouette shines through); where the portrait sees the
@@ -196,10 +198,15 @@ class PortraitPainter:
 
     def _vertices_seen(self) -> tuple[np.ndarray, np.ndarray]:
         """Where the portrait has the body's vertices, `V 2` pixels, and how well it sees each, cosines `V`."""
-        outward = vertex_normals(self.vertices, self.faces, self.body.weld)
-        facing = -(outward * self.vertices).sum(1) / np.maximum(np.linalg.norm(self.vertices, axis=1), 1e-12)
         places = project(self.vertices, self.intrinsics)
-        return places, self._unhidden(self.vertices, places, facing, True)
+        return places, self._unhidden(self.vertices, places, self._facing[:, 0], True)
+
+    @functools.cached_property
+    def _facing(self) -> np.ndarray:
+        """How much the body's vertices face the portrait's camera, cosines `V 1`."""
+        outward = vertex_normals(self.vertices, self.faces, self.body.weld)
+        away = np.maximum(np.linalg.norm(self.vertices, axis=1), 1e-12)
+        return np.asarray(-(outward * self.vertices).sum(1) / away, np.float32)[:, None]
 
     def _unhidden(self, points: np.ndarray, places: np.ndarray, facing: np.ndarray, person: bool) -> np.ndarray:
         """`facing` `N` in 0..1 of points `N 3` whose `places` `N 2` show them; with `person` those where one is."""
@@ -295,32 +302,27 @@ class PortraitPainter:
             height, width = self._depth.shape
             x, y = np.clip((places * self.samples).astype(int), 0, (width - 1, height - 1)).T
             hidden = ~self._shown[y, x]
-        wanted, enough = np.clip((SIGHT_LOW - best) / SIGHT_LOW, 0, 1), np.maximum(best, SIGHT_LOW)
-        finest = np.zeros(count, np.float32)  # sight of what was taken: of several that see a point, the best
-        candidates = [(other, False) for other in self.others]
-        for other, mirrored in [*candidates, *[(self, True)] * (mirror_vertices(self.body) is not None)]:
-            # Of the mirror image only what is wanted is asked.
-            rows = np.flatnonzero(wanted) if mirrored else np.arange(count)
-            sight, seen_at, _ = other.sight(target, mirrored, rows)
-            ahead = wanted[rows] * (sight > (np.maximum(enough[rows], MIRROR_SIGHT) if mirrored else enough))
-            if mirrored and self.surface is not None:
+        wanted = np.clip((SIGHT_LOW - best) / SIGHT_LOW, 0, 1)
+        others, top, unseen = self._from_others(target, wanted, np.maximum(best, SIGHT_LOW))
+        hidden &= unseen
+        if mirror_vertices(self.body) is not None:  # asked only for what is wanted
+            rows = np.flatnonzero(wanted)
+            sight, seen_at, _ = self.sight(target, True, rows)
+            ahead = wanted[rows] * (sight > MIRROR_SIGHT)
+            if self.surface is not None:
                 ahead *= of_corners(self._alike, self.faces, target.triangles[rows], target.weights[rows])[:, 0]
-            taken = ahead > shares[rows]
-            if not mirrored:
-                taken |= (ahead == shares) & (ahead > 0) & (sight > finest)
-                finest[taken] = sight[taken]
-                hidden &= sight <= 0
-            found = other.colours(seen_at[taken]) * (self.light / np.maximum(other.light, 1))
-            if mirrored and self.surface is not None:  # its detail, in the colours that this side has
+            taken = ahead > 0
+            found = self.colours(seen_at[taken])
+            if self.surface is not None:  # its detail, in the colours that this side has
                 found = found - self.colours(seen_at[taken], self._soft) + self._on_surface(target, rows[taken], False)
-            colours[rows[taken]] = found
-            shares[rows] = np.maximum(shares[rows], ahead)
+            colours[rows[taken]], shares[rows[taken]] = found, ahead[taken]
         drawn = np.zeros(count, np.float32)
         if self._inside is not None:
             part = self._inside.part[target.triangles]
             behind = np.flatnonzero(~hidden & (part > 2))
             drawn = (hidden & (part > 0)).astype(np.float32)
             shown = np.where(shares[behind, None] > 0, colours[behind], self.colours(places[behind]))
+            shown = np.where(top[behind, None] > 0, others[behind], shown)
             drawn[behind] = self._covered(target, shown)
             inside = np.flatnonzero(drawn)
             triangles = target.triangles[inside]
@@ -342,7 +344,40 @@ class PortraitPainter:
             filled = np.flatnonzero(doubt > shares)
             colours[filled] = self._on_surface(target, filled, True)
             shares[filled] = doubt[filled]
+        elif self.others:  # there is nothing below them that could show through
+            top = (top > 0).astype(np.float32) * wanted
+        if self.others:
+            top *= drawn == 0
+            both = 1 - (1 - shares) * (1 - top)
+            own = ((1 - top) * shares)[:, None] * colours
+            colours = np.where(
+                drawn[:, None] > 0, colours, (top[:, None] * others + own) / np.maximum(both, 1e-6)[:, None]
+            )
+            shares, lost = both, lost & (top <= 0)
         return Beyond(colours, shares, drawn, lost)
+
+    def _from_others(
+        self, target: Target, wanted: np.ndarray, enough: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What other portraits show of a target's points: colours `N 3`, their shares `N`, and which none sees, `N`.
+
+        Args:
+            wanted: share of them that this portrait lacks, `N`. enough: sight from which another one is asked, `N`.
+        """
+        mixed, total, shares = np.zeros((len(wanted), 3), np.float32), np.zeros(len(wanted)), np.zeros_like(wanted)
+        unseen = np.ones(len(wanted), bool)
+        for other in self.others:
+            sight, seen_at, _ = other.sight(target, smooth=self.surface is not None)
+            unseen &= sight <= 0
+            better = np.clip((sight - enough) / COMES, 0, 1)
+            better *= wanted * target.well_within(sight > 0)
+            rows = np.flatnonzero(better)
+            weights = (better[rows] * sight[rows]) ** 3  # the best one, mostly
+            found = other.colours(seen_at[rows]) * (self.light / np.maximum(other.light, 1))
+            mixed[rows] += found * weights[:, None].astype(np.float32)
+            total[rows] += weights
+            shares = np.maximum(shares, better)
+        return (mixed / np.maximum(total, 1e-12)[:, None]).astype(np.float32), shares.astype(np.float32), unseen
 
     def _doubt(self, target: Target, best: np.ndarray, places: np.ndarray) -> np.ndarray:
         """How much of what the portrait shows of a target's points is left to its surface, `N` in 0..1; see DOUBTED."""
@@ -372,14 +407,15 @@ class PortraitPainter:
         return np.asarray(wider * np.clip(2 * colours.mean(1) / dark - 2, 0, 1), np.float32)
 
     def sight(
-        self, target: Target, mirrored: bool = False, rows: np.ndarray | None = None
+        self, target: Target, mirrored: bool = False, rows: np.ndarray | None = None, smooth: bool = False
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """How well the portrait sees a target's points of the surface, `N` cosines, 0 for hidden ones; where, `N 2`
         pixels; and which of them lie before its camera, `N`.
 
         Args:
             mirrored: asks for the points of the other side of the head that they mirror. rows: which of the points are
-                asked for; all when None.
+                asked for; all when None. smooth: cosines of the surface, not of its triangles, in
+                whose teeth a threshold would end; at lips and lids, which are folds, those of the triangles are true.
         """
         faces, weights, triangles = self.faces, target.weights, target.triangles
         if rows is not None:
@@ -387,6 +423,8 @@ class PortraitPainter:
         if mirrored and (turned := mirrored_faces(self.body)) is not None:
             faces, weights = turned, weights[:, ::-1]
         points, facing = on_surface(self.vertices, faces, triangles, weights)
+        if smooth:
+            facing = of_corners(self._facing, faces, triangles, weights)[:, 0]
         places = project(points, self.intrinsics)
         return self._unhidden(points, places, facing, mirrored), places, points[:, 2] > 0
 

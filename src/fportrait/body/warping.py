@@ -17,6 +17,7 @@ from fportrait.camera.cameras import scale_intrinsics
 PERSON_REACH = 4.0  # how many times as far a person moves with the mesh who is told apart from what stands behind
 SPREAD_BLUR = 0.25  # of the reach: deviation of the Gaussian that smooths what is spread
 SEAM = 0.012  # of the picture's short side: deviation of the Gaussian that shares are softened with
+EDGE = 0.015  # and that ends of what another portrait shows are
 COARSE = 4  # samples of a side, of which one tells how shoulders move
 DRAW_SCALE = 3  # the picture is drawn larger and averaged down, as filmed ones are
 
@@ -60,6 +61,14 @@ class Target:
         """How much of what lies around each sample the mesh covers, `H W`, at least a tenth; see SEAM."""
         covered = self.covered.astype(np.float32)
         return np.maximum(cv2.GaussianBlur(covered, (0, 0), SEAM * min(covered.shape)), 0.1)
+
+    def well_within(self, shown: np.ndarray) -> np.ndarray:
+        """How far inside what is `shown`, `N` true or not, its points lie, `N` in 0..1: where a picture's sight of the
+        mesh ends at a fold, it ends in the teeth of triangles. Beside the mesh nothing ends."""
+        told = np.ones(self.covered.size, np.float32)
+        told[self.places] = shown
+        soft = cv2.GaussianBlur(told.reshape(self.covered.shape), (0, 0), EDGE * min(self.covered.shape))
+        return np.asarray(np.clip(2 * soft.reshape(-1)[self.places] - 1, 0, 1))
 
     def fading(self, reach: float) -> np.ndarray:
         """`fade` around the mesh, `H W`."""

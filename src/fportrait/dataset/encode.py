@@ -337,20 +337,22 @@ def whole_pixels(crop: Sequence[float]) -> tuple[int, int, int]:
 
 
 def crop_picture(picture: np.ndarray, crop: tuple[int, int, int], size: int) -> np.ndarray:
-    """The square `x0, y0, side` of a picture, black outside it, resized by area to `size`."""
+    """The square `x0, y0, side` of a picture at `size`; see `crop_rectangle`."""
     x0, y0, side = crop
     return crop_rectangle(picture, (x0, y0, side, side), Bucket(size, size))
 
 
 def crop_rectangle(picture: np.ndarray, crop: tuple[int, int, int, int], bucket: Bucket) -> np.ndarray:
-    """The rectangle `x0, y0, width, height` of a picture, black outside it, resized by area to `bucket`."""
+    """The rectangle `x0, y0, width, height` of a picture, black outside it, reduced by area to `bucket`, or enlarged
+    smoothly: enlarged by area, pixels become blocks."""
     x0, y0, across, down = crop
     height, width = picture.shape[:2]
     cut = np.zeros((down, across, 3), np.uint8)
     top, left, bottom, right = max(y0, 0), max(x0, 0), min(y0 + down, height), min(x0 + across, width)
     if top < bottom and left < right:
         cut[top - y0 : bottom - y0, left - x0 : right - x0] = picture[top:bottom, left:right]
-    return cv2.resize(cut, (bucket.width, bucket.height), interpolation=cv2.INTER_AREA)
+    way = cv2.INTER_AREA if bucket.width <= across and bucket.height <= down else cv2.INTER_CUBIC
+    return cv2.resize(cut, (bucket.width, bucket.height), interpolation=way)
 
 
 def read_crops(
