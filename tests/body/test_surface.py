@@ -175,7 +175,9 @@ def test_hair_begins_at_the_mesh_when_a_head_turns_whose_temples_are_wider(head)
     painter = PortraitPainter(body, picture, there, LENS, 1, (), np.maximum(matte, temple | locks).astype(np.float32))
     assert (painter(there, LENS)[temple].astype(int) - SKIN).mean() > -12  # in its own pose it is as filmed
     turned_head = Target(turned(vertices, 35), LENS, body.faces, (128, 128), 1)
-    beside = (cv2.dilate(turned_head.covered.astype(np.uint8), np.ones((5, 5))) > 0) & ~turned_head.covered & high
+    ears, crown = (places_of(there)[body.part == body.part_names.index(name), 1].min() for name in ("ears", "scalp"))
+    at_temples = np.abs(np.arange(128)[:, None] - (0.7 * ears + 0.3 * crown)) < 0.15 * (ears - crown)
+    beside = (cv2.dilate(turned_head.covered.astype(np.uint8), np.ones((5, 5))) > 0) & ~turned_head.covered & at_temples
     drawn = painter.paint(turned_head)[beside].astype(int)
     assert (np.abs(drawn - HAIR).max(-1) < 60).mean() > 0.8
     painter._turned = painter.portrait
