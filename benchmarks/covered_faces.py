@@ -43,7 +43,11 @@ PUZZLES = (
     *("ab.jpg", "example.jpg", "faceDetection.png", "fisherface_reconstruction_opencv.png", "haar.png"),
     *("visualisation_single_stage.png", "visualisation_video.png", "screenshot-webcam.png"),
 )
-COVERED = ("team-2.jpg", "24.jpg", "39.jpg")  # dark glasses, worn
+WORN = (  # dark glasses
+    "material-dashboard-3.1.0.tgz:package/assets/img/team-2.jpg",
+    "tabler-ui-0.0.34.tgz:package/dist/demo/faces/female/24.jpg",
+    "tabler-ui-0.0.34.tgz:package/dist/demo/faces/male/39.jpg",
+)
 HAND, HAIR = "Image_with_alpha.png", "card-profile4-square.jpg"  # a hand on a forehead; hair over half an eye
 DRAWN = ("avatar", "wesnoth")
 # The hand's outline, of the picture around the face shrunk to 420 pixels.
@@ -257,7 +261,7 @@ def main() -> None:
     faces = all_faces(arguments.folder)
     name = {id(face): face.where.rsplit("/", 1)[-1].rsplit(":", 1)[-1] for face in faces}
     hand, hair = (next(face for face in faces if name[id(face)] == wanted) for wanted in (HAND, HAIR))
-    free = [face for face in faces if name[id(face)] not in (*PUZZLES, *COVERED, HAND, HAIR)]
+    free = [face for face in faces if name[id(face)] not in (*PUZZLES, HAND, HAIR) and face.where not in WORN]
     drawn = [face for face in free if any(word in face.where for word in DRAWN)]
     people = [face for face in free if not any(face is other for other in drawn)]
     alarms: dict[str, list[str]] = {"photographs": [], "paintings": []}
@@ -265,7 +269,7 @@ def main() -> None:
         for face in some:
             parts = covered_parts(covered_shares(face.image, face.landmarks, network))
             alarms[kind] += [f"{name[id(face)]}: {', '.join(parts)}"] * bool(parts)
-    worn = [face for face in faces if name[id(face)] in COVERED]
+    worn = [face for face in faces if face.where in WORN]
     shares = [covered_shares(face.image, face.landmarks, network) for face in worn]
     hits: dict[str, float] = {
         "dark glasses worn, three photographs": float(np.mean(["eyes" in covered_parts(one) for one in shares]))
