@@ -35,7 +35,7 @@ class Backdrop(NamedTuple):
     `H W 3`, how far each pixel lies outside the mesh's silhouette, negative within, and the way out, x and y; `face`
     `H W`, what the silhouette holds and nothing beside a head may show, None where that is not known; `clothes` `H W`,
     what goes with the shoulders and not with the head; and which of the mesh's triangles do, `trunk` `F`; and `slack`,
-    how much of OUTLINE and FURTHER counts, 1 for who does not turn; and `cloth` `H W`, what certainly
+    how much of OUTLINE counts, 1 for who does not turn; and `cloth` `H W`, what certainly
     is clothes by its colour."""
 
     picture: np.ndarray
@@ -143,7 +143,7 @@ def beside_the_silhouette(backdrop: Backdrop, source: np.ndarray, covered: np.nd
     new = cv2.distanceTransform((~covered).astype(np.uint8), cv2.DIST_L2, 5) * (backdrop.rim.shape[0] / len(covered))
     old = cv2.remap(backdrop.outside, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
     shift = new - old[..., 0]
-    slack = backdrop.slack * (OUTLINE * min(backdrop.rim.shape) + FURTHER * new)
+    slack = backdrop.slack * OUTLINE * min(backdrop.rim.shape) + FURTHER * new
     shift = np.sign(shift) * np.maximum(np.abs(shift) - slack, 0)
     shift[covered] = 0
     source += shift[..., None] * old[..., 1:]
