@@ -30,7 +30,7 @@ HAIR, TORSO, WALL = range(3)
 LEAST_ERROR = 10.0  # squared grey levels that any picture is off by
 POWER = 3.0  # of the inverse errors that pictures count by
 CLEARLY = 0.8  # of the portrait's error, up to which a part is mixed
-AHEAD = 0.3  # share of the portrait's expected error that the best frame saves, from which frames count wholly
+AHEAD = 0.3  # share of what the portrait has to move that the nearest frame saves, from which frames count wholly
 STRANGE = 1000.0  # misfit from which a picture shows another hair, torso or wall
 FEWEST = 4  # frames that paint each other
 LEAST_SHARE = 0.05  # of the best picture's weight, which is taken from all
@@ -90,11 +90,11 @@ class Expected:
     def weights(self, place: Place) -> np.ndarray:
         """How much each picture counts for each part where the head stands so, `1+N 3`; the best is 1."""
         away = np.stack([apart(one, place) for one in self.places])
-        errors = LEAST_ERROR + away @ self.slopes.T + self.misfits
-        weights = errors**-POWER
+        moved = LEAST_ERROR + away @ self.slopes.T  # what the way and the turn alone bring
+        weights = (moved + self.misfits) ** -POWER
         weights[1:, ~self.mixed] = 0
         # Where all are as far off, as from a side that none shows, a mixture would be a blur of guesses.
-        ahead = np.clip((1 - errors[1:].min(0) / errors[0]) / AHEAD, 0, 1)
+        ahead = np.clip((1 - moved[1:].min(0) / moved[0]) / AHEAD, 0, 1)
         weights[1:, :WALL] *= ahead[:WALL]
         weights = np.maximum(weights / weights.max(0) - LEAST_SHARE, 0)  # none comes or goes with a jump
         return np.asarray(weights / weights.max(0))
