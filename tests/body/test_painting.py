@@ -7,6 +7,7 @@ from scipy.spatial.transform import Rotation
 from fportrait.body.backdrop import around
 from fportrait.body.mesh import mirror_vertices, mirrored_faces
 from fportrait.body.model import Pose, load_body
+from fportrait.body.mouth import inside_of
 from fportrait.body.painting import (
     TRUST_BESIDE,
     TRUST_SEEN,
@@ -148,6 +149,41 @@ def test_a_side_that_is_hidden_is_the_seen_one_mirrored_and_a_face_from_the_fron
     stripes[:, :48] = (20, 200, 20)  # left half green, right half black: the front keeps both
     own = PortraitPainter(body, stripes, closed, lens)(closed, lens)
     assert np.abs(own[45:60, 36:46].astype(int) - (20, 200, 20)).max() < 5 and own[45:60, 52:62].max() < 5
+
+
+def test_teeth_that_a_smile_shows_go_with_the_lips_as_the_head_turns():
+    acting = np.zeros(52, np.float32)
+    names = load_body().action_names
+    for name, strength in (("jawOpen", 0.25), ("mouthSmileLeft", 0.6), ("mouthSmileRight", 0.6)):
+        acting[names.index(name)] = strength
+    body, smiling, lens = facing(acting)
+    across, down = np.meshgrid(np.linspace(0, 255, 96), np.linspace(0, 255, 96))
+    portrait = np.stack([across, down, np.full_like(across, 120)], -1).astype(np.uint8)
+    painters = [PortraitPainter(body, portrait, smiling, lens, matte=matte) for matte in (np.ones((96, 96)), None)]
+    own = Target(smiling, lens, body.faces, (96, 96), 2)
+    inside = inside_of(body).part[own.triangles] > 0
+    mouth = own.grid.reshape(-1, 2)[own.places[inside]]
+    assert len(mouth) > 60
+
+    def sources(painter, target):
+        rows = inside_of(body).part[target.triangles] > 0
+        return painter.seen(target)[1][rows], target.grid.reshape(-1, 2)[target.places[rows]]
+
+    found, here = sources(painters[0], own)
+    assert np.abs(found - here).max() < 0.6  # in its own pose a portrait is what it is
+    aside = Target(turned(smiling, 0.45), lens, body.faces, (96, 96), 2)
+    (carried, here), (slid, _) = (sources(painter, aside) for painter in painters)
+
+    def beside(places):  # how far beyond the portrait's mouth, pixels
+        return np.maximum(mouth.min(0) - places, places - mouth.max(0)).max(1)
+
+    assert beside(carried).max() < 1.5 < beside(slid).max()
+    order = np.argsort(here[:, 0])  # and from one corner to the other it shows what lies between them
+    assert np.corrcoef(carried[order, 0], np.arange(len(order)))[0, 1] > 0.95
+    assert np.ptp(carried[:, 0]) > 0.7 * np.ptp(mouth[:, 0])
+    acting[names.index("jawOpen")] = 1  # twice as wide open: what the body has behind its lips
+    wide = Target(facing(acting)[1], lens, body.faces, (96, 96), 2)
+    assert np.array_equal(sources(painters[0], wide)[0], sources(painters[1], wide)[0])
 
 
 def turned(vertices, angle):

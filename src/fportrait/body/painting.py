@@ -17,7 +17,9 @@ from fportrait.body.mesh import mirror_vertices, mirrored_faces, of_part
 from fportrait.body.mouth import (
     INSIDE,
     USUAL_SKIN,
+    WIDER,
     brightest_of_eyes,
+    carried_by_lips,
     inside_colours,
     inside_of,
     light_of,
@@ -54,6 +56,7 @@ AWAY = (0.1, 0.3), (0.2, 0.45)
 SHOWN = 0.7  # opacity from which the portrait shows the person at a place
 STAYED = 0.02, 0.06  # of the short side: how far shoulders may have moved of which more is shown than was
 DETAIL = 0.03  # of the picture's short side: deviation of the Gaussian below which a mirror image counts as detail
+LIPS = 0.3  # of `mouth_weights` from which a place belongs to the lips
 SIGHT_DEPTH = 0.008  # metres behind what a pixel sees that still count as seen
 
 
@@ -133,6 +136,7 @@ class PortraitPainter:
         matte: np.ndarray | None = None,
     ):
         self.body, self.samples, self.others = body, samples, list(others)
+        self._carried = 0.0  # of the target that was asked for last
         self._last: tuple[Target, tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None
         self.portrait, self.vertices, self.intrinsics = portrait, np.asarray(vertices, np.float32), intrinsics
         self.faces, self._inside = body.faces, inside_of(body)
@@ -290,8 +294,33 @@ class PortraitPainter:
     def seen(self, target: Target) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`sight` of the target that was asked for last, which its picture and its trust share."""
         if self._last is None or self._last[0] is not target:
-            self._last = target, self.sight(target)
+            sight, places, front = self.sight(target)
+            self._carried = 0.0
+            if self.surface is not None:
+                places, sight, self._carried = self._with_the_lips(target, places, sight)
+            self._last = target, (sight, places, front)
         return self._last[1]
+
+    def _with_the_lips(
+        self, target: Target, places: np.ndarray, sight: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, float]:
+        """`places` and `sight` with what the portrait's mouth shows going with its lips, and how much it does; see
+        `carried_by_lips`."""
+        if self._inside is None or self._mouth is None or not self._opening:
+            return places, sight, 0.0
+        inside = self._inside.part[target.triangles] > 0
+        wide = inside.mean() / self._opening if len(inside) else 0
+        share = np.clip((WIDER[1] - wide) / (WIDER[1] - WIDER[0]), 0, 1)
+        if not share or not inside.any():
+            return places, sight, 0.0
+        lips = (self._mouth[target.triangles] * target.weights).sum(1) > LIPS
+        carried = carried_by_lips(target.places, target.covered, inside, places, sight * lips)
+        if carried is None:
+            return places, sight, 0.0
+        places, sight = places.copy(), sight.copy()
+        places[inside] += np.float32(share) * (carried - places[inside])
+        sight[inside] = np.maximum(sight[inside], share)
+        return places, sight, float(share)
 
     def _beyond(self, target: Target, best: np.ndarray, places: np.ndarray) -> Beyond:
         """See `draw_warped`. Args: best, places: of `sight`."""
@@ -324,6 +353,7 @@ class PortraitPainter:
             shown = np.where(shares[behind, None] > 0, colours[behind], self.colours(places[behind]))
             shown = np.where(top[behind, None] > 0, others[behind], shown)
             drawn[behind] = self._covered(target, shown)
+            drawn *= 1 - self._carried
             inside = np.flatnonzero(drawn)
             triangles = target.triangles[inside]
             points, _ = on_surface(self.body.template, self.faces, triangles, target.weights[inside])
