@@ -17,7 +17,7 @@ from fportrait.errors import UserError
 from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.fit import LandmarkModel
 from fportrait.tracking.landmarks import roll_of, shared_landmarker
-from fportrait.tracking.lens import ASSUMED_FOV, picture_fov, recorded_fov
+from fportrait.tracking.lens import ASSUMED_FOV, intrinsics_across, picture_fov, recorded_fov
 
 MODEL = LandmarkModel(load_body())
 
@@ -69,6 +69,16 @@ def test_the_lens_is_given_recorded_or_unknown(tmp_path):
     write_image(tmp_path / "plain.png", astronaut())
     assert picture_fov(tmp_path / "plain.png", None) == (ASSUMED_FOV, "assumed")
     assert picture_fov(tmp_path / "talk.mp4", None) == (ASSUMED_FOV, "assumed")
+
+
+def test_a_recorded_lens_that_is_none_counts_as_not_recorded(tmp_path):
+    for millimetres, known in ((0, False), (4, False), (9, True), (1200, True), (2000, False), (10000, False)):
+        exif = Image.Exif()
+        exif.get_ifd(0x8769)[0xA405] = millimetres
+        Image.fromarray(astronaut()).save(tmp_path / "some.jpg", exif=exif)
+        fov, source = picture_fov(tmp_path / "some.jpg", None)
+        assert (source == "recorded") is known, millimetres
+        intrinsics_across(fov, 640, 480)  # whatever is written there, no field of view that is refused later
 
 
 def test_a_lens_of_which_nothing_is_known_is_told_by_the_face(tmp_path):

@@ -14,7 +14,10 @@ import numpy as np
 from fportrait.errors import UserError
 
 ASSUMED_FOV = 40.0  # degrees across the longer side
+NARROWEST, WIDEST = 1.0, 170.0  # of a picture on a plane
 FILM_DIAGONAL = 43.27  # millimetres: what "35 mm equivalent" is equivalent in (CIPA DCG-001)
+# Shorter ones draw on no plane: a phone's 4 mm stand there where the lens's own length was written for its equivalent.
+SHORTEST = 9.0  # millimetres
 FOCAL_LENGTH_IN_35MM, EXIF = 0xA405, 0x8769  # tags
 
 
@@ -24,16 +27,18 @@ def intrinsics_across(fov_degrees: float, width: int, height: int) -> np.ndarray
     Raises:
         UserError: no field of view of a picture on a plane.
     """
-    if not 1 < fov_degrees < 170:
+    if not NARROWEST < fov_degrees < WIDEST:
+        expected = f"{NARROWEST:g} to {WIDEST:g}"
         raise UserError(
-            f"a field of view of {fov_degrees:g} degrees", "1 to 170", "give the camera's, across the longer side"
+            f"a field of view of {fov_degrees:g} degrees", expected, "give the camera's, across the longer side"
         )
     focal = max(width, height) / 2 / np.tan(np.radians(fov_degrees) / 2)
     return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
 
 
 def recorded_fov(path: str | Path) -> float | None:
-    """Degrees across the longer side by the picture's EXIF (`FocalLengthIn35mmFilm`); None where it says nothing."""
+    """Degrees across the longer side by the picture's EXIF (`FocalLengthIn35mmFilm`); None where it says nothing, or
+    what no lens is."""
     from PIL import Image
 
     try:
@@ -42,10 +47,11 @@ def recorded_fov(path: str | Path) -> float | None:
             width, height = picture.size
     except (OSError, ValueError, TypeError, SyntaxError):
         return None  # whoever reads the picture says what is wrong with it
-    if not 4 <= millimetres <= 2000:
+    if not millimetres >= SHORTEST:
         return None
     longer = FILM_DIAGONAL * max(width, height) / np.hypot(width, height)
-    return float(np.degrees(2 * np.arctan(longer / 2 / millimetres)))
+    degrees = float(np.degrees(2 * np.arctan(longer / 2 / millimetres)))
+    return degrees if degrees > NARROWEST else None
 
 
 def picture_fov(path: str | Path, fov_degrees: float | None) -> tuple[float, str]:
