@@ -1,5 +1,6 @@
 """The portrait painted on the body: hair moves with it, what is far stays, and nothing moves where nothing did."""
 
+import cv2
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -73,6 +74,30 @@ def test_a_mouth_that_the_portrait_keeps_closed_opens_dark_and_one_that_it_shows
     assert np.abs(from_open.astype(int) - 140).max() <= 1  # what it shows is taken from it, grey
     dim = PortraitPainter(body, grey // 2, closed, lens)(opened, lens)
     assert dim[dark].mean() < 0.7 * from_closed[dark].mean()  # in the portrait's own light
+
+
+def test_a_mask_before_a_mouth_that_opens_stays_a_mask():
+    open_mouth = np.zeros(52, np.float32)
+    open_mouth[load_body().action_names.index("jawOpen")] = 1
+    body, closed, lens = facing()
+    _, opened, _ = facing(open_mouth)
+    blue, red = np.full((96, 96, 3), (60, 160, 200), np.uint8), np.full((96, 96, 3), (200, 30, 30), np.uint8)
+    unmasked = PortraitPainter(body, red, opened, lens)  # which does see the inside of a mouth
+    skin = np.full((96, 96, 3), (180, 130, 110), np.uint8)
+    lips = (closed @ lens.T)[body.masks["lips"] > 0.5]
+    x, y = (lips[:, :2] / lips[:, 2:]).mean(0).astype(int)
+    cv2.circle(skin, (int(x), int(y)), 16, (60, 160, 200), -1)
+    painter = PortraitPainter(body, skin, closed, lens, 2, (), np.ones((96, 96), np.float32), mouth_covered=True)
+    middle = painter(opened, lens)[y - 4 : y + 10, x - 8 : x + 9].astype(int)
+    assert np.abs(middle - (60, 160, 200)).max() < 12
+    for matte in (None, np.ones((96, 96), np.float32)):
+        for others in ([], [unmasked]):
+            painter = PortraitPainter(body, blue, closed, lens, 2, others, matte, mouth_covered=True)
+            target = Target(opened, lens, body.faces, (96, 96), 2)
+            assert np.abs(painter.paint(target).astype(int) - blue)[8:].max() < 8  # below what is cut by the edge
+            assert painter.trust(target).shape == (96, 96)
+        shown = PortraitPainter(body, blue, closed, lens, 2, (), matte)(opened, lens)
+        assert np.abs(shown.astype(int) - blue).max() > 60
 
 
 def test_a_body_without_those_parts_is_painted_without_them():

@@ -29,6 +29,10 @@ def points_on(picture: np.ndarray) -> np.ndarray:
 FACE = points_on(PICTURE)
 
 
+def note_on(picture: np.ndarray) -> str | None:
+    return cover_note(covered_parts(covered_shares(picture, points_on(picture))), "me.jpg")
+
+
 def filled(points: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     picture = PICTURE.copy()
     return cv2.fillPoly(picture, [np.round(points).astype(np.int32)], colour, cv2.LINE_AA)
@@ -57,7 +61,7 @@ def behind_dark_glasses() -> np.ndarray:
     ("picture", "parts"), [(masked(), "mouth and nose"), (scarfed(), "mouth"), (behind_dark_glasses(), "eyes")]
 )
 def test_what_is_covered_is_named(picture, parts):
-    note = cover_note(picture, points_on(picture), "me.jpg")
+    note = note_on(picture)
     assert note is not None and note.startswith(f"the {parts}")
     assert "face in me.jpg" in note and ("is covered" in note) is (parts == "mouth")
 
@@ -66,7 +70,7 @@ def test_a_face_that_shows_itself_is_let_be_also_small_dark_mirrored_and_without
     grey = np.repeat(PICTURE.mean(-1, keepdims=True), 3, -1).astype(np.uint8)
     small = cv2.resize(PICTURE, None, fx=0.4, fy=0.4, interpolation=cv2.INTER_AREA)
     for picture in (PICTURE, grey, small, PICTURE // 3, np.ascontiguousarray(PICTURE[:, ::-1])):
-        assert cover_note(picture, points_on(picture), "me.jpg") is None
+        assert note_on(picture) is None
 
 
 def test_spectacles_through_which_eyes_are_seen_cover_nothing():
@@ -74,7 +78,7 @@ def test_spectacles_through_which_eyes_are_seen_cover_nothing():
     for corners in ((33, 133, 159, 145), (263, 362, 386, 374)):
         middle, wide = FACE[list(corners)].mean(0), np.linalg.norm(FACE[corners[0]] - FACE[corners[1]])
         cv2.ellipse(picture, (*map(int, middle),), (int(0.95 * wide), int(0.75 * wide)), 0, 0, 360, (30, 20, 20), 2)
-    assert cover_note(picture, points_on(picture), "me.jpg") is None
+    assert note_on(picture) is None
 
 
 def test_one_dark_eye_and_a_nose_alone_are_not_told():
@@ -87,6 +91,7 @@ def test_a_portrait_says_it_and_is_tracked(tmp_path):
     write_image(tmp_path / "me.png", masked())
     person, _ = track_picture(tmp_path / "me.png", LandmarkModel(load_body()), TrackConfig(), 48)
     assert [note for note in person.notes if "the mouth and nose of the face in me.png are covered" in note]
+    assert person.covered == ("mouth", "nose")
 
 
 def test_parts_are_sought_where_the_crop_has_them():

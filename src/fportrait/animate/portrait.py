@@ -12,7 +12,7 @@ from fportrait.animate.tracked import Tracked, face_of, track_frames
 from fportrait.capture.image_io import exposure_note, read_picture
 from fportrait.pixels import Picture
 from fportrait.tracking.config import TrackConfig
-from fportrait.tracking.covered import cover_note
+from fportrait.tracking.covered import cover_note, covered_parts, covered_shares
 from fportrait.tracking.fit import LandmarkModel
 from fportrait.tracking.landmarks import roll_of, shared_landmarker
 from fportrait.tracking.lens import intrinsics_across, picture_fov
@@ -55,7 +55,20 @@ def track_picture(
     notes = [f"{path.name}: {note}" for note in picture.notes] + [burnt] * bool(burnt)
     if rolled:
         notes.append(f"the face in {path.name} is rolled by {rolled:.0f}°; the picture was turned upright")
+    person = replace(person, covered=tuple(covered_in(person, image)))
     return replace(person, notes=(*notes, *person.notes, *view_notes(person, image))), image
+
+
+def covered_in(person: Tracked, image: np.ndarray) -> list[str]:
+    """`covered_parts` of a portrait; none of a face that the picture's edge cuts, of which nothing is seen there."""
+    points = person.track.seen[0].landmarks[0]
+    return [] if outside_share(points, image) > CUT else covered_parts(covered_shares(image, points))
+
+
+def outside_share(points: np.ndarray, image: np.ndarray) -> float:
+    """How much of landmarks `478 2` lies outside a picture `H W 3`."""
+    height, width = image.shape[:2]
+    return float(((points < 0) | (points > [width, height])).any(1).mean())
 
 
 def upright(image: np.ndarray, quarters_alone: bool = False) -> tuple[np.ndarray, float]:
@@ -86,7 +99,7 @@ def view_notes(person: Tracked, image: np.ndarray) -> list[str]:
     name, points = person.path.name, person.track.seen[0].landmarks[0]
     height, width = image.shape[:2]
     notes = []
-    outside = float(((points < 0) | (points > [width, height])).any(1).mean())
+    outside = outside_share(points, image)
     x0, y0, side = person.crop
     inside = max(0, min(x0 + side, width) - max(x0, 0)) * max(0, min(y0 + side, height) - max(y0, 0))
     missing = 1 - inside / side**2
@@ -97,7 +110,7 @@ def view_notes(person: Tracked, image: np.ndarray) -> list[str]:
             f"{name} ends close to the head: {100 * missing:.0f}% of what the model looks at lies outside the picture "
             "and is made up; a picture with more room around the head comes out better"
         )
-    covered = cover_note(image, points, name) if outside <= CUT else None
+    covered = cover_note(list(person.covered), name)
     notes += [covered] if covered else []
     camera, rotation = person.track.cameras[0], person.track.rotations[0]
     sight = -camera[:3, :3].T @ camera[:3, 3] - person.track.translations[0]

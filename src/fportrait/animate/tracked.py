@@ -53,6 +53,7 @@ class Tracked:
     own: bool = False  # filmed in the portrait's own scene and fitted with it; see `together`
     code_changes: np.ndarray | None = None  # `T 128` that the pixels of an own scene add to the codes; see `alignment`
     lens_known: bool = True  # given or recorded, and not estimated from the face
+    covered: tuple[str, ...] = ()  # parts of a portrait's face that something stands before; see `tracking.covered`
 
     def __len__(self) -> int:
         return len(self.track.translations)
@@ -278,7 +279,8 @@ def portrait_painter(
 ) -> PortraitPainter:
     """What paints a tracked portrait's picture `H W 3`; arguments as `paint_portrait` has them."""
     vertices = in_camera(next(posed(body, of.shape, of, [0], [own_actions], of.offsets)), of.reference_camera)
-    return PortraitPainter(body, picture, vertices, of.lens(Picture(*picture.shape[:2])), samples, others, matte)
+    lens, mouth_covered = of.lens(Picture(*picture.shape[:2])), "mouth" in of.covered
+    return PortraitPainter(body, picture, vertices, lens, samples, others, matte, mouth_covered)
 
 
 def paint_portrait(

@@ -123,6 +123,7 @@ class PortraitPainter:
         matte: the person's opacity in the portrait, `h w` in [0, 1] at any size: what stands behind stays where it is,
             hair and hats move as far as the head, and what it sees too much askew is filled from around. None, which
             is what models are trained with, drags both along, less with distance.
+        mouth_covered: something stands before the mouth: lips that part show more of it, and no teeth.
     """
 
     def __init__(
@@ -134,12 +135,15 @@ class PortraitPainter:
         samples: int = WARP_SCALE,
         others: Sequence[PortraitPainter] = (),
         matte: np.ndarray | None = None,
+        mouth_covered: bool = False,
     ):
         self.body, self.samples, self.others = body, samples, list(others)
         self._carried = 0.0  # of the target that was asked for last
         self._last: tuple[Target, tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None
         self.portrait, self.vertices, self.intrinsics = portrait, np.asarray(vertices, np.float32), intrinsics
-        self.faces, self._inside = body.faces, inside_of(body)
+        inside = inside_of(body)
+        self.faces, self._inside = body.faces, None if mouth_covered else inside
+        self._closed = inside if mouth_covered else None  # what is never seen
         weights = mouth_weights(body)
         self._mouth = None if weights is None else weights[self.faces]  # of each triangle's corners, `F 3`
         height, width = (samples * side for side in portrait.shape[:2])
@@ -332,6 +336,10 @@ class PortraitPainter:
             x, y = np.clip((places * self.samples).astype(int), 0, (width - 1, height - 1)).T
             hidden = ~self._shown[y, x]
         wanted = np.clip((SIGHT_LOW - best) / SIGHT_LOW, 0, 1)
+        closed: np.ndarray = np.zeros(count, bool)
+        if self._closed is not None:
+            closed = self._closed.part[target.triangles] > 0
+            wanted[closed] = 0
         others, top, unseen = self._from_others(target, wanted, np.maximum(best, SIGHT_LOW))
         hidden &= unseen
         if mirror_vertices(self.body) is not None:  # asked only for what is wanted
@@ -367,10 +375,11 @@ class PortraitPainter:
             lost |= self._empty[y, x] & (best * WALLS < target.facing)
             if self._ended is not None:
                 lost |= self._ended[y, x]
-        lost &= (shares <= 0) & (drawn == 0)
+        lost = (lost | closed) & (shares <= 0) & (drawn == 0)
         if self.surface is not None:
             doubt = self._doubt(target, best, places) * (drawn == 0)
             doubt[lost] = 1
+            doubt[closed] = 0  # a mask is filled from the mask
             filled = np.flatnonzero(doubt > shares)
             colours[filled] = self._on_surface(target, filled, True)
             shares[filled] = doubt[filled]

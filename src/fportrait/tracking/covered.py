@@ -123,9 +123,8 @@ def covered_parts(shares: dict[str, float]) -> list[str]:
     return found + ["eyes"] * (min(shares["left eye"], shares["right eye"]) > EYES_COVERED)
 
 
-def cover_note(image: np.ndarray, landmarks: np.ndarray, name: str) -> str | None:
-    """A sentence on what of the face in a picture `name` is covered; None of one that shows itself."""
-    parts = covered_parts(covered_shares(image, landmarks))
+def cover_note(parts: list[str], name: str) -> str | None:
+    """A sentence on which `covered_parts` the face in a picture `name` has; None of one that shows itself."""
     if not parts:
         return None
     verb, it = ("is", "it") if parts == ["mouth"] else ("are", "them")
