@@ -80,6 +80,14 @@ def test_what_the_model_was_never_shown_is_refused(animator, portrait, change, s
         prepare_edit(animator, Edit(portrait, **change))
 
 
+def test_head_and_camera_that_turn_too_far_together_are_told(animator, portrait):
+    """Each of them within its own bounds; the other way round they cancel out."""
+    wanted = (Edit(portrait, head=(45, 0, 0), camera=camera) for camera in ("-40,0", "40,0"))
+    notes = [prepare_edit(animator, one).notes for one in wanted]
+    apart, along = ([note for note in some if "turned" in note] for some in notes)
+    assert len(apart) == 1 and "85° from where me.png shows it" in apart[0] and not along
+
+
 def test_the_command_writes_a_picture_that_says_what_it_is(portrait, tmp_path):
     output = tmp_path / "new" / "out.png"
     asked = ["edit", "--portrait", str(portrait), "--model", str(SHIPPED_BASE), "-o", str(output)]

@@ -41,7 +41,7 @@ def test_the_focal_length_of_a_camera_file_is_honoured_whatever_the_size_of_its_
     path = save_camera_path(tmp_path / "zoom.json", front_path(5, 0.55), twice)
     view = viewpoint(str(path), 5, SETTINGS, 0)
     assert view.intrinsics[0, 0, 0] == pytest.approx(2 * own[0, 0])
-    assert "as wide at the head as in training" in training_fit(view, SETTINGS)[0]
+    assert "the picture is 50% as wide at the head as in training" in training_fit(view, SETTINGS)[0]
 
 
 def test_the_path_passes_every_key_position_and_never_overshoots():

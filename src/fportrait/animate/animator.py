@@ -29,7 +29,7 @@ from fportrait.animate.retarget import check_strengths, directions, offset
 from fportrait.animate.scenery import scene_of
 from fportrait.animate.sizes import AS_PORTRAIT, CELL, chosen_picture, like_portrait, size_notes
 from fportrait.animate.together import in_one_scene
-from fportrait.animate.tracked import Report, Tracked, draw_normals, paint_portrait, track_video
+from fportrait.animate.tracked import Report, Tracked, draw_normals, far_turn_notes, paint_portrait, track_video
 from fportrait.animate.viewpoint import Framing, training_fit, viewpoint
 from fportrait.atomic_io import file_hash
 from fportrait.body.model import load_body
@@ -229,6 +229,7 @@ class Animator:
         view = viewpoint(request.camera, frames, self.settings, request.seed, drive.fps, framing)
         notes = [*person.notes, *self.picture_notes(person), *clock_notes(drive, express, frames)]
         notes += [*view.notes, *training_fit(view, self.settings)]
+        notes += far_turn_notes(person, drive, view.world_to_camera)
         if drive.own:
             notes.append(f"{drive.path.name} shows the portrait's own scene: both were fitted as one person")
         rest = self.rest(request, express, segment_codes(express.track, self.encoder))

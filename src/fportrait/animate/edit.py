@@ -13,7 +13,7 @@ from fportrait.animate.animator import Animator, quiet
 from fportrait.animate.carried import portraits_for
 from fportrait.animate.request import Prepared, Request, check_guidance
 from fportrait.animate.retarget import check_strengths
-from fportrait.animate.tracked import Report
+from fportrait.animate.tracked import Report, far_turn_notes
 from fportrait.animate.viewpoint import Framing, training_fit, viewpoint
 from fportrait.animate.writing import tags_of
 from fportrait.capture.motion import rotation_from_degrees
@@ -92,7 +92,8 @@ def prepare_edit(animator: Animator, edit: Edit) -> Prepared:
     framing = Framing.of(person, animator.picture)
     view = viewpoint(edit.camera, 1, animator.settings, edit.seed, framing=framing)
     carried, film, told = portraits_for(animator, person, image, edit.force)
-    notes = [*person.notes, *animator.picture_notes(person), *training_fit(view, animator.settings), *told]
+    notes = [*person.notes, *animator.picture_notes(person), *training_fit(view, animator.settings)]
+    notes += [*far_turn_notes(person, drive, view.world_to_camera), *told]
     return Prepared(request, person, drive, drive, image, view, notes, carried, film)
 
 

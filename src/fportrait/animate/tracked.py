@@ -268,6 +268,22 @@ def trust_in(paint: PortraitPainter, target: Target, vertices: np.ndarray) -> np
     return np.asarray(paint.trust(target) * share + 0.5, np.uint8)
 
 
+def far_turn_notes(person: Tracked, drive: Tracked, cameras: np.ndarray) -> list[str]:
+    """A sentence where a portrait is turned further than it is trusted, by a driver's head and by cameras `N 4 4`
+    together, each of which may be within its own bounds."""
+    from scipy.spatial.transform import Rotation
+
+    own = person.reference_camera[:3, :3] @ person.track.rotations[0]
+    views = cameras[:, :3, :3] @ drive.track.rotations[: len(cameras)]
+    turned = float(np.degrees(Rotation.from_matrix(views @ own.T).magnitude()).max())
+    if turned <= TRUSTED_TURN[0]:
+        return []
+    return [
+        f"the head is turned up to {turned:.0f}° from where {person.path.name} shows it: beyond {TRUSTED_TURN[0]:.0f}° "
+        "most of what comes into view is made up; turn head and camera less, or take a portrait from that side"
+    ]
+
+
 def portrait_painter(
     body: BodyModel,
     of: Tracked,

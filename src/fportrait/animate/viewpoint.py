@@ -293,8 +293,9 @@ def training_fit(view: Viewpoint, settings: BundleSettings) -> list[str]:
             "will smear; take a longer driving video or a smaller turn"
         )
     if width.min() < 0.7 or width.max() > 1.4:
+        least, most = (f"{100 * one:.0f}%" for one in (width.min(), width.max()))
         notes.append(
-            f"the picture is {100 * width.min():.0f}% to {100 * width.max():.0f}% as wide at the head as in training; "
+            f"the picture is {least if least == most else f'{least} to {most}'} as wide at the head as in training; "
             "move the camera or change the focal length"
         )
     return notes
