@@ -10,8 +10,10 @@ from click.testing import CliRunner
 
 from fportrait.animate import Animator
 from fportrait.animate.edit import Edit, edit_picture, prepare_edit
+from fportrait.animate.pictures import colourless
+from fportrait.animate.stream import PortraitStream
 from fportrait.bundle import SHIPPED_BASE
-from fportrait.capture.image_io import read_image
+from fportrait.capture.image_io import read_image, write_image
 from fportrait.cli import main
 from fportrait.errors import UserError
 from fportrait.provenance import read_provenance
@@ -86,6 +88,20 @@ def test_head_and_camera_that_turn_too_far_together_are_told(animator, portrait)
     notes = [prepare_edit(animator, one).notes for one in wanted]
     apart, along = ([note for note in some if "turned" in note] for some in notes)
     assert len(apart) == 1 and "85° from where me.png shows it" in apart[0] and not along
+
+
+def test_a_black_and_white_portrait_stays_so_also_inside_its_mouth(animator, portrait, tmp_path):
+    grey = np.repeat(read_image(portrait).mean(-1, keepdims=True), 3, -1).astype(np.uint8)
+    path = write_image(tmp_path / "grey.png", grey)
+    image = edit_picture(animator, Edit(path, {"lips": -1.0}, scale=1))[0]
+    assert (image == image[..., :1]).all() and image.std() > 20
+    coloured = edit_picture(animator, Edit(portrait, {"lips": -1.0}, scale=1))[0]
+    assert colourless(grey) and not colourless(coloured)
+    streams = PortraitStream(animator, path), PortraitStream(animator, portrait)
+    assert [stream.grey for stream in streams] == [True, False]
+    still = streams[0].rest(streams[0].person.reference_camera)
+    shown = streams[0].make([still] * streams[0].frames)
+    assert (shown == shown[..., :1]).all()
 
 
 def test_the_command_writes_a_picture_that_says_what_it_is(portrait, tmp_path):

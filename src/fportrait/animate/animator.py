@@ -21,7 +21,7 @@ from fportrait.animate.carried import portraits_for
 from fportrait.animate.film import Frame, frames_for
 from fportrait.animate.likeness import strangers
 from fportrait.animate.matching import Response, driver_rises, matched_codes, response_of
-from fportrait.animate.pictures import enlarge
+from fportrait.animate.pictures import colourless, enlarge, in_grey
 from fportrait.animate.portrait import rectangle_notes, track_picture
 from fportrait.animate.profile import Profile
 from fportrait.animate.request import Prepared, Request, check_guidance, clock_notes
@@ -470,10 +470,11 @@ class Animator:
                 larger=self.painted(prepared, rows.tolist(), scale, shown=True) if keeps else None,
                 trusted=trusted,
             )
-        left = count
+        left, grey = count, colourless(prepared.image)
         for chunk in self.profile.each("decode", result.frames):
             for frame in chunk[0][:left]:
-                yield frame if keeps or scale == 1 else enlarge(frame, scale)
+                shown = frame if keeps or scale == 1 else enlarge(frame, scale)
+                yield in_grey(shown) if grey else shown
             left -= len(chunk[0])
             if left <= 0:
                 return

@@ -11,11 +11,27 @@ from fportrait.animate.tracked import Tracked
 from fportrait.camera.cameras import project
 from fportrait.pixels import Picture
 
+COLOUR_SIDE, COLOURLESS = 256, 8  # pixels looked at, and levels between channels up to which they are grey
+LUMA = 0.299, 0.587, 0.114  # of R, G and B (ITU-R BT.601)
+
 
 def enlarge(frame: np.ndarray, scale: int) -> np.ndarray:
     """`H W 3` uint8 enlarged for viewing; it adds no detail."""
     height, width = frame.shape[:2]
     return cv2.resize(frame, (width * scale, height * scale), interpolation=cv2.INTER_CUBIC)
+
+
+def colourless(picture: np.ndarray) -> bool:
+    """Whether a picture `H W 3` uint8 is a black-and-white one, but for what compression leaves."""
+    small = cv2.resize(picture, (COLOUR_SIDE, COLOUR_SIDE), interpolation=cv2.INTER_AREA)
+    return int((small.max(-1) - small.min(-1)).max()) <= COLOURLESS
+
+
+def in_grey(frames: np.ndarray) -> np.ndarray:
+    """Frames `... 3` uint8 without their colour: what a model, a mouth's inside or another portrait brings into a
+    black-and-white one."""
+    grey = frames @ np.asarray(LUMA, np.float32)
+    return np.repeat((grey + 0.5).astype(np.uint8)[..., None], 3, -1)
 
 
 def shown_frames(length: int, columns: int = 8) -> list[int]:

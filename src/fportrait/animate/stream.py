@@ -25,6 +25,7 @@ import torch
 
 from fportrait.animate.animator import Animator
 from fportrait.animate.matching import matched_codes
+from fportrait.animate.pictures import colourless, in_grey
 from fportrait.animate.portrait import track_picture
 from fportrait.animate.tracked import posed, trust_in
 from fportrait.animate.viewpoint import square_intrinsics
@@ -142,7 +143,7 @@ class PortraitStream:
         if self.device.type == "cpu":
             self.pipeline = streamed(self.pipeline)
             self.encoder = folded(animator.encoder)
-        self.picture = crop_picture(image, self.person.crop, size)
+        self.picture, self.grey = crop_picture(image, self.person.crop, size), colourless(image)
         with torch.no_grad():
             self.reference = encode_video(self.pipeline.vae, to_model_range(self.picture[None, None])).float()
         self.own_intrinsics = crop_intrinsics(self.person.intrinsics, self.person.crop, size)
@@ -257,7 +258,8 @@ class PortraitStream:
             share = 1 - torch.arange(1, count + 1, device=new.device) / (count + 1)
             new = new + share[None, None, :, None, None] * (self._shown - video[:, :, :1])
         self._shown = new[:, :, -1:].clone()
-        return to_uint8(new.clamp(-1, 1))[0]
+        frames = to_uint8(new.clamp(-1, 1))[0]
+        return in_grey(frames) if self.grey else frames
 
     def make(self, moments: Sequence[Moment]) -> np.ndarray:
         """Sample and decode the frames `T S S 3` uint8 of `frames` moments."""
