@@ -206,9 +206,16 @@ def test_teeth_that_a_smile_shows_go_with_the_lips_as_the_head_turns():
     order = np.argsort(here[:, 0])  # and from one corner to the other it shows what lies between them
     assert np.corrcoef(carried[order, 0], np.arange(len(order)))[0, 1] > 0.95
     assert np.ptp(carried[:, 0]) > 0.7 * np.ptp(mouth[:, 0])
-    acting[names.index("jawOpen")] = 1  # twice as wide open: what the body has behind its lips
+    acting[names.index("jawOpen")] = 1  # as the mouth opens wider, they stay with the upper jaw
     wide = Target(facing(acting)[1], lens, body.faces, (96, 96), 2)
-    assert np.array_equal(sources(painters[0], wide)[0], sources(painters[1], wide)[0])
+    found, here = sources(painters[0], wide)
+    teeth = beside(found) < 0
+    assert len(found) > 2 * len(mouth) and 0.15 < teeth.mean() < 0.6
+    assert here[teeth, 1].mean() < here[~teeth, 1].mean() - 1  # above, and below them is what is behind
+    assert np.abs(found[teeth] - here[teeth]).max() < 2  # where they were: no head moved
+    drawn = painters[0]._beyond(wide, painters[0].seen(wide)[0], painters[0].seen(wide)[1]).inside
+    inside = inside_of(body).part[wide.triangles] > 0
+    assert drawn[inside][teeth].mean() < 0.5 < 0.8 < drawn[inside][beside(found) > 2].mean()
 
 
 def turned(vertices, angle):

@@ -34,7 +34,9 @@ ROW = 0.001  # metres that vertices of one row may lie beside a line
 RING, LEAST_RING = 40, 8  # places of the lips around a mouth that tell where what it shows goes; so many at least
 STIFF = 0.06  # of the spline: far corners, where lips are folded, would make it swirl
 LIPS_SEEN = 0.1  # cosine that each is seen with
-WIDER = 1.4, 2.0  # times as wide open as the portrait's from which a mouth shows less of it, and from which nothing
+# Times as wide open as the portrait's from which what a mouth shows goes less with the lips, and from which with the
+# upper jaw alone; and how much of a face a mouth is that shows teeth at all.
+WIDER, TEETH = (1.4, 2.0), 0.004
 SOFT = 0.7  # samples: deviation of the Gaussian that the edges of what is drawn are softened with
 
 
@@ -102,8 +104,6 @@ def carried_by_lips(
             there are M. sources: `N 2`, where the portrait has them. sight: how well it sees those of the lips, `N`; 0
             of others (a cheek may stand before a corner of the mouth).
     """
-    from scipy.interpolate import RBFInterpolator
-
     tall, wide = covered.shape
     rows, columns = np.divmod(samples[inside], wide)
     top, left = max(int(rows.min()) - 2, 0), max(int(columns.min()) - 2, 0)
@@ -118,15 +118,24 @@ def carried_by_lips(
     if len(beside) < LEAST_RING:
         return None
     here = np.stack(np.divmod(samples, wide)[::-1], 1).astype(np.float64)
-    middle, spread = here[beside].mean(0), here[beside].std()
+    middle = here[beside].mean(0)
     around = np.argsort(np.arctan2(*(here[beside] - middle).T), kind="stable")
     beside = beside[around[np.linspace(0, len(around) - 1, min(RING, len(around))).astype(int)]]
-    places, first = np.unique((here[beside] - middle) / spread, axis=0, return_index=True)
+    places, first = np.unique(here[beside], axis=0, return_index=True)
+    return splined(places, sources[beside][first], here[inside])
+
+
+def splined(known: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray | None:
+    """A thin-plate spline's values `M 2` at `wanted` `M 2`, of `values` `N 2` at places `known` `N 2` around them; None
+    of places on one line: a mouth that is all but closed."""
+    from scipy.interpolate import RBFInterpolator
+
+    middle, spread = known.mean(0), max(float(known.std()), 1e-6)
     try:
-        spline = RBFInterpolator(places, sources[beside][first], smoothing=STIFF)
-    except np.linalg.LinAlgError:  # all on one line: a mouth that is all but closed
+        spline = RBFInterpolator((known - middle) / spread, values, smoothing=STIFF)
+    except np.linalg.LinAlgError:
         return None
-    return np.asarray(spline((here[inside] - middle) / spread), np.float32)
+    return np.asarray(spline((wanted - middle) / spread), np.float32)
 
 
 def light_of(skin: np.ndarray, eyes: float = 0.0) -> np.ndarray:

@@ -16,6 +16,8 @@ from fportrait.body.hair import hair_cover, hair_in, likeness, sampled, stands_b
 from fportrait.body.mesh import mirror_vertices, mirrored_faces, of_part
 from fportrait.body.mouth import (
     INSIDE,
+    RING,
+    TEETH,
     USUAL_SKIN,
     WIDER,
     brightest_of_eyes,
@@ -24,6 +26,7 @@ from fportrait.body.mouth import (
     inside_of,
     light_of,
     mouth_weights,
+    splined,
 )
 from fportrait.body.pose import Pose
 from fportrait.body.rasterizer import rasterize, vertex_normals
@@ -101,11 +104,11 @@ def turned_by(before: np.ndarray, after: np.ndarray) -> float:
     return math.degrees(turn_between(before, after).magnitude())
 
 
-def turn_between(before: np.ndarray, after: np.ndarray) -> Any:
+def turn_between(before: np.ndarray, after: np.ndarray, every: int = 16) -> Any:
     """The rotation from one pose of a body's vertices `V 3` to another (Kabsch 1976)."""
     from scipy.spatial.transform import Rotation
 
-    first, second = (one[::16] - one[::16].mean(0) for one in (before, after))
+    first, second = (one[::every] - one[::every].mean(0) for one in (before, after))
     return Rotation.align_vectors(second, first)[0]
 
 
@@ -138,7 +141,7 @@ class PortraitPainter:
         mouth_covered: bool = False,
     ):
         self.body, self.samples, self.others = body, samples, list(others)
-        self._carried = 0.0  # of the target that was asked for last
+        self._carried = 0.0, 0.0  # of the target that was asked for last
         self._last: tuple[Target, tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None
         self.portrait, self.vertices, self.intrinsics = portrait, np.asarray(vertices, np.float32), intrinsics
         inside = inside_of(body)
@@ -299,7 +302,7 @@ class PortraitPainter:
         """`sight` of the target that was asked for last, which its picture and its trust share."""
         if self._last is None or self._last[0] is not target:
             sight, places, front = self.sight(target)
-            self._carried = 0.0
+            self._carried = 0.0, 0.0
             if self.surface is not None:
                 places, sight, self._carried = self._with_the_lips(target, places, sight)
             self._last = target, (sight, places, front)
@@ -307,24 +310,42 @@ class PortraitPainter:
 
     def _with_the_lips(
         self, target: Target, places: np.ndarray, sight: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, float]:
-        """`places` and `sight` with what the portrait's mouth shows going with its lips, and how much it does; see
-        `carried_by_lips`."""
+    ) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+        """`places` and `sight` with what the portrait's mouth shows going with its lips (see `carried_by_lips`), and as
+        the mouth opens wider with the upper jaw; how much it does either, and how much with the lips."""
+        unchanged = places, sight, (0.0, 0.0)
         if self._inside is None or self._mouth is None or not self._opening:
-            return places, sight, 0.0
+            return unchanged
         inside = self._inside.part[target.triangles] > 0
         wide = inside.mean() / self._opening if len(inside) else 0
-        share = np.clip((WIDER[1] - wide) / (WIDER[1] - WIDER[0]), 0, 1)
-        if not share or not inside.any():
-            return places, sight, 0.0
+        share = float(np.clip((WIDER[1] - wide) / (WIDER[1] - WIDER[0]), 0, 1))
+        if not inside.any() or (not share and self._opening < TEETH):
+            return unchanged
         lips = (self._mouth[target.triangles] * target.weights).sum(1) > LIPS
-        carried = carried_by_lips(target.places, target.covered, inside, places, sight * lips)
-        if carried is None:
-            return places, sight, 0.0
+        carried = carried_by_lips(target.places, target.covered, inside, places, sight * lips) if share else None
+        share *= carried is not None
+        jaw = self._with_the_jaw(target, inside) if share < 1 and self._opening >= TEETH else None
+        if carried is None and jaw is None:
+            return unchanged
+        whole = share if jaw is None else 1.0
+        moved = places[inside] if jaw is None else jaw
+        moved = moved if carried is None else moved + np.float32(share) * (carried - moved)
         places, sight = places.copy(), sight.copy()
-        places[inside] += np.float32(share) * (carried - places[inside])
-        sight[inside] = np.maximum(sight[inside], share)
-        return places, sight, float(share)
+        places[inside] = moved
+        sight[inside] = np.maximum(sight[inside], whole)
+        return places, sight, (whole, share)
+
+    def _with_the_jaw(self, target: Target, inside: np.ndarray) -> np.ndarray | None:
+        """Where the portrait has what a target's mouth shows, `M 2` pixels, if its lips were as the portrait's are: the
+        upper teeth go with the head, whatever the lips do."""
+        skull = np.flatnonzero(of_part(self.body, "scalp") | of_part(self.body, "ears"))[::4]
+        lips = np.flatnonzero(np.asarray(self.body.masks["lips"]) > 0.5)
+        lips = lips[:: max(len(lips) // RING, 1)]
+        before, after = self.vertices[skull], target.vertices[skull]
+        turn = turn_between(before, after, 1)
+        posed = turn.apply(self.vertices[lips] - before.mean(0)) + after.mean(0)
+        here = target.grid.reshape(-1, 2)[target.places[inside]]
+        return splined(project(posed, target.intrinsics), project(self.vertices[lips], self.intrinsics), here)
 
     def _beyond(self, target: Target, best: np.ndarray, places: np.ndarray) -> Beyond:
         """See `draw_warped`. Args: best, places: of `sight`."""
@@ -360,8 +381,8 @@ class PortraitPainter:
             drawn = (hidden & (part > 0)).astype(np.float32)
             shown = np.where(shares[behind, None] > 0, colours[behind], self.colours(places[behind]))
             shown = np.where(top[behind, None] > 0, others[behind], shown)
-            drawn[behind] = self._covered(target, shown)
-            drawn *= 1 - self._carried
+            drawn *= 1 - self._carried[1]
+            drawn[behind] = self._covered(target, shown) * (1 - self._carried[0])
             inside = np.flatnonzero(drawn)
             triangles = target.triangles[inside]
             points, _ = on_surface(self.body.template, self.faces, triangles, target.weights[inside])
