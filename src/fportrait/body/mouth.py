@@ -31,12 +31,6 @@ EDGE = 0.006  # of the picture's short side: deviation of the Gaussian along the
 SHADOW = 0.3  # what the lips' shadow takes of what lies right behind them
 FREE = 0.035  # metres behind the front teeth to where a band has vertices of its own
 ROW = 0.001  # metres that vertices of one row may lie beside a line
-RING, LEAST_RING = 40, 8  # places of the lips around a mouth that tell where what it shows goes; so many at least
-STIFF = 0.06  # of the spline: far corners, where lips are folded, would make it swirl
-LIPS_SEEN = 0.1  # cosine that each is seen with
-# Times as wide open as the portrait's from which what a mouth shows goes less with the lips, and from which with the
-# upper jaw alone; and how much of a face a mouth is that shows teeth at all.
-WIDER, TEETH = (1.4, 2.0), 0.004
 SOFT = 0.7  # samples: deviation of the Gaussian that the edges of what is drawn are softened with
 
 
@@ -88,54 +82,6 @@ def mouth_weights(body: Any) -> np.ndarray | None:
     weights = np.clip(1.5 * np.asarray(lips, np.float32), 0, 1)
     weights[np.unique(np.asarray(body.faces)[inside.part > 0])] = 1
     return weights
-
-
-def carried_by_lips(
-    samples: np.ndarray, covered: np.ndarray, inside: np.ndarray, sources: np.ndarray, sight: np.ndarray
-) -> np.ndarray | None:
-    """Where in a portrait its lips' opening has what is inside a mouth that is open as far, `M 2` pixels.
-
-    Teeth that a smile shows lie millimetres before the body's own: drawn on those, they slide behind a lip as the head
-    turns, and beside them is what nobody saw. So they go with the lips: a thin-plate spline (Duchon 1977) through
-    places around the opening. None of lips that the portrait hardly sees.
-
-    Args:
-        samples: `N`, the mesh's in `covered` `H W`, row by row. inside: which of them are in the mouth, `N`, of which
-            there are M. sources: `N 2`, where the portrait has them. sight: how well it sees those of the lips, `N`; 0
-            of others (a cheek may stand before a corner of the mouth).
-    """
-    tall, wide = covered.shape
-    rows, columns = np.divmod(samples[inside], wide)
-    top, left = max(int(rows.min()) - 2, 0), max(int(columns.min()) - 2, 0)
-    window = np.s_[top : int(rows.max()) + 3, left : int(columns.max()) + 3]
-    number = np.full((tall, wide), -1, np.int32)
-    number.reshape(-1)[samples] = np.arange(len(samples))
-    number = number[window]
-    mouth = np.zeros(number.shape, np.uint8)
-    mouth[rows - top, columns - left] = 1
-    beside = number[(cv2.dilate(mouth, np.ones((3, 3), np.uint8)) > mouth) & (number >= 0)]
-    beside = beside[sight[beside] > LIPS_SEEN]
-    if len(beside) < LEAST_RING:
-        return None
-    here = np.stack(np.divmod(samples, wide)[::-1], 1).astype(np.float64)
-    middle = here[beside].mean(0)
-    around = np.argsort(np.arctan2(*(here[beside] - middle).T), kind="stable")
-    beside = beside[around[np.linspace(0, len(around) - 1, min(RING, len(around))).astype(int)]]
-    places, first = np.unique(here[beside], axis=0, return_index=True)
-    return splined(places, sources[beside][first], here[inside])
-
-
-def splined(known: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray | None:
-    """A thin-plate spline's values `M 2` at `wanted` `M 2`, of `values` `N 2` at places `known` `N 2` around them; None
-    of places on one line: a mouth that is all but closed."""
-    from scipy.interpolate import RBFInterpolator
-
-    middle, spread = known.mean(0), max(float(known.std()), 1e-6)
-    try:
-        spline = RBFInterpolator((known - middle) / spread, values, smoothing=STIFF)
-    except np.linalg.LinAlgError:
-        return None
-    return np.asarray(spline((wanted - middle) / spread), np.float32)
 
 
 def light_of(skin: np.ndarray, eyes: float = 0.0) -> np.ndarray:

@@ -16,22 +16,18 @@ from fportrait.body.hair import hair_cover, hair_in, likeness, sampled, stands_b
 from fportrait.body.mesh import mirror_vertices, mirrored_faces, of_part
 from fportrait.body.mouth import (
     INSIDE,
-    RING,
-    TEETH,
     USUAL_SKIN,
-    WIDER,
     brightest_of_eyes,
-    carried_by_lips,
     inside_colours,
     inside_of,
     light_of,
     mouth_weights,
-    splined,
 )
 from fportrait.body.pose import Pose
 from fportrait.body.rasterizer import rasterize, vertex_normals
 from fportrait.body.shoulders import behind_the_chin, below_ears, clothes_in, moved_by, trunk_of
 from fportrait.body.surface import doubted, surface_colours, well_inside
+from fportrait.body.teeth import ShownMouth
 from fportrait.body.warping import SEAM, Beyond, Target, draw_person, draw_warped, of_corners, on_surface, project
 from fportrait.camera.cameras import scale_intrinsics
 from fportrait.errors import UserError
@@ -59,7 +55,6 @@ AWAY = (0.1, 0.3), (0.2, 0.45)
 SHOWN = 0.7  # opacity from which the portrait shows the person at a place
 STAYED = 0.02, 0.06  # of the short side: how far shoulders may have moved of which more is shown than was
 DETAIL = 0.03  # of the picture's short side: deviation of the Gaussian below which a mirror image counts as detail
-LIPS = 0.3  # of `mouth_weights` from which a place belongs to the lips
 SIGHT_DEPTH = 0.008  # metres behind what a pixel sees that still count as seen
 
 
@@ -104,11 +99,11 @@ def turned_by(before: np.ndarray, after: np.ndarray) -> float:
     return math.degrees(turn_between(before, after).magnitude())
 
 
-def turn_between(before: np.ndarray, after: np.ndarray, every: int = 16) -> Any:
+def turn_between(before: np.ndarray, after: np.ndarray) -> Any:
     """The rotation from one pose of a body's vertices `V 3` to another (Kabsch 1976)."""
     from scipy.spatial.transform import Rotation
 
-    first, second = (one[::every] - one[::every].mean(0) for one in (before, after))
+    first, second = (one[::16] - one[::16].mean(0) for one in (before, after))
     return Rotation.align_vectors(second, first)[0]
 
 
@@ -141,6 +136,7 @@ class PortraitPainter:
         mouth_covered: bool = False,
     ):
         self.body, self.samples, self.others = body, samples, list(others)
+        self._teeth: ShownMouth | None = None  # for people alone
         self._carried = 0.0, 0.0  # of the target that was asked for last
         self._last: tuple[Target, tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None
         self.portrait, self.vertices, self.intrinsics = portrait, np.asarray(vertices, np.float32), intrinsics
@@ -206,6 +202,8 @@ class PortraitPainter:
             self._inner_light = light_of(self.light, brightest_of_eyes(body, portrait, triangle))
             part = np.append(self._inside.part, 0)[ids]  # the last one stands for -1, nothing
             self._shown, self._opening = part > 0, (part > 0).sum() / max((ids >= 0).sum(), 1)
+            if self.surface is not None and weights is not None and self._opening:
+                self._teeth = ShownMouth(body, self._inside, weights, self.vertices, intrinsics, self._opening)
 
     def _vertices_seen(self) -> tuple[np.ndarray, np.ndarray]:
         """Where the portrait has the body's vertices, `V 2` pixels, and how well it sees each, cosines `V`."""
@@ -303,49 +301,10 @@ class PortraitPainter:
         if self._last is None or self._last[0] is not target:
             sight, places, front = self.sight(target)
             self._carried = 0.0, 0.0
-            if self.surface is not None:
-                places, sight, self._carried = self._with_the_lips(target, places, sight)
+            if self._teeth is not None:
+                places, sight, self._carried = self._teeth(target, places, sight)
             self._last = target, (sight, places, front)
         return self._last[1]
-
-    def _with_the_lips(
-        self, target: Target, places: np.ndarray, sight: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
-        """`places` and `sight` with what the portrait's mouth shows going with its lips (see `carried_by_lips`), and as
-        the mouth opens wider with the upper jaw; how much it does either, and how much with the lips."""
-        unchanged = places, sight, (0.0, 0.0)
-        if self._inside is None or self._mouth is None or not self._opening:
-            return unchanged
-        inside = self._inside.part[target.triangles] > 0
-        wide = inside.mean() / self._opening if len(inside) else 0
-        share = float(np.clip((WIDER[1] - wide) / (WIDER[1] - WIDER[0]), 0, 1))
-        if not inside.any() or (not share and self._opening < TEETH):
-            return unchanged
-        lips = (self._mouth[target.triangles] * target.weights).sum(1) > LIPS
-        carried = carried_by_lips(target.places, target.covered, inside, places, sight * lips) if share else None
-        share *= carried is not None
-        jaw = self._with_the_jaw(target, inside) if share < 1 and self._opening >= TEETH else None
-        if carried is None and jaw is None:
-            return unchanged
-        whole = share if jaw is None else 1.0
-        moved = places[inside] if jaw is None else jaw
-        moved = moved if carried is None else moved + np.float32(share) * (carried - moved)
-        places, sight = places.copy(), sight.copy()
-        places[inside] = moved
-        sight[inside] = np.maximum(sight[inside], whole)
-        return places, sight, (whole, share)
-
-    def _with_the_jaw(self, target: Target, inside: np.ndarray) -> np.ndarray | None:
-        """Where the portrait has what a target's mouth shows, `M 2` pixels, if its lips were as the portrait's are: the
-        upper teeth go with the head, whatever the lips do."""
-        skull = np.flatnonzero(of_part(self.body, "scalp") | of_part(self.body, "ears"))[::4]
-        lips = np.flatnonzero(np.asarray(self.body.masks["lips"]) > 0.5)
-        lips = lips[:: max(len(lips) // RING, 1)]
-        before, after = self.vertices[skull], target.vertices[skull]
-        turn = turn_between(before, after, 1)
-        posed = turn.apply(self.vertices[lips] - before.mean(0)) + after.mean(0)
-        here = target.grid.reshape(-1, 2)[target.places[inside]]
-        return splined(project(posed, target.intrinsics), project(self.vertices[lips], self.intrinsics), here)
 
     def _beyond(self, target: Target, best: np.ndarray, places: np.ndarray) -> Beyond:
         """See `draw_warped`. Args: best, places: of `sight`."""
