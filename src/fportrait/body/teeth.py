@@ -44,7 +44,7 @@ class ShownMouth:
         intrinsics: np.ndarray,
         opening: float,
     ):
-        self._faces, self._part, self._weights, self._opening = body.faces, inside.part, weights[body.faces], opening
+        self._part, self._weights, self._opening = inside.part, weights[body.faces], opening
         self._skull = np.flatnonzero(of_part(body, "scalp") | of_part(body, "ears"))[::4]
         lips = np.flatnonzero(np.asarray(body.masks["lips"]) > 0.5)
         lips = lips[:: max(len(lips) // RING, 1)]
