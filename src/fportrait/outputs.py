@@ -6,6 +6,7 @@ mark that is put there before anything else. Everything else is replaced only wh
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
@@ -28,6 +29,31 @@ def check_file(path: Path, force: bool = False) -> None:
     """
     if not force and path.is_file() and path.stat().st_size and not _is_ours(path):
         raise UserError(f"{path}, which fportrait did not write and which would be replaced", "a free name", FIX)
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Refuse, before any work, a file that cannot be written at the end; its folder is made.
+
+    Raises:
+        UserError: a closed folder, a file in place of one, or a folder of the file's name.
+    """
+    check_open_folder(path.parent, path, option)
+    if path.is_dir():
+        raise UserError(f"the output {path}, which cannot be written: a folder", "a file's name", f"change {option}")
+
+
+def check_open_folder(folder: Path, path: Path, option: str) -> None:
+    """The same of a folder in which `path` shall be written, or that is it.
+
+    Raises:
+        UserError: see `check_writable`.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # permissions tell nothing to root, or of a read-only disk
+    except OSError:
+        told = "which cannot be written"
+        raise UserError(f"the output {path}, {told}", "a folder of yours", f"change {option}") from None
 
 
 def check_folder(path: Path, names: Collection[str], force: bool = False) -> None:

@@ -42,10 +42,6 @@ class Picture(NamedTuple):
         """As many times as high and wide."""
         return Picture(self.height * scale, self.width * scale)
 
-    def turned(self, quarters: int) -> Picture:
-        """After quarter turns."""
-        return Picture(self.width, self.height) if quarters % 2 else self
-
 
 def two_sides(text: str, between: str) -> tuple[int, int] | None:
     """Two whole numbers above 0 of a text such as `64x112` or `9:16`; None of another."""

@@ -286,3 +286,35 @@ def test_an_only_clip_of_variable_rate_is_learned_from_and_judged_to_its_end(tmp
     (learned,), (held,) = (sorted((tmp_path / "placed" / kind).rglob("*.mp4")) for kind in ("learn", "held"))
     shown = np.concatenate([read_video(learned), read_video(held)]).mean((1, 2, 3))
     assert len(shown) == 15 and np.abs(shown[[0, 5, 8, 14]] - [0, 150, 180, 240]).max() < 6
+
+
+def test_clips_that_were_moved_are_found_where_they_lie_now(tmp_path):
+    """What was laid out for the run before linked to where they had been."""
+    for name in ("a", "b"):
+        write_video(tmp_path / f"clips/{name}.mp4", np.zeros((5, 16, 16, 3), np.uint8))
+    for folder in ("clips", "moved"):
+        if folder == "moved":
+            (tmp_path / "clips").rename(tmp_path / "moved")
+        one, other = (ClipCheck("p", f"{n}.mp4", str(tmp_path / folder / f"{n}.mp4"), frames=5) for n in ("a", "b"))
+        parts, _ = divide([PersonCheck("p", [one, other])])
+        place(parts, tmp_path / "placed", AdaptSettings())
+        assert all(len(read_video(path)) == 5 for path in (tmp_path / "placed").rglob("*.mp4"))
+
+
+def test_a_broken_adapter_or_record_is_listed_as_such_and_trained_again(home, monkeypatch):
+    monkeypatch.chdir(home)
+    folder = home / FOLDER / "anna"
+    for record in (
+        '{"a": 1}',
+        '{"clips": 3, "scores": {"people": []}}',
+        '{"clips": [], "scores": 1, "earlier": 4}',
+        "{",
+    ):
+        (folder / "adapt.json").write_text(record)
+        done = CliRunner().invoke(main, ["adapt", "--list"])
+        assert done.exit_code == 0 and "anna (of another base" in done.stdout and "record beside it" in done.stdout
+        assert len(earlier(folder)) == 1
+    write_json(folder / "adapt.json", {"earlier": ["1" * 16]})
+    (folder / "adapter.json").write_text('{"rank":')
+    assert "anna (a broken" in CliRunner().invoke(main, ["adapt", "--list"]).stdout
+    assert earlier(folder) == ["1" * 16], "what it made before still goes with it"

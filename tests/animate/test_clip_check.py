@@ -82,7 +82,7 @@ def test_every_clip_is_judged_by_what_is_wrong_with_it(found):
     assert "blurred" in said["blurred.mp4"] or "soft" in said["blurred.mp4"]
     assert anna["far.mp4"].state == UNUSABLE and ("pixels" in said["far.mp4"] or "no face" in said["far.mp4"])
     assert anna["wall.mp4"].state == UNUSABLE and "no face" in said["wall.mp4"]
-    assert anna["broken.mp4"].state == UNUSABLE and "broken.mp4" in said["broken.mp4"]
+    assert anna["broken.mp4"].state == UNUSABLE and said["broken.mp4"].startswith("broken.mp4, which is not a readable")
     assert "the same file as anna/still.mp4" in said["still_again.mp4"]
     assert anna["still.mp4"].sharpness > 1.5 * anna["blurred.mp4"].sharpness
     assert found[1].person == "ben" and found[1].clips[0].usable  # what is wrong with anna's stops nobody
@@ -99,10 +99,13 @@ def test_turns_are_told_by_side_and_the_mouth_that_opens_counts(found):
     assert "mouth open" in found[0].expressions
 
 
-def test_the_table_and_the_sheet_show_every_clip(found):
+def test_the_table_and_the_sheet_show_every_clip(found, monkeypatch):
     text = table(found)
     assert all(name in text for name in ("anna/talk.mp4", "ben/wide.mp4", "film next", "unusable"))
-    sheet = contact_sheet(found)
+    sheet, letters = contact_sheet(found), []
+    monkeypatch.setattr(cv2, "putText", lambda panel, text, *_: letters.append(text))
+    contact_sheet([PersonCheck("Zoë", [clip("Zoë", "a", reasons=["a face " + "of some pixels " * 9 + "at the end"])])])
+    assert letters[0].startswith("Zoe:") and letters[-1].endswith("at the end") and max(map(len, letters)) <= 90
     assert sheet.dtype == np.uint8 and sheet.shape[0] == 2 * 40 + 96 * sum(len(one.clips) for one in found)
 
 
@@ -115,6 +118,10 @@ def test_the_command_writes_the_sheet_and_its_exit_code_says_that_clips_cannot_b
     broken = CliRunner().invoke(main, ["check", str(people / "anna/broken.mp4")])
     assert broken.exit_code == 3 and "unusable" in broken.output  # its own sheet may be replaced
     (tmp_path / "mine.png").write_bytes(b"mine")
+    (tmp_path / "folder.png").mkdir()
+    for sheet in ("/proc/sheet.png", "folder.png", "mine.png/sheet.png"):
+        closed = CliRunner().invoke(main, ["check", str(people / "ben"), "--sheet", sheet])
+        assert closed.exit_code == 2 and "cannot be written" in closed.stderr, "before any clip is looked at"
     refused = CliRunner().invoke(main, ["check", str(people / "ben"), "--sheet", "mine.png"])
     assert refused.exit_code == 2 and (tmp_path / "mine.png").read_bytes() == b"mine"
 
@@ -134,6 +141,10 @@ def test_what_people_film_together_is_compared():
 def test_no_folder_and_no_videos_are_sentences(tmp_path):
     with pytest.raises(UserError, match="no folder"):
         clips_of(tmp_path / "gone")
+    (tmp_path / "astray.mp4").symlink_to(tmp_path / "gone.mp4")
+    with pytest.raises(UserError, match="a link that leads nowhere"):
+        clips_of(tmp_path / "astray.mp4")
+    (tmp_path / "astray.mp4").unlink()
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(UserError, match="no videos"):
         clips_of(tmp_path)

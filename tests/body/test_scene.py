@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
+from fportrait.body.blending import headness
 from fportrait.body.model import load_body
 from fportrait.body.painting import PortraitPainter, acting_vertices
 from fportrait.body.pose import Pose
-from fportrait.body.scene import FEWEST, WALL, SceneBlend, Shot, measured
+from fportrait.body.scene import FEWEST, WALL, SceneBlend, Shot, before_wall, drawn_by, measured
 from fportrait.body.warping import Target
 
 SIZE = 64
@@ -88,6 +89,25 @@ def test_a_person_who_stands_as_in_the_portrait_is_drawn_as_in_the_portrait(fram
     drawn = blend([own, *frames]).paint(target(0)).astype(int)
     assert abs(drawn - own.painter.portrait).mean() < 3
     assert abs(drawn - own.painter.portrait)[target(0).covered].mean() < 2
+
+
+def test_a_head_has_no_hole_where_only_frames_tell_of_hair_and_torso(frames):
+    """A portrait that counted for nothing left the wall in place of a face."""
+    own, there = shot(0), target(ASIDE)
+    layers = [drawn_by(one, there) for one in (own, *frames)]
+    weights = np.ones((len(layers), 3))
+    weights[0] = 0
+    inside = np.zeros(there.covered.size, np.float32)
+    inside[there.places] = headness(BODY, there)
+    inside = cv2.erode(inside.reshape(there.covered.shape), np.ones((7, 7), np.uint8)) == 1
+    assert inside.sum() > 50
+    picture = before_wall(own.painter, there, layers, weights, np.zeros((SIZE, SIZE, 3), np.float32))
+    assert np.abs(picture - layers[0].colours)[inside].max() < 1
+    green = own._replace(gain=np.array([0.2, 1.4, 0.2]))
+    scene = blend([own, *frames])
+    scene = SceneBlend(green, scene._makers, scene.expected)
+    scene.expected.weights = lambda place: weights
+    assert (scene.paint(there).astype(float)[inside] @ (-1, 1, -1) > 0).all(), "and it is the portrait's own face"
 
 
 def test_frames_in_another_light_count_in_the_portraits(frames):

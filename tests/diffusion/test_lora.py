@@ -128,6 +128,8 @@ def test_mistakes_are_named(tmp_path):
         add_lora(tiny(), LoraSettings(targets=("to_q", "to_z")))
     with pytest.raises(UserError, match="rank of 0"):
         add_lora(tiny(), LoraSettings(rank=0))
+    with pytest.raises(UserError, match=r"rank of 100000.*at most"):
+        add_lora(tiny(), LoraSettings(rank=100_000))
     model = tiny()
     add_lora(model)
     with pytest.raises(UserError, match="has an adapter"):

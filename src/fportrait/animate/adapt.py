@@ -8,6 +8,7 @@ controlled.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.util
 import json
@@ -179,9 +180,16 @@ def earlier(out: Path) -> list[str]:
     """Hashes of the adapters that this one replaces: what they made is deleted with it."""
     from fportrait.diffusion.lora import adapter_name
 
-    if not (out / "adapter.json").is_file():
-        return []
-    return [*read_record(out).get("earlier", []), adapter_name(out)["hash"]]
+    found = named_before(read_record(out))
+    with contextlib.suppress(UserError, OSError):  # none there, or a broken one: it is replaced all the same
+        found.append(adapter_name(out)["hash"])
+    return found
+
+
+def named_before(record: Mapping[str, Any]) -> list[str]:
+    """The hashes that a record says its adapter's name had before."""
+    told = record.get("earlier")
+    return [str(one) for one in told] if isinstance(told, list) else []
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -369,7 +377,7 @@ def words(scores: Mapping[str, Any]) -> str:
         ]
         if hardly_moves(base):
             parts.append(
-                f"(the clip hardly moves: it must only not lose; the codec ends at {base['codec_limit/psnr']:.1f})"
+                f"(the clip hardly moves: it must only not lose, and the codec ends at {base['codec_limit/psnr']:.1f})"
             )
         for key, name, digits in (("lpips", "LPIPS", 3), ("csim", "identity", 1)):
             if f"ours/{key}" in base and f"ours/{key}" in adapted:

@@ -118,7 +118,8 @@ def numbered(parts: Sequence[Part]) -> dict[str, str]:
 
 def place(parts: Sequence[Part], folder: Path, settings: AdaptSettings) -> None:
     """Lay the clips out, `learn/phone/pNN/cNN` and `held/pNN/cNN`, cut and uneven ones anew."""
-    key = value_hash([[part.as_dict() for part in parts], settings.max_frames, settings.judged_frames])
+    where = [str(Path(part.clip.path).resolve()) for part in parts]  # what is linked to may have been moved
+    key = value_hash([[part.as_dict() for part in parts], where, settings.max_frames, settings.judged_frames])
     if (folder / "key").is_file() and (folder / "key").read_text() == key:
         return
     with atomic_folder(folder) as target:

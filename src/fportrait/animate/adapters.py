@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from fportrait.animate.adapt import NAME, at_work, check_adapter_name, read_record
+from fportrait.animate.adapt import NAME, at_work, check_adapter_name, named_before, read_record
 from fportrait.atomic_io import tensors_hash
 from fportrait.diffusion.lora import CONFIG, adapter_name, read_adapter
 from fportrait.errors import UserError, nearest_name
@@ -151,7 +151,7 @@ def delete(
         if (folder / CONFIG).is_file():
             with contextlib.suppress(UserError, OSError):  # a broken one goes, too
                 digest = adapter_name(folder)["hash"]
-        hashes |= {*([digest] if digest else []), *read_record(folder).get("earlier", [])}
+        hashes |= {*([digest] if digest else []), *named_before(read_record(folder))}
         removed = made_with(hashes, [*(home / place for place in MADE), *videos]) if hashes else []
         for path in removed:
             if path.is_dir() and not path.is_symlink():

@@ -217,9 +217,7 @@ class Animator:
         drive = express = track(request.driving, "track driving")
         if request.expression is not None:
             express = track(request.expression, "track expression", len(drive) / drive.fps)
-        scene = None
-        if person.quarter_turns == drive.quarter_turns:
-            scene = in_one_scene(person, image, drive, self.body, self.landmarks, config)
+        scene = in_one_scene(person, image, drive, self.body, self.landmarks, config)
         if scene is not None:
             person = self.personal(scene[0])
             own = self.aligned(person, image, scene[1], report)

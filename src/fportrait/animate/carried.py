@@ -155,7 +155,5 @@ def same_person(animator: Animator, person: Tracked, image: np.ndarray, front: P
     cosine = alike(image, picture)
     if cosine is not None:
         return cosine - SAME
-    if person.quarter_turns != other.quarter_turns:
-        return -1.0
     joined = in_one_scene(person, image, other, animator.body, animator.landmarks, animator.config)
     return -1.0 if joined is None else 1.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+import unicodedata
 from collections.abc import Sequence
 
 import cv2
@@ -9,7 +11,8 @@ import numpy as np
 
 from fportrait.animate.clip_check import GOOD, UNUSABLE, PersonCheck
 
-CELL, TEXT, BAR = 96, 420, 132
+CELL, TEXT = 96, 420
+ACROSS, LINES = 90, 3  # letters of a reason in a line, and lines that a clip has room for
 COLOURS = {GOOD: (32, 120, 60), UNUSABLE: (176, 32, 32)}
 OTHER = (176, 112, 0)
 
@@ -31,8 +34,11 @@ def contact_sheet(found: Sequence[PersonCheck]) -> np.ndarray:
             angles = f"yaw {clip.yaw[0]:+.0f} to {clip.yaw[1]:+.0f}, pitch {clip.pitch[0]:+.0f} to {clip.pitch[1]:+.0f}"
             numbers = f"face {clip.face_pixels:.0f} px, sharp {clip.sharpness:.2f}, light {clip.light:.2f}, {angles}"
             write(panel, numbers, 54, (70, 70, 70), 0.36)
-            for index, reason in enumerate(clip.reasons[:2]):
-                write(panel, reason[:68], 70 + 16 * index, colour, 0.36)
+            lines = [line for reason in clip.reasons for line in textwrap.wrap(reason, ACROSS)]
+            if len(lines) > LINES:
+                lines = [*lines[: LINES - 1], lines[LINES - 1][: ACROSS - 2] + " …"]
+            for index, line in enumerate(lines):
+                write(panel, line, 67 + 12 * index, colour, 0.36)
             rows.append(np.hstack([*cells, panel]))
     return np.vstack(rows)
 
@@ -51,5 +57,7 @@ def bar(person: PersonCheck) -> np.ndarray:
 
 
 def write(panel: np.ndarray, text: str, y: int, colour: tuple[int, int, int], size: float, x: int = 10) -> None:
-    text = text.replace("°", " deg").encode("ascii", "replace").decode()  # what the font has
+    text = text.replace("°", " deg").replace("…", "...")
+    text = unicodedata.normalize("NFKD", text)  # of what the font lacks, the letter without its accent
+    text = "".join(one for one in text if not unicodedata.combining(one)).encode("ascii", "replace").decode()
     cv2.putText(panel, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, size, colour, 1, cv2.LINE_AA)

@@ -128,7 +128,8 @@ def clips_of(folder: str | Path, name: str | None = None) -> dict[str, list[Path
     if folder.is_file():
         return {name or folder.stem: [folder]}
     if not folder.is_dir():
-        raise UserError(f"no folder {folder}", "a folder of videos, or of a folder per person", "check the path")
+        kind = "a link that leads nowhere:" if folder.is_symlink() else "no folder"
+        raise UserError(f"{kind} {folder}", "a folder of videos, or of a folder per person", "check the path")
     found: dict[str, list[Path]] = {}
     for path in videos_below(folder):
         inside = path.relative_to(folder)
@@ -205,7 +206,7 @@ def check_clip(path: Path, person: str, model: LandmarkModel, looks: int = LOOKS
         clip.sha256 = file_hash(path)
         look(clip, info, path, model, looks, most)
     except UserError as error:
-        clip.bad(UNUSABLE, getattr(error, "found", "") or str(error))
+        clip.bad(UNUSABLE, (getattr(error, "found", "") or str(error)).replace(str(path), path.name))
     except OSError as error:
         clip.bad(UNUSABLE, f"{path.name} cannot be read ({error.strerror})")
     return clip
@@ -372,10 +373,10 @@ def cover(person: PersonCheck) -> None:
     if len(clips) < 3:
         asked.append(f"{3 - len(clips)} more clip{'s' * (len(clips) < 2)}: one is held out to judge by")
     for angle, side in ((person.yaw[1], "left"), (-person.yaw[0], "right")):
-        if angle < TURN:
+        if round(angle) < TURN:  # as it is told
             asked.append(f"turn the head slowly to your {side} (seen: {max(angle, 0):.0f}°, wanted: {TURN:.0f}°)")
     for angle, way in ((person.pitch[1], "up"), (-person.pitch[0], "down")):
-        if angle < NOD:
+        if round(angle) < NOD:
             asked.append(f"tilt the head slowly {way} (seen: {max(angle, 0):.0f}°, wanted: {NOD:.0f}°)")
     asked += [what for name, (_, _, what) in EXPRESSIONS.items() if name not in person.expressions]
 

@@ -142,8 +142,7 @@ def frames_for(
         )
         finer = min(person.crop[2], FINEST) / film.crop[2]
         both, film = as_one_person(person, film, animator.landmarks, animator.config)
-        elsewhere = film.quarter_turns != person.quarter_turns
-        if finer > COARSER or elsewhere or resemblance(both, image, film, animator.body, range(len(film))) < SCENE:
+        if finer > COARSER or resemblance(both, image, film, animator.body, range(len(film))) < SCENE:
             why = "is much finer than" if finer > COARSER else "shows another scene than"
             told.append(f"{person.path.name} {why} the adapter's film: its face is not painted from that")
             continue

@@ -178,9 +178,8 @@ def score_own(
 def inside_file(prepared: Prepared, first: np.ndarray, picture: Picture) -> np.ndarray:
     """Which pixels of what a clip is compared with were filmed, `H W 1` uint8 of 0 and 1: a crop that goes beyond the
     file is black there, of which there is no truth, so that all are; and what resizing mixed of both is neither."""
-    drive, turns = prepared.drive, prepared.drive.quarter_turns
-    white = drive.shown(np.full_like(first, 255), picture.turned(turns))
-    return (np.ascontiguousarray(np.rot90(white, turns)).min(-1, keepdims=True) > WHOLLY).astype(np.uint8)
+    white = prepared.drive.shown(np.full_like(first, 255), picture)
+    return (white.min(-1, keepdims=True) > WHOLLY).astype(np.uint8)
 
 
 def coded(animator: Animator, truth: np.ndarray) -> np.ndarray:
@@ -196,7 +195,8 @@ def coded(animator: Animator, truth: np.ndarray) -> np.ndarray:
 
 
 def from_first_frame(animator: Animator, path: Path, seed: int, max_frames: int) -> tuple[Prepared, np.ndarray]:
-    """The clip driven from its own first frame, seen by its own camera in its own crop; and that frame `H W 3`."""
+    """The clip driven from its own first frame, seen by its own camera in its own crop; and that frame `H W 3`,
+    upright."""
     first = next(iter(iter_video(path, 0, 1)))
     with tempfile.TemporaryDirectory() as folder:
         still = Path(folder) / "portrait.png"
@@ -207,7 +207,8 @@ def from_first_frame(animator: Animator, path: Path, seed: int, max_frames: int)
             found = error.found.replace(str(still), still.name).replace(still.name, f"the first frame of {path.name}")
             raise UserError(found, error.expected, error.fix) from None
     drive = prepared.drive
-    if np.array_equal(prepared.image, first):  # one on its side was turned upright, and has places of its own
+    first = np.ascontiguousarray(np.rot90(first, drive.quarter_turns))
+    if np.array_equal(prepared.image, first):  # else it is rolled otherwise than most frames, and has places of its own
         prepared.person = replace(prepared.person, crop=drive.crop)
     count = len(prepared)
     intrinsics = drive.lens(animator.picture)

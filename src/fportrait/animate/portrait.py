@@ -51,6 +51,7 @@ def track_picture(
     intrinsics[:2, 2] = image.shape[1] / 2, image.shape[0] / 2
     known = source != "assumed"
     person = track_frames(path, iter([image]), intrinsics, 25.0, 1, model, config, crop_size, known)
+    image = np.ascontiguousarray(np.rot90(image, person.quarter_turns))
     burnt = exposure_note(face_of(image, person), path.name)
     notes = [f"{path.name}: {note}" for note in picture.notes] + [burnt] * bool(burnt)
     if rolled:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from fportrait.animate.sizes import AS_PORTRAIT
 from fportrait.animate.tracked import Report
 from fportrait.animate.writing import CONDITIONS, write_conditions, write_result
 from fportrait.errors import UserError
-from fportrait.outputs import check_file, check_folder
+from fportrait.outputs import check_file, check_folder, check_open_folder, check_writable
 from fportrait.pixels import Picture
 
 
@@ -34,17 +33,9 @@ def check_output(
     for source in inputs:
         if source is not None and os.path.realpath(source) in written:  # `resolve` fails at links that go in circles
             raise UserError(f"the output {output}, which would overwrite {source}", "a name of its own", "change -o")
-    for path, folder, option in ((output, output.parent, "-o"), (conditions, conditions, "--conditions")):
-        if path is None or folder is None:
-            continue
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()  # permissions tell nothing to root, or of a read-only disk
-            writable = path is conditions or not path.is_dir()
-        except OSError:
-            writable = False
-        if not writable:
-            raise UserError(f"the output {path}, which cannot be written", "a folder of yours", f"change {option}")
+    check_writable(output, "-o")
+    if conditions is not None:
+        check_open_folder(conditions, conditions, "--conditions")
     for path in (output, output.with_suffix(".png")):
         check_file(path, force)
     if conditions is not None:

@@ -54,6 +54,9 @@ class Tracked:
     code_changes: np.ndarray | None = None  # `T 128` that the pixels of an own scene add to the codes; see `alignment`
     lens_known: bool = True  # given or recorded, and not estimated from the face
     covered: tuple[str, ...] = ()  # parts of a portrait's face that something stands before; see `tracking.covered`
+    quarter_turns: int = (
+        0  # by which faces stand rolled in the file, clockwise: everything here is of its frames upright
+    )
 
     def __len__(self) -> int:
         return len(self.track.translations)
@@ -71,18 +74,14 @@ class Tracked:
         return camera
 
     def pictures(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
-        """Full frames `H W 3` uint8 of some frames in rising order, read again from the file, one by one."""
+        """Full frames `H W 3` uint8 of some frames in rising order, upright, read again from the file, one by one."""
         places = [int(number if self.stored is None else self.stored[number]) for number in numbers]
-        return picked(iter_video(self.path, 0, max(places) + 1), places)
-
-    @property
-    def quarter_turns(self) -> int:
-        """By which faces stand rolled in the file, clockwise; the world, and what the model gets, is upright."""
-        return self.track.seen[0].quarter_turns
+        for frame in picked(iter_video(self.path, 0, max(places) + 1), places):
+            yield np.ascontiguousarray(np.rot90(frame, self.quarter_turns))
 
     def cut(self, picture: Picture) -> tuple[int, int, int, int]:
-        """`x0, y0, width, height` of the file's pixels that a picture of the file's orientation shows: the square
-        `crop` where it is square, else more of the file along the long side (`dataset.buckets`)."""
+        """`x0, y0, width, height` of an upright frame's pixels that a picture shows: the square `crop` where it is
+        square, else more of the frame along the long side (`dataset.buckets`)."""
         width, height = (round(2 * middle) for middle in self.intrinsics[:2, 2])
         return bucket_crop(self.crop, picture, (height, width))
 
@@ -95,22 +94,17 @@ class Tracked:
         return crop_rectangle(frame, self.cut(picture), picture)
 
     def landmarks(self, size: int | Picture) -> np.ndarray:
-        """Landmarks `T 478 2` in pixels of the model's upright picture, bridged where the face was lost."""
-        seen, picture = self.track.seen[0], Picture.of(size).turned(self.quarter_turns)
+        """Landmarks `T 478 2` in pixels of the model's picture, bridged where the face was lost."""
+        seen, picture = self.track.seen[0], Picture.of(size)
         found = np.flatnonzero(seen.confidence > 0)
         x0, y0, width, height = self.cut(picture)
         points = bridge_gaps(found, seen.landmarks[found], len(seen.confidence)) - (x0, y0)
-        points = points * (picture.width, picture.height) / (width, height)
-        for _ in range(self.quarter_turns):
-            points = np.stack([points[..., 1], picture.width - points[..., 0]], -1)
-            picture = picture.turned(1)
-        return points
+        return np.asarray(points * (picture.width, picture.height) / (width, height))
 
     def each_crop(self, numbers: Sequence[int], size: int | Picture) -> Iterator[np.ndarray]:
-        """The model's pictures `H W 3` of some frames, upright, one by one."""
-        picture = Picture.of(size).turned(self.quarter_turns)
+        """The model's pictures `H W 3` of some frames, one by one."""
         for frame in self.pictures(numbers):
-            yield np.ascontiguousarray(np.rot90(self.shown(frame, picture), self.quarter_turns))
+            yield self.shown(frame, Picture.of(size))
 
     def crops(self, numbers: Sequence[int], size: int | Picture) -> list[np.ndarray]:
         """All of `each_crop`."""
@@ -118,7 +112,7 @@ class Tracked:
 
 
 def face_of(frame: np.ndarray, tracked: Tracked, number: int = 0) -> np.ndarray:
-    """The part of a frame `H W 3` inside the box of its landmarks; empty where no face was found."""
+    """The part of an upright frame `H W 3` inside the box of its landmarks; empty where no face was found."""
     points = tracked.track.seen[0].landmarks[number]
     if not np.isfinite(points).all():
         return frame[:0]
@@ -164,7 +158,7 @@ def track_video(
     fov, told = picture_fov(path, fov)
     intrinsics = intrinsics_across(fov, info.width, info.height)
     tracked = track_frames(path, frames, intrinsics, fps, frames_in_file, model, config, crop_size, told != "assumed")
-    burnt = exposure_note(face_of(first[0], tracked), path.name)
+    burnt = exposure_note(face_of(np.rot90(first[0], tracked.quarter_turns), tracked), path.name)
     notes += [*tracked.notes, *[burnt] * bool(burnt)]
     if tracked.quarter_turns:
         notes.append(f"the face in {path.name} is rolled by {90 * tracked.quarter_turns}°; it is taken as upright")
@@ -196,14 +190,17 @@ def track_frames(
     crop_size: int,
     lens_known: bool = True,
 ) -> Tracked:
-    """The track of frames that were read.
+    """The track of frames that were read; where faces stand rolled in most of them by quarter turns, of these upright.
 
     Args:
         intrinsics: `3 3` with the principal point in the picture's middle. lens_known: else they are those of
             `ASSUMED_FOV`, and the face tells better ones.
     """
-    width, height = (round(2 * middle) for middle in intrinsics[:2, 2])
     seen = read_landmarks(frames, path.name, crop_size, config)
+    width, height = (round(2 * middle) for middle in intrinsics[:2, 2])
+    seen, turns = seen.upright(width, height)
+    if turns % 2:
+        width, height, intrinsics = height, width, intrinsics[[1, 0, 2]][:, [1, 0, 2]]
     doubt = refuse_unlike(seen.unlike, path.name, config.force)
     if not lens_known:
         intrinsics = estimated_lens(model, seen, intrinsics)
@@ -214,7 +211,8 @@ def track_frames(
     crop = crop_square(track.translations, track.rotations, track.cameras[0], intrinsics, config.crop_metres)
     notes = (doubt,) if doubt else ()
     cut = whole_pixels(crop.tolist())
-    return Tracked(path, shape, track, cut, intrinsics, fps, in_file, notes=notes, lens_known=lens_known)
+    about = {"notes": notes, "lens_known": lens_known, "quarter_turns": turns}
+    return Tracked(path, shape, track, cut, intrinsics, fps, in_file, **about)
 
 
 def draw_normals(

@@ -115,7 +115,7 @@ class SceneBlend:
         """The picture `H W 3` uint8 of a target."""
         own = self._made[0]
         weights = self.expected.weights(place_of(own.painter, target.vertices, target.intrinsics))
-        people = np.flatnonzero(weights[:, :WALL].any(1)).tolist()
+        people = [0, *(np.flatnonzero(weights[1:, :WALL].any(1)) + 1).tolist()]  # the face is always the portrait's
         layers = [drawn_by(self._shot(number), target) for number in people]
         size = target.covered.shape
         behind = mixed_wall([self._wall(number, size) for number in range(len(weights))], weights[:, WALL])
@@ -184,8 +184,10 @@ def before_wall(
     total, opaque = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     people = np.zeros((*shape, 3), np.float32)
     for index, (layer, weight) in enumerate(zip(layers, weights.astype(np.float32), strict=True)):
-        share = ((1 - low) * weight[HAIR] + low * weight[TORSO]) * np.maximum(layer.known, UNKNOWN)
-        share = share * beside if index else share
+        share = beside * ((1 - low) * weight[HAIR] + low * weight[TORSO])
+        if not index:  # also where frames tell so much more of hair and torso that it counts for nothing beside
+            share += 1 - beside
+        share *= np.maximum(layer.known, UNKNOWN)
         total += share
         share = share * layer.opacity
         opaque += share

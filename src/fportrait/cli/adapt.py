@@ -74,8 +74,10 @@ def adapt(
         if as_json:
             print_json({one: {**record, "fits": one in fit} for one, record in found.items()})
         else:
-            other = " (of another base: adapt again, or pass its base with --model)"
-            told = "\n".join(f"{one}{'' if one in fit else other}: {summary(r)}" for one, r in found.items())
+            folders = adapters(home())
+            told = "\n".join(
+                f"{one}{'' if one in fit else unfit(folders[one])}: {summary(record)}" for one, record in found.items()
+            )
             click.echo(told or "no adapters yet: fportrait adapt CLIPS --name NAME")
         return
     if delete is not None:
@@ -168,4 +170,19 @@ def summary(record: dict[str, Any]) -> str:
 
     if not record:
         return "no record beside it"
-    return f"{len(record['clips'])} clips; {words(record['scores'])}"
+    try:
+        return f"{len(record['clips'])} clips; {words(record['scores'])}"
+    except (LookupError, TypeError, AttributeError):  # anybody may have written into it
+        return "a broken record beside it"
+
+
+def unfit(folder: Path) -> str:
+    """Why an adapter of the project is not used."""
+    from fportrait.diffusion.lora import read_adapter
+    from fportrait.errors import UserError
+
+    try:
+        read_adapter(folder)
+    except UserError as error:
+        return f" ({error.found}: adapt again)"
+    return " (of another base: adapt again, or pass its base with --model)"

@@ -37,12 +37,13 @@ def check(clips: Path, name: str | None, sheet: Path, no_sheet: bool, force: boo
     from fportrait.capture.video_io import write_image
     from fportrait.cli import EXIT_PARTIAL
     from fportrait.errors import UserError
-    from fportrait.outputs import SENTENCE, check_file
+    from fportrait.outputs import SENTENCE, check_file, check_writable
 
     people = clips_of(clips, name)
     if not no_sheet:
         if sheet.suffix.lower() != ".png":
             raise UserError(f"the sheet {sheet}", "a name that ends with .png", "change --sheet")
+        check_writable(sheet, "--sheet")
         check_file(sheet, force)
     bars = Bars()
     try:

@@ -106,6 +106,9 @@ def add_lora(model: FactorPortraitTransformer, settings: LoraSettings | None = N
         raise UserError("a model that has an adapter", "one without", "merge it first (`merge_lora`)")
     base = weights_hash(model)
     chosen = list(adapted_matrices(model, settings))
+    sides = [min(model.get_submodule(name).weight.shape) for name in chosen]
+    if settings.rank > max(sides):  # more than such matrices have, and memory without end
+        raise UserError(f"a LoRA rank of {settings.rank}", f"{max(sides)} at most, of this model", "lower the rank")
     model.add_adapter(LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=chosen))
     model.requires_grad_(False)
     whole = trained_whole(model, settings)

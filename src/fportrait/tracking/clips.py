@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -53,6 +53,21 @@ class ClipLandmarks:
         """Quarter turns, clockwise on screen, by which the face is rolled: the camera was held so, not the head."""
         turns = [quarter_turns(points) for points in self.landmarks[self.confidence > 0]]
         return int(np.argmax(np.bincount(np.array(turns) % 4, minlength=4)))
+
+    def upright(self, width: int, height: int) -> tuple[ClipLandmarks, int]:
+        """The same in frames that are turned until the face stands upright (`np.rot90`), and by how many quarter turns.
+
+        Args:
+            width, height: pixels of the frames that the landmarks are in.
+        """
+        turns, sides = self.quarter_turns, (width, height)
+        landmarks, refined = self.landmarks, self.refined
+        for turn in range(turns):
+            landmarks, refined = (
+                None if points is None else np.stack([points[..., 1], sides[turn % 2] - points[..., 0]], -1)
+                for points in (landmarks, refined)
+            )
+        return replace(self, landmarks=landmarks, refined=refined), turns
 
 
 def read_landmarks(
