@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fportrait.body.blending import FaceBlend, Texture, expected_errors, face_moves, face_points, view_of
+from fportrait.body.blending import (
+    FaceBlend,
+    Texture,
+    expected_errors,
+    face_moves,
+    face_points,
+    headness,
+    view_of,
+)
 from fportrait.body.model import load_body
 from fportrait.body.painting import PortraitPainter, acting_vertices
 from fportrait.body.pose import Pose, rotation_matrix
@@ -106,3 +114,15 @@ def test_what_is_expected_grows_with_the_turn_and_the_expression():
     assert (expected_errors(BODY, views, moves, aside, moves[0])[0] > 100).all()
     modes, lower, nose = face_points(BODY)
     assert modes.shape[:2] == (52, len(lower)) and 0.3 < lower.mean() < 0.7 and nose < 0
+
+
+def test_other_clothes_do_not_make_a_frame_a_stranger(own, laughing):
+    picture = own.paint(target(SMILE))
+    there = target(SMILE)
+    torso = np.flatnonzero(headness(BODY, there) == 0)
+    other = picture.copy()
+    other.reshape(-1, 3)[
+        np.unique(there.places[torso] // (2 * SIZE) // 2 * SIZE + there.places[torso] % (2 * SIZE) // 2)
+    ] = 0
+    same, dressed = (FaceBlend(own, REST, [texture(one, SMILE)]).misfits[1] for one in (picture, other))
+    assert (other != picture).any() and dressed == pytest.approx(same, abs=3)

@@ -130,3 +130,16 @@ def test_learned_heads_make_lpips_of_any_backbone_weights(tmp_path, clip):
     assert metric.backbone.name.startswith("LPIPS 0.1, AlexNet")
     assert [len(head) for head in metric.heads] == [64, 192, 384, 256, 256]
     assert metric(clip[:1], clip[:1])[0] == 0 < metric(clip[1:2], clip[:1])[0]
+
+
+def test_a_frame_is_embedded_once_however_often_it_is_compared(checkpoint, clip, monkeypatch):
+    weights.add("arcface", checkpoint[0])
+    from fportrait.evaluation.metrics.csim import ArcFace, IdentitySimilarity
+
+    network, asked = ArcFace(), []
+    embed = network.embed
+    monkeypatch.setattr(network, "embed", lambda *told: asked.append(1) or embed(*told))
+    metric = IdentitySimilarity(network)
+    repeated = np.broadcast_to(clip[:1], clip.shape)
+    first, again = metric(repeated, clip), metric(repeated, clip)
+    assert np.array_equal(first, again, equal_nan=True) and len(asked) <= len(clip)

@@ -297,7 +297,7 @@ def scores_of(
 
     people = numbered(parts)
     metrics = {"psnr": "auto", "ssim": "auto", "lpips": "auto", "csim": "auto"}
-    protocol = {"metrics": metrics, "network_every": 4, "control": True, "shown": 4}
+    protocol = {"metrics": metrics, "control": True, "shown": 4}
     shutil.rmtree(mine / report, ignore_errors=True)
     how = (protocol, settings.seed, settings.judged_frames, settings.judged_scale)
     evaluate_clips(animator, mine / "clips/held", mine / report, *how)

@@ -35,7 +35,7 @@ NOISE = 16.0  # variance of grey levels that are explained: what the prior is we
 # What tracks are off by, standard deviations: radians about the camera's axes, metres along them (depth the worst), and
 # strengths of each direction of expression. And how far each is moved to see what the picture does.
 TRACK_SPREAD = np.array([0.03, 0.03, 0.03, 0.004, 0.004, 0.02])
-CODE_SPREAD = 0.07
+CODE_SPREAD = 0.05
 STEPS = np.array([0.01, 0.01, 0.01, 0.001, 0.001, 0.004])
 CODE_STEP = 0.1
 # A frame this near (degrees of the head, and any action) to one whose derivatives are known takes those.

@@ -102,10 +102,12 @@ class FaceBlend:
         target = Target(own.vertices, own.intrinsics, own.faces, own.portrait.shape[:2], own.samples)
         sight, places, _ = own.seen(target)
         wanted, low = own.colours(places, _softened(own)), self._lowness(target)
+        head = headness(self.body, target)  # a collar may be another one
         gains, misfits = np.ones((len(self.frames), 3)), np.zeros((1 + len(self.frames), 2))
         for number, frame in enumerate(self.frames):
             seen, at = frame.sight(target)
-            both, shown = np.minimum(_counts(seen), _counts(sight)), frame.painter.colours(at, _softened(frame.painter))
+            both = np.minimum(_counts(seen), _counts(sight)) * head
+            shown = frame.painter.colours(at, _softened(frame.painter))
             gains[number] = np.clip((both @ wanted) / np.maximum(both @ shown, 1), *GAINS)
             error = np.minimum((shown * gains[number] - wanted) ** 2, OCCLUDED**2).mean(1)
             for half, part in enumerate((1 - low, low)):

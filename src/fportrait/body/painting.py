@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from fportrait.body.backdrop import Backdrop, backdrop_of, ends_of, going_on, opacity_at, outside_of
+from fportrait.body.backdrop import (
+    Backdrop,
+    backdrop_of,
+    before_backdrop,
+    ends_of,
+    going_on,
+    opacity_at,
+    outside_of,
+)
+from fportrait.body.folds import smooth_folds
 from fportrait.body.grain import grain_of
 from fportrait.body.hair import hair_cover, hair_in, likeness, sampled, stands_beside, up_to_the_mesh
 from fportrait.body.mesh import mirror_vertices, mirrored_faces, of_part
@@ -28,7 +37,7 @@ from fportrait.body.rasterizer import rasterize, vertex_normals
 from fportrait.body.shoulders import behind_the_chin, below_ears, clothes_in, moved_by, trunk_of
 from fportrait.body.surface import doubted, surface_colours, well_inside
 from fportrait.body.teeth import ShownMouth
-from fportrait.body.warping import SEAM, Beyond, Target, draw_person, draw_warped, of_corners, on_surface, project
+from fportrait.body.warping import SEAM, Beyond, Target, draw_person, of_corners, on_surface, project
 from fportrait.camera.cameras import scale_intrinsics
 from fportrait.errors import UserError
 
@@ -59,7 +68,7 @@ SIGHT_DEPTH = 0.008  # metres behind what a pixel sees that still count as seen
 
 
 class Asked(NamedTuple):
-    """The arguments of `draw_warped`."""
+    """The arguments of `draw_person`."""
 
     portrait: np.ndarray
     target: Target
@@ -242,19 +251,37 @@ class PortraitPainter:
         Raises:
             ValueError: a target of another size than the portrait's, or of another number of samples.
         """
-        return draw_warped(*self._asked(target))
+        drawn, source, asked = self._drawn(target)
+        if asked.backdrop is not None:
+            drawn = before_backdrop(drawn, asked.backdrop, source, target.covered)
+        return drawn if target.samples == 1 else cv2.resize(drawn, target.size[::-1], interpolation=cv2.INTER_AREA)
 
     def layers(self, target: Target) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What `paint` lays over the backdrop, where a matte is given, at each of the target's samples: the person
         `H W 3` uint8; the opacity, `H W` in [0, 1]; and where both come from in the portrait, `H W 2`, OpenCV's
         pixels."""
-        asked = self._asked(target)
-        drawn, source = draw_person(*asked)
+        drawn, source, asked = self._drawn(target)
         assert asked.backdrop is not None
         return drawn, opacity_at(asked.backdrop, source, target.covered), source
 
+    def _drawn(self, target: Target) -> tuple[np.ndarray, np.ndarray, Asked]:
+        """`draw_person` of a target, and what it was asked."""
+        asked = self._asked(target)
+        drawn, source = draw_person(*asked)
+        if self.surface is not None and target.samples == 1:
+            smooth_folds(self, target, drawn, source)
+        return drawn, source, asked
+
+    def own(self, target: Target) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where the portrait has a target's points, `N 2` pixels; which of them are drawn in its own colours, `N`; and
+        which are inside the mouth, `N`."""
+        sight, places, front = self.sight(target)
+        beyond, inside = self._beyond(target, sight, places), self._inside or self._closed
+        within = np.zeros(len(front), bool) if inside is None else inside.part[target.triangles] > 0
+        return places, front & (beyond.shares <= 0) & ~beyond.lost & ~within, within
+
     def _asked(self, target: Target) -> Asked:
-        """What `draw_warped` is asked for a target."""
+        """What `draw_person` is asked for a target."""
         own = self.portrait.shape[:2], self.samples
         if (target.size, target.samples) != own:
             raise ValueError(f"a target of {target.size}, {target.samples} samples; this portrait's is {own}")

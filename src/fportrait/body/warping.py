@@ -44,7 +44,7 @@ class Target:
     def __init__(
         self, vertices: np.ndarray, intrinsics: np.ndarray, faces: np.ndarray, size: tuple[int, ...], samples: int
     ):
-        self.size, self.samples, self.vertices, self.intrinsics = size, samples, vertices, intrinsics
+        self.size, self.samples, self.vertices, self.intrinsics, self.faces = size, samples, vertices, intrinsics, faces
         tall, wide = (side * samples for side in size)
         ids, weights, _ = rasterize(vertices, faces, scale_intrinsics(intrinsics, samples), tall, wide)
         self.covered = ids >= 0  # of every sample

@@ -7,6 +7,8 @@ people have a cosine near 0.8 already: its CSIM compares models, it is not ArcFa
 from __future__ import annotations
 
 import functools
+import hashlib
+from collections import OrderedDict
 from typing import Any
 
 import cv2
@@ -24,6 +26,7 @@ ARCFACE_POINTS = np.array(
 )
 CHIP = 150  # pixels; dlib's crop
 CHIP_PADDING = 0.25
+REMEMBERED = 4096  # embeddings of frames
 
 
 def five_points(landmarks: np.ndarray) -> np.ndarray:
@@ -104,7 +107,8 @@ class IdentitySimilarity:
 
     def __init__(self, network: Any):
         self.network, self.backbone = network, network.backbone
-        self._last: tuple[bytes, np.ndarray | None] | None = None  # a repeated portrait is embedded once
+        # A clip's frames are asked for again with every method and every model, a repeated portrait with every frame.
+        self._known: OrderedDict[bytes, np.ndarray | None] = OrderedDict()
 
     def __call__(self, produced: np.ndarray, truth: np.ndarray, near: np.ndarray | None = None) -> np.ndarray:
         """Cosines `T`; both `T H W 3` uint8. `near` `T 478 2`: where the faces are looked for, if that is known.
@@ -116,17 +120,21 @@ class IdentitySimilarity:
         values = []
         for t, (ours, theirs) in enumerate(zip(produced, truth, strict=True)):
             place = None if near is None else near[t]
-            wanted = self._wanted(theirs, place)
-            face = shared_finder()(ours, place) if wanted is not None else None
-            values.append(np.nan if face is None else float(self.network.embed(ours, face.landmarks) @ wanted))
+            wanted = self._embedded(theirs, place)
+            found = None if wanted is None else self._embedded(ours, place)
+            values.append(np.nan if wanted is None or found is None else float(found @ wanted))
         return np.array(values)
 
-    def _wanted(self, frame: np.ndarray, near: np.ndarray | None) -> np.ndarray | None:
-        key = frame.tobytes()
-        if self._last is None or self._last[0] != key:
+    def _embedded(self, frame: np.ndarray, near: np.ndarray | None) -> np.ndarray | None:
+        """The embedding of a frame's face, None without one; kept for some thousand frames."""
+        key = hashlib.blake2b(frame.tobytes(), digest_size=16).digest()
+        if key not in self._known:
             face = shared_finder()(frame, near)
-            self._last = (key, None if face is None else self.network.embed(frame, face.landmarks))
-        return self._last[1]
+            self._known[key] = None if face is None else self.network.embed(frame, face.landmarks)
+        self._known.move_to_end(key)
+        while len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return self._known[key]
 
 
 def _network(name: str) -> Any:
@@ -154,4 +162,9 @@ def _dlib_installed() -> bool:
 
 
 def make(backbone: str) -> IdentitySimilarity:
-    return IdentitySimilarity(_network(backbone))
+    return _similarity_at(backbone, str(pick_device()))
+
+
+@functools.cache
+def _similarity_at(name: str, device: str) -> IdentitySimilarity:
+    return IdentitySimilarity(_network_at(name, device))
