@@ -81,6 +81,8 @@ def test_the_command_lists_deletes_and_says_what_is_missing(home, monkeypatch):
 
     code, told = adapt("--list", "--json")
     assert code == 0 and {name: one["fits"] for name, one in json.loads(told).items()} == {"anna": False, "ben": False}
+    done = CliRunner().invoke(main, ["evaluate", "--adapter", "anna"])
+    assert done.exit_code == 2 and "--adapter without --clips" in done.stderr
     assert adapt()[0] == adapt("clips")[0] == adapt("nowhere", "--name", "carl")[0] == 2
     code, told = adapt("nowhere", "--name", "../carl")
     assert code == 2 and "Traceback" not in told and sorted(adapters(home)) == ["anna", "ben"]
@@ -240,7 +242,7 @@ def test_shares_are_whole_percents_of_what_is_there():
 
 def test_consent_is_asked_of_every_person(tmp_path):
     (tmp_path / "anna").mkdir()
-    (tmp_path / "anna/consent.txt").write_text("agreed")
+    (tmp_path / "anna/Consent.TXT").write_text("agreed")  # as Windows has it
     (tmp_path / "ben").mkdir()
     people = {"anna": [tmp_path / "anna/a.mp4"], "ben": [tmp_path / "ben/b.mp4"]}
     assert without_consent(people, tmp_path) == ["ben"]
@@ -299,6 +301,17 @@ def test_clips_that_were_moved_are_found_where_they_lie_now(tmp_path):
         parts, _ = divide([PersonCheck("p", [one, other])])
         place(parts, tmp_path / "placed", AdaptSettings())
         assert all(len(read_video(path)) == 5 for path in (tmp_path / "placed").rglob("*.mp4"))
+
+
+def test_a_folder_of_videos_that_is_not_there_stops_a_deletion_and_one_video_may_be_named(home):
+    """Passed over, what an adapter made would lie on where its user meant, with consent withdrawn."""
+    with pytest.raises(UserError, match=r"no folder .*vidoes"):
+        delete("anna", home, [home / "vidoes"])
+    assert "anna" in adapters(home)
+    removed = delete("anna", home, [home / "videos/anna.mp4"])["removed"]
+    assert home / "videos/anna.mp4" in removed and (home / "videos/ben.mp4").is_file()
+    delete("ben", home, [home / "videos/ben.mp4"])
+    assert (home / "videos").is_dir(), "the user's own folder stays"
 
 
 def test_a_broken_adapter_or_record_is_listed_as_such_and_trained_again(home, monkeypatch):

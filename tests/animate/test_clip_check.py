@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from fportrait.animate import clip_check, tracked
 from fportrait.animate.check_sheet import contact_sheet
 from fportrait.animate.clip_check import (
     GOOD,
@@ -26,10 +28,11 @@ from fportrait.body.model import Pose, load_body
 from fportrait.camera.cameras import intrinsics_from_fov
 from fportrait.capture.motion import rotation_from_degrees
 from fportrait.capture.people import render, sample_person
-from fportrait.capture.video_io import write_video
+from fportrait.capture.video_io import probe, write_video
 from fportrait.capture.world import HEAD_TARGET, orbit_camera
 from fportrait.cli import main
 from fportrait.errors import UserError
+from fportrait.tracking.config import TrackConfig
 
 
 def film(person: int, turns: list[tuple[float, float]], jaw: float = 0.0, size: int = 224) -> np.ndarray:
@@ -129,6 +132,17 @@ def test_the_command_writes_the_sheet_and_its_exit_code_says_that_clips_cannot_b
 def clip(person: str, name: str, **values) -> ClipCheck:
     given = {"frames": 200, "fps": 25.0, "seconds": 8.0, "width": 640, "height": 480, "sha256": person + name}
     return ClipCheck(person, name, f"/{person}/{name}", **{**given, **values})
+
+
+def test_a_clip_whose_clock_is_broken_is_refused_before_any_work(people, monkeypatch):
+    """Joining clips of two rates wrote one of 307200 frames a second, which nobody could write again in the end."""
+    path, broken = people / "ben/wide.mp4", replace(probe(people / "ben/wide.mp4"), fps=307200.0)
+    for module in (clip_check, tracked):
+        monkeypatch.setattr(module, "probe", lambda _: broken)
+    (found,) = check_clips({"ben": [path]})
+    assert found.clips[0].state == UNUSABLE and "a clock of 3.072e+05 frames a second" in found.clips[0].reasons[0]
+    with pytest.raises(UserError, match=r"3\.072e\+05 frames per second in wide\.mp4"):
+        tracked.track_video(path, None, TrackConfig(), 64, 5, lambda *told: None, "track")
 
 
 def test_what_people_film_together_is_compared():

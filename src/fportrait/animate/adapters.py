@@ -84,12 +84,13 @@ _REPORT_TABLES = ("*.csv", "*.md", "*.tex", "probes.png")
 
 
 def made_with(hashes: Collection[str], folders: Iterable[Path]) -> list[Path]:
-    """What below `folders` was made with an adapter of these hashes, as files and folders to remove: videos and
-    pictures that name it in their provenance, folders of conditions, results of the studio, reports of `evaluate`."""
+    """What below `folders` (or is one) was made with an adapter of these hashes, as files and folders to remove:
+    videos and pictures that name it in their provenance, folders of conditions, results of the studio, reports of
+    `evaluate`."""
     from fportrait.animate.writing import CONDITIONS
 
     found: dict[Path, None] = {}
-    for path in (path for folder in folders for path in sorted(folder.rglob("*"))):
+    for path in (path for folder in folders for path in (sorted(folder.rglob("*")) if folder.is_dir() else [folder])):
         if found.keys() & {path, *path.parents} or path.is_symlink() or not path.is_file():
             continue
         if not any(one in hashes for one in _named_in(path)):
@@ -138,10 +139,14 @@ def delete(
         `hash` of the adapter (None without weights), `hashes` that it ever had, and `removed`, what is gone.
 
     Raises:
-        UserError: the project has nothing of that name, or it is being trained.
+        UserError: the project has nothing of that name, it is being trained, or there is no such folder of `videos`:
+            then nothing is removed.
     """
     home = Path(home)
     check_adapter_name(name)
+    for place in videos:
+        if not place.exists():  # passed over, what it made would lie on where the user meant
+            raise UserError(f"no folder {place}", "a folder of videos, or a video", "check --videos")
     folder, work, hashes = home / FOLDER / name, home / WORK / "adapters" / name, set(known)
     if not (folder.is_dir() or work.is_dir() or hashes):
         listed = ", ".join(adapters(home)) or "none"
@@ -158,7 +163,7 @@ def delete(
                 shutil.rmtree(path)
             else:
                 path.unlink()
-            if not any(path.parent.iterdir()) and path.parent not in videos:
+            if not any(path.parent.iterdir()) and not {path.parent, path} & set(videos):
                 path.parent.rmdir()
         for place in (folder, work):
             if place.is_symlink():

@@ -20,6 +20,7 @@ import numpy as np
 from fportrait.animate.likeness import OTHER, SAME, embedding
 from fportrait.atomic_io import file_hash
 from fportrait.capture.clock import picked
+from fportrait.capture.ingest import FPS_RANGE
 from fportrait.capture.video_io import VIDEO_SUFFIXES, VideoInfo, constant_frames, iter_video, probe
 from fportrait.errors import UserError
 from fportrait.tracking.clips import two_alike
@@ -220,6 +221,8 @@ def look(clip: ClipCheck, info: VideoInfo, path: Path, model: LandmarkModel, loo
         clip.fps, stored = constant_frames(path)
         clip.frames, clip.seconds = len(stored), len(stored) / clip.fps
         clip.notes.append("a variable frame rate: it is resampled to a constant one")
+    if clip.fps > FPS_RANGE[1]:
+        clip.bad(UNUSABLE, f"a clock of {clip.fps:.4g} frames a second: write the file again with its rate")
     last = min(info.frames, most or info.frames) - 1
     places = np.unique(np.linspace(0, last, min(looks, last + 1)).round().astype(int)).tolist()
     landmarker, faces, crops, doubles = shared_landmarker(), [], [], 0
@@ -314,7 +317,7 @@ def judge(clip: ClipCheck) -> None:
         clip.bad(POOR, "overexposed: less light, or tap on the face before filming")
     if clip.one_sided > ONE_SIDED:
         clip.bad(POOR, f"lit from one side ({clip.one_sided:.1f} times brighter): face the light")
-    if clip.seconds < SHORT:
+    if clip.seconds < SHORT and clip.fps <= FPS_RANGE[1]:
         clip.bad(POOR, f"{clip.seconds:.1f} s long: five to ten seconds hold a motion")
     if clip.fps < SLOW_RATE:
         clip.bad(POOR, f"{clip.fps:.3g} frames a second: 24 or more show speech and blinks")

@@ -18,9 +18,11 @@ from fportrait.body.warping import Target
 from fportrait.camera.cameras import in_camera, rectangle_intrinsics
 from fportrait.capture.clock import picked
 from fportrait.capture.image_io import exposure_note
+from fportrait.capture.ingest import FPS_RANGE
 from fportrait.capture.video_io import constant_frames, iter_video, probe
 from fportrait.dataset.buckets import bucket_crop
 from fportrait.dataset.encode import crop_rectangle, whole_pixels
+from fportrait.errors import UserError
 from fportrait.pixels import Picture
 from fportrait.tracking.clips import Clip, read_landmarks
 from fportrait.tracking.config import TrackConfig
@@ -138,7 +140,8 @@ def track_video(
             estimates them from the face.
 
     Raises:
-        UserError: not a video, no face or nothing like one, two of like size, or a face that is gone too long.
+        UserError: not a video, no face or nothing like one, two of like size, a face that is gone too long, or a rate
+            that nothing has.
     """
     path, info = Path(path), probe(path)
     fps, frames_in_file, stored = info.fps, info.frames, None
@@ -147,6 +150,8 @@ def track_video(
         fps, stored = constant_frames(path)
         frames_in_file = len(stored)
         notes.append(f"{path.name} has a variable frame rate; it was resampled to {fps:g} frames per second")
+    if fps > FPS_RANGE[1]:
+        raise UserError(f"{fps:.4g} frames per second in {path.name}", "1000 at most", "write it again with its rate")
     count = min(frames_in_file, max_frames, max(1, math.ceil(min(seconds * fps, frames_in_file) - 1e-6)))
     if stored is None:
         source = iter_video(path, 0, count)

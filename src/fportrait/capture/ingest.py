@@ -187,7 +187,8 @@ def _check_identity(dataset: str, name: str, scan: _Scan) -> None:
 
 def has_consent(folder: Path) -> bool:
     """Whether a person's folder holds a consent file that is not empty."""
-    return any((folder / name).is_file() and (folder / name).stat().st_size > 0 for name in CONSENT)
+    there = (path for path in folder.iterdir() if path.name.lower() in CONSENT) if folder.is_dir() else ()
+    return any(path.is_file() and path.stat().st_size > 0 for path in there)
 
 
 def _check_consent(folder: Path, scan: _Scan) -> None:
@@ -209,7 +210,7 @@ def _scan_phone(folder: Path, scan: _Scan, default_fov: float) -> None:
     except UserError as error:
         scan.refuse(PHONE, identity, folder, error)
         return
-    clips = [path for path in _entries(folder) if path.name not in ("capture.json", *CONSENT)]
+    clips = [path for path in _entries(folder) if path.name.lower() not in ("capture.json", *CONSENT)]
     videos = [path for path in clips if not path.name.endswith(FEATURES_SUFFIX)]
     if not videos:
         scan.refuse(PHONE, identity, folder, UserError("an empty folder", "clips", "add clips or remove the folder"))

@@ -26,7 +26,7 @@ from fportrait.cli._options import Bars, device_option, json_option, path_type, 
 @click.option("--list", "listing", is_flag=True, help="List the adapters of this project.")
 @click.option("--delete", metavar="NAME", help="Remove an adapter and everything made from it (consent withdrawn).")
 @click.option(
-    "--videos", multiple=True, type=path_type, help="With --delete: folders to search for videos that it made."
+    "--videos", multiple=True, type=path_type, help="With --delete: folders (or videos) to search for what it made."
 )
 @device_option
 @json_option

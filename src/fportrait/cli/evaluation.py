@@ -186,6 +186,8 @@ def evaluate(
             )
         click.echo(f"report: {output / 'report.html'}")
 
+    if adapter is not None and not clips:
+        raise UserError("--adapter without --clips", "a folder of videos to score it on", "name them with --clips")
     if clips:
         from fportrait.animate.adapters import resolve
         from fportrait.animate.animator import Animator
