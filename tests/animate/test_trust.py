@@ -5,8 +5,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from fportrait.animate.tracked import trust_in
+from fportrait.body.mesh import turned_by
 from fportrait.body.model import Pose, load_body
-from fportrait.body.painting import PortraitPainter, turned_by
+from fportrait.body.painting import PortraitPainter
 from fportrait.body.warping import Target
 
 

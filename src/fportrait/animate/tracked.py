@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from fportrait.body.blending import FaceBlend, Texture
+from fportrait.body.mesh import turned_by
 from fportrait.body.model import BodyModel
-from fportrait.body.painting import WARP_SCALE, PortraitPainter, acting_vertices, turned_by
+from fportrait.body.painting import WARP_SCALE, PortraitPainter, acting_vertices
 from fportrait.body.rasterizer import normal_map
 from fportrait.body.scene import SceneBlend
 from fportrait.body.warping import Target
@@ -298,8 +299,8 @@ def portrait_painter(
 ) -> PortraitPainter:
     """What paints a tracked portrait's picture `H W 3`; arguments as `paint_portrait` has them."""
     vertices = in_camera(next(posed(body, of.shape, of, [0], [own_actions], of.offsets)), of.reference_camera)
-    lens, mouth_covered = of.lens(Picture(*picture.shape[:2])), "mouth" in of.covered
-    return PortraitPainter(body, picture, vertices, lens, samples, others, matte, mouth_covered)
+    lens, covered = of.lens(Picture(*picture.shape[:2])), ("mouth" in of.covered, "eyes" in of.covered)
+    return PortraitPainter(body, picture, vertices, lens, samples, others, matte, *covered)
 
 
 def paint_portrait(

@@ -1,8 +1,9 @@
-"""What is asked of a body's mesh as a surface: its parts, and values that spread over it."""
+"""What is asked of a body's mesh as a surface: its parts, values that spread over it, and how it was turned."""
 
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -90,3 +91,16 @@ def mirrored_faces(body: Any) -> np.ndarray | None:
     mirrored triangle turns the other way; None without `mirror_vertices`."""
     mirror = mirror_vertices(body)
     return None if mirror is None else np.ascontiguousarray(mirror[np.asarray(body.faces)][:, ::-1].astype(np.int32))
+
+
+def turned_by(before: np.ndarray, after: np.ndarray) -> float:
+    """Degrees between two poses of a body's vertices `V 3`."""
+    return math.degrees(turn_between(before, after).magnitude())
+
+
+def turn_between(before: np.ndarray, after: np.ndarray) -> Any:
+    """The rotation from one pose of a body's vertices `V 3` to another (Kabsch 1976)."""
+    from scipy.spatial.transform import Rotation
+
+    first, second = (one[::16] - one[::16].mean(0) for one in (before, after))
+    return Rotation.align_vectors(second, first)[0]

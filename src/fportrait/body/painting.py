@@ -10,19 +10,12 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from fportrait.body.backdrop import (
-    Backdrop,
-    backdrop_of,
-    before_backdrop,
-    ends_of,
-    going_on,
-    opacity_at,
-    outside_of,
-)
+from fportrait.body.backdrop import Backdrop, backdrop_of, before_backdrop, ends_of, going_on, opacity_at, outside_of
+from fportrait.body.eyelids import ClosedLids, lids_of
 from fportrait.body.folds import smooth_folds
 from fportrait.body.grain import grain_of
 from fportrait.body.hair import hair_cover, hair_in, likeness, sampled, stands_beside, up_to_the_mesh
-from fportrait.body.mesh import mirror_vertices, mirrored_faces, of_part
+from fportrait.body.mesh import mirror_vertices, mirrored_faces, of_part, turn_between
 from fportrait.body.mouth import (
     INSIDE,
     USUAL_SKIN,
@@ -103,19 +96,6 @@ def acting_vertices(body: Any, shape: np.ndarray, actions: np.ndarray | None, po
     return np.asarray(body.vertices(shape, actions, pose))
 
 
-def turned_by(before: np.ndarray, after: np.ndarray) -> float:
-    """Degrees between two poses of a body's vertices `V 3`."""
-    return math.degrees(turn_between(before, after).magnitude())
-
-
-def turn_between(before: np.ndarray, after: np.ndarray) -> Any:
-    """The rotation from one pose of a body's vertices `V 3` to another (Kabsch 1976)."""
-    from scipy.spatial.transform import Rotation
-
-    first, second = (one[::16] - one[::16].mean(0) for one in (before, after))
-    return Rotation.align_vectors(second, first)[0]
-
-
 class PortraitPainter:
     """The portrait that a model is given as a condition: painted on its body, and drawn in any pose and face.
 
@@ -130,7 +110,7 @@ class PortraitPainter:
         matte: the person's opacity in the portrait, `h w` in [0, 1] at any size: what stands behind stays where it is,
             hair and hats move as far as the head, and what it sees too much askew is filled from around. None, which
             is what models are trained with, drags both along, less with distance.
-        mouth_covered: something stands before the mouth: lips that part show more of it, and no teeth.
+        mouth_covered, eyes_covered: something stands there: lips that part show more of it, no teeth; no lids close.
     """
 
     def __init__(
@@ -143,9 +123,11 @@ class PortraitPainter:
         others: Sequence[PortraitPainter] = (),
         matte: np.ndarray | None = None,
         mouth_covered: bool = False,
+        eyes_covered: bool = False,
     ):
         self.body, self.samples, self.others = body, samples, list(others)
         self._teeth: ShownMouth | None = None  # for people alone
+        self._lids: ClosedLids | None = None  # for people alone
         self._carried = 0.0, 0.0  # of the target that was asked for last
         self._last: tuple[Target, tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None
         self.portrait, self.vertices, self.intrinsics = portrait, np.asarray(vertices, np.float32), intrinsics
@@ -155,8 +137,8 @@ class PortraitPainter:
         weights = mouth_weights(body)
         self._mouth = None if weights is None else weights[self.faces]  # of each triangle's corners, `F 3`
         height, width = (samples * side for side in portrait.shape[:2])
-        ids, _, self._depth = rasterize(vertices, self.faces, scale_intrinsics(intrinsics, samples), height, width)
-        triangle = ids[::samples, ::samples]
+        ids, shares, self._depth = rasterize(vertices, self.faces, scale_intrinsics(intrinsics, samples), height, width)
+        triangle, shares = ids[::samples, ::samples], shares[::samples, ::samples]
         seen = triangle >= 0
         # Of the whole surface, and where the portrait shows no person: for people alone, not what models are shown.
         self.backdrop, self.surface, self._empty = None, None, None
@@ -200,6 +182,8 @@ class PortraitPainter:
             if trunk is not None:
                 flesh = flesh * ~(seen & trunk[triangle])
             self._grains = [grain for grain in grains if grain is not None]
+            if (lids := lids_of(body)) is not None and not eyes_covered:
+                self._lids = ClosedLids(body, lids, portrait, triangle, shares, skin, vertices, intrinsics, grains[0])
         if matte is not None:
             self.backdrop = backdrop_of(portrait, matte, seen, flesh, self._ended)
             if worn is not None:
@@ -270,6 +254,8 @@ class PortraitPainter:
         drawn, source = draw_person(*asked)
         if self.surface is not None and target.samples == 1:
             smooth_folds(self, target, drawn, source)
+        if self._lids is not None:
+            self._lids.draw(drawn, target, self.seen(target)[0])
         return drawn, source, asked
 
     def own(self, target: Target) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
