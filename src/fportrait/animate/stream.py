@@ -155,8 +155,9 @@ class PortraitStream:
         large = max(size, SIDE)
         opacity = matte_around(crop_picture(image, self.person.crop, large), self.person.landmarks(large)[0])
         seen, covered = (self.picture, vertices, self.own_intrinsics), self.person.covered
-        hidden = {"mouth_covered": "mouth" in covered, "eyes_covered": "eyes" in covered}
-        self.paint = PortraitPainter(animator.body, *seen, matte=opacity, **hidden)
+        self.paint = PortraitPainter(
+            *(animator.body, *seen), matte=opacity, mouth_covered="mouth" in covered, eyes_covered="eyes" in covered
+        )
         self.rest_code = animator.portrait_rest(self.person)
         matches = self.reads_painted and animator.encoder.readout is not None
         self.response = animator.response(self.person, image) if matches else None

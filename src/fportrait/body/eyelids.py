@@ -41,13 +41,13 @@ ROUNDS, DARKER, BRIGHTER, SLOPE = 3, 1.3, 1.5, 0.1
 # lower lid, and do.
 CLOSING, LEAST_OPEN, SHUT, MEETING = (0.2, 0.7), 0.15, (0.04, 0.12), (0.2, 0.08)
 TOUCHING = 0.0025, 0.0008  # metres between two lids where they begin to meet, and do
-# Times as large as around the eye that a lid is drawn, beside the portrait, from which it is drawn anew, and wholly;
-# metres above its margin where its own lashes begin, and where all of one that meets the other is drawn anew; half
-# widths aside where that ends; and deviation of the Gaussian that its edge is softened with, metres.
-STRETCHED, OWN, ANEW, ENDS, SOFT = (1.25, 2.2), (0.0008, 0.003), (0.008, 0.004), (1.15, 1.6), 0.0022
+# How many times as large as around the eye a lid is drawn, beside the portrait, from where it is drawn anew, and wholly
+# (binary logarithms); metres above its margin where its own lashes begin, and where all of one that meets the other is
+# drawn anew; half widths aside where that ends; and deviation of the Gaussian that its edge is softened with, metres.
+STRETCHED, OWN, ANEW, ENDS, SOFT = (0.32, 1.14), (0.0008, 0.003), (0.008, 0.004), (1.15, 1.6), 0.0022
 # How bright a closed lid is beside the skin around: darker by so much at the crease, so high above the margin and so
 # wide (metres); at the lashes, up to so far above them; and at the outer and the inner corner, between so many half
-# widths aside. Where it is darker it is redder: times that, by channel. As five filmed people's lids are.
+# widths aside. Where it is darker it is redder: times that, by channel. About as five filmed people's lids are.
 CREASE, LOW, OUTER, INNER, CORNER = (0.08, 0.0085, 0.0012), (0.3, 0.007), 0.16, 0.22, (0.4, 1.2)
 TINT = np.array([0.87, 1.03, 1.1], np.float32)
 # The line of lashes: how opaque, and how wide (deviation, metres), its core and its edge; how far the upper margin may
@@ -209,8 +209,8 @@ class ClosedLids:
         share, beside = softened(target, rows, upper, share, SOFT * metre * target.samples)
         unseen = meeting * (sight[rows] <= 0)
         share = closing * np.where(upper, np.maximum(share, unseen), touching * np.maximum(beside, ball))
-        line = sum(high * np.exp(-((away / wide) ** 2) / 2) for high, wide in (CORE, SHADE))
-        line = line * touching * within * closing
+        core, shadow = (high * np.exp(-((away / wide) ** 2) / 2) for high, wide in (CORE, SHADE))
+        line = (core + shadow) * touching * within * closing
         opacity = 1 - (1 - share) * (1 - line)
         drawn = np.flatnonzero(opacity > LEAST_SHARE)
         aside, height, away, within, line, opacity, rows = (
@@ -233,7 +233,7 @@ class ClosedLids:
             for one in (pixels, self._pixels)
         )
         nearer = max(float(now), 1e-6) / max(float(before), 1e-6)
-        self._values[vertices, 2] = smooth(*np.log(STRETCHED), np.log(larger / (smaller * nearer)))
+        self._values[vertices, 2] = smooth(*STRETCHED, np.log2(larger / (smaller * nearer)))
         return self._values
 
 
