@@ -31,7 +31,9 @@ def painter(samples: int, matte: bool = True) -> PortraitPainter:
     across, down = np.meshgrid(np.arange(SIZE), np.arange(SIZE))
     picture = np.clip((150, 120, 100) + 60 * np.sin(down / 2.5 + across / 19)[..., None], 0, 255).astype(np.uint8)
     opacity = np.ones((SIZE, SIZE), np.float32) if matte else None
-    return PortraitPainter(BODY, picture, face(jawOpen=0.12), LENS, samples, matte=opacity)
+    one = PortraitPainter(BODY, picture, face(jawOpen=0.12), LENS, samples, matte=opacity)
+    one._lids = None  # closed ones lie over the folds (`body.eyelids`)
+    return one
 
 
 def painted(one: PortraitPainter, vertices: np.ndarray) -> np.ndarray:
