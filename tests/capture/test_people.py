@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -144,3 +147,32 @@ def test_the_face_landmarker_finds_the_face_of_everybody_within_three_percent():
         inner = [1, 4, 33, 133, 362, 263, 61, 291, 13, 14, 152]  # nose, eyes, mouth, chin
         errors.append(np.linalg.norm(faces[0].landmarks[inner] - 2 * pixels[inner], axis=1).mean() / 256)
     assert np.mean(errors) < 0.03, errors
+
+
+STOPPED = """
+import signal
+from fportrait.body.model import load_body
+from fportrait.capture import hair
+from fportrait.capture.people import sample_person
+
+def stop(*_):
+    raise KeyboardInterrupt
+
+def interrupted(centre, rays, *rest):
+    cast(centre, rays[:0], *rest)  # compiled now
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    return cast(centre, rays, *rest)
+
+signal.signal(signal.SIGALRM, stop)
+cast, hair._cast = hair._cast, interrupted
+try:
+    sample_person(3, load_body())
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+def test_the_first_person_can_be_interrupted():
+    """Ctrl+C while rays are cast at the skull (some seconds, once a process) was a segmentation fault."""
+    done = subprocess.run([sys.executable, "-c", STOPPED], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr[-500:]

@@ -91,11 +91,13 @@ def make_skull(body: BodyModel, chart: Chart, skin_faces: np.ndarray) -> Skull:
     centre = np.array([0.0, temples[1] + 0.02, chart.axis])
     azimuth, elevation = azimuth_grid(), elevation_grid()
     rays = directions(azimuth[:, None], elevation[None])
-    triangles, weights, found = _cast(centre, rays.reshape(-1, 3), template, faces, skin_faces.astype(np.int64))
-    triangles, weights = triangles.reshape(rays.shape[:2]), weights.reshape(rays.shape)
+    triangles, found = np.zeros(rays.shape[:2], np.int64), np.ones(rays.shape[:2], np.bool_)
+    weights, every = np.zeros(rays.shape), rays.reshape(-1, 3)
+    told = triangles.reshape(-1), weights.reshape(-1, 3), found.reshape(-1)
+    _cast(centre, every, template, faces, skin_faces.astype(np.int64), *told)
     attached = np.einsum("aekx,aek->aex", template[faces[triangles]], weights)
     radius = np.einsum("aex,aex->ae", attached - centre, rays)
-    foot = centre + _close_holes(radius, found.reshape(radius.shape))[..., None] * rays
+    foot = centre + _close_holes(radius, found)[..., None] * rays
     # heights fall along a meridian, so each column of the texture can look its elevation up
     heights = np.minimum.accumulate(foot[..., 1], axis=1) - 1e-6 * np.arange(ELEVATIONS)
     columns = np.stack([np.interp(-chart.height, -heights[a], elevation) for a in range(AZIMUTHS)], axis=1)
@@ -225,12 +227,20 @@ def painted_scalp(skull: Skull, line: np.ndarray, rng: np.random.Generator) -> n
 
 @numba.njit(cache=True)
 def _cast(
-    centre: np.ndarray, rays: np.ndarray, vertices: np.ndarray, faces: np.ndarray, chosen: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The farthest triangle each ray crosses (Möller and Trumbore 1997), its weights, and whether one was found."""
-    hit = np.zeros(len(rays), np.int64)
-    weights = np.zeros((len(rays), 3))
-    found = np.ones(len(rays), np.bool_)
+    centre: np.ndarray,
+    rays: np.ndarray,
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    chosen: np.ndarray,
+    hit: np.ndarray,
+    weights: np.ndarray,
+    found: np.ndarray,
+) -> None:
+    """The farthest triangle each ray crosses (Möller and Trumbore 1997) into `hit` `N`, its `weights` `N 3`, both zero
+    before, and whether one was `found` `N`, true before.
+
+    They are given, because Numba crashes when it returns several arrays to an interpreter that was interrupted.
+    """
     for r in range(len(rays)):
         d = rays[r]
         best, nearest, miss = 0.0, 0, -2.0
@@ -264,4 +274,3 @@ def _cast(
             found[r] = False
             hit[r] = nearest
             weights[r] = 1.0 / 3.0
-    return hit, weights, found
