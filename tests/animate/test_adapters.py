@@ -238,6 +238,7 @@ def test_shares_are_whole_percents_of_what_is_there():
     mixture = shares(AdaptSettings(embedded=40), everything)
     assert sum(mixture.values()) == 100 and mixture["PhoneCapture"] == 61 and mixture["ViewSweep"] == 13
     assert shares(AdaptSettings(embedded=0), everything) == {"PhoneCapture": 100}
+    assert shares(AdaptSettings(embedded=2), everything) == {"StudioCapture": 1, "ViewSweep": 1, "PhoneCapture": 98}
 
 
 def test_consent_is_asked_of_every_person(tmp_path):

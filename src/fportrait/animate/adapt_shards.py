@@ -148,7 +148,8 @@ def embedded_shards(folder: Path, base: Path, settings: AdaptSettings, tell: Tel
 
 def shares(settings: AdaptSettings, there: Mapping[str, int]) -> dict[str, int]:
     """Percent by dataset: the embedded share over the kinds of clips that were filmed, the rest is the user's own."""
-    embedded = [name for name in EMBEDDED_DATASETS.values() if there.get(name)] if settings.embedded else []
+    embedded = [name for name in EMBEDDED_DATASETS.values() if there.get(name)]
+    embedded = embedded[: settings.embedded]  # a percent or two are of fewer kinds, and not of none
     mixture = {name: settings.embedded // len(embedded) for name in embedded}
     mixture["PhoneCapture"] = 100 - sum(mixture.values())
     return mixture
