@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fportrait.animate import Animator
-from fportrait.animate.alignment import SIZE, TRACK_SPREAD, Aligner, Scene
+from fportrait.animate.alignment import INNER_LIPS, MARKS, SIZE, TRACK_SPREAD, Aligner, Scene, marks, over_face
 from fportrait.animate.tracked import portrait_painter
 from fportrait.body.model import load_body
 from fportrait.bundle import SHIPPED_BASE
@@ -34,14 +34,22 @@ def known(tmp_path_factory):
     lens = crop_intrinsics(person.intrinsics, person.crop, SIZE)
     along = np.stack(list(animator.directions.values()))
     where = (person.shape, person.offsets, person.track.cameras[0], lens)
-    scene = Scene(body, painter, *where, animator.encoder.readout, along)
+    beside = person.landmarks(SIZE)[0][MARKS] - marks(body, painter.vertices, painter.intrinsics)
+    scene = Scene(body, painter, *where, animator.encoder.readout, along, beside)
     pose = person.track.rotations[0], person.track.translations[0], code
     return scene, person.landmarks(SIZE)[0], pose
 
 
 def frame_of(scene, pose, change):
     """What a camera would have seen of such a change."""
-    return np.clip(scene.draw(*pose, change) + 0.5, 0, 255).astype(np.uint8)
+    return np.clip(scene.draw(*pose, change)[0] + 0.5, 0, 255).astype(np.uint8)
+
+
+def found_in(scene, pose, change, points):
+    """The landmarks that would be found in it, to a third of a pixel; those of lips and lids, which are looked at."""
+    found = points.copy()
+    found[MARKS] = scene.draw(*pose, change)[1] + np.random.default_rng(0).normal(0, 0.33, (len(MARKS), 2))
+    return found
 
 
 def changed(scene):
@@ -73,7 +81,7 @@ def pixels_off(scene, pose, change, wanted):
 def test_a_head_that_stands_elsewhere_than_its_track_is_found(known, seen, bound):
     scene, points, pose = known
     wanted = changed(scene)
-    found = Aligner(scene)(seen(frame_of(scene, pose, wanted)), points, *pose)
+    found = Aligner(scene)(seen(frame_of(scene, pose, wanted)), found_in(scene, pose, wanted, points), *pose)
     before, after = (pixels_off(scene, pose, change, wanted) for change in (0 * wanted, found))
     assert before > 0.8 and after < bound * before, (before, after)
 
@@ -82,11 +90,33 @@ def test_an_expression_that_codes_missed_is_found(known):
     scene, points, pose = known
     wanted = np.zeros(6 + len(scene.along))
     wanted[6 + 2] = 0.3  # the jaw
-    found = Aligner(scene)(frame_of(scene, pose, wanted), points, *pose)
+    found = Aligner(scene)(frame_of(scene, pose, wanted), found_in(scene, pose, wanted, points), *pose)
     told = scene.tell(found[6:] @ scene.along) - scene.tell(np.zeros_like(pose[2]))
     asked = scene.tell(wanted[6:] @ scene.along) - scene.tell(np.zeros_like(pose[2]))
     jaw = scene.body.action_names.index("jawOpen")
     assert told[jaw] > 0.35 * asked[jaw]  # teeth that come into view, which no derivative foretells, hold it back
+
+
+def test_what_lies_between_the_lips_counts_for_nothing(known):
+    scene, _, pose = known
+    opened = np.zeros(6 + len(scene.along))
+    opened[6 + 2] = 0.8  # the jaw
+    points = known[1].copy()
+    points[MARKS] = scene.draw(*pose, opened)[1]
+    weights = over_face(points)
+    x, y = points[INNER_LIPS].mean(0).astype(int)
+    assert weights[y, x] < 0.02
+    x, y = points[[1, 199]].astype(int).T  # nose and chin
+    assert weights[y, x].min() > 0.98
+
+
+def test_a_smile_that_pixels_cannot_show_is_kept_as_its_landmarks_have_it(known):
+    scene, points, pose = known
+    none, smiling = np.zeros((2, 6 + len(scene.along)))
+    smiling[6 + 3] = 0.5
+    frame, smile = frame_of(scene, pose, none), (pose[0], pose[1], pose[2] + 0.5 * scene.along[3])
+    rests, smiles = (Aligner(scene)(frame, found_in(scene, pose, of, points), *smile) for of in (none, smiling))
+    assert rests[6 + 3] < -0.3 and smiles[6 + 3] > -0.12
 
 
 def test_what_is_no_view_of_the_portrait_moves_nothing_far(known):

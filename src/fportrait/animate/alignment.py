@@ -4,7 +4,8 @@ Landmarks tell where a head is to a third of a pixel, and the jitter of that is 
 hardly moves. Where portrait and video show the same person in the same scene (`together`), pixels tell more: the
 portrait is painted on its body as the track has it, and head pose and expression are changed until the picture is the
 frame's. Direct alignment (Lucas and Kanade 1981; with a robust norm and the frame's own gain and offset of light, Baker
-and Matthews 2004) over the face alone, with a prior that holds what pixels do not tell at the track's value.
+and Matthews 2004) over the face alone, with a prior that holds what pixels do not tell at the track's value, and lips
+and lids held to their landmarks.
 
 Of eight talking clips against their own first frames this is worth .6 to 3.0 dB (docs/real-faces.md).
 """
@@ -22,6 +23,7 @@ from fportrait.animate.tracked import Report, Tracked, portrait_painter
 from fportrait.body.model import BodyModel
 from fportrait.body.painting import PortraitPainter, acting_vertices
 from fportrait.body.pose import rotation_matrix
+from fportrait.body.warping import on_surface, project
 from fportrait.camera.cameras import crop_intrinsics, in_camera
 from fportrait.dataset.encode import crop_picture
 from fportrait.tracking.fit import bridge_gaps, to_pose
@@ -38,6 +40,16 @@ TRACK_SPREAD = np.array([0.03, 0.03, 0.03, 0.004, 0.004, 0.02])
 CODE_SPREAD = 0.05
 STEPS = np.array([0.01, 0.01, 0.01, 0.001, 0.001, 0.004])
 CODE_STEP = 0.1
+# Landmarks of the lips' inner edge: what lies between them, teeth and shadow, is nobody's to align. A painted portrait
+# shows its own there, and a mouth was closed until the frame's was matched.
+INNER_LIPS = [78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95]
+OUTER_LIPS = [61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146]
+LIDS = [33, 7, 163, 144, 145, 153, 154, 155, 133, 246, 161, 160, 159, 158, 157, 173]  # of the right eye, and the left
+LIDS += [263, 249, 390, 373, 374, 380, 381, 382, 362, 466, 388, 387, 386, 385, 384, 398]
+MARKS = np.array([*OUTER_LIPS, *INNER_LIPS, *LIDS])
+# A painted smile has no folds and shades no cheek: pixels alone take back what they cannot show. So lips and lids are
+# held to their landmarks, with so many squared grey levels for a squared pixel; proportionally beyond so many pixels.
+MARKED, ASTRAY = 400.0, 1.5
 # A frame this near (degrees of the head, and any action) to one whose derivatives are known takes those.
 NEAR_DEGREES, NEAR_ACTION = 3.0, 0.3
 
@@ -48,7 +60,8 @@ class Scene:
     `camera` `4 4` and `lens` `3 3` of the same size.
 
     Attributes:
-        tell: the actions `52` of a code `128`. along: directions of expression, `K 128`.
+        tell: the actions `52` of a code `128`. along: directions of expression, `K 128`. beside: how far the portrait's
+            lips and lids lie beside its body's, `L 2` pixels.
     """
 
     body: BodyModel
@@ -59,6 +72,7 @@ class Scene:
     lens: np.ndarray
     tell: Callable[[np.ndarray], np.ndarray]
     along: np.ndarray
+    beside: np.ndarray
 
     def moved(self, rotation: np.ndarray, translation: np.ndarray, change: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """A head's pose, turned by `change[:3]` about its middle and shifted by `change[3:6]`, in the camera's axes."""
@@ -67,14 +81,24 @@ class Scene:
         middle = translation + rotation @ LOOK_AT + axes.T @ change[3:6]
         return turned, middle - turned @ LOOK_AT
 
-    def draw(self, rotation: np.ndarray, translation: np.ndarray, code: np.ndarray, change: np.ndarray) -> np.ndarray:
-        """The portrait so, `SIZE SIZE 3` float32, softened."""
+    def draw(
+        self, rotation: np.ndarray, translation: np.ndarray, code: np.ndarray, change: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The portrait so, `SIZE SIZE 3` float32, softened; and where its lips and lids are, `L 2` pixels."""
         rotation, translation = self.moved(rotation, translation, change)
         pose = to_pose(self.body, self.shape, rotation, translation)
         vertices = acting_vertices(self.body, self.shape, self.tell(code + change[6:] @ self.along), pose)
         if self.offsets is not None:
             vertices = vertices + self.offsets @ rotation.T
-        return softened(self.painter(in_camera(vertices, self.camera), self.lens))
+        seen = in_camera(vertices, self.camera)
+        return softened(self.painter(seen, self.lens)), marks(self.body, seen, self.lens) + self.beside
+
+
+def marks(body: BodyModel, vertices: np.ndarray, lens: np.ndarray) -> np.ndarray:
+    """Where a body at `vertices` `V 3` before the camera has its lips and lids, `L 2` pixels."""
+    triangles, weights = body.landmark_triangles[MARKS], body.landmark_barycentric[MARKS]
+    points, _ = on_surface(vertices, body.faces, triangles, np.asarray(weights, np.float32))
+    return project(points, lens)
 
 
 def softened(picture: np.ndarray) -> np.ndarray:
@@ -83,9 +107,19 @@ def softened(picture: np.ndarray) -> np.ndarray:
 
 
 def over_face(points: np.ndarray) -> np.ndarray:
-    """Weights `SIZE SIZE` in 0..1 of the hull of landmarks `478 2`, soft at its edge."""
+    """Weights `SIZE SIZE` in 0..1 of the hull of landmarks `478 2`, less what lies between the lips; soft at edges."""
+    face, mouth = (filled(some) for some in (points, points[INNER_LIPS]))
+    mouth = cv2.dilate(mouth, np.ones((3, 3), np.uint8))
+    return np.asarray(_soft(face) * (1 - _soft(mouth)))
+
+
+def filled(points: np.ndarray) -> np.ndarray:
+    """1 inside the hull of points `N 2`, `SIZE SIZE` uint8."""
     hull = cv2.convexHull(points.astype(np.float32)).astype(np.int32)
-    inside = cv2.fillConvexPoly(np.zeros((SIZE, SIZE), np.uint8), hull, (1,))
+    return np.asarray(cv2.fillConvexPoly(np.zeros((SIZE, SIZE), np.uint8), hull, (1,)))
+
+
+def _soft(inside: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.GaussianBlur(inside.astype(np.float32), (0, 0), 1.0))
 
 
@@ -112,7 +146,7 @@ class Aligner:
         spread = np.concatenate([TRACK_SPREAD, np.full(len(scene.along), CODE_SPREAD)])
         self._steps = np.concatenate([STEPS, np.full(len(scene.along), CODE_STEP)])
         self._prior = np.concatenate([NOISE / spread**2, [1e-6, 1e-6]])  # light may be anything
-        self._slopes: np.ndarray | None = None
+        self._slopes: tuple[np.ndarray, np.ndarray] | None = None
         self._at: tuple[np.ndarray, np.ndarray] | None = None  # the head's rotation and the actions of `_slopes`
 
     def __call__(
@@ -128,27 +162,34 @@ class Aligner:
         inside = weights > 0.02
         if inside.sum() < 16 * len(none):  # hardly a face
             return none
-        weights, wanted = weights[inside], softened(frame).ravel()[inside]
+        weights, wanted, told = weights[inside], softened(frame).ravel()[inside], points[MARKS]
         change = kept = none
         least = math.inf
         for left_over in reversed(range(ROUNDS + 1)):
-            drawn = self.scene.draw(*pose, change)
+            drawn, marked = self.scene.draw(*pose, change)
+            astray = (told - marked).ravel()
             shown = drawn.ravel()[inside]
             light, missing = np.stack([shown / 100, np.ones_like(shown)], 1), wanted - shown
             robust, rest = in_other_light(light, missing, weights)
-            cost = float((weights * np.minimum(rest**2, ROBUST * abs(rest))).sum())
+            trusted = MARKED / np.maximum(1, abs(astray) / ASTRAY)
+            cost = float((weights * np.minimum(rest**2, ROBUST * abs(rest))).sum() + trusted @ astray**2)
             if cost < least:
                 least, kept = cost, change
             if not left_over:
                 break
-            slopes = np.concatenate([self._derivatives(pose, drawn)[inside], light], 1)
-            weighed = slopes * robust[:, None]
-            pull = weighed.T @ missing - np.append(self._prior[:-2] * change, (0, 0))
-            change = change + np.linalg.solve(weighed.T @ slopes + np.diag(self._prior), pull)[: len(none)]
+            by_pixel, by_mark = self._derivatives(pose, drawn, marked)
+            slopes = np.concatenate([by_pixel[inside], light], 1)
+            weighed, held = slopes * robust[:, None], by_mark * trusted[:, None]
+            pull, known = weighed.T @ missing, weighed.T @ slopes + np.diag(self._prior)
+            pull[:-2] += held.T @ astray - self._prior[:-2] * change
+            known[:-2, :-2] += held.T @ by_mark
+            change = change + np.linalg.solve(known, pull)[: len(none)]
         return kept
 
-    def _derivatives(self, pose: tuple[np.ndarray, np.ndarray, np.ndarray], drawn: np.ndarray) -> np.ndarray:
-        """Of the picture by each change, `3 SIZE SIZE x C`: of this frame, or of a like one."""
+    def _derivatives(
+        self, pose: tuple[np.ndarray, np.ndarray, np.ndarray], drawn: np.ndarray, marked: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """By each change, of the picture `3 SIZE SIZE x C` and of the places `2 L x C`; of this frame or a like one."""
         actions = self.scene.tell(pose[2])
         if self._at is not None:
             cosine = (np.trace(pose[0] @ self._at[0].T) - 1) / 2
@@ -156,11 +197,12 @@ class Aligner:
             if turn < NEAR_DEGREES and abs(actions - self._at[1]).max() < NEAR_ACTION:
                 assert self._slopes is not None
                 return self._slopes
-        columns = [
-            (self.scene.draw(*pose, change) - drawn) / step
-            for change, step in zip(np.diag(self._steps), self._steps, strict=True)
-        ]
-        self._slopes, self._at = np.stack([column.ravel() for column in columns], 1), (pose[0], actions)
+        columns = []
+        for change, step in zip(np.diag(self._steps), self._steps, strict=True):
+            picture, places = self.scene.draw(*pose, change)
+            columns.append((((picture - drawn) / step).ravel(), ((places - marked) / step).ravel()))
+        by_pixel, by_mark = zip(*columns, strict=True)
+        self._slopes, self._at = (np.stack(by_pixel, 1), np.stack(by_mark, 1)), (pose[0], actions)
         return self._slopes
 
 
@@ -186,7 +228,9 @@ def aligned(
     found = np.flatnonzero(seen.confidence > 0)
     painter = portrait_painter(body, person, crop_picture(image, person.crop, SIZE), own_actions, samples=1)
     camera, lens = drive.track.cameras[0], crop_intrinsics(drive.intrinsics, drive.crop, SIZE)
-    scene = Scene(body, painter, person.shape, person.offsets, camera, lens, tell, along)
+    own = marks(body, painter.vertices, painter.intrinsics)
+    beside = person.landmarks(SIZE)[0][MARKS] - own
+    scene = Scene(body, painter, person.shape, person.offsets, camera, lens, tell, along, beside)
     align, points, changes = Aligner(scene), drive.landmarks(SIZE), []
     for number, frame in zip(found, drive.each_crop(found.tolist(), SIZE), strict=True):
         pose = drive.track.rotations[number], drive.track.translations[number]

@@ -217,8 +217,8 @@ def track_frames(
     crop = crop_square(track.translations, track.rotations, track.cameras[0], intrinsics, config.crop_metres)
     notes = (doubt,) if doubt else ()
     cut = whole_pixels(crop.tolist())
-    about = {"notes": notes, "lens_known": lens_known, "quarter_turns": turns}
-    return Tracked(path, shape, track, cut, intrinsics, fps, in_file, **about)
+    told = (path, shape, track, cut, intrinsics, fps, in_file)
+    return Tracked(*told, notes=notes, lens_known=lens_known, quarter_turns=turns)
 
 
 def draw_normals(

@@ -61,13 +61,14 @@ class ClipLandmarks:
             width, height: pixels of the frames that the landmarks are in.
         """
         turns, sides = self.quarter_turns, (width, height)
-        landmarks, refined = self.landmarks, self.refined
-        for turn in range(turns):
-            landmarks, refined = (
-                None if points is None else np.stack([points[..., 1], sides[turn % 2] - points[..., 0]], -1)
-                for points in (landmarks, refined)
-            )
-        return replace(self, landmarks=landmarks, refined=refined), turns
+
+        def turned(points: np.ndarray) -> np.ndarray:
+            for turn in range(turns):
+                points = np.stack([points[..., 1], sides[turn % 2] - points[..., 0]], -1)
+            return points
+
+        refined = None if self.refined is None else turned(self.refined)
+        return replace(self, landmarks=turned(self.landmarks), refined=refined), turns
 
 
 def read_landmarks(
