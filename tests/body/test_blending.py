@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fportrait.body import blending
 from fportrait.body.blending import (
     FaceBlend,
     Texture,
+    behind_lips,
     expected_errors,
     face_moves,
     face_points,
@@ -126,3 +128,68 @@ def test_other_clothes_do_not_make_a_frame_a_stranger(own, laughing):
     ] = 0
     same, dressed = (FaceBlend(own, REST, [texture(one, SMILE)]).misfits[1] for one in (picture, other))
     assert (other != picture).any() and dressed == pytest.approx(same, abs=3)
+
+
+STRIPES = np.array([230, 200, 60], np.uint8)  # no usual tooth has such a colour
+
+
+def toothy(own: PortraitPainter, actions: np.ndarray) -> np.ndarray:
+    """What the person looks like acting so, with teeth of `STRIPES`."""
+    there = target(actions)
+    picture, mouth = own.paint(there), np.zeros(there.covered.size, np.float32)
+    mouth[there.places[behind_lips(BODY, there)]] = 1
+    picture[mouth.reshape(SIZE, 2, SIZE, 2).mean((1, 3)) > 0] = STRIPES
+    return picture
+
+
+def in_mouth(painted: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """Colours `M 3` of the pixels that lie in the mouth wholly."""
+    there, mouth = target(actions), np.zeros(4 * SIZE**2)
+    mouth[there.places[behind_lips(BODY, there)]] = 1
+    return painted[mouth.reshape(SIZE, 2, SIZE, 2).mean((1, 3)) == 1].astype(int)
+
+
+def test_teeth_are_those_of_the_frame_whose_lips_are_as_far_apart(own):
+    """Others see slivers of what is inside a mouth, and the portrait, closed, sees none."""
+    parted = 0.3 * SMILE
+    blend = FaceBlend(own, REST, [texture(toothy(own, SMILE), SMILE), texture(own.paint(target(parted)), parted)])
+    shown = in_mouth(blend.paint(own.paint(target(SMILE)), target(SMILE), SMILE), SMILE)
+    assert len(shown) > 10 and np.abs(shown - STRIPES).mean() < 12
+
+
+def test_a_mouth_that_no_frame_opens_as_far_is_drawn_without_a_speck(own):
+    """Slivers of what lies between lips that are hardly parted, mixed, were a mouth full of dots."""
+    parted = 0.3 * SMILE
+    blend = FaceBlend(own, REST, [texture(toothy(own, parted), parted)])
+    drawn = own.paint(target(SMILE))
+    assert np.abs(in_mouth(blend.paint(drawn, target(SMILE), SMILE), SMILE) - in_mouth(drawn, SMILE)).max() <= 1
+
+
+def test_what_a_mouth_shows_changes_without_a_jump_as_it_opens(own):
+    frame, pictures = texture(toothy(own, 0.6 * SMILE), 0.6 * SMILE), []
+    blend = FaceBlend(own, REST, [frame])
+    for share in np.arange(0.6, 1.3, 0.05):
+        acts = share * SMILE / 0.8
+        pictures.append(np.median(in_mouth(blend.paint(own.paint(target(acts)), target(acts), acts), acts), 0))
+    steps, whole = np.abs(np.diff(pictures, axis=0)).max(), np.abs(pictures[-1] - pictures[0]).max()
+    assert whole > 60 and steps < 0.7 * whole
+
+
+def test_where_a_pixel_is_part_lip_and_part_mouth_it_shows_both():
+    """A large picture has one sample a pixel: lips ended in a staircase."""
+    lens, size = LENS * [[4], [4], [1]], 4 * SIZE
+    there = Target(before_camera(SMILE), lens, BODY.faces, (size, size), 1)
+    inside = behind_lips(BODY, there)
+    colours = np.where(inside[:, None], 250.0, 10.0).astype(np.float32) * np.ones(3, np.float32)
+    laid = blending._laid_over(
+        BODY, np.zeros((size, size, 3), np.uint8), there, colours, np.ones(len(inside), np.float32), inside
+    )[..., 0]
+    fine = Target(before_camera(SMILE), lens, BODY.faces, (size, size), 4)
+    wanted = np.full(fine.covered.size, 10.0)
+    wanted[fine.places[behind_lips(BODY, fine)]] = 250
+    wanted = wanted.reshape(size, 4, size, 4).mean((1, 3))
+    rim = (wanted > 10) & (wanted < 250)
+    rough = np.full(size * size, 10.0)
+    rough[there.places[inside]] = 250
+    assert rim.sum() > 30
+    assert np.abs(laid[rim] - wanted[rim]).mean() < 0.4 * np.abs(rough.reshape(size, size)[rim] - wanted[rim]).mean()

@@ -13,12 +13,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 
+from fportrait.body.folds import FINER
+from fportrait.body.mouth import inside_of
 from fportrait.body.painting import PortraitPainter
+from fportrait.body.teeth import ShownMouth
 from fportrait.body.warping import SEAM, Target
 
 # Squared grey levels of error that a picture of a face has for every squared millimetre that its landmarks shall move
@@ -29,6 +33,7 @@ LEAST_ERROR = 10.0  # squared grey levels that any picture is off by
 TURNS = 0.6, 0.95  # how much a place turns with the head from which it is painted from frames, and from which wholly
 STRANGE = 300.0  # misfit from which a frame shows something else, squared grey levels
 POWER = 4.0  # of the inverse errors that pictures count by
+IN_MOUTH = 12.0  # the same inside a mouth: two pictures' teeth are no mixture
 LEAST_SHARE = 0.02  # of the best picture's, below which one is left out
 OCCLUDED = 40.0  # grey levels from which a difference says no more
 SIGHT = 0.1, 0.4  # cosines of what a frame sees from which it counts, and from which wholly
@@ -37,11 +42,13 @@ NOSE = 1  # landmark; and how far above it the lower face begins, and over how m
 ABOVE, OVER = 0.005, 0.012
 NEAR = 0.1  # how much the colours around a place count beside its own
 STILL = 0.0005  # metres that no action moves a vertex by which tells how a head stands
+RIM, NEXT = 2, 0.7  # pixels around a mouth that are looked at; deviation of the Gaussian of what lies next to a pixel
 MEASURED = 64  # pixels at which misfits are measured
 GAINS = 0.5, 2.0  # of light between a frame and the portrait, by channel
 
 
-class Texture(NamedTuple):
+@dataclass
+class Texture:
     """A frame of the person: its `painter`, of any size and without a matte; how its face acts, `actions` `52`; and
     which pixels of the painter's picture were filmed, `known` `H W`: black beside a file's edge is no colour."""
 
@@ -49,11 +56,27 @@ class Texture(NamedTuple):
     actions: np.ndarray
     known: np.ndarray
 
+    @functools.cached_property
+    def mouth(self) -> ShownMouth | None:
+        return self.painter.shown_mouth()
+
     def sight(self, target: Target) -> tuple[np.ndarray, np.ndarray]:
         """How well it sees a target's points, cosines `N`, and where, `N 2` pixels."""
         sight, places, _ = self.painter.sight(target, smooth=True)
         x, y = np.clip(places.astype(int), 0, np.array(self.known.shape[::-1]) - 1).T
         return sight * self.known[y, x], places
+
+
+class Looks(dict[int, tuple[np.ndarray, np.ndarray]]):
+    """What each of some frames sees of a target (`Texture.sight`), found when it is asked for."""
+
+    def __init__(self, frames: Sequence[Texture], target: Target):
+        super().__init__()
+        self._frames, self._target = frames, target
+
+    def __missing__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        self[number] = self._frames[number].sight(self._target)
+        return self[number]
 
 
 class FaceBlend:
@@ -78,22 +101,46 @@ class FaceBlend:
     def paint(self, drawn: np.ndarray, target: Target, actions: np.ndarray) -> np.ndarray:
         """The portrait's painted picture `H W 3` of a target whose face acts by `actions` `52`, with the face so."""
         view, moves = view_of(self.body, target.vertices), face_moves(self.body, actions)
-        errors = LEAST_ERROR + self.misfits + expected_errors(self.body, self._views, self._moves, view, moves)
-        weights = errors**-POWER  # 1+N 2
+        expected = expected_errors(self.body, self._views, self._moves, view, moves)
+        weights = (LEAST_ERROR + self.misfits + expected) ** -POWER  # 1+N 2
         weights /= weights.max(0)
-        low = self._lowness(target)
+        low, seen = self._lowness(target), Looks(self.frames, target)
         sight, _, _ = self.own.seen(target)
         own = ((1 - low) * weights[0, 0] + low * weights[0, 1]) * np.maximum(_counts(sight), UNSEEN)
         total, mixed = np.zeros(len(low), np.float32), np.zeros((len(low), 3), np.float32)
-        for number in np.flatnonzero((weights[1:] > LEAST_SHARE).any(1)):
-            frame = self.frames[number]
-            seen, at = frame.sight(target)
-            one = ((1 - low) * weights[number + 1, 0] + low * weights[number + 1, 1]) * _counts(seen)
+        for number in np.flatnonzero((weights[1:] > LEAST_SHARE).any(1)).tolist():
+            cosines, at = seen[number]
+            one = ((1 - low) * weights[number + 1, 0] + low * weights[number + 1, 1]) * _counts(cosines)
             total += one
-            mixed += one[:, None] * frame.painter.colours(at) * self.gains[number].astype(np.float32)
+            mixed += one[:, None] * self.frames[number].painter.colours(at) * self.gains[number].astype(np.float32)
         share = total / np.maximum(total + own, 1e-12) * headness(self.body, target)
         colours = mixed / np.maximum(total, 1e-12)[:, None]
-        return _laid_over(drawn, target, colours, share)
+        inside = behind_lips(self.body, target)
+        if inside.any():
+            colours[inside], share[inside] = self._in_mouth(target, seen, inside, expected[:, 1])
+        return _laid_over(self.body, drawn, target, colours, share, inside)
+
+    def _in_mouth(
+        self, target: Target, seen: Looks, inside: np.ndarray, expected: np.ndarray
+    ) -> tuple[np.ndarray, float]:
+        """Colours `M 3` of those points of a target that are `inside` its mouth, `N` true or not, and their share.
+
+        Of one picture, mostly, and all of them alike: lips that part on less than the target's see but slivers of what
+        is there, and their mixture was a mouth full of specks. Where no picture's lips are as far apart it stays as it
+        is drawn. `expected`: squared grey levels `1+N` of the lower face.
+        """
+        fits = np.clip(1 - expected / STRANGE, 0, 1) * np.isfinite(self.misfits[:, 1])
+        fits[0] *= self.own.fills_mouth(target)
+        fits[1:] *= [0.0 if one.mouth is None else one.mouth.filled(inside) for one in self.frames]
+        weights = fits * (LEAST_ERROR + expected) ** -IN_MOUTH
+        mixed, total, most = np.zeros((inside.sum(), 3), np.float32), 0.0, 0.0
+        for number in np.flatnonzero(weights[1:] > LEAST_SHARE * weights.max()).tolist():
+            mouth, painter = self.frames[number].mouth, self.frames[number].painter
+            at = None if mouth is None else mouth.carried(target, *seen[number])
+            if at is not None:
+                mixed += weights[number + 1] * painter.colours(at) * self.gains[number].astype(np.float32)
+                total, most = total + weights[number + 1], max(most, fits[number + 1])
+        return mixed / max(total, 1e-30), max(most, fits[0]) * total / max(total + weights[0], 1e-30)
 
     def _measured(self) -> tuple[np.ndarray, np.ndarray]:
         """`gains` and `misfits`, of pictures softened to what a small one shows, so that they do not depend on size."""
@@ -134,6 +181,12 @@ def headness(body: Any, target: Target) -> np.ndarray:
     return np.asarray(np.clip(share, 0, 1), np.float32)
 
 
+def behind_lips(body: Any, target: Target) -> np.ndarray:
+    """Which of a target's points are inside the mouth, `N`; none of a body that does not tell."""
+    inside = inside_of(body)
+    return np.zeros(len(target.triangles), bool) if inside is None else inside.part[target.triangles] > 0
+
+
 def expected_errors(body: Any, views: np.ndarray, moves: np.ndarray, view: np.ndarray, moved: np.ndarray) -> np.ndarray:
     """Squared grey levels `N 2`, of upper and lower face, that pictures of a face are off by when they are painted with
     another view and another expression.
@@ -159,23 +212,55 @@ def _counts(sight: np.ndarray) -> np.ndarray:
     return np.asarray(np.clip((sight - SIGHT[0]) / (SIGHT[1] - SIGHT[0]), 0, 1), np.float32)
 
 
-def _laid_over(drawn: np.ndarray, target: Target, colours: np.ndarray, share: np.ndarray) -> np.ndarray:
+def _laid_over(
+    body: Any, drawn: np.ndarray, target: Target, colours: np.ndarray, share: np.ndarray, inside: np.ndarray
+) -> np.ndarray:
     """A picture with colours `N 3` over it where a target has its points, by their `share` `N`; less at the mesh's
-    edge."""
+    edge. Those which are `inside` the mouth, `N`, and the others are no neighbours."""
+    shape = target.covered.shape
     flat = np.zeros((target.covered.size, 4), np.float32)
+    mouth: np.ndarray = np.zeros(target.covered.size, bool)
     flat[target.places, :3], flat[target.places, 3] = colours * share[:, None], share
-    picture: np.ndarray = flat.reshape(*target.covered.shape, 4)
+    mouth[target.places[inside]] = True
+    picture, mouth = flat.reshape(*shape, 4), mouth.reshape(shape)
     # Shares are softened, colours are not: a tooth that one frame sees and its neighbour does not is no white speck.
-    deviation = SEAM * min(target.covered.shape)
-    soft = cv2.GaussianBlur(picture, (0, 0), deviation)
-    covered = cv2.GaussianBlur(target.covered.astype(np.float32), (0, 0), deviation)
+    deviation = SEAM * min(shape)
+    told = target.covered & ~mouth
+    soft = cv2.GaussianBlur(np.where(mouth[..., None], 0, picture), (0, 0), deviation)
+    outside = cv2.GaussianBlur(told.astype(np.float32), (0, 0), deviation)
+    covered = cv2.GaussianBlur(target.covered.astype(np.float32), (0, 0), deviation) if inside.any() else outside
     near = picture + NEAR * soft
-    shares = soft[..., 3] / np.maximum(covered, 1e-6) * np.clip(2 * covered - 1, 0, 1)
-    picture = near[..., :3] / np.maximum(near[..., 3:], 1e-6)
-    over = np.concatenate([picture * shares[..., None], shares[..., None]], -1)
+    shares = soft[..., 3] / np.maximum(outside, 1e-6) * np.clip(2 * covered - 1, 0, 1)
+    over = np.concatenate([near[..., :3] / np.maximum(near[..., 3:], 1e-6) * shares[..., None], shares[..., None]], -1)
+    over[mouth] = picture[mouth]
+    if inside.any() and target.samples == 1:
+        _smooth_mouth(body, over, target, mouth)
     if target.samples > 1:
         over = np.asarray(cv2.resize(over, drawn.shape[1::-1], interpolation=cv2.INTER_AREA))
     return np.asarray(np.clip(drawn * (1 - over[..., 3:]) + over[..., :3] + 0.5, 0, 255), np.uint8)
+
+
+def _smooth_mouth(body: Any, over: np.ndarray, target: Target, mouth: np.ndarray) -> None:
+    """Where a pixel of a picture `H W C` is part lip and part `mouth`, `H W` true or not, it becomes their mixture, as
+    if it were drawn with many samples (`body.folds`)."""
+    rows, columns = np.flatnonzero(mouth.any(1)), np.flatnonzero(mouth.any(0))
+    top, left = max(rows[0] - RIM, 0), max(columns[0] - RIM, 0)
+    window = np.s_[top : rows[-1] + RIM + 1, left : columns[-1] + RIM + 1]
+    part, mouth = over[window], mouth[window]
+    intrinsics = target.intrinsics.copy()
+    intrinsics[:2, 2] -= left, top
+    fine = Target(target.vertices, intrinsics, target.faces, mouth.shape, FINER)
+    told = np.zeros(fine.covered.size, np.float32)
+    told[fine.places] = behind_lips(body, fine)
+    share = told.reshape(len(mouth), FINER, -1, FINER).mean((1, 3))
+    layers = []
+    for kind in (mouth, ~mouth):
+        weights = kind.astype(np.float32)
+        soft = cv2.GaussianBlur(part * weights[..., None], (0, 0), NEXT)
+        near = soft / np.maximum(cv2.GaussianBlur(weights, (0, 0), NEXT), 1e-6)[..., None]
+        layers.append(np.where(kind[..., None], part, near))
+    mixed = (share > 0) & (share < 1)
+    part[mixed] = (layers[1] + share[..., None] * (layers[0] - layers[1]))[mixed]
 
 
 def view_of(body: Any, vertices: np.ndarray) -> np.ndarray:

@@ -127,6 +127,7 @@ class PortraitPainter:
     ):
         self.body, self.samples, self.others = body, samples, list(others)
         self._teeth: ShownMouth | None = None  # for people alone
+        self._opening = 0.0
         self._lids: ClosedLids | None = None  # for people alone
         self._carried = 0.0, 0.0  # of the target that was asked for last
         self._last: tuple[Target, tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None
@@ -195,8 +196,15 @@ class PortraitPainter:
             self._inner_light = light_of(self.light, brightest_of_eyes(body, portrait, triangle))
             part = np.append(self._inside.part, 0)[ids]  # the last one stands for -1, nothing
             self._shown, self._opening = part > 0, (part > 0).sum() / max((ids >= 0).sum(), 1)
-            if self.surface is not None and weights is not None and self._opening:
-                self._teeth = ShownMouth(body, self._inside, weights, self.vertices, intrinsics, self._opening)
+            if self.surface is not None:
+                self._teeth = self.shown_mouth()
+
+    def shown_mouth(self) -> ShownMouth | None:
+        """What its mouth shows; None of one that is closed or covered."""
+        weights = mouth_weights(self.body)
+        if self._inside is None or weights is None or not self._opening:
+            return None
+        return ShownMouth(self.body, self._inside, weights, self.vertices, self.intrinsics, self._opening)
 
     def _vertices_seen(self) -> tuple[np.ndarray, np.ndarray]:
         """Where the portrait has the body's vertices, `V 2` pixels, and how well it sees each, cosines `V`."""
@@ -297,6 +305,11 @@ class PortraitPainter:
                 backdrop = backdrop._replace(rim=backdrop.rim * left)
         beyond = self._beyond(target, sight, places)
         return Asked(portrait, target, places, front, WARP_REACH, beyond, backdrop)
+
+    def fills_mouth(self, target: Target) -> float:
+        """How much of a target's mouth is drawn as the portrait shows its own, in [0, 1]."""
+        self.seen(target)
+        return self._carried[0]
 
     def trust(self, target: Target) -> np.ndarray:
         """How far what `paint` makes of a target is trusted, `H W` uint8, 255 for wholly; see TRUST_BESIDE."""

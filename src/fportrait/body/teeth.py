@@ -59,9 +59,8 @@ class ShownMouth:
         inside = self._part[target.triangles] > 0
         if not inside.any():
             return unchanged
-        share = float(np.clip((WIDER[1] - inside.mean() / self._opening) / (WIDER[1] - WIDER[0]), 0, 1))
-        lips = (self._weights[target.triangles] * target.weights).sum(1) > LIPS
-        carried = carried_by_lips(target.places, target.covered, inside, places, sight * lips) if share else None
+        share = self.filled(inside)
+        carried = self.carried(target, sight, places) if share else None
         share *= carried is not None
         jaw = self._with_the_jaw(target, inside) if share < 1 and self._opening >= TEETH else None
         if carried is None and jaw is None:
@@ -73,6 +72,16 @@ class ShownMouth:
         places[inside] = moved
         sight[inside] = np.maximum(sight[inside], whole)
         return places, sight, (whole, share)
+
+    def filled(self, inside: np.ndarray) -> float:
+        """How far what the portrait's lips part on fills a target's mouth, in [0, 1]; its points `inside`, `N`."""
+        return float(np.clip((WIDER[1] - inside.mean() / self._opening) / (WIDER[1] - WIDER[0]), 0, 1))
+
+    def carried(self, target: Target, sight: np.ndarray, places: np.ndarray) -> np.ndarray | None:
+        """`carried_by_lips` of a target's points that the portrait sees so well, `N`, at such `places` `N 2`."""
+        inside = self._part[target.triangles] > 0
+        lips = (self._weights[target.triangles] * target.weights).sum(1) > LIPS
+        return carried_by_lips(target.places, target.covered, inside, places, sight * lips)
 
     def _with_the_jaw(self, target: Target, inside: np.ndarray) -> np.ndarray | None:
         """Where the portrait would have what a target's mouth shows if its lips were as the portrait's are, `M 2`."""
