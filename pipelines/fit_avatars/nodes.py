@@ -66,13 +66,16 @@ def fit_avatars(
         progress="avatars",
     )
     if not report.results:
-        reason = report.failures[0].reason if report.failures else "there are no studio captures"
-        raise UserError(f"no avatar ({reason})", "at least one", "add studio captures or mend the ones there are")
+        reason = report.failures[0].reason.rstrip(".") if report.failures else "there are no studio captures"
+        fix = "add captures, mend the ones there are, or let embedded studio people stand in (ingest.fill: true)"
+        raise UserError(f"no avatar ({reason})", "at least one", fix)
     with atomic_folder(avatars) as folder:
         for result in report.results:
             shutil.copytree(result.folder / "avatar", folder / result.unit)
             log_artifact(result.folder / "avatar" / "contact_sheet.png", f"contact_sheets/{result.unit}")
         write_json(folder / "quarantine.json", [{"identity": f.unit, "reason": f.reason} for f in report.failures])
+    for failure in report.failures:
+        log.warning("no avatar of %s: %s", failure.unit, failure.reason)
     scores = {result.unit: result.value for result in report.results}
     for name, entry in scores.items():
         if (seen := Coverage.told(entry)) is not None:

@@ -69,11 +69,11 @@ def render_sweeps(
         progress="sweeps",
     )
     if not report.results:
-        raise UserError(
-            f"no sweeps ({report.failures[0].reason if report.failures else 'there are no avatars'})",
-            "at least one",
-            "fit avatars first: kedro run --pipelines=fit_avatars",
-        )
+        fix = "fit avatars first: kedro run --pipelines=fit_avatars"
+        if report.failures:
+            fix = "mend that, or let embedded studio people stand in (ingest.fill: true)"
+        reason = report.failures[0].reason.rstrip(".") if report.failures else "there are no avatars"
+        raise UserError(f"no sweeps ({reason})", "at least one", fix)
     with atomic_folder(sweeps) as folder:
         (folder / "clips").mkdir()
         for result in report.results:

@@ -24,7 +24,8 @@ def validate(
     report = validate_tables(tracks, validated, config, manifest / "manifest.parquet")
     held = hold_out(validated, own_people(manifest), window)
     spared = [f"{name} has {why}" for name, why in held["not_held_out"].items()]
-    for warning in (*report["warnings"], *spared):
+    aside = [f"{name} is set aside: {'; '.join(why)}" for name, why in report["quarantined"].items()]
+    for warning in (*report["warnings"], *aside, *spared):
         logging.getLogger(__name__).warning("%s", warning)
     told = {key: report[key] for key in ("identities", "quarantined", "warnings")}
     unasked = sum(not rule["checked"] for rule in report["rules"])  # of datasets that are not there yet

@@ -13,6 +13,7 @@ from kedro.config import OmegaConfigLoader
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
 
+from fportrait.ops import stopped
 from fportrait.ops.mistakes import user_error
 from fportrait.ops.parameters import check_kinds, check_nested_keys, check_parameters, known_parameters
 
@@ -88,12 +89,14 @@ class RunHooks:
     def after_dataset_saved(self, dataset_name: str) -> None:
         if self._run is not None and dataset_name == f"{self._run.stage}_report":
             self._run.finish()
+            stopped.forget(self._run.stage, self._run.records)
             self._done[self._run.stage] = self._began[self._run.stage]
             self._run = None
 
     @hook_impl
     def on_pipeline_error(self, error: Exception) -> None:
         if self._run is not None:
+            stopped.write(self._run.stage, self._run.records, error)
             self._run.fail(error)
             self._run = None
         self._tell_dvc()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from fportrait.avatar.captures import read_capture
@@ -18,7 +20,7 @@ from fportrait.camera.cameras import intrinsics_from_fov
 from fportrait.camera.paths import orbit
 from fportrait.capture.motion import rotation_from_degrees
 from fportrait.errors import UserError
-from fportrait.pipelines.render_sweeps.nodes import sweeps_of
+from fportrait.pipelines.render_sweeps.nodes import render_sweeps, sweeps_of
 
 SMALL = AvatarConfig(gaussians=500, latents=2)
 TURNS = (-28.0, -14.0, 0.0, 14.0, 28.0)
@@ -110,3 +112,19 @@ def test_studio_people_get_no_more_of_the_sweeps_than_their_share_beside_people_
     )
     with pytest.raises(UserError, match="studio_share"):
         sweeps_of(studio, sweep, 50)
+
+
+def test_where_nobody_can_be_filmed_the_reason_and_a_way_out_are_told(tmp_path, monkeypatch):
+    """Phone clips alone, `ingest.fill: false`, an avatar that covers one side only: fitting it again helps nobody."""
+    (tmp_path / "avatars/anna").mkdir(parents=True)
+    for name, text in (("avatar.safetensors", ""), ("config.json", "{}")):
+        (tmp_path / "avatars/anna" / name).write_text(text)
+    for table in ("frames", "identities"):
+        pd.DataFrame({"identity": ["anna"], "split": ["train"]}).to_parquet(tmp_path / f"{table}.parquet")
+    failed = SimpleNamespace(unit="anna", reason="Found one side. Expected both. To fix it: film the other.")
+    nobody = SimpleNamespace(results=[], failures=[failed])
+    monkeypatch.setattr("fportrait.scale.map_engine.map_units", lambda *given, **more: nobody)
+    sweep = {"clips_view": 1, "clips_dynamic": 1, "frames_view": 9, "frames_dynamic": 9}
+    folders = (tmp_path, tmp_path / "avatars", tmp_path / "sweeps", tmp_path / "units", {})
+    with pytest.raises(UserError, match=r"film the other\)\. .*ingest\.fill: true"):
+        render_sweeps(*folders, sweep=sweep, studio_share=0.5, seed=0, workers=0)

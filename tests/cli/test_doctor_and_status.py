@@ -117,6 +117,39 @@ def test_status_tells_a_changed_stage_from_a_fresh_one_as_dvc_does(folder):
     assert rows["two"]["state"] == status.CHANGED and "two.in" in rows["two"]["why"]
 
 
+def test_a_state_that_dvc_cannot_tell_has_a_reason_and_what_to_do(folder):
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    record(folder, "ingest")
+
+    def told() -> str:
+        result = call("status")
+        assert result.exit_code == 0 and "ingest          ?" in result.output
+        row = json.loads(call("status", "--json").output)["stages"][0]
+        assert row["state"] == status.UNKNOWN and row["why"] in result.output
+        return row["why"]
+
+    assert "no folder .dvc here" in told() and "git init" in told()
+    quiet = {"cwd": folder, "check": True, "capture_output": True}
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], **quiet)
+    (folder / ".dvc/config").write_text("")  # as in a copy of a repository's files without its .git
+    assert "no Git repository here" in told() and "git init" in told()
+    subprocess.run(["git", "init", "-q"], **quiet)
+    assert json.loads(call("status", "--json").output)["stages"][0]["state"] == status.CHANGED
+    (folder / ".dvc/config").write_text("[core\n")
+    assert "`dvc status` without an answer" in told()
+    assert "cannot tell" not in call("status", "--fast").output
+
+
+def test_a_person_whom_the_gate_sets_aside_is_listed_once(folder):
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    entry = {"dataset": "PhoneCapture", "identity": "anna", "reason": "a still face"}
+    write_json(folder / "data/03_primary/validated/quarantine.json", [entry])
+    write_json(
+        folder / "data/03_primary/validated/report.json", {"quarantined": {"PhoneCapture/anna": ["a still face"]}}
+    )
+    assert [row["who"] for row in status.quarantine()] == ["PhoneCapture/anna"]
+
+
 def test_the_last_study_is_read_from_its_storage(folder):
     import optuna
 

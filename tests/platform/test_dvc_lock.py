@@ -56,10 +56,13 @@ def test_dvc_goes_on_after_kedro_and_status_says_the_same(project, kedro_run):
     )
     assert kedro_run().exit_code == 2  # `add` refuses its scale; what `count` did before is known
     assert set(json.loads(dvc("status", "--json"))) == {"add"}
+    count, add = status.stages(["count", "add"])
+    assert count["state"] == status.FRESH and add["state"] == status.STOPPED and "scale" in add["why"]
     (project / "conf/base/parameters.yml").write_text(
         (project / "conf/base/parameters.yml").read_text().replace("-2.0", "2.0")
     )
     assert kedro_run("--pipelines=add").exit_code == 0
+    assert [row["state"] for row in status.stages(["count", "add"])] == [status.FRESH, status.FRESH]
     assert json.loads(dvc("status", "--json")) == {}
     dvc("repro", "-q")
     assert not (project / "ran.txt").exists(), "DVC ran again what Kedro had done"

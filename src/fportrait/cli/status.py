@@ -8,7 +8,7 @@ import click
 
 from fportrait.cli._options import json_option, print_json
 
-COLOURS = {"fresh": "green", "changed": "yellow", "elsewhere": "yellow"}
+COLOURS = {"fresh": "green", "changed": "yellow", "stopped": "red", "elsewhere": "yellow"}
 
 
 @click.command()
@@ -36,7 +36,7 @@ def status(fast: bool, environment: str, everything: bool, as_json: bool) -> Non
     if as_json:
         print_json(report)
         return
-    _stages(report["stages"])
+    _stages(report["stages"], fast)
     _models(report["models"], any(row["state"] == "elsewhere" for row in report["stages"]))
     _quarantine(report["quarantine"], everything)
     _study(report["study"])
@@ -52,8 +52,8 @@ def chain() -> list[str]:
     return list(yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]) if path.is_file() else []
 
 
-def _stages(rows: list[dict[str, Any]]) -> None:
-    from fportrait.ops.status import ago
+def _stages(rows: list[dict[str, Any]], fast: bool) -> None:
+    from fportrait.ops.status import STOPPED, UNKNOWN, ago
 
     click.echo(f"{'stage':<16}{'state':<11}{'ran':<12}{'seconds':>9}{'MiB':>7}  why")
     for row in rows:
@@ -62,8 +62,15 @@ def _stages(rows: list[dict[str, Any]]) -> None:
             click.echo(f"{row['stage']:<16}{state}")
             continue
         numbers = f"{row['seconds']:>9.1f}{row['peak_memory_mib']:>7.0f}"
-        why = row["why"] if len(row["why"]) <= 60 else row["why"][:59] + "…"
+        why = "" if row["state"] in (STOPPED, UNKNOWN) else row["why"]  # those in full below
+        why = why if len(why) <= 60 else why[:59] + "…"
         click.echo(f"{row['stage']:<16}{state}{ago(row['finished']):<12}{numbers}  {why}".rstrip())
+    for row in rows:
+        if row["state"] == STOPPED:
+            click.echo(f"\n{row['stage']:<16}stopped: {row['why']}")
+    unknown = next((row["why"] for row in rows if row["state"] == UNKNOWN), None)
+    if unknown and not fast:
+        click.echo(f"\n?           DVC cannot tell what has changed. {unknown}")
 
 
 def _models(found: dict[str, Any] | None, elsewhere: bool) -> None:

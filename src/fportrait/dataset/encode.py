@@ -27,6 +27,7 @@ from fportrait.dataset.focus import FOCUS_LANDMARKS
 from fportrait.dataset.identities import IdentityUnit, identity_units, window_starts
 from fportrait.dataset.mixing import draw_integer
 from fportrait.dataset.shards import ShardWriter, write_shard
+from fportrait.dataset.upright import TURNS, upright
 from fportrait.devices import device_of, pick_device
 from fportrait.diffusion.shapes import check_picture_size, latent_frames
 from fportrait.errors import UserError
@@ -46,6 +47,7 @@ CODE = (
     "dataset/focus.py",
     "dataset/mixing.py",
     "dataset/shards.py",
+    "dataset/upright.py",
     "diffusion/codec.py",
     "pixels.py",
     "tracking/actions.py",
@@ -193,6 +195,7 @@ def encode_identity(
 
     where = [("dataset", "==", unit.dataset), ("identity", "==", unit.identity)]
     frames = pd.read_parquet(Path(unit.folder) / "frames.parquet", filters=where)
+    frames = pd.concat([upright(clip) for _, clip in frames.groupby("clip", sort=True)], ignore_index=True)
     person = pd.read_parquet(Path(unit.folder) / "identities.parquet", filters=where).iloc[0]
     vae = _vae(vae_folder, device)
     readout = readout_of(vae_folder)
@@ -215,7 +218,8 @@ def encode_identity(
         cuts = {each: bucket_crop(crop, each, frame_size) for each in records}
         cameras = {each: rectangle_intrinsics(rows["intrinsics"][0], cut, each) for each, cut in cuts.items()}
         shown = sorted({frame for name, frame in wanted if name == clip})
-        video, pictures = read_crops(str(table["path"].iloc[0]), cuts, bucket, len(table), shown)
+        file, turns = str(table["path"].iloc[0]), int(table[TURNS].iloc[0])
+        video, pictures = read_crops(file, cuts, bucket, len(table), shown, turns)
         codes = np.stack(table["expression_code"].to_list()).astype(np.float32)
         stand = placed_vertices(body, shape, table, rows, shown, told_actions(readout, codes))
         for each in records:
@@ -296,7 +300,8 @@ def clip_buckets(
         if not further or split != "train":
             found[str(clip)] = square, None
             continue
-        height, width = next(iter(iter_video(str(table["path"].iloc[0]), 0, 1))).shape[:2]
+        sides = next(iter(iter_video(str(table["path"].iloc[0]), 0, 1))).shape[:2]
+        height, width = sides if table[TURNS].iloc[0] % 2 == 0 else sides[::-1]
         side = whole_pixels(table["crop"].iloc[0])[2]
         found[str(clip)] = nearest_bucket((height, width), side, (square, *further)), (height, width)
     return found
@@ -356,15 +361,22 @@ def crop_rectangle(picture: np.ndarray, crop: tuple[int, int, int, int], bucket:
 
 
 def read_crops(
-    path: str, cuts: Mapping[Bucket, tuple[int, int, int, int]], bucket: Bucket, frames: int, shown: Collection[int]
+    path: str,
+    cuts: Mapping[Bucket, tuple[int, int, int, int]],
+    bucket: Bucket,
+    frames: int,
+    shown: Collection[int],
+    quarter_turns: int = 0,
 ) -> tuple[np.ndarray, dict[tuple[Bucket, int], np.ndarray]]:
-    """A clip as `T H W 3` uint8 of its bucket, and its frames `shown` as pictures of every bucket of `cuts`.
+    """A clip as `T H W 3` uint8 of its bucket, and its frames `shown` as pictures of every bucket of `cuts`, cut from
+    frames that `np.rot90` has turned so often.
 
     Frame by frame: a long, large video never lies in memory as a whole.
     """
     video: list[np.ndarray] = []
     pictures: dict[tuple[Bucket, int], np.ndarray] = {}
-    for number, picture in enumerate(iter_video(path, 0, frames)):
+    for number, frame in enumerate(iter_video(path, 0, frames)):
+        picture = np.rot90(frame, quarter_turns)
         video.append(crop_rectangle(picture, cuts[bucket], bucket))
         if number in shown:
             pictures |= {(each, number): crop_rectangle(picture, cut, each) for each, cut in cuts.items()}

@@ -170,7 +170,7 @@ def _motion(config: ValidationConfig) -> list[Rule]:
             "motion",
             "code_fit",
             "warning",
-            "look whether that clip's codes are of another clip, or in another order",
+            "film a face that moves more (talking, smiling); where it does, look whether the codes are of another clip",
             low=config.min_code_fit,
         ),
         Rule(

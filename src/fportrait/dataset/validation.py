@@ -108,7 +108,7 @@ def validate_tables(
                 warnings.append(f"{_measured(rule, row)}; expected {_bounds(rule)} ({rule.title}): {rule.fix}")
                 continue
             reasons = quarantined.setdefault(f"{row['dataset']}/{row['identity']}", [])
-            reasons.append(f"{rule.title}: {_measured(rule, row)}")
+            reasons.append(f"{rule.title}: {_measured(rule, row)}; expected {_bounds(rule)}. To fix it: {rule.fix}")
     critical = [failure for phase in phases for failure in _failures(phase, "critical")]
     reached_motion = len(phases) > 2
     identities = len(motion[["dataset", "identity"]].drop_duplicates()) if reached_motion and motion is not None else 0

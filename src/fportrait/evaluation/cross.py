@@ -19,6 +19,7 @@ from fportrait.camera.cameras import in_camera
 from fportrait.dataset.batches import expression_of
 from fportrait.dataset.sampling import held_out, noise_of
 from fportrait.dataset.shards import Record, ShardReader
+from fportrait.dataset.upright import upright
 from fportrait.diffusion.cameras import Cameras
 from fportrait.diffusion.codec import encode_video
 from fportrait.diffusion.conditions import Conditions
@@ -76,6 +77,7 @@ class Annotations:
         )
 
     def clip(self, dataset: str, clip: str, first: int, count: int) -> Any:
+        """Rows of a clip's frames, as shards hold it: `upright`."""
         table = self.frames[(self.frames["dataset"] == dataset) & (self.frames["clip"] == clip)].sort_values("frame")
         table = table.iloc[first : first + count]
         if len(table) != count:
@@ -84,7 +86,7 @@ class Annotations:
                 f"{count} frames",
                 "run `kedro run --pipelines=encode` again: shards and annotations differ",
             )
-        return table
+        return upright(table)
 
     def person(self, dataset: str, identity: str) -> Any:
         rows = self.identities[(self.identities["dataset"] == dataset) & (self.identities["identity"] == identity)]

@@ -20,6 +20,7 @@ from fportrait.atomic_io import value_hash, write_json, write_text
 from fportrait.camera.cameras import crop_intrinsics
 from fportrait.dataset.encode import crop_picture, whole_pixels
 from fportrait.dataset.shards import Record, ShardReader
+from fportrait.dataset.upright import TURNS
 from fportrait.errors import UserError
 from fportrait.evaluation.cross import Annotations
 
@@ -59,8 +60,8 @@ def source_of(reader: ShardReader, annotations: Annotations, record: Record, fra
     driving = annotations.clip(record.dataset, record.clip, record.first_frame, frames)
     own = annotations.clip(record.dataset, person["reference_clip"], int(person["reference_frame"]), 1).iloc[0]
     whole = annotations.clip(record.dataset, record.clip, 0, 1).iloc[0]
-    video = _cut(whole["path"], whole["crop"], record.first_frame, frames)
-    portrait = _cut(own["path"], _first_crop(annotations, record.dataset, own), int(own["frame"]), 1)[0]
+    video = _cut(whole, whole["crop"], record.first_frame, frames)
+    portrait = _cut(own, _first_crop(annotations, record.dataset, own), int(own["frame"]), 1)[0]
     window, portraits = reader.read(record, frames), reader.references(record)
     for name, theirs, small in (
         ("video", video, window["video"].numpy()),
@@ -80,16 +81,18 @@ def _first_crop(annotations: Annotations, dataset: str, row: Any) -> Sequence[fl
     return annotations.clip(dataset, row["clip"], 0, 1).iloc[0]["crop"]
 
 
-def _cut(path: str, crop: Sequence[float], first: int, frames: int) -> np.ndarray:
-    """`T S S 3` uint8: frames of a video, cut to the square `crop` and not resized."""
+def _cut(row: Any, crop: Sequence[float], first: int, frames: int) -> np.ndarray:
+    """`T S S 3` uint8: frames of the video of an `upright` row, cut to the square `crop` and not resized."""
     from fportrait.capture.video_io import iter_video
 
+    path, turns = str(row["path"]), int(row[TURNS])
     if not Path(path).is_file():
         raise UserError(
             f"no video {path}", "the videos that were encoded, in their places", "run from the project's root"
         )
     square = whole_pixels(crop)
-    pictures = [crop_picture(picture, square, square[2]) for picture in iter_video(path, first, first + frames)]
+    shown = (np.rot90(frame, turns) for frame in iter_video(path, first, first + frames))
+    pictures = [crop_picture(picture, square, square[2]) for picture in shown]
     if len(pictures) != frames:
         raise UserError(f"{len(pictures)} frames in {path} from frame {first}", f"{frames}", AGAIN)
     return np.stack(pictures)

@@ -10,30 +10,40 @@ from pathlib import Path
 from typing import Any
 
 from fportrait.errors import UserError
-from fportrait.ops import lineage
+from fportrait.ops import lineage, stopped
 
-FRESH, CHANGED, NEVER, UNKNOWN, ELSEWHERE = "fresh", "changed", "never run", "?", "elsewhere"
+FRESH, CHANGED, NEVER, STOPPED, UNKNOWN, ELSEWHERE = "fresh", "changed", "never run", "stopped", "?", "elsewhere"
 
 
 def stages(names: list[str], ask_dvc: bool = True, environment: str = "base") -> list[dict[str, Any]]:
-    """Per stage: `state`, why it changed, when and how long it ran, and its MLflow run."""
+    """Per stage: `state`, why it changed, stopped or cannot be told, when and how long it ran, and its MLflow run."""
     records = lineage.FOLDER
     if environment != "base":
         from fportrait.training.plan import read_folder
 
         records = Path(read_folder("reports", environment)) / "lineage"
-    changed = changed_stages(environment) if ask_dvc else None
+    changed, unknown = None, "not asked (--fast)"
+    if ask_dvc:
+        try:
+            changed = changed_stages(environment)
+        except UserError as error:
+            unknown = str(error)
     rows: list[dict[str, Any]] = []
     for name in names:
         record = lineage.read_record(name, records)
         path = records / f"{name}.json"
+        reason = stopped.read(name, records)
         if record is None:
             rows.append({"stage": name, "state": NEVER})
+            if reason is not None:
+                rows[-1] |= {"state": STOPPED, "why": reason}
             continue
-        state, why = UNKNOWN, ""
+        state, why = UNKNOWN, unknown
         if changed is not None:
             why = "; ".join(changed.get(name, []))
             state = CHANGED if name in changed else FRESH
+        if state == CHANGED and reason is not None:
+            state, why = STOPPED, reason
         rows.append(
             {
                 "stage": name,
@@ -49,13 +59,18 @@ def stages(names: list[str], ask_dvc: bool = True, environment: str = "base") ->
     return rows
 
 
-def changed_stages(environment: str = "base") -> dict[str, list[str]] | None:
-    """What `dvc status` says: changed things by stage; None when DVC cannot tell (no repository, or it is locked)."""
+def changed_stages(environment: str = "base") -> dict[str, list[str]]:
+    """What `dvc status` says: changed things by stage.
+
+    Raises:
+        UserError: DVC cannot tell: no repository, or it is busy.
+    """
     command = [sys.executable, "-m", "dvc", "status", "--json"]
     if environment != "base":
         chain = Path("conf") / environment / "dvc.yaml"  # of tools/environment_stages.py
         if not chain.is_file():
-            return None
+            fix = f"python tools/environment_stages.py {environment}"
+            raise UserError(f"no {chain.as_posix()}", "the environment's chain, by which DVC knows its stages", fix)
         command.append(str(chain))
     run = subprocess.run(command, capture_output=True, text=True)
     try:
@@ -63,11 +78,26 @@ def changed_stages(environment: str = "base") -> dict[str, list[str]] | None:
     except ValueError:
         entries = None
     if entries is None:
-        return None
+        raise _cannot_tell(run.stderr)
     return {
         name.rpartition(":")[2]: [reason for part in parts for reason in _reasons(part)]
         for name, parts in entries.items()
     }
+
+
+def _cannot_tell(said: str) -> UserError:
+    """Why `dvc status` did not answer, of what it said on its error stream, and what to do."""
+    expected = "a project under DVC, which knows what has changed"
+    if not Path(".dvc").is_dir():
+        fix = "clone the repository, or copy its .dvc and .git along; here, `git init` and `dvc init` make new ones"
+        return UserError("no folder .dvc here", expected, fix)
+    if "not a git repository" in said:
+        fix = "copy .git along, or `git init`; without Git, `dvc config core.no_scm true`"
+        return UserError("no Git repository here, in which DVC keeps what it knows", expected, fix)
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    told = next((line for line in lines if line.startswith("ERROR")), lines[-1] if lines else "nothing")
+    fix = "wait until another DVC is done, or look at what `dvc status` says"
+    return UserError(f"`dvc status` without an answer ({told.removeprefix('ERROR: ')})", expected, fix)
 
 
 def _reasons(part: Any) -> list[str]:
@@ -82,7 +112,7 @@ def _reasons(part: Any) -> list[str]:
 
 
 def quarantine(environment: str = "base") -> list[dict[str, Any]]:
-    """Everything set aside, by stage: who and why."""
+    """Everything set aside, by stage: who and why. The gate's are in its `quarantine.json`, like everybody's."""
     rows = []
     data = Path("data") if environment == "base" else Path("data") / environment
     for path in sorted(data.glob("0*/*/quarantine.json")):
@@ -94,12 +124,6 @@ def quarantine(environment: str = "base") -> list[dict[str, Any]]:
             keys = ("dataset", "clip") if "clip" in entry else ("dataset", "identity", "path", "unit")
             who = "/".join(str(entry[key]) for key in keys if entry.get(key))  # a clip's name begins with the identity
             rows.append({"where": path.parent.as_posix(), "who": who, "reason": entry.get("reason", "")})
-    report = data / "03_primary/validated/report.json"
-    if report.is_file():
-        found = json.loads(report.read_text(encoding="utf-8")).get("quarantined", {})
-        for who, reason in found.items() if isinstance(found, dict) else []:
-            reason = "; ".join(map(str, reason)) if isinstance(reason, list) else str(reason)
-            rows.append({"where": report.parent.as_posix(), "who": who, "reason": reason})
     return rows
 
 
