@@ -35,6 +35,7 @@ RUN = {
     "dvc metrics diff": ("platform/test_dvc_tables.py", r'"metrics", "diff"'),
     "dvc plots diff": ("platform/test_dvc_tables.py", r'"plots", "diff"'),
     "dvc plots show": ("platform/test_dvc_tables.py", r'"plots", "show"'),
+    "dvc init": ("cli/test_doctor_and_status.py", r'"init", "-q"'),
     "dvc pull": ("outgrow/test_servers.py", r'"pull"'),
     "dvc push": ("outgrow/test_servers.py", r'"push"'),
     "dvc repro": ("platform/test_dvc_lock.py", r'"repro"'),
