@@ -138,6 +138,8 @@ def test_a_state_that_dvc_cannot_tell_has_a_reason_and_what_to_do(folder):
     (folder / ".dvc/config").write_text("[core\n")
     assert "`dvc status` without an answer" in told()
     assert "cannot tell" not in call("status", "--fast").output
+    for said in ("ERROR: 'data/x' is busy, it is being blocked by:\n  (PID 7)", "ERROR: Unable to acquire lock."):
+        assert "another DVC at work" in str(status._cannot_tell(said))
 
 
 def test_a_person_whom_the_gate_sets_aside_is_listed_once(folder):

@@ -94,9 +94,11 @@ def _cannot_tell(said: str) -> UserError:
     if "not a git repository" in said:
         fix = "copy .git along, or `git init`; without Git, `dvc config core.no_scm true`"
         return UserError("no Git repository here, in which DVC keeps what it knows", expected, fix)
+    if "is busy" in said or "acquire lock" in said:
+        return UserError("another DVC at work here", "one at a time", "wait until it is done")
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     told = next((line for line in lines if line.startswith("ERROR")), lines[-1] if lines else "nothing")
-    fix = "wait until another DVC is done, or look at what `dvc status` says"
+    fix = "look at what `dvc status` says"
     return UserError(f"`dvc status` without an answer ({told.removeprefix('ERROR: ')})", expected, fix)
 
 
