@@ -95,6 +95,29 @@ def test_phone_folders_keep_their_people_and_name_what_is_left_out(tmp_path):
     assert len(ingested(tmp_path / "raw")) == 2
 
 
+@pytest.mark.parametrize("copy", (False, True))
+def test_consent_comes_along_with_the_captures_and_stays_when_they_are_placed_anew(tmp_path, copy):
+    phones, studios, raw = tmp_path / "phones", tmp_path / "studios", tmp_path / "raw"
+    for name in ("p0", "p1"):
+        clip(phones / name / "a.mp4")
+    (phones / "p0/capture.json").write_text('{"horizontal_fov_degrees": 60}')
+    (phones / "p0/Consent.TXT").write_text("agreed")
+    studio(studios / "s0", ("calm",), tuple(f"cam{i:02d}" for i in range(6)))
+    (studios / "s0/consent.md").write_text("agreed")
+    for number in (6, 5):  # the second places the studio anew
+        for source in (phones, studios):
+            import_captures(source, raw, copy=copy, options=Options(cameras=number))
+        (raw / "studio/s0/consent.json").write_text("{}")  # by hand, in the place itself
+    import_captures(studios, raw, copy=copy, options=Options(cameras=4))
+    assert (raw / "studio/s0/consent.json").read_text() == "{}"
+    assert (raw / "phone/p0/Consent.TXT").is_symlink() != copy
+    found = ingest_captures(raw, tmp_path / "manifest", tmp_path, {}, min_frames=5, require_consent=True)
+    assert [entry["identity"] for entry in found.quarantine] == ["p1"] and "consent" in found.quarantine[0]["reason"]
+    (phones / "p0/Consent.TXT").unlink()  # withdrawn: of a link nothing is left
+    found = ingest_captures(raw, tmp_path / "manifest", tmp_path, {}, min_frames=5, require_consent=True)
+    assert {entry["identity"] for entry in found.quarantine} == ({"p1"} if copy else {"p0", "p1"})
+
+
 def test_captures_that_no_import_made_are_never_overwritten(tmp_path):
     clip(tmp_path / "anna" / "one.mp4")
     mine = clip(tmp_path / "raw/phone/anna/one.mp4", frames=7).read_bytes()

@@ -13,7 +13,8 @@ from click.testing import CliRunner
 
 from fportrait.atomic_io import write_json
 from fportrait.cli import main
-from fportrait.ops import doctor, status
+from fportrait.errors import UserError
+from fportrait.ops import doctor, status, stopped
 
 ROOT = Path(__file__).parents[2]
 
@@ -140,6 +141,14 @@ def test_a_state_that_dvc_cannot_tell_has_a_reason_and_what_to_do(folder):
     assert "cannot tell" not in call("status", "--fast").output
     for said in ("ERROR: 'data/x' is busy, it is being blocked by:\n  (PID 7)", "ERROR: Unable to acquire lock."):
         assert "another DVC at work" in str(status._cannot_tell(said))
+
+
+def test_a_model_that_the_gate_refused_was_not_promoted_elsewhere(folder):
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    stopped.write("promote", folder / "data/08_reporting/lineage", UserError("a weak model", "a strong one", "train"))
+    result = call("status", "--fast")
+    assert "promote         stopped" in result.output and "stopped: Found a weak model." in result.output
+    assert "elsewhere" not in result.output
 
 
 def test_a_person_whom_the_gate_sets_aside_is_listed_once(folder):

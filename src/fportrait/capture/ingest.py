@@ -187,8 +187,13 @@ def _check_identity(dataset: str, name: str, scan: _Scan) -> None:
 
 def has_consent(folder: Path) -> bool:
     """Whether a person's folder holds a consent file that is not empty."""
-    there = (path for path in folder.iterdir() if path.name.lower() in CONSENT) if folder.is_dir() else ()
-    return any(path.is_file() and path.stat().st_size > 0 for path in there)
+    return any(path.stat().st_size > 0 for path in consent_files(folder))
+
+
+def consent_files(folder: Path) -> list[Path]:
+    """The files of a person's folder that are named as consent."""
+    there = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in there if path.name.lower() in CONSENT and path.is_file()]
 
 
 def _check_consent(folder: Path, scan: _Scan) -> None:

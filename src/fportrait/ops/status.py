@@ -213,7 +213,7 @@ def tell_where_promoted(report: dict[str, Any]) -> None:
     """
     row = next((row for row in report["stages"] if row["stage"] == "promote"), None)
     found = report["models"]
-    if row is None or row["state"] == NEVER or (found or {}).get("error") or (found or {}).get("champion"):
+    if row is None or row["state"] in (NEVER, STOPPED) or (found or {}).get("error") or (found or {}).get("champion"):
         return
     row["state"] = ELSEWHERE
     row["why"] = "its registry is not here: fportrait registry import FILE"

@@ -45,7 +45,7 @@ def _person(folder: Path, identity: str) -> Plan:
         yield Refusal(identity, folder / "capture.json", str(error))
         return
     for path in found:
-        yield ClipPlan(identity, path.stem, path, fov if fov == fov else None)
+        yield ClipPlan(identity, path.stem, path, fov if fov == fov else None, consent_in=folder)
 
 
 def is_studio(source: Path) -> bool:
@@ -78,7 +78,7 @@ def plan_studio(source: Path, options: Options) -> Plan:
             else:
                 segments[segment.name] = {name: files[name] for name in drawn}
         if segments:
-            yield StudioPlan(folder.name, {name: cameras[name] for name in drawn}, segments)
+            yield StudioPlan(folder.name, {name: cameras[name] for name in drawn}, segments, folder)
         elif not folders(folder):
             yield refusal(
                 folder.name, folder, f"no segments in {folder.name}", "folders of synchronised videos", "add videos"

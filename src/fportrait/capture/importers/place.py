@@ -20,6 +20,7 @@ from fportrait.capture.calibration import check_name, write_calibration
 from fportrait.capture.features import features_path, write_features
 from fportrait.capture.importers import ava256, nersemble, own, seamless
 from fportrait.capture.importers.plan import ClipPlan, Options, Plan, Refusal, StudioPlan, ZippedFrames
+from fportrait.capture.ingest import CONSENT, consent_files
 from fportrait.capture.video_io import constant_rate, probe, write_video
 from fportrait.errors import UserError
 
@@ -127,10 +128,12 @@ def place(plan: ClipPlan | StudioPlan, target: str, copy: bool, min_frames: int)
     where = plan.video if isinstance(plan, ClipPlan) else Path(plan.identity)
     try:
         check_name(plan.identity, "an identity's")
+        folder = Path(target) / ("phone" if isinstance(plan, ClipPlan) else "studio") / plan.identity
         if isinstance(plan, ClipPlan):
-            _place_clip(plan, Path(target) / "phone" / plan.identity, copy, min_frames, outcome)
+            _place_clip(plan, folder, copy, min_frames, outcome)
         else:
-            _place_studio(plan, Path(target) / "studio" / plan.identity, copy, min_frames, outcome)
+            _place_studio(plan, folder, copy, min_frames, outcome)
+        _bring_consent(plan.consent_in, folder, copy)
     except UserError as error:
         outcome["quarantine"].append(Refusal(plan.identity, where, str(error)).as_json())
     except OSError as error:
@@ -196,7 +199,7 @@ def _place_field_of_view(plan: ClipPlan, folder: Path) -> None:
                 "import it under another identity",
             )
     elif wanted is not None:
-        if any(not entry.name.startswith(".") for entry in folder.glob("*")):
+        if any(not entry.name.startswith(".") and entry.name.lower() not in CONSENT for entry in folder.glob("*")):
             raise UserError(
                 f"clips of {plan.identity} without a capture.json",
                 "one camera per identity's folder",
@@ -223,6 +226,8 @@ def _place_studio(plan: StudioPlan, folder: Path, copy: bool, min_frames: int, o
             raise UserError(f"{place_name} already there", "a capture that no import made", "rename or remove it")
     kept = 0
     with atomic_folder(folder) as fresh:
+        for path in consent_files(folder):  # also one that was put here by hand
+            shutil.copy2(path, fresh / path.name, follow_symlinks=False)
         write_calibration(fresh / "calibration.json", plan.cameras)
         for segment, files in plan.segments.items():
             try:
@@ -274,6 +279,13 @@ def _bring(source: Path, target: Path, copy: bool) -> None:
         else:
             temporary.unlink()
             os.symlink(source.resolve(), temporary)
+
+
+def _bring_consent(source: Path | None, folder: Path, copy: bool) -> None:
+    """What a person agreed to comes along with what they agreed to; a link is broken where it is withdrawn."""
+    for path in consent_files(source) if source is not None else ():
+        if not os.path.lexists(folder / path.name):
+            _bring(path, folder / path.name, copy)
 
 
 def _describe(one: Path | ZippedFrames) -> list[Any]:

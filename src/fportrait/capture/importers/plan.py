@@ -58,22 +58,28 @@ class ZippedFrames:
 
 @dataclass(frozen=True)
 class ClipPlan:
-    """One monocular clip: its video, the field of view if known, and a file of per-frame features if there is one."""
+    """One monocular clip: its video, the field of view if known, and a file of per-frame features if there is one.
+
+    `consent_in`: the person's folder, in which a consent file may lie.
+    """
 
     identity: str
     clip: str
     video: Path
     fov_degrees: float | None = None
     features: Path | None = None
+    consent_in: Path | None = None
 
 
 @dataclass(frozen=True)
 class StudioPlan:
-    """One person's studio capture: cameras in metres, and per segment one source per camera."""
+    """One person's studio capture: cameras in metres, and per segment one source per camera; `consent_in` as in
+    `ClipPlan`."""
 
     identity: str
     cameras: dict[str, Camera]
     segments: dict[str, dict[str, Path | ZippedFrames]]
+    consent_in: Path | None = None
 
 
 @dataclass(frozen=True)
