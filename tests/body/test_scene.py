@@ -13,7 +13,7 @@ from fportrait.body.blending import headness
 from fportrait.body.model import load_body
 from fportrait.body.painting import PortraitPainter, acting_vertices
 from fportrait.body.pose import Pose
-from fportrait.body.scene import FEWEST, WALL, SceneBlend, Shot, before_wall, drawn_by, measured
+from fportrait.body.scene import FEWEST, WALL, Layer, SceneBlend, Shot, aligned, before_wall, drawn_by, measured
 from fportrait.body.warping import Target
 
 SIZE = 64
@@ -154,3 +154,32 @@ def test_no_frame_comes_or_goes_with_a_jump(frames):
     drawn = [scene.paint(target(aside)).astype(float) for aside in np.linspace(0.02, 0.05, 13)]
     steps = [abs(before - after).mean() for before, after in itertools.pairwise(drawn)]
     assert max(steps) < 3 * np.median(steps)
+
+
+def shoulders(height: float, tilt: float = 0.0, size: int = 128) -> Layer:
+    """Grey shoulders whose outline lies at a row, and so many rows lower at the right side than in the middle."""
+    rows = np.arange(size, dtype=np.float32)[:, None] - tilt * np.linspace(-1, 1, size)
+    opacity = np.clip(rows - height - 8 * np.cos(np.arange(size) / 20) + 0.5, 0, 1).astype(np.float32)
+    return Layer(np.full((size, size, 3), 90, np.float32), opacity, np.ones((size, size), np.float32))
+
+
+@pytest.mark.parametrize("tilt", [0, 2], ids=["higher", "aslant"])
+def test_shoulders_of_two_heights_have_one_outline(tilt):
+    """Their mean was a double one."""
+    layers, wall = [shoulders(78, -tilt), shoulders(83, tilt)], np.full((128, 128, 3), 200, np.float32)
+    torso = np.repeat(np.clip((np.arange(128.0, dtype=np.float32)[:, None] - 40) / 6, 0, 1), 128, 1)
+    weights = np.array([0.5, 1], np.float32)
+    moved = aligned(layers, weights, wall, torso)
+    whole = shoulders((78 + 2 * 83) / 3, tilt / 3).opacity
+    before, after = (np.average([one.opacity for one in some], 0, weights) for some in (layers, moved))
+    half = [((one > 0.1) & (one < 0.9)).sum() for one in (before, after)]
+    assert half[1] < 0.5 * half[0] and np.abs(after - whole).mean() < 0.3 * np.abs(before - whole).mean()
+    assert np.array_equal(moved[0].opacity[:40], layers[0].opacity[:40]), "hair stays"
+    nudged = aligned(layers, weights + np.float32([0.02, 0]), wall, torso)
+    assert np.abs(nudged[0].opacity - moved[0].opacity).max() < 0.1, "without a jump"
+
+
+def test_one_torso_and_one_that_counts_for_nothing_stay():
+    layers, wall = [shoulders(78), shoulders(83)], np.full((128, 128, 3), 200, np.float32)
+    alone = aligned(layers, np.array([1, 0], np.float32), wall, np.ones((128, 128), np.float32))
+    assert all(one is other for one, other in zip(alone, layers, strict=True))

@@ -29,6 +29,9 @@ PARTS = ("hair", "torso", "wall")
 HAIR, TORSO, WALL = range(3)
 LEAST_ERROR = 10.0  # squared grey levels that any picture is off by
 POWER = 3.0  # of the inverse errors that pictures count by
+# How torsos are brought together: side of the pictures that tell by how much; deviation of the Gaussian that they are
+# softened with, their pixels; rounds; share of the side that one moves at most; squared slope that tells nothing.
+SMALL, SOFT, ROUNDS, FURTHEST, FLAT = 64, 1.0, 4, 0.04, 1.0
 CLEARLY = 0.8  # of the portrait's error, up to which a part is mixed
 AHEAD = 0.3  # share of what the portrait has to move that the nearest frame saves, from which frames count wholly
 STRANGE = 1000.0  # misfit from which a picture shows another hair, torso or wall
@@ -181,6 +184,7 @@ def before_wall(
     low, inside = lowness(painter, target)[:, None], np.zeros(shape, np.float32)
     inside.reshape(-1)[target.places] = headness(painter.body, target)
     beside = 1 - np.clip(2 * cv2.GaussianBlur(inside, (0, 0), SEAM * min(shape)) - 1, 0, 1)
+    layers = aligned(layers, weights[:, TORSO].astype(np.float32), behind, low * beside)
     total, opaque = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     people = np.zeros((*shape, 3), np.float32)
     for index, (layer, weight) in enumerate(zip(layers, weights.astype(np.float32), strict=True)):
@@ -194,6 +198,55 @@ def before_wall(
         people += share[..., None] * layer.colours
     people /= np.maximum(opaque, 1e-12)[..., None]
     return np.asarray(behind + (opaque / np.maximum(total, 1e-12))[..., None] * (people - behind))
+
+
+def aligned(layers: Sequence[Layer], weights: np.ndarray, behind: np.ndarray, torso: np.ndarray) -> list[Layer]:
+    """People of weights `1+N` before what stands `behind` `H W 3`, whose torsos, `H W` in [0, 1], are moved to where
+    they are on the mean: the mean of two shoulders, one higher than the other, is a double outline.
+
+    By small pictures, which are moved and tilted until they lie on their mean (Lucas and Kanade 1981).
+    """
+    told = np.flatnonzero(weights > 0).tolist()
+    if len(told) < 2 or not (torso > 0.5).any():
+        return list(layers)
+    side = min(torso.shape)
+    step = max(side // SMALL, 1)
+    size = torso.shape[1] // step, torso.shape[0] // step
+
+    def small(picture: np.ndarray) -> np.ndarray:
+        return np.asarray(cv2.GaussianBlur(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), (0, 0), SOFT))
+
+    wall = behind.mean(-1)
+    people = [small(layers[n].opacity * (layers[n].colours.mean(-1) - wall)) for n in told]
+    where = cv2.resize(torso, size, interpolation=cv2.INTER_AREA)
+    for n in told:
+        where = where * cv2.resize(layers[n].known, size, interpolation=cv2.INTER_AREA)
+    share = weights[told] / weights[told].sum()
+    moved, most = np.zeros((len(told), 3), np.float32), FURTHEST * side / step
+    for _ in range(ROUNDS):
+        now = [_moved(one, ways) for one, ways in zip(people, moved, strict=True)]
+        mean = np.tensordot(share, np.stack(now), 1)
+        across, down = (cv2.Sobel(mean, cv2.CV_32F, *way) / 8 for way in ((1, 0), (0, 1)))
+        slopes = np.stack([across, down, down * np.linspace(-1, 1, size[0], dtype=np.float32)], -1)
+        known = np.einsum("hw,hwi,hwj->ij", where, slopes, slopes) + FLAT * where.sum() * np.eye(3)
+        for index, one in enumerate(now):
+            moved[index] += np.linalg.solve(known, np.einsum("hw,hwi,hw->i", where, slopes, mean - one))
+        moved = np.clip(moved - share @ moved, -most, most)
+    top, found = int(np.flatnonzero((torso > 0).any(1))[0]), list(layers)
+    field = torso[top:].astype(np.float32)
+    for n, ways in zip(told, moved * np.float32(step), strict=True):
+        found[n] = Layer(*(np.concatenate([one[:top], _moved(one[top:], ways, field)]) for one in layers[n]))
+    return found
+
+
+def _moved(picture: np.ndarray, way: np.ndarray, field: np.ndarray | float = 1.0) -> np.ndarray:
+    """A picture `H W` or `H W C` that shows what lay further across, down, and down at the right side but up at the
+    left, by such a way `3`, pixels, times a field `H W`."""
+    across, down, tilt = way
+    y, x = np.mgrid[: len(picture), : picture.shape[1]].astype(np.float32)
+    ways = down + tilt * np.linspace(-1, 1, picture.shape[1], dtype=np.float32)
+    at = x + np.float32(across) * field, (y + ways * field).astype(np.float32)
+    return np.asarray(cv2.remap(picture, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
 
 
 def lowness(painter: PortraitPainter, target: Target) -> np.ndarray:
