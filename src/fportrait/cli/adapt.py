@@ -136,7 +136,9 @@ def train(clips: Path, name: str, model: Path | None, given: dict[str, Any], as_
         if shows := sorted(name for name in {*shown} - {"front"} if not name.startswith(PREFIX)):
             click.echo(f"it carries pictures of what a portrait may not show: {', '.join(shows)}")
         if not record["better"]:
-            click.echo("no gain on the clips held out" + (": those pictures are what it brings" if shows else ""))
+            # It may well have gained on the base, and be below the first frame repeated.
+            why = "not better than both base and first frame repeated on every clip held out"
+            click.echo(why + (": those pictures are what it brings" if shows else ""))
         for label, gains in record["scores"]["gains"].items():
             click.echo(f"gains, {label}: " + ", ".join(f"{key} {value:.2f}" for key, value in gains.items()))
         click.echo(", ".join(f"{what} {seconds:.0f} s" for what, seconds in record["seconds"].items()))
