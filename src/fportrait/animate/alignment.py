@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from fportrait.animate.tracked import Report, Tracked, portrait_painter
+from fportrait.body.eyelids import MARGINS
 from fportrait.body.model import BodyModel
 from fportrait.body.painting import PortraitPainter, acting_vertices
 from fportrait.body.pose import rotation_matrix
@@ -44,8 +45,7 @@ CODE_STEP = 0.1
 # shows its own there, and a mouth was closed until the frame's was matched.
 INNER_LIPS = [78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95]
 OUTER_LIPS = [61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146]
-LIDS = [33, 7, 163, 144, 145, 153, 154, 155, 133, 246, 161, 160, 159, 158, 157, 173]  # of the right eye, and the left
-LIDS += [263, 249, 390, 373, 374, 380, 381, 382, 362, 466, 388, 387, 386, 385, 384, 398]
+LIDS = sorted({point for eye in MARGINS for margin in eye for point in margin})
 MARKS = np.array([*OUTER_LIPS, *INNER_LIPS, *LIDS])
 # A painted smile has no folds and shades no cheek: pixels alone take back what they cannot show. So lips and lids are
 # held to their landmarks, with so many squared grey levels for a squared pixel; proportionally beyond so many pixels.

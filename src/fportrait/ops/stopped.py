@@ -18,9 +18,11 @@ def forget(stage: str, records: Path) -> None:
 
 
 def read(stage: str, records: Path) -> str | None:
-    """What stopped a stage; None where nothing did, or it is done since."""
-    path = _path(stage, records)
-    return str(json.loads(path.read_text(encoding="utf-8"))["error"]) if path.is_file() else None
+    """What stopped a stage; None where nothing did, it is done since, or the note is broken."""
+    try:
+        return str(json.loads(_path(stage, records).read_text(encoding="utf-8"))["error"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _path(stage: str, records: Path) -> Path:
