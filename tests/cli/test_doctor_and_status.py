@@ -92,7 +92,7 @@ def test_status_of_an_environment_shows_its_own_stages_and_quarantine(folder):
     record(folder, "ingest")
     write_json(folder / "data/gpu/03_primary/tracks/quarantine.json", [{"identity": "anna", "reason": "no face"}])
     report = json.loads(call("status", "--env", "gpu", "--json").output)
-    assert report["stages"][0] == {"stage": "ingest", "state": status.NEVER}
+    assert report["stages"][0] == {"stage": "ingest", "state": status.NEVER, "waits_for": []}
     assert [row["who"] for row in report["quarantine"]] == ["anna"]
     assert json.loads(call("status", "--fast", "--json").output)["quarantine"] == []
     refused = call("status", "--env", "gpuu")
@@ -116,6 +116,49 @@ def test_status_tells_a_changed_stage_from_a_fresh_one_as_dvc_does(folder):
     rows = {row["stage"]: row for row in status.stages(["one", "two"])}
     assert rows["one"]["state"] == status.FRESH
     assert rows["two"]["state"] == status.CHANGED and "two.in" in rows["two"]["why"]
+
+
+def test_what_lies_below_a_changed_stage_waits_for_it_and_dvc_tells_no_other_story(folder):
+    links = {"one": "one.in", "two": "one.txt", "three": "two.txt", "beside": "beside.in"}
+    stages = "stages:\n" + "".join(
+        f"  {name}:\n    cmd: wc -l < {dep} > {name}.txt\n    deps: [{dep}]\n    outs: [{name}.txt]\n"
+        for name, dep in links.items()
+    )
+    (folder / "dvc.yaml").write_text(stages)
+    for name in ("one", "beside"):
+        (folder / f"{name}.in").write_text("a\n")
+    for name in links:
+        record(folder, name)
+    quiet = {"cwd": folder, "check": True, "capture_output": True}
+    subprocess.run(["git", "init", "-q"], **quiet)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], **quiet)
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "-q"], **quiet)
+
+    def told() -> dict:
+        rows = {row["stage"]: row for row in status.stages(list(links))}
+        assert set(status.changed_stages()) == {name for name, row in rows.items() if row["state"] == status.CHANGED}
+        return {name: (row["state"], *row["waits_for"]) for name, row in rows.items()}
+
+    fresh, waits = (status.FRESH,), (status.WAITS, "one")
+    assert told() == dict.fromkeys(links, fresh)
+    (folder / "one.in").write_text("b\n")
+    assert told() == {"one": (status.CHANGED,), "two": waits, "three": waits, "beside": fresh}
+    result = call("status")
+    assert result.exit_code == 0 and "for one" in result.output and "these only if its results" in result.output
+    (folder / "three.txt").unlink()  # what changed itself is called so, and told what it comes after
+    assert told()["three"] == (status.CHANGED, "one") and "after one; " in call("status").output
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "-q"], **quiet)  # `one` counts as many lines as before
+    assert told() == dict.fromkeys(links, fresh)
+    stopped.write("one", folder / "data/08_reporting/lineage", UserError("no lines", "some", "write them"))
+    (folder / "one.in").write_text("c\n")
+    rows = {row["stage"]: row for row in status.stages(list(links))}
+    assert rows["one"]["state"] == status.STOPPED and rows["three"]["state"] == status.WAITS
+    assert rows["three"]["why"] == "for one"
+    (folder / "data/08_reporting/lineage/one.json").unlink()
+    stopped.forget("one", folder / "data/08_reporting/lineage")
+    rows = {row["stage"]: row for row in status.stages(list(links), ask_dvc=False)}  # known without DVC
+    assert rows["one"]["state"] == status.NEVER and rows["two"]["state"] == status.WAITS
+    assert rows["beside"]["state"] == status.UNKNOWN
 
 
 def test_a_state_that_dvc_cannot_tell_has_a_reason_and_what_to_do(folder):

@@ -8,7 +8,7 @@ import click
 
 from fportrait.cli._options import json_option, print_json
 
-COLOURS = {"fresh": "green", "changed": "yellow", "stopped": "red", "elsewhere": "yellow"}
+COLOURS = {"fresh": "green", "changed": "yellow", "stopped": "red", "elsewhere": "yellow", "waits": "yellow"}
 
 
 @click.command()
@@ -18,6 +18,19 @@ COLOURS = {"fresh": "green", "changed": "yellow", "stopped": "red", "elsewhere":
 @json_option
 def status(fast: bool, environment: str, everything: bool, as_json: bool) -> None:
     """Stages, champion, quarantine and last study on one screen.
+
+    \b
+    A stage is
+      fresh      done, and nothing that it reads has changed
+      changed    by what the last column names: `dvc repro` runs it
+      waits      unchanged itself, but a stage above it, which is named, must run first; `dvc repro` then
+                 runs it if that one's results differ. (`dvc status` looks at each stage alone: it lists
+                 changed stages, not those that wait.)
+      stopped    by a reason, printed below; never run; elsewhere (promoted in another copy of the project)
+      ?          DVC was not asked (--fast), or cannot tell
+
+    The exit code is 0 whatever the states are, and 2 where there is no project or no such environment; scripts read
+    --json (`state`, `why`, `waits_for` of every stage).
 
     \b
     Examples:
@@ -53,21 +66,25 @@ def chain() -> list[str]:
 
 
 def _stages(rows: list[dict[str, Any]], fast: bool) -> None:
-    from fportrait.ops.status import STOPPED, UNKNOWN, ago
+    from fportrait.ops.status import STOPPED, UNKNOWN, WAITS, ago
 
     click.echo(f"{'stage':<16}{'state':<11}{'ran':<12}{'seconds':>9}{'MiB':>7}  why")
     for row in rows:
         state = click.style(f"{row['state']:<11}", fg=COLOURS.get(row["state"]))
+        after = f"after {', '.join(row['waits_for'])}" if row["waits_for"] and row["state"] != WAITS else ""
         if "finished" not in row:
-            click.echo(f"{row['stage']:<16}{state}")
+            click.echo(f"{row['stage']:<16}{state}{'':<28}  {after}".rstrip())
             continue
         numbers = f"{row['seconds']:>9.1f}{row['peak_memory_mib']:>7.0f}"
         why = "" if row["state"] in (STOPPED, UNKNOWN) else row["why"]  # those in full below
+        why = "; ".join(filter(None, (after, why)))
         why = why if len(why) <= 60 else why[:59] + "…"
         click.echo(f"{row['stage']:<16}{state}{ago(row['finished']):<12}{numbers}  {why}".rstrip())
     for row in rows:
         if row["state"] == STOPPED:
             click.echo(f"\n{row['stage']:<16}stopped: {row['why']}")
+    if any(row["state"] == WAITS for row in rows):
+        click.echo("\nwaits       `dvc repro` runs what is named first; these only if its results come out different.")
     unknown = next((row["why"] for row in rows if row["state"] == UNKNOWN), None)
     if unknown and not fast:
         click.echo(f"\n?           DVC cannot tell what has changed. {unknown}")

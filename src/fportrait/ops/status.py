@@ -6,17 +6,26 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from fportrait.errors import UserError
 from fportrait.ops import lineage, stopped
+from fportrait.ops.chain import stages_above
 
 FRESH, CHANGED, NEVER, STOPPED, UNKNOWN, ELSEWHERE = "fresh", "changed", "never run", "stopped", "?", "elsewhere"
+WAITS = "waits"  # nothing of its own has changed, but a stage above it must run first
 
 
 def stages(names: list[str], ask_dvc: bool = True, environment: str = "base") -> list[dict[str, Any]]:
-    """Per stage: `state`, why it changed, stopped or cannot be told, when and how long it ran, and its MLflow run."""
+    """Per stage: `state`, `why` it is so (or cannot be told), when and how long it ran, and its MLflow run.
+
+    `waits_for` are the stages above it that must run first: each can be run now. DVC, which looks at every stage alone,
+    calls a stage that `WAITS` unchanged, and it may stay so: it is run only if what it reads comes out different.
+    """
     records = lineage.FOLDER
     if environment != "base":
         from fportrait.training.plan import read_folder
@@ -56,7 +65,25 @@ def stages(names: list[str], ask_dvc: bool = True, environment: str = "base") ->
                 "finished": path.stat().st_mtime,
             }
         )
+    tell_what_waits(rows, above(environment))
     return rows
+
+
+def above(environment: str = "base") -> dict[str, set[str]]:
+    """Every stage to those above it, by the environment's chain, else by the base's; empty without either."""
+    path = next(filter(Path.is_file, (Path(f"conf/{environment}/dvc.yaml"), Path("dvc.yaml"))), None)
+    return stages_above(yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]) if path else {}
+
+
+def tell_what_waits(rows: list[dict[str, Any]], above: Mapping[str, set[str]]) -> None:
+    """Give every row `waits_for`, and the state `WAITS` to those that a look at them alone calls fresh (or cannot)."""
+    to_run = {row["stage"] for row in rows if row["state"] in (CHANGED, NEVER, STOPPED)}
+    for row in rows:
+        before = above.get(row["stage"], set()) & to_run
+        first = [one["stage"] for one in rows if one["stage"] in before and not above[one["stage"]] & to_run]
+        row["waits_for"] = first
+        if first and row["state"] in (FRESH, UNKNOWN):
+            row |= {"state": WAITS, "why": f"for {', '.join(first)}"}
 
 
 def changed_stages(environment: str = "base") -> dict[str, list[str]]:
