@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from fportrait.animate import tracked
 from fportrait.animate.animator import Animator
 from fportrait.animate.own_clips import evaluate_clips, from_first_frame, inside_file
 from fportrait.body.model import load_body
@@ -102,6 +103,22 @@ def test_a_clip_on_its_side_is_judged_as_the_upright_one(animator, clips, tmp_pa
     assert psnr(np.stack(shown), np.stack(wanted)).min() > 22
     (frame,) = prepared.drive.crops([4], size)
     assert psnr(shown[0][None], frame[None]).min() > psnr(wanted[0][None], asked.drive.crops([4], size)[0][None]) - 1
+
+
+def test_a_large_picture_has_smooth_folds_and_what_the_model_reads_does_not_change(animator, clips, monkeypatch):
+    prepared, _ = from_first_frame(animator, clips / "ada/hello.mp4", 0, 5)
+
+    def pictures() -> list[np.ndarray]:
+        return [
+            next(animator.painted(prepared, [4], scale, shown)) for scale, shown in ((4, True), (1, True), (1, False))
+        ]
+
+    drawn = pictures()
+    monkeypatch.setattr(tracked, "smooth_folds", lambda picture, *told: picture)
+    rough = pictures()
+    changed = (drawn[0] != rough[0]).any(-1)
+    assert 0.005 < changed.mean() < 0.1, "folds and outlines are lines"
+    assert all(np.array_equal(*pair) for pair in zip(drawn[1:], rough[1:], strict=True))
 
 
 def still(picture, folder):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fportrait.body import blending
 from fportrait.body.blending import (
     FaceBlend,
     Texture,
@@ -173,23 +172,3 @@ def test_what_a_mouth_shows_changes_without_a_jump_as_it_opens(own):
         pictures.append(np.median(in_mouth(blend.paint(own.paint(target(acts)), target(acts), acts), acts), 0))
     steps, whole = np.abs(np.diff(pictures, axis=0)).max(), np.abs(pictures[-1] - pictures[0]).max()
     assert whole > 60 and steps < 0.7 * whole
-
-
-def test_where_a_pixel_is_part_lip_and_part_mouth_it_shows_both():
-    """A large picture has one sample a pixel: lips ended in a staircase."""
-    lens, size = LENS * [[4], [4], [1]], 4 * SIZE
-    there = Target(before_camera(SMILE), lens, BODY.faces, (size, size), 1)
-    inside = behind_lips(BODY, there)
-    colours = np.where(inside[:, None], 250.0, 10.0).astype(np.float32) * np.ones(3, np.float32)
-    laid = blending._laid_over(
-        BODY, np.zeros((size, size, 3), np.uint8), there, colours, np.ones(len(inside), np.float32), inside
-    )[..., 0]
-    fine = Target(before_camera(SMILE), lens, BODY.faces, (size, size), 4)
-    wanted = np.full(fine.covered.size, 10.0)
-    wanted[fine.places[behind_lips(BODY, fine)]] = 250
-    wanted = wanted.reshape(size, 4, size, 4).mean((1, 3))
-    rim = (wanted > 10) & (wanted < 250)
-    rough = np.full(size * size, 10.0)
-    rough[there.places[inside]] = 250
-    assert rim.sum() > 30
-    assert np.abs(laid[rim] - wanted[rim]).mean() < 0.4 * np.abs(rough.reshape(size, size)[rim] - wanted[rim]).mean()

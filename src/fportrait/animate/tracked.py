@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fportrait.body.blending import FaceBlend, Texture
+from fportrait.body.folds import smooth_folds
 from fportrait.body.mesh import turned_by
 from fportrait.body.model import BodyModel
 from fportrait.body.painting import WARP_SCALE, PortraitPainter, acting_vertices
@@ -342,4 +343,6 @@ def paint_portrait(
         if trusted is not None:
             trusted.append(trust_in(paint, target, before_camera))
         drawn = (surroundings or paint).paint(target)
-        yield drawn if blend is None or acts is None else blend.paint(drawn, target, acts)
+        if blend is not None and acts is not None:
+            drawn = blend.paint(drawn, target, acts)
+        yield smooth_folds(drawn, target, paint.vertices) if samples == 1 and matte is not None else drawn

@@ -19,7 +19,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fportrait.body.folds import FINER
 from fportrait.body.mouth import inside_of
 from fportrait.body.painting import PortraitPainter
 from fportrait.body.teeth import ShownMouth
@@ -42,7 +41,6 @@ NOSE = 1  # landmark; and how far above it the lower face begins, and over how m
 ABOVE, OVER = 0.005, 0.012
 NEAR = 0.1  # how much the colours around a place count beside its own
 STILL = 0.0005  # metres that no action moves a vertex by which tells how a head stands
-RIM, NEXT = 2, 0.7  # pixels around a mouth that are looked at; deviation of the Gaussian of what lies next to a pixel
 MEASURED = 64  # pixels at which misfits are measured
 GAINS = 0.5, 2.0  # of light between a frame and the portrait, by channel
 
@@ -233,34 +231,9 @@ def _laid_over(
     shares = soft[..., 3] / np.maximum(outside, 1e-6) * np.clip(2 * covered - 1, 0, 1)
     over = np.concatenate([near[..., :3] / np.maximum(near[..., 3:], 1e-6) * shares[..., None], shares[..., None]], -1)
     over[mouth] = picture[mouth]
-    if inside.any() and target.samples == 1:
-        _smooth_mouth(body, over, target, mouth)
     if target.samples > 1:
         over = np.asarray(cv2.resize(over, drawn.shape[1::-1], interpolation=cv2.INTER_AREA))
     return np.asarray(np.clip(drawn * (1 - over[..., 3:]) + over[..., :3] + 0.5, 0, 255), np.uint8)
-
-
-def _smooth_mouth(body: Any, over: np.ndarray, target: Target, mouth: np.ndarray) -> None:
-    """Where a pixel of a picture `H W C` is part lip and part `mouth`, `H W` true or not, it becomes their mixture, as
-    if it were drawn with many samples (`body.folds`)."""
-    rows, columns = np.flatnonzero(mouth.any(1)), np.flatnonzero(mouth.any(0))
-    top, left = max(rows[0] - RIM, 0), max(columns[0] - RIM, 0)
-    window = np.s_[top : rows[-1] + RIM + 1, left : columns[-1] + RIM + 1]
-    part, mouth = over[window], mouth[window]
-    intrinsics = target.intrinsics.copy()
-    intrinsics[:2, 2] -= left, top
-    fine = Target(target.vertices, intrinsics, target.faces, mouth.shape, FINER)
-    told = np.zeros(fine.covered.size, np.float32)
-    told[fine.places] = behind_lips(body, fine)
-    share = told.reshape(len(mouth), FINER, -1, FINER).mean((1, 3))
-    layers = []
-    for kind in (mouth, ~mouth):
-        weights = kind.astype(np.float32)
-        soft = cv2.GaussianBlur(part * weights[..., None], (0, 0), NEXT)
-        near = soft / np.maximum(cv2.GaussianBlur(weights, (0, 0), NEXT), 1e-6)[..., None]
-        layers.append(np.where(kind[..., None], part, near))
-    mixed = (share > 0) & (share < 1)
-    part[mixed] = (layers[1] + share[..., None] * (layers[0] - layers[1]))[mixed]
 
 
 def view_of(body: Any, vertices: np.ndarray) -> np.ndarray:

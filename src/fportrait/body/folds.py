@@ -1,82 +1,93 @@
-"""Lips and lids, where one fold of a face ends before another, drawn finer than the rest of a picture.
+"""Folds and outlines of a mesh without the staircase that one sample a pixel leaves of them.
 
-A large picture is drawn with one sample a pixel. Where lips meet and lids close, what one pixel shows lies millimetres
-from what its neighbour shows, and their border is a staircase. There, and only there, pixels are the mean of several
-samples, as a small picture's are everywhere.
+A large picture is drawn with one sample a pixel. Where a cheek ends before hair, a nose before the other cheek, a chin
+before the neck, and where lips meet and lids close, what one pixel shows lies far from what its neighbour shows, and
+their border is a staircase. There, and only there, the mesh is looked up at several places of each pixel. Each of them
+takes the colour of that pixel around it which shows what lies nearest on the surface: what is seen is found finely,
+what it looks like is not drawn again (Chajdas, McGuire and Luebke 2011).
 """
 
 from __future__ import annotations
 
-import functools
-from typing import TYPE_CHECKING, Any
-
+import numba
 import numpy as np
 
-from fportrait.body.mesh import of_part
-from fportrait.body.warping import Target, project
+from fportrait.body.rasterizer import rasterize_at
+from fportrait.body.warping import Target, of_corners
 
-if TYPE_CHECKING:
-    from fportrait.body.painting import PortraitPainter
-
-FINER = 3  # samples of a pixel's side
-JUMP = 1.0  # pixels of the portrait that a pixel's samples come from apart, beyond the way between them: a fold
-FEWEST = 4  # samples in the portrait's own colours that a pixel's mean is taken of
-NEITHER, OWN, INSIDE = range(3)
-MARGIN = 0.15  # of a mouth's or an eye's longer side, that is looked at around it
+JUMP = 3.0  # times the width of a pixel at the body that points of the portrait's lie apart: a fold
+COUNT, STEP = 13, 8  # Fibonacci numbers: so many places in a pixel, no two of which share a row or a column
+PLACES = (np.stack([np.arange(COUNT), np.arange(COUNT) * STEP % COUNT], 1) + 0.5) / COUNT  # x and y
 
 
-def smooth_folds(painter: PortraitPainter, target: Target, drawn: np.ndarray, source: np.ndarray) -> None:
-    """Draw the folds of a person's mouth and eyes finer into a picture `H W 3` uint8 of one sample a pixel, each of
-    which comes from `source` `H W 2` in the portrait."""
-    for vertices in folded(painter.body):
-        corners = project(target.vertices[vertices], target.intrinsics)
-        low, high = corners.min(0), corners.max(0)
-        reach = MARGIN * (high - low).max()
-        left, top = np.clip(np.floor(low - reach), 0, drawn.shape[1::-1]).astype(int)
-        right, bottom = np.clip(np.ceil(high + reach), 0, drawn.shape[1::-1]).astype(int)
-        if right - left < 2 or bottom - top < 2:
-            continue
-        ways = source[top:bottom, left:right] - target.grid[top:bottom, left:right]
-        across, down = (abs(np.diff(ways, axis=axis)).max(-1) > JUMP for axis in (1, 0))
-        rows = np.flatnonzero(across.any(1) | np.append(down.any(1), False))
-        columns = np.flatnonzero(down.any(0) | np.append(across.any(0), False))
-        if len(rows):  # a jump lies before or behind its first pixel
-            top, bottom = max(top + rows[0] - 1, 0), top + rows[-1] + 3
-            left, right = max(left + columns[0] - 1, 0), left + columns[-1] + 3
-            _smooth(painter, target, drawn[top:bottom, left:right], left, top)
+def smooth_folds(drawn: np.ndarray, target: Target, vertices: np.ndarray) -> np.ndarray:
+    """A picture `H W 3` uint8 of a target of one sample a pixel, smooth where a pixel shows two parts of the mesh, or
+    the mesh and what is beside it.
+
+    Args:
+        vertices: `V 3` of the portrait's own pose and face, metres: what lies together there is one part.
+    """
+    points = of_corners(np.asarray(vertices, np.float32), target.faces, target.triangles, target.weights)
+    seen = np.full(target.covered.shape, -1, np.int32)
+    seen.reshape(-1)[target.places] = np.arange(len(points))
+    width = float(np.median(target.vertices[:, 2])) / target.intrinsics[0, 0]
+    at = np.flatnonzero(_folded(seen, points, JUMP * width))
+    ids, weights = rasterize_at(target.vertices, target.faces, target.intrinsics, seen.shape, at, PLACES)
+    fine = of_corners(np.asarray(vertices, np.float32), target.faces, ids.reshape(-1), weights.reshape(-1, 3))
+    smooth = drawn.copy()
+    _mix(drawn, seen, points, at, ids, fine.reshape(*ids.shape, 3), PLACES, smooth)
+    return smooth
 
 
-def _smooth(painter: PortraitPainter, target: Target, drawn: np.ndarray, left: int, top: int) -> None:
-    """`smooth_folds` in a part of the picture that begins at those pixels."""
-    tall, wide = drawn.shape[:2]
-    intrinsics = target.intrinsics.copy()
-    intrinsics[:2, 2] -= left, top
-    fine = Target(target.vertices, intrinsics, target.faces, (tall, wide), FINER)
-    places, own, inside = painter.own(fine)
-    told = np.full(fine.covered.size, NEITHER)
-    told[fine.places[own]], told[fine.places[inside]] = OWN, INSIDE
-    kinds = told.reshape(tall, FINER, wide, FINER).transpose(0, 2, 1, 3).reshape(tall * wide, -1)
-    moved = np.zeros((fine.covered.size, 2), np.float32)
-    moved[fine.places] = places - fine.grid.reshape(-1, 2)[fine.places]
-    ways = moved.reshape(tall, FINER, wide, FINER, 2).transpose(0, 2, 1, 3, 4).reshape(*kinds.shape, 2)
-    one = (kinds == OWN)[..., None]
-    apart = np.where(one, ways, -np.inf).max(1) - np.where(one, ways, np.inf).min(1)
-    # What is inside a mouth has soft edges of its own.
-    folds = (apart > JUMP).any(-1) & (one.sum((1, 2)) >= FEWEST) & ~(kinds == INSIDE).any(1)
-    if not folds.any():
-        return
-    colours, share = np.zeros((fine.covered.size, 3), np.float32), one[folds]
-    wanted = own & np.repeat(np.repeat(folds.reshape(tall, wide), FINER, 0), FINER, 1).reshape(-1)[fine.places]
-    colours[fine.places[wanted]] = painter.colours(places[wanted])
-    colours = colours.reshape(tall, FINER, wide, FINER, 3).transpose(0, 2, 1, 3, 4).reshape(*kinds.shape, 3)[folds]
-    mean = (colours * share).sum(1) / share.sum(1)
-    drawn[folds.reshape(tall, wide)] = np.clip(mean + 0.5, 0, 255).astype(np.uint8)
+@numba.njit(cache=True, nogil=True)
+def _folded(seen, points, jump):
+    """Which pixels show something else than one of their four neighbours, `H W`. `seen`: `H W`, which of the points
+    `N 3` each of them shows, -1 beside the mesh."""
+    found = np.zeros(seen.shape, np.bool_)
+    for y in range(seen.shape[0]):
+        for x in range(seen.shape[1]):
+            for v, u in ((y, x + 1), (y + 1, x)):
+                if v == seen.shape[0] or u == seen.shape[1]:
+                    continue
+                here, there = seen[y, x], seen[v, u]
+                if here < 0 and there < 0:
+                    continue
+                if here < 0 or there < 0 or _squared(points[here], points[there]) > jump * jump:
+                    found[y, x] = found[v, u] = True
+    return found
 
 
-@functools.lru_cache(maxsize=4)
-def folded(body: Any) -> list[np.ndarray]:
-    """Vertices of the mouth and of each eye; none of a body that does not tell."""
-    if "eyes" not in getattr(body, "part_names", []) or "lips" not in getattr(body, "masks", {}):
-        return []
-    eyes, side = of_part(body, "eyes"), np.asarray(body.template)[:, 0]
-    return [np.flatnonzero(one) for one in (np.asarray(body.masks["lips"]) > 0.5, eyes & (side > 0), eyes & (side < 0))]
+@numba.njit(cache=True, inline="always")
+def _squared(one, other):
+    x, y, z = one[0] - other[0], one[1] - other[1], one[2] - other[2]
+    return x * x + y * y + z * z
+
+
+@numba.njit(cache=True, nogil=True)
+def _mix(drawn, seen, points, at, ids, fine, places, smooth):
+    """Put into `smooth` `H W 3`, for the pixels `at` `M`, the mean of what their places `K 2` show: triangles `ids`
+    `M K`, -1 beside the mesh, at points `fine` `M K 3`."""
+    height, width = seen.shape
+    for n in range(len(at)):
+        y, x = at[n] // width, at[n] % width
+        red = green = blue = 0
+        for k in range(len(places)):
+            best, row, column = np.inf, y, x
+            for v in range(max(y - 1, 0), min(y + 2, height)):
+                for u in range(max(x - 1, 0), min(x + 2, width)):
+                    there = seen[v, u]
+                    if (there < 0) != (ids[n, k] < 0):
+                        continue
+                    if there < 0:  # beside the mesh all is one: the nearest pixel
+                        away = (u + 0.5 - x - places[k, 0]) ** 2 + (v + 0.5 - y - places[k, 1]) ** 2
+                    else:
+                        away = _squared(points[there], fine[n, k])
+                    if away < best:
+                        best, row, column = away, v, u
+            red += drawn[row, column, 0]
+            green += drawn[row, column, 1]
+            blue += drawn[row, column, 2]
+        half = len(places) // 2
+        smooth[y, x, 0] = (red + half) // len(places)
+        smooth[y, x, 1] = (green + half) // len(places)
+        smooth[y, x, 2] = (blue + half) // len(places)

@@ -12,7 +12,6 @@ import numpy as np
 
 from fportrait.body.backdrop import Backdrop, backdrop_of, before_backdrop, ends_of, going_on, opacity_at, outside_of
 from fportrait.body.eyelids import ClosedLids, lids_of
-from fportrait.body.folds import smooth_folds
 from fportrait.body.grain import grain_of
 from fportrait.body.hair import hair_cover, hair_in, likeness, sampled, stands_beside, up_to_the_mesh
 from fportrait.body.mesh import mirror_vertices, mirrored_faces, of_part, turn_between
@@ -260,19 +259,9 @@ class PortraitPainter:
         """`draw_person` of a target, and what it was asked."""
         asked = self._asked(target)
         drawn, source = draw_person(*asked)
-        if self.surface is not None and target.samples == 1:
-            smooth_folds(self, target, drawn, source)
         if self._lids is not None:
             self._lids.draw(drawn, target, self.seen(target)[0])
         return drawn, source, asked
-
-    def own(self, target: Target) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Where the portrait has a target's points, `N 2` pixels; which of them are drawn in its own colours, `N`; and
-        which are inside the mouth, `N`."""
-        sight, places, front = self.sight(target)
-        beyond, inside = self._beyond(target, sight, places), self._inside or self._closed
-        within = np.zeros(len(front), bool) if inside is None else inside.part[target.triangles] > 0
-        return places, front & (beyond.shares <= 0) & ~beyond.lost & ~within, within
 
     def _asked(self, target: Target) -> Asked:
         """What `draw_person` is asked for a target."""
