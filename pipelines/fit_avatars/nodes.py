@@ -164,6 +164,7 @@ def fit_one(
     avatar.scores.pop("seconds")  # equal fits give equal files
     avatar.save(folder / "avatar")
     write_image(folder / "avatar" / "contact_sheet.png", contact_sheet(capture))
+    write_json(folder / "identity.json", {"identity": identity})  # so that `fportrait forget` finds it
     return avatar.scores
 
 

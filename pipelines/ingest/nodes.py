@@ -72,6 +72,7 @@ def ingest(
 
 def film(captures: Path, truth: Path, world: dict[str, Any], seed: int, workers: int) -> None:
     """Film the embedded world afresh; captures that it did not make itself, by its own list, are never touched."""
+    from fportrait.capture.withdrawn import withdrawn
     from fportrait.capture.world import world_units, write_embedded_world
 
     ours = captures / EMBEDDED_LIST
@@ -90,6 +91,10 @@ def film(captures: Path, truth: Path, world: dict[str, Any], seed: int, workers:
         shutil.rmtree(captures / name)
     shutil.rmtree(truth, ignore_errors=True)
     write_embedded_world(captures, truth, world, seed, process_map(workers))
+    for dataset, name in RAW_NAMES.items():  # whom the project was told to forget
+        for person in withdrawn(captures):
+            shutil.rmtree(captures / name / person, ignore_errors=True)
+            shutil.rmtree(truth / dataset / person, ignore_errors=True)
 
 
 def listed_in(path: Path) -> set[str]:
@@ -105,12 +110,14 @@ def film_missing(captures: Path, truth: Path, world: dict[str, Any], seed: int, 
     who stood in for somebody before go first, so that what is there never depends on an earlier run. Captures of the
     user are never touched, and truth of people who are gone goes.
     """
+    from fportrait.capture.withdrawn import withdrawn
     from fportrait.capture.world import write_embedded_world
 
+    aside = withdrawn(captures)
     listed = captures / FILLED_LIST
     before = listed_in(listed)
     found = {name: [path.name for path in sorted((captures / name).glob("*/"))] for name in RAW_NAMES.values()}
-    own = {name: [one for one in found[name] if f"{name}/{one}" not in before] for name in found}
+    own = {name: [one for one in found[name] if f"{name}/{one}" not in before and one not in aside] for name in found}
     missing = [name for name in found if not own[name]] if any(own.values()) and world else []
     wanted = {f"{name}_identities": world[f"{name}_identities"] if name in missing else 0 for name in own if world}
     filmed: list[str] = []

@@ -47,6 +47,7 @@ class RunHooks:
 
     def __init__(self) -> None:
         self._run: Any = None
+        self._at_work: Any = None
         self._catalog: Any = None
         self._parent: str | None = None
         self._environment = "base"
@@ -68,8 +69,10 @@ class RunHooks:
     @hook_impl
     def before_node_run(self, node: Any, inputs: dict[str, Any]) -> None:
         from fportrait.ops.runs import StageRun
+        from fportrait.ops.work_lock import share
 
         name = _stage_of(node)
+        self._at_work = share()
         self._began[name] = time.time()
         self._run = StageRun(name, environment=self._environment, parent=self._parent)
         self._parent = self._run.parent
@@ -92,6 +95,7 @@ class RunHooks:
             stopped.forget(self._run.stage, self._run.records)
             self._done[self._run.stage] = self._began[self._run.stage]
             self._run = None
+            self._rest()
 
     @hook_impl
     def on_pipeline_error(self, error: Exception) -> None:
@@ -99,7 +103,14 @@ class RunHooks:
             stopped.write(self._run.stage, self._run.records, error)
             self._run.fail(error)
             self._run = None
+        self._rest()
         self._tell_dvc()
+
+    def _rest(self) -> None:
+        """The stage is over: what wants the project's data alone may have it."""
+        if self._at_work is not None:
+            self._at_work.close()
+            self._at_work = None
 
     def _tell_dvc(self) -> None:
         """What is done is done, whatever came after it."""

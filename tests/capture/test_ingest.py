@@ -9,6 +9,7 @@ from fportrait.capture import ingest
 from fportrait.capture.calibration import read_calibration
 from fportrait.capture.ingest import PHONE, STUDIO, ingest_captures, split_identities
 from fportrait.capture.manifest import CAMERA_COLUMNS, MANIFEST_COLUMNS
+from fportrait.capture.withdrawn import take_off, withdraw
 from fportrait.errors import UserError
 from helpers.trees import audio_only, clip, ring, studio
 
@@ -51,6 +52,19 @@ def test_a_clean_folder_becomes_a_manifest_with_one_row_per_video(raw):
     held_out = manifest[manifest.split == "test"].groupby("dataset").identity.nunique()
     assert held_out.to_dict() == {PHONE: 1, STUDIO: 1}
     assert (manifest.groupby(["dataset", "identity"]).split.nunique() == 1).all()
+
+
+def test_who_withdrew_is_passed_over_and_named_nowhere(raw, tmp_path):
+    cache = tmp_path / "cache.json"
+    withdraw(raw, "p1", trained=True, done=True)
+    withdraw(raw, "s0", trained=True, done=True)
+    result, manifest, cameras = run(raw, cache=cache)
+    assert set(manifest.identity) == {"p0", "p2", "s1"} and set(cameras.identity) == {"s1"}
+    assert result.quarantine == [] and "2 of withdrawn.json" in result.notes[0] and "p1" not in str(result)
+    assert "p1" not in cache.read_text() and (raw / "phone/p1/a.mp4").is_file()
+    take_off(raw, "p1")
+    take_off(raw, "s0")
+    assert not (raw / "withdrawn.json").exists() and set(run(raw)[1].identity) == {"p0", "p1", "p2", "s0", "s1"}
 
 
 def test_unchanged_files_are_not_read_again_and_changed_ones_are(raw, tmp_path, monkeypatch):

@@ -53,6 +53,7 @@ RUN = {
     "fportrait doctor": ("cli/test_doctor_and_status.py", r'"doctor"'),
     "fportrait edit": ("animate/test_edit.py", r'"edit"'),
     "fportrait evaluate": ("test_outputs.py", r'"evaluate"'),
+    "fportrait forget": ("platform/test_forget.py", r'main, \["forget"'),
     "fportrait import": ("capture/test_importers.py", r'"import"'),
     "fportrait lineage": ("platform/test_archive.py", r'"lineage"'),
     "fportrait live": ("animate/test_stream.py", r'"live"'),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
+from fportrait.capture.withdrawn import withdraw
 from fportrait.errors import UserError
 from fportrait.pipelines.ingest.nodes import ingest
 
@@ -54,3 +56,21 @@ def test_filming_again_replaces_only_what_the_embedded_world_made(tmp_path, monk
 def test_an_unknown_source_is_refused(tmp_path):
     with pytest.raises(UserError, match="'embedded' or 'folder'"):
         run(tmp_path, source="embeded")
+
+
+def test_who_withdrew_is_not_filmed_again_and_counts_as_nobody_of_a_kind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    two = {**WORLD, "phone_identities": 2}
+    assert run(tmp_path, world=two)["videos"] == 2
+    withdraw(tmp_path / "raw", "phone0001", trained=True, done=True)
+    assert run(tmp_path, world=two)["videos"] == 1
+    assert not (tmp_path / "raw/phone/phone0001").exists() and not list((tmp_path / "truth").glob("*/phone0001"))
+
+    other = tmp_path / "other"
+    for name in ("anna", "bo"):
+        shutil.copytree(tmp_path / "raw/phone/phone0000", other / "raw/studio" / name)
+    shutil.copytree(tmp_path / "raw/phone/phone0000", other / "raw/phone/anna")
+    withdraw(other / "raw", "anna", trained=False, done=True)
+    report = run(other, source="folder")
+    assert report["filled"] == 1, "of whom there are none but one who withdrew, somebody embedded stands in"
+    assert (other / "raw/phone/anna").is_dir() and (other / "raw/phone/phone0000").is_dir()

@@ -79,14 +79,15 @@ def fitting(model: str | Path, home: str | Path = ".") -> dict[str, Path]:
 
 # What lies beside a file that names the adapter and goes with it, by patterns; whatever else is there is the user's.
 _RESULT = ("settings.json", "thumbnail.png", "*-animated.mp4", "*-over-time.png", "*-conditions.zip")  # of the studio
-_REPORT = ("metrics.json", "scores.json", "quarantine.json", "report.html", "videos", "players", "strips")
+_REPORT = ("metrics.json", "scores.json", "quarantine.json", "evidence.json", "report.html")
+_REPORT_FOLDERS = ("videos", "players", "strips")
 _REPORT_TABLES = ("*.csv", "*.md", "*.tex", "probes.png")
 
 
 def made_with(hashes: Collection[str], folders: Iterable[Path]) -> list[Path]:
-    """What below `folders` (or is one) was made with an adapter of these hashes, as files and folders to remove:
-    videos and pictures that name it in their provenance, folders of conditions, results of the studio, reports of
-    `evaluate`."""
+    """What below `folders` (or is one) was made with an adapter of these hashes, or from an input of this SHA-256, as
+    files and folders to remove: videos and pictures that name it in their provenance, folders of conditions, results of
+    the studio, reports of `evaluate`."""
     from fportrait.animate.writing import CONDITIONS
 
     found: dict[Path, None] = {}
@@ -99,16 +100,25 @@ def made_with(hashes: Collection[str], folders: Iterable[Path]) -> list[Path]:
         if path.name == "provenance.json":
             patterns = CONDITIONS
         elif path.name == "metrics.json":
-            patterns = (*_REPORT, *_REPORT_TABLES)
+            found |= dict.fromkeys(report_in(path.parent))
+            continue
         elif all((path.parent / name).is_file() for name in _RESULT[:2]):
             patterns = _RESULT
-        beside = [one for one in path.parent.iterdir() if any(fnmatch(one.name, each) for each in patterns)]
-        found |= dict.fromkeys(sorted(beside))
+        found |= dict.fromkeys(_beside(path.parent, patterns))
     return list(found)
 
 
+def report_in(folder: Path) -> list[Path]:
+    """What `evaluate` wrote into a folder, as files and folders; whatever else lies there is the user's."""
+    return _beside(folder, (*_REPORT, *_REPORT_FOLDERS, *_REPORT_TABLES))
+
+
+def _beside(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    return sorted(one for one in folder.iterdir() if any(fnmatch(one.name, each) for each in patterns))
+
+
 def _named_in(path: Path) -> Iterator[str]:
-    """The hash of the adapter that a file says it was made with."""
+    """The hash of the adapter that a file says it was made with, and the SHA-256 of its inputs."""
     try:
         if path.suffix.lower() in (".mp4", ".png"):
             stated = read_provenance(path)
@@ -118,9 +128,13 @@ def _named_in(path: Path) -> Iterator[str]:
             stated = json.loads(path.read_text(encoding="utf-8"))
         else:
             return
-        yield str(stated["adapter"]["hash"])
     except (UserError, OSError, ValueError, KeyError, TypeError):
         return
+    stated = stated if isinstance(stated, dict) else {}
+    inputs = stated.get("inputs")
+    for entry in (stated.get("adapter"), *(inputs.values() if isinstance(inputs, dict) else ())):
+        if isinstance(entry, dict):
+            yield from (str(entry[key]) for key in ("hash", "sha256") if key in entry)
 
 
 def delete(
@@ -152,25 +166,38 @@ def delete(
         listed = ", ".join(adapters(home)) or "none"
         raise UserError(f"no adapter '{name}'", f"one of this project: {listed}", "check the name")
     with at_work(home / WORK, name):
-        digest = None
-        if (folder / CONFIG).is_file():
-            with contextlib.suppress(UserError, OSError):  # a broken one goes, too
-                digest = adapter_name(folder)["hash"]
-        hashes |= {*([digest] if digest else []), *named_before(read_record(folder))}
-        removed = made_with(hashes, [*(home / place for place in MADE), *videos]) if hashes else []
-        for path in removed:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-            if not any(path.parent.iterdir()) and not {path.parent, path} & set(videos):
-                path.parent.rmdir()
-        for place in (folder, work):
-            if place.is_symlink():
-                place.unlink()
-            elif place.is_dir():
-                shutil.rmtree(place)
-            else:
-                continue
+        return remove(name, home, [*(home / place for place in MADE), *videos], hashes, videos)
+
+
+def remove(
+    name: str, home: Path, places: Iterable[Path], known: Iterable[str] = (), kept: Collection[Path] = ()
+) -> dict[str, Any]:
+    """`delete` for whom nobody else is at work on the adapter (`at_work`).
+
+    Args:
+        places: folders, or videos, to search for what it made. kept: those that stay, even empty.
+    """
+    folder, work, hashes = home / FOLDER / name, home / WORK / "adapters" / name, set(known)
+    digest = None
+    if (folder / CONFIG).is_file():
+        with contextlib.suppress(UserError, OSError):  # a broken one goes, too
+            digest = adapter_name(folder)["hash"]
+    hashes |= {*([digest] if digest else []), *named_before(read_record(folder))}
+    removed = made_with(hashes, places) if hashes else []
+    for path in removed:
+        remove_path(path)
+        if not any(path.parent.iterdir()) and not {path.parent, path} & set(kept):
+            path.parent.rmdir()
+    for place in (folder, work):
+        if place.is_symlink() or place.is_dir():
+            remove_path(place)
             removed.append(place)
     return {"hash": digest, "hashes": sorted(hashes), "removed": removed}
+
+
+def remove_path(path: Path) -> None:
+    """Remove a file, or a folder with what is in it; of a link the link alone, not what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from fportrait.capture.features import SUFFIX as FEATURES_SUFFIX
 from fportrait.capture.features import read_features
 from fportrait.capture.manifest import PHONE, STUDIO, write_manifest
 from fportrait.capture.video_io import VIDEO_SUFFIXES, probe
+from fportrait.capture.withdrawn import LIST, withdrawn
 from fportrait.errors import UserError
 
 FOLDERS = {PHONE: "phone", STUDIO: "studio"}  # under the raw folder
@@ -82,6 +83,7 @@ def ingest_captures(
     """Scan `raw/phone` and `raw/studio`; write `manifest.parquet`, `cameras.parquet`, `quarantine.json` to `target`.
 
     With `hold_out_clips`, `own_people.json` there lists the real phone people of the training split, if there are any.
+    People who withdrew (`capture.withdrawn`) are passed over, and named nowhere.
 
     Args:
         test_identities: dataset name to the number of identities held out of it.
@@ -101,7 +103,10 @@ def ingest_captures(
         raise UserError(
             f"no captures under {raw}", "folders phone/ or studio/ in it", "put captures there, or set source: embedded"
         )
-    people = {dataset: _folders(raw / name) for dataset, name in FOLDERS.items()}
+    aside = withdrawn(raw)
+    found = {dataset: _folders(raw / name) for dataset, name in FOLDERS.items()}
+    people = {dataset: [one for one in folders if one.name not in aside] for dataset, folders in found.items()}
+    passed = {one.name for folders in found.values() for one in folders} & aside.keys()
     parents = people[PHONE] + [segment for person in people[STUDIO] for segment in _folders(person)]
     files = [path for parent in parents for path in _entries(parent) if _is_video_name(path) and not path.is_dir()]
     facts, files_read = _all_facts(files, raw, cache, map_function)
@@ -119,7 +124,7 @@ def ingest_captures(
     for row in (*scan.rows, *scan.quarantine):
         row["path"] = _relative(raw / row["path"], project_root)
     identities = {name: sorted({r["identity"] for r in scan.rows if r["dataset"] == name}) for name in FOLDERS}
-    notes: list[str] = []
+    notes = [f"{len(passed)} of {LIST} in {raw.name} passed over: consent was withdrawn"] if passed else []
     test = split_identities(identities, test_identities, seed, notes)
     for row in scan.rows:
         row["split"] = "test" if row["identity"] in test[row["dataset"]] else "train"

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "import": ("fportrait.cli.captures:import_captures", "Bring phone clips or a studio data set into the project."),
     "check": ("fportrait.cli.check:check", "What of your clips is usable, and what to film next."),
     "adapt": ("fportrait.cli.adapt:adapt", "Adapt the model to a few clips of a person; list and delete adapters."),
+    "forget": ("fportrait.cli.forget:forget", "Take a person whose consent is withdrawn out of the project."),
     "track": ("fportrait.cli.track:track", "Track the face of one picture or video; write what was found."),
     "avatar": ("fportrait.cli.avatar:avatar", "Look at, render and export fitted Gaussian avatars."),
     "plan": ("fportrait.cli.train:plan", "Memory and time that a training stage will need."),
@@ -52,7 +53,7 @@ SAMPLING = ("animate", "edit", "live")  # they only sample: what else diffusers 
 
 EXIT_ERROR = 1  # a fault of fportrait's: please report it
 EXIT_USER = 2  # a mistake that the message says how to mend
-EXIT_PARTIAL = 3  # finished, but some inputs were quarantined
+EXIT_PARTIAL = 3  # finished, but some inputs were quarantined, or something of who is forgotten is left
 EXIT_INTERRUPTED = 130
 
 PLACES = {  # what the system may say about a path that a user chose, and the fix
@@ -162,7 +163,7 @@ def main(ctx: click.Context) -> None:
 
     \b
     Exit codes: 0 done; 1 a fault of fportrait; 2 a mistake that the message says how to mend;
-    3 done, but some inputs were quarantined; 130 stopped.
+    3 done, but some inputs were quarantined (`forget`: something is left); 130 stopped.
     """
     if getattr(ctx.command, "alone", False) and ctx.invoked_subcommand in SAMPLING:
         from fportrait.diffusion.lean import ask

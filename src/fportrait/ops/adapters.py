@@ -7,7 +7,7 @@ traced to its clips, and deleted with all of it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -68,19 +68,39 @@ def forget(name: str) -> list[str]:
         server = runs.client()
         for version in list(server.search_model_versions(f"name='{MODEL}'")):
             if version.tags.get(NAME_TAG) == name:
-                for tag in list(version.tags):  # MLflow keeps those of a deleted version
-                    server.delete_model_version_tag(MODEL, version.version, tag)
-                server.delete_model_version(MODEL, version.version)
+                remove_version(server, version)
                 gone.append(f"version {version.version} of {MODEL}")
         where = f"tags.`{NAME_TAG}` = '{name}'"
         for run in server.search_runs([runs.experiment_id(server)], where):
-            place = urlparse(run.info.artifact_uri or "")
-            server.delete_run(run.info.run_id)
-            if place.scheme in ("", "file"):
-                shutil.rmtree(unquote(place.path), ignore_errors=True)
-            hard_delete(run.info.run_id)
+            remove_run(server, run)
             gone.append(f"run {run.info.run_id}")
     return gone
+
+
+def of_clips(clips: Collection[str]) -> list[str]:
+    """Names under which adapters were registered that learned from a clip of these SHA-256."""
+    if not clips or not open_store():
+        return []
+    short = {one[:16] for one in clips}
+    with store_errors():
+        versions = runs.client().search_model_versions(f"name='{MODEL}'")
+        hit = (one.tags for one in versions if short & set(one.tags.get(CLIPS_TAG, "").split(",")))
+        return sorted({tags[NAME_TAG] for tags in hit if NAME_TAG in tags})
+
+
+def remove_version(server: Any, version: Any) -> None:
+    for tag in list(version.tags):  # MLflow keeps those of a deleted version
+        server.delete_model_version_tag(version.name, version.version, tag)
+    server.delete_model_version(version.name, version.version)
+
+
+def remove_run(server: Any, run: Any) -> None:
+    """A run, with the files of it that lie on this machine."""
+    place = urlparse(run.info.artifact_uri or "")
+    server.delete_run(run.info.run_id)
+    if place.scheme in ("", "file"):
+        shutil.rmtree(unquote(place.path), ignore_errors=True)
+    hard_delete(run.info.run_id)
 
 
 def hard_delete(run_id: str) -> None:

@@ -236,11 +236,17 @@ def collect(names: list[str], ask_dvc: bool = True, environment: str = "base") -
 def tell_where_promoted(report: dict[str, Any]) -> None:
     """A record of `promote` whose version this project's registry does not have is no fresh stage.
 
-    DVC sees files, not the registry: in a clone without `mlruns/` nothing has changed, and nothing is champion.
+    DVC sees files, not the registry: in a clone without `mlruns/` nothing has changed, and nothing is champion. A stage
+    that has changed is run again, and promotes anew.
     """
     row = next((row for row in report["stages"] if row["stage"] == "promote"), None)
     found = report["models"]
-    if row is None or row["state"] in (NEVER, STOPPED) or (found or {}).get("error") or (found or {}).get("champion"):
+    if (
+        row is None
+        or row["state"] in (NEVER, STOPPED, CHANGED)
+        or (found or {}).get("error")
+        or (found or {}).get("champion")
+    ):
         return
     row["state"] = ELSEWHERE
     row["why"] = "its registry is not here: fportrait registry import FILE"

@@ -182,7 +182,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 @contextlib.contextmanager
-def _sqlite(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
+def sqlite(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
     """A connection of its own, with what SQLite says as a `UserError`."""
     try:
         with contextlib.closing(_connect(path, mode)) as connection:
@@ -198,7 +198,7 @@ def _sqlite(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
 
 def check_schema(path: Path) -> None:
     """Raises `UserError` for a database that another version of MLflow made."""
-    with _sqlite(path, "ro") as connection:
+    with sqlite(path, "ro") as connection:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if "alembic_version" not in tables:
             if not tables:
@@ -248,7 +248,7 @@ def reroot(path: Path, here: Path | None = None) -> int:
     Idempotent, and one transaction: two processes that start at once do it once.
     """
     here = here or path.absolute().parents[1]
-    with _sqlite(path, "rw") as connection:
+    with sqlite(path, "rw") as connection:
         found = list(_foreign(connection, here))
         if not found:
             return 0
