@@ -38,7 +38,7 @@ from fportrait.animate.pictures import rows_of_pictures
 from fportrait.animate.viewpoint import Viewpoint
 from fportrait.atomic_io import write_json
 from fportrait.bundle import SHIPPED_BASE
-from fportrait.dataset.encode import crop_picture
+from fportrait.dataset.crops import crop_picture
 from fportrait.errors import UserError
 from fportrait.evaluation.baselines import warp_portrait
 from fportrait.evaluation.faces import shared_finder

@@ -29,7 +29,7 @@ from fportrait.animate import Animator, Request
 from fportrait.animate.edit import Edit, edit_picture
 from fportrait.animate.pictures import shown_frames
 from fportrait.bundle import SHIPPED_BASE
-from fportrait.dataset.encode import crop_picture
+from fportrait.dataset.crops import crop_picture
 from fportrait.web.pages import EXAMPLE
 
 IMAGES = Path(__file__).parent.parent / "docs/images"

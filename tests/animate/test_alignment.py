@@ -14,7 +14,7 @@ from fportrait.camera.cameras import crop_intrinsics, in_camera
 from fportrait.capture.people import sample_person
 from fportrait.capture.video_io import write_image
 from fportrait.capture.world import sample_training_clip
-from fportrait.dataset.encode import crop_picture
+from fportrait.dataset.crops import crop_picture
 from fportrait.tracking.segments import segment_codes
 
 # Radians and metres in the camera's axes: a pixel of 128, three times what tracks are off by.

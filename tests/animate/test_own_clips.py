@@ -10,14 +10,16 @@ import pytest
 
 from fportrait.animate import tracked
 from fportrait.animate.animator import Animator
-from fportrait.animate.own_clips import evaluate_clips, from_first_frame, inside_file
+from fportrait.animate.own_clips import evaluate_clips, from_first_frame
 from fportrait.body.model import load_body
 from fportrait.bundle import SHIPPED_BASE
 from fportrait.capture.people import sample_person
 from fportrait.capture.video_io import read_video, write_image, write_video
 from fportrait.capture.world import sample_training_clip
-from fportrait.dataset.encode import crop_picture
+from fportrait.dataset.crops import crop_picture
+from fportrait.dataset.filmed import filmed_pixels, inside_file, only_filmed
 from fportrait.errors import UserError
+from fportrait.evaluation.clips import COMPARED, score_clip
 from fportrait.evaluation.metrics.psnr import psnr
 
 QUICK = {"metrics": {"psnr": "auto"}, "steps": 1, "control": False}
@@ -99,7 +101,8 @@ def test_a_clip_on_its_side_is_judged_as_the_upright_one(animator, clips, tmp_pa
     assert np.array_equal(prepared.image, first) and psnr(first[None], given[None]).min() > 35
     assert prepared.drive.own and prepared.person.crop == prepared.drive.crop
     size, shown, wanted = animator.picture, list(animator.painted(prepared, [4])), list(animator.painted(asked, [4]))
-    assert inside_file(prepared, first, size).mean() == pytest.approx(inside_file(asked, given, size).mean(), abs=0.05)
+    turned, upright = (filmed(one.drive, frame, size) for one, frame in ((prepared, first), (asked, given)))
+    assert turned == pytest.approx(upright, abs=0.05)
     assert psnr(np.stack(shown), np.stack(wanted)).min() > 22
     (frame,) = prepared.drive.crops([4], size)
     assert psnr(shown[0][None], frame[None]).min() > psnr(wanted[0][None], asked.drive.crops([4], size)[0][None]) - 1
@@ -119,6 +122,12 @@ def test_a_large_picture_has_smooth_folds_and_what_the_model_reads_does_not_chan
     changed = (drawn[0] != rough[0]).any(-1)
     assert 0.005 < changed.mean() < 0.1, "folds and outlines are lines"
     assert all(np.array_equal(*pair) for pair in zip(drawn[1:], rough[1:], strict=True))
+
+
+def filmed(drive, frame, picture):
+    """Share of a picture that was filmed."""
+    inside = inside_file(drive.cut(picture), frame.shape[:2], picture)
+    return only_filmed(np.ones((*picture, 3), np.uint8), inside).mean()
 
 
 def still(picture, folder):
@@ -150,11 +159,22 @@ def test_clips_are_judged_as_large_as_they_are_asked_for(animator, clips, tmp_pa
     assert small["own clips"]["ours"]["psnr"]["mean"] != large["own clips"]["ours"]["psnr"]["mean"]
 
 
-def test_beside_a_files_edge_there_is_no_truth_and_nothing_is_judged(animator, clips):
-    prepared, first = from_first_frame(animator, clips / "ada/hello.mp4", 0, 5)
-    size, x0 = animator.picture, -40
-    prepared.drive.crop = (x0, 0, 160)
-    within = inside_file(prepared, np.maximum(first, 1), size)[..., 0]
-    (truth,) = prepared.drive.crops([0], size)
-    assert not within[:, : 40 * size.width // 160 - 1].any() and within[:, 40 * size.width // 160 + 1 :].all()
-    assert not truth[within == 0].any()
+def test_beside_a_files_edge_there_is_no_truth_and_nothing_is_judged(animator, clips, tmp_path, monkeypatch):
+    frames = read_video(clips / "ada/hello.mp4")
+    write_video(tmp_path / "tall.mp4", frames[:, :, 35:125], crf=4)  # 9:16, which the square goes beyond
+    judged = []
+
+    def watched(name, identity, videos, request, *rest):
+        clip = score_clip(name, identity, videos, request, *rest)
+        judged.append((clip.inside, dict(clip.videos)))
+        return clip
+
+    monkeypatch.setattr("fportrait.animate.own_clips.score_clip", watched)
+    evaluate_clips(animator, tmp_path / "tall.mp4", tmp_path / "report", QUICK, max_frames=5)
+    ((inside, videos),) = judged
+    rows, columns = filmed_pixels(inside)
+    assert 3 < columns.start < columns.stop < animator.picture.width - 3
+    for name in COMPARED:
+        assert videos[name][:, rows, columns].any()
+        assert not np.delete(videos[name], np.r_[columns], axis=2).any(), f"{name}: black in all alike"
+    assert "hatched" in (tmp_path / "report/report.html").read_text()

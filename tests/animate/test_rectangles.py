@@ -25,7 +25,7 @@ from fportrait.capture.people import sample_person
 from fportrait.capture.video_io import probe, read_image, read_video, write_image, write_video
 from fportrait.capture.world import sample_training_clip
 from fportrait.cli import main
-from fportrait.dataset.encode import crop_picture
+from fportrait.dataset.crops import crop_picture
 from fportrait.errors import UserError
 from fportrait.pixels import Picture
 from fportrait.provenance import read_provenance

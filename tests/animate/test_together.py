@@ -18,7 +18,7 @@ from fportrait.camera.cameras import crop_intrinsics
 from fportrait.capture.people import sample_person
 from fportrait.capture.video_io import write_image, write_video
 from fportrait.capture.world import sample_training_clip
-from fportrait.dataset.encode import crop_picture
+from fportrait.dataset.crops import crop_picture
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from fportrait.camera.cameras import project
 from fportrait.capture.video_io import read_video, write_video
 from fportrait.dataset.batches import Batches
 from fportrait.dataset.buckets import Bucket, BucketOrder, bucket_crop, nearest_bucket, parse_buckets, shares
-from fportrait.dataset.encode import EncodeConfig, crop_rectangle, encode_tables
+from fportrait.dataset.crops import crop_rectangle
+from fportrait.dataset.encode import EncodeConfig, encode_tables
 from fportrait.dataset.mixing import sample_at, samples_at
 from fportrait.dataset.shards import ShardReader, trained_buckets
 from fportrait.diffusion.codec import BlockCodec, encode_video

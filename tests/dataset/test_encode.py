@@ -13,14 +13,19 @@ from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import crop_intrinsics
 from fportrait.capture.video_io import read_video, write_video
 from fportrait.dataset.batches import Batches
-from fportrait.dataset.encode import EncodeConfig, crop_picture, encode_tables
+from fportrait.dataset.crops import crop_picture
+from fportrait.dataset.encode import EncodeConfig, encode_tables
 from fportrait.dataset.identities import identity_units, window_starts
-from fportrait.dataset.shards import ShardReader
+from fportrait.dataset.shards import ShardReader, ShardWriter, write_shard
 from fportrait.diffusion.codec import BlockCodec, encode_video
 from fportrait.diffusion.conditions import Reads
 from fportrait.errors import UserError
+from fportrait.evaluation.cross import Annotations
+from fportrait.evaluation.export import source_of
 from fportrait.pixels import to_model_range
+from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.points import landmark_codes
+from fportrait.tracking.segments import front_camera
 from helpers.tables import clip_rows, identity_row, small_codec, write_tables
 
 CONFIG = EncodeConfig(size=32, window=9, stride=4, test_stride=9, references=3)
@@ -77,9 +82,10 @@ def test_a_record_holds_the_latents_of_the_cropped_pixels_and_of_the_posed_neutr
     tensors = reader.read(record)
     truth = [row for row in rows if row["clip"] == record.clip][6:15]
     frames = read_video(root / "b-s0.mp4", 6, 15)
-    video = np.stack([crop_picture(frame, (16, -4, 64), 32) for frame in frames])
+    video = np.stack([crop_picture(frame, (16, -4, 64), 32, filled=True) for frame in frames])
     assert np.array_equal(tensors["video"].numpy(), video)
-    assert (video[:, :1] < 30).all()  # the crop reaches above the frame
+    assert np.array_equal(video[:, 0], video[:, 1])  # the crop reaches above the frame, whose edge goes on
+    assert tensors["inside"].tolist() == [0, 2, 32, 32] and reader.read(record, 5)["inside"].tolist() == [0, 2, 32, 32]
     codec = BlockCodec.from_pretrained(root / "vae").eval()
     assert torch.allclose(tensors["latents"], encode_video(codec, to_model_range(video[None]))[0], atol=1e-5)
 
@@ -135,7 +141,7 @@ def test_the_first_portrait_is_the_identity_s_reference_frame(world):
     reader = ShardReader(root / "shards")
     portraits = reader.references(reader.records()["PhoneCapture"][0])
     frame = read_video(root / "a-s1.mp4", 4, 5)[0]
-    assert np.array_equal(portraits["images"][0].numpy(), crop_picture(frame, (16, -4, 64), 32))
+    assert np.array_equal(portraits["images"][0].numpy(), crop_picture(frame, (16, -4, 64), 32, filled=True))
     assert portraits["latents"].shape == (3, 16, 1, 4, 4)
     assert not torch.equal(portraits["images"][1], portraits["images"][2])
 
@@ -145,7 +151,9 @@ def test_a_batch_has_the_contract_s_shapes_and_depends_only_on_its_indices(world
     reader = ShardReader(root / "shards")
     batches = Batches(reader, {"PhoneCapture": 100}, frames=5, seed=3)
     batch = batches(range(4))
-    assert batch["latents"].shape == (4, 16, 2, 4, 4) and set(batch) == {"latents", "conditions", "ids", "datasets"}
+    assert batch["latents"].shape == (4, 16, 2, 4, 4)
+    assert set(batch) == {"latents", "conditions", "ids", "datasets", "filmed"}
+    assert batch["filmed"] == [(slice(1, 4), slice(0, 4))] * 4  # two pixels of the upper latents were not filmed
     conditions = batch["conditions"]
     assert {name: tuple(value.shape) for name, value in conditions.inputs().items()} == {
         "reference": (4, 16, 1, 4, 4),
@@ -248,3 +256,68 @@ def test_a_crop_of_few_pixels_is_enlarged_without_blocks():
     row = crop_picture(picture, (0, 0, 8), 64)[32, 4:-4, 0].astype(int)
     assert np.diff(row).max() < 8 and np.unique(row).size > 40  # by area it was eight steps
     assert np.array_equal(crop_picture(picture, (0, 0, 8), 8), picture)
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """One person's narrow film, on its side in the file, and a wide one; and the same held out."""
+    root, body, rows, people = tmp_path_factory.mktemp("narrow"), load_body(), [], []
+    rng = np.random.default_rng(1)
+    tall = np.kron(rng.integers(40, 256, (9, 12, 6, 3)), np.ones((1, 8, 8, 1))).astype(np.uint8)  # 96 by 48
+    wide = np.kron(rng.integers(40, 256, (9, 12, 12, 3)), np.ones((1, 8, 8, 1))).astype(np.uint8)
+    for identity, split in (("a", "train"), ("b", "test")):
+        for segment, video, turns, crop in (
+            ("lying", tall, 1, (0, -8, 60)),  # upright: the square at -8, 36; beyond both sides
+            ("wide", wide, 0, (8, 4, 60)),
+        ):
+            path = root / f"{identity}-{segment}.mp4"
+            write_video(path, [np.ascontiguousarray(np.rot90(frame, -turns)) for frame in video], crf=2)
+            height, width = video.shape[1:3] if not turns else video.shape[2:0:-1]
+            added = clip_rows("PhoneCapture", identity, segment, 9, split, seed=len(rows), path=str(path))
+            for row in added:
+                row.update(width=width, height=height, crop=np.array(crop, float))
+                row["intrinsics"] = np.array([90.0, 0, width / 2, 0, 90, height / 2, 0, 0, 1])
+                row["world_to_camera"] = front_camera(TrackConfig(), turns).ravel()
+            rows += added
+        people.append(identity_row("PhoneCapture", identity, split, f"{identity}/lying/cam", body.identity_dim))
+    write_tables(root / "tables", rows, people)
+    small_codec().save_pretrained(root / "vae")
+    encode_tables([root / "tables"], root / "vae", root / "shards", root / "units", CONFIG)
+    return root, ShardReader(root / "shards"), tall
+
+
+def test_a_clip_on_its_side_has_the_mask_of_its_upright_picture_and_one_within_its_file_has_none(narrow):
+    _, reader, tall = narrow
+    lying, wide = sorted(reader.records("test")["PhoneCapture"], key=lambda record: record.clip)
+    assert "inside" not in reader.read(wide)
+    tensors = reader.read(lying)
+    left, top, right, bottom = tensors["inside"].tolist()
+    assert (top, bottom) == (0, 32) and left == pytest.approx(8 * 32 / 60) and right == pytest.approx(56 * 32 / 60)
+    cut = np.stack([crop_picture(frame, (-8, 36, 60), 32, filled=True) for frame in tall])
+    assert np.abs(tensors["video"].numpy().astype(int) - cut).mean() < 4
+    portraits = reader.references(lying)["images"][0].numpy().astype(int)
+    assert np.ptp(portraits[:, :4], axis=1).max() < 3, "its edge goes on in the portrait, too"
+
+
+def test_a_batch_says_of_every_clip_where_it_was_filmed_and_nothing_where_all_are_whole(narrow, tmp_path):
+    _, reader, _ = narrow
+    batch = Batches(reader, {"PhoneCapture": 100}, 9, 0)(range(2))
+    found = dict(zip([name.split("/")[-1] for name in batch["ids"]], batch["filmed"], strict=True))
+    lying, wide = sorted(reader.records()["PhoneCapture"], key=lambda record: record.clip)
+    assert found == {lying.record: (slice(0, 4), slice(1, 3)), wide.record: (slice(None), slice(None))}
+    old = ShardWriter(tmp_path, reader.vae_hash, {})  # shards from before there were masks
+    for record in (lying, wide):
+        tensors = {name: value for name, value in reader.read(record).items() if name != "inside"}
+        one = [(record.record, record.clip, 0, tensors)]
+        names = {"dataset": record.dataset, "identity": record.record, "split": "train"}
+        rows = write_shard(tmp_path / "unit", **names, records=one, references=reader.references(record))
+        old.add(tmp_path / "unit", rows)
+    old.finish()
+    assert "filmed" not in Batches(ShardReader(tmp_path), {"PhoneCapture": 100}, 9, 0)(range(2))
+
+
+def test_an_export_is_compared_with_shards_whose_crops_go_beyond_the_file(narrow):
+    root, reader, _ = narrow
+    for record in reader.records("test")["PhoneCapture"]:
+        source = source_of(reader, Annotations([root / "tables"]), record, 9)
+        assert source.video.shape == (9, 60, 60, 3) and source.video.min() > 20, "nothing black is given to others"

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from fportrait.capture.video_io import probe, read_image, read_video, write_video
 from fportrait.cli.evaluation import evaluate as command
-from fportrait.dataset.encode import crop_picture
+from fportrait.dataset.crops import crop_picture
 from fportrait.dataset.shards import ShardReader
 from fportrait.errors import UserError
 from fportrait.evaluation.export import clip_path, export_inputs, holdout_of

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from fportrait.capture.video_io import probe
+from fportrait.capture.video_io import probe, write_video
 from fportrait.dataset.encode import vae_hash
 from fportrait.dataset.sampling import Sampler, held_out, make_pipeline, sample_records
-from fportrait.dataset.shards import ShardReader
+from fportrait.dataset.shards import ShardReader, ShardWriter, write_shard
 from fportrait.diffusion.codec import BlockCodec
 from fportrait.errors import UserError
 from fportrait.evaluation.clips import control_scores
@@ -179,3 +179,46 @@ def test_a_stage_is_refused_without_its_parent_or_with_shards_of_another_vae(hou
     (tmp_path / "training.json").write_text(json.dumps({"vae_hash": "another"}))
     with pytest.raises(UserError, match="another"):
         check_start(stage(), tmp_path, reader)
+
+
+def narrow_film(house, target, outside):
+    """The house with another place of p0, whose crop goes beyond the file, and `outside` for what stands there."""
+    reader, info = ShardReader(house / "shards"), {"window": 9}
+    writer = ShardWriter(target, reader.vae_hash, info)
+    for split in ("train", "test"):
+        for records in reader.records(split).values():
+            for record in records:
+                tensors = reader.read(record)
+                if record.identity == "p0":
+                    tensors["inside"] = torch.tensor([5.0, 0, 26.4, 32])
+                    tensors["video"] = tensors["video"].clone()
+                    for columns in (slice(0, 5), slice(26, 32)):
+                        tensors["video"][:, :, columns] = outside
+                one = [(record.record, record.clip, 0, tensors)]
+                names = {"dataset": record.dataset, "identity": record.identity, "split": split}
+                unit = target / f"{record.identity}.unit"
+                rows = write_shard(unit, **names, records=one, references=reader.references(record))
+                writer.add(unit, rows, record.record)
+    writer.finish()
+    return target
+
+
+def test_clips_whose_crop_goes_beyond_the_file_are_scored_where_they_were_filmed_for_all_methods(house, tmp_path):
+    scores, pages = [], []
+    for number, outside in enumerate((0, 255)):
+        folder = narrow_film(house, tmp_path / f"shards{number}", outside)
+        theirs = tmp_path / f"theirs{number}/PhoneCapture/p0/r0.mp4"
+        truth = ShardReader(folder).read(ShardReader(folder).records("test")["PhoneCapture"][0])["video"].numpy().copy()
+        truth[:, :, :5], truth[:, :, 26:] = outside, 255 - outside  # right where it counts alone
+        write_video(theirs, np.kron(truth, np.ones((1, 4, 4, 1), np.uint8)), 25, 0)
+        external = {"method": tmp_path / f"theirs{number}"}
+        arguments = (house / "model/transformer", house / "base", folder, tmp_path / f"out{number}", PROTOCOL)
+        found = evaluate(*arguments, seed=1, external=external)
+        scores.append(json.loads((tmp_path / f"out{number}/scores.json").read_text())["clips"])
+        assert found["external"]["method"]["scores"]["PhoneCapture/p0/r0"]["ours/psnr"] > 35
+        pages.append((tmp_path / f"out{number}/report.html").read_text())
+    assert scores[0] == scores[1]
+    plain = run(house, tmp_path / "plain") and json.loads((tmp_path / "plain/scores.json").read_text())["clips"]
+    differing = {name for name in plain if plain[name] != scores[0][name]}
+    assert differing == {"PhoneCapture/p0/r0", "PhoneCapture/p0/r1"}, "others are judged as ever"
+    assert all(page.count("hatched") == 3 for page in pages), "two clips of ours, and one of the other method's"

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from fportrait.errors import UserError
+from fportrait.evaluation.clips import COMPARED, METHODS, score_clip
 from fportrait.evaluation.metrics import METRICS, available, make
+from fportrait.evaluation.report import GREYS, hatched
 from fportrait.evaluation.scoring import ClipScorer, FrechetScorer
+from fportrait.evaluation.types import Request, Scorers
 from fportrait.evaluation.weights import VARIABLE
 
 FORMULAS = {name: make(name) for name in ("psnr", "ssim", "sharpness")}
@@ -91,3 +94,45 @@ def test_a_metric_without_weights_says_what_to_do_and_the_others_go_on(monkeypat
         available({"psrn": "auto"})
     with pytest.raises(UserError, match="backbone"):
         make("lpips", "squeeze")
+
+
+def part_filmed(inside, wrong=200):
+    """Scores and what is shown of a clip whose methods are right where it was filmed (the columns 8 to 24) alone."""
+    truth = noise(5)
+    made = np.full_like(truth, wrong)
+    made[:, :, 8:24] = truth[:, :, 8:24]
+    made[:, 3, 10] ^= 1
+    videos = {name: made.copy() for name in METHODS} | {"truth": truth, "normals": made, "portrait": truth[0]}
+    request = Request(truth, noise(1, seed=5)[0], None, np.zeros((5, 128)), np.eye(3), inside)
+    scorers = Scorers(dict(FORMULAS), {}, 1, None, False, {})
+    return score_clip("PhoneCapture/a/r", "a", videos, request, scorers, "")
+
+
+def test_what_was_not_filmed_counts_for_no_method_and_is_black_in_all_alike():
+    clip, other, whole = part_filmed((7.7, 0, 24.2, 32)), part_filmed((7.7, 0, 24.2, 32), wrong=3), part_filmed(None)
+    assert clip.scores == other.scores and clip.curve == other.curve
+    for method in METHODS:
+        assert clip.scores[f"{method}/psnr"] > 60 > 15 > whole.scores[f"{method}/psnr"]
+    for name in COMPARED:
+        assert not clip.videos[name][:, :, :8].any() and not clip.videos[name][:, :, 24:].any()
+        assert np.array_equal(clip.videos[name][:, :, 8:24], whole.videos[name][:, :, 8:24])
+    assert (clip.videos["normals"][:, :, :8] == 200).all(), "what was asked for is shown as it is"
+
+
+def test_a_frame_that_is_the_portrait_is_left_out_whatever_stands_beyond_the_file():
+    truth = noise(3)
+    portrait = truth[1].copy()
+    portrait[:, :8] = 7
+    videos = {"ours": truth.copy(), "truth": truth, "portrait": portrait}
+    request = Request(truth, portrait, None, np.zeros((3, 128)), np.eye(3), (8, 0, 32, 32))
+    clip = score_clip("a", "a", videos, request, Scorers({"psnr": FORMULAS["psnr"]}, {}, 1, None, False, {}), "")
+    assert len(clip.curve) == 2
+
+
+def test_pictures_of_the_report_are_hatched_where_nothing_was_filmed():
+    video = noise(2, 64)
+    shown = hatched(video, (20, 0, 64, 64))
+    assert np.array_equal(shown[:, :, 20:], video[:, :, 20:])
+    assert set(np.unique(shown[:, :, :20])) == set(GREYS) and (shown[0, :, :20] == shown[1, :, :20]).all()
+    assert hatched(video, None) is video
+    assert set(np.unique(hatched(video, (0, 0, 0, 0)))) == set(GREYS)

@@ -13,7 +13,8 @@ from fportrait.body.model import load_body
 from fportrait.capture.motion import rotation_from_degrees
 from fportrait.capture.video_io import read_video, write_video
 from fportrait.capture.world import HEAD_TARGET, orbit_camera
-from fportrait.dataset.encode import crop_picture, vae_hash
+from fportrait.dataset.crops import crop_picture
+from fportrait.dataset.encode import vae_hash
 from fportrait.dataset.shards import ShardReader, ShardWriter, write_shard
 from fportrait.diffusion.codec import BlockCodec, encode_video
 from fportrait.pixels import to_model_range

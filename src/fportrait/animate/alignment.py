@@ -26,7 +26,7 @@ from fportrait.body.painting import PortraitPainter, acting_vertices
 from fportrait.body.pose import rotation_matrix
 from fportrait.body.warping import on_surface, project
 from fportrait.camera.cameras import crop_intrinsics, in_camera
-from fportrait.dataset.encode import crop_picture
+from fportrait.dataset.crops import crop_picture
 from fportrait.tracking.fit import bridge_gaps, to_pose
 from fportrait.tracking.segments import LOOK_AT
 

@@ -21,7 +21,7 @@ from fportrait.animate.retarget import MOST
 from fportrait.animate.tracked import Tracked, paint_portrait
 from fportrait.body.model import BodyModel
 from fportrait.camera.cameras import crop_intrinsics
-from fportrait.dataset.encode import crop_picture
+from fportrait.dataset.crops import crop_picture
 from fportrait.tracking.actions import ActionReadout
 from fportrait.tracking.clips import ClipLandmarks
 from fportrait.tracking.fit import bridge_gaps, smooth

@@ -24,6 +24,7 @@ from fportrait.animate.viewpoint import Viewpoint
 from fportrait.atomic_io import file_hash, value_hash, write_json
 from fportrait.camera.cameras import scale_intrinsics
 from fportrait.capture.video_io import VIDEO_SUFFIXES, iter_video, write_image
+from fportrait.dataset.filmed import inside_file
 from fportrait.dataset.sampling import decode
 from fportrait.errors import UserError
 from fportrait.evaluation.clips import by_person, frechet_of, score_clip, summarise
@@ -32,9 +33,6 @@ from fportrait.evaluation.report import Report
 from fportrait.evaluation.slices import expression_strength, skin_degrees, slice_of, summarise_slices, turn_degrees
 from fportrait.evaluation.types import OWN_CLIPS, ClipResult, Protocol, Scorers, load_encoder
 from fportrait.evaluation.types import Request as Asked
-from fportrait.pixels import Picture
-
-WHOLLY = 250  # level of a white file's pixel in its crop, above which nothing black is mixed into it
 
 
 def evaluate_clips(
@@ -150,22 +148,21 @@ def score_own(
     count, picture, drive = len(prepared), animator.picture.times(scale), prepared.drive
     if count < 5:
         raise UserError(f"{path} of {count} frames", "five at least", "take a longer clip")
-    within = inside_file(prepared, first, picture)
-    filmed = np.stack(drive.crops(list(range(count)), picture))
-    truth = filmed * within
+    truth = np.stack([drive.shown(frame, picture, filled=True) for frame in drive.pictures(range(count))])
     portrait = truth[0]
     points, codes = drive.landmarks(picture)[:count], animator.expression(prepared)[:count]
-    limit = animator.once((("codec", picture, count), path), lambda: coded(animator, filmed))
+    limit = animator.once((("codec", picture, count), path), lambda: coded(animator, truth))
     videos = {
-        "ours": np.stack([one * within for one in animator.sample(prepared, scale=scale)]),
-        "codec_limit": limit * within,
+        "ours": np.stack(list(animator.sample(prepared, scale=scale))),
+        "codec_limit": limit,
         "repeated_portrait": np.broadcast_to(portrait, truth.shape).copy(),
         "truth": truth,
         "normals": np.stack([enlarge(one, scale) for one in animator.normals(prepared, range(count))]),
         "portrait": portrait,
     }
     intrinsics = scale_intrinsics(prepared.view.intrinsics[0], scale)
-    asked = Asked(truth, portrait, points, np.asarray(codes, np.float64), intrinsics)
+    inside = inside_file(drive.cut(picture), first.shape[:2], picture)
+    asked = Asked(truth, portrait, points, np.asarray(codes, np.float64), intrinsics, inside)
     clip = score_clip(name, identity, videos, asked, scorers, OWN_CLIPS)
     clip.slices = {
         "expression": slice_of("expression", expression_strength(asked.codes)),
@@ -173,13 +170,6 @@ def score_own(
         "turn": slice_of("turn", turn_degrees(drive.track.rotations[:count])),
     }
     return clip
-
-
-def inside_file(prepared: Prepared, first: np.ndarray, picture: Picture) -> np.ndarray:
-    """Which pixels of what a clip is compared with were filmed, `H W 1` uint8 of 0 and 1: a crop that goes beyond the
-    file is black there, of which there is no truth, so that all are; and what resizing mixed of both is neither."""
-    white = prepared.drive.shown(np.full_like(first, 255), picture)
-    return (white.min(-1, keepdims=True) > WHOLLY).astype(np.uint8)
 
 
 def coded(animator: Animator, truth: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ from fportrait.body.painting import PortraitPainter, acting_vertices
 from fportrait.body.rasterizer import normal_map
 from fportrait.body.warping import Target
 from fportrait.camera.cameras import crop_intrinsics, in_camera
-from fportrait.dataset.encode import crop_picture
+from fportrait.dataset.crops import crop_picture
 from fportrait.diffusion.cameras import Cameras
 from fportrait.diffusion.codec import decode_latents, encode_video
 from fportrait.diffusion.detail import with_detail

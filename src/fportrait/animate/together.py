@@ -21,7 +21,7 @@ import numpy as np
 from fportrait.animate.tracked import Tracked, paint_portrait
 from fportrait.body.model import BodyModel
 from fportrait.camera.cameras import crop_intrinsics
-from fportrait.dataset.encode import crop_picture
+from fportrait.dataset.crops import crop_picture
 from fportrait.tracking.config import TrackConfig
 from fportrait.tracking.fit import LandmarkModel
 from fportrait.tracking.segments import track_segments

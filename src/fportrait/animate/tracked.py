@@ -23,7 +23,7 @@ from fportrait.capture.image_io import exposure_note
 from fportrait.capture.ingest import FPS_RANGE
 from fportrait.capture.video_io import constant_frames, iter_video, probe
 from fportrait.dataset.buckets import bucket_crop
-from fportrait.dataset.encode import crop_rectangle, whole_pixels
+from fportrait.dataset.crops import crop_rectangle, whole_pixels
 from fportrait.errors import UserError
 from fportrait.pixels import Picture
 from fportrait.tracking.clips import Clip, read_landmarks
@@ -93,9 +93,9 @@ class Tracked:
         """Intrinsics `3 3` of such a picture."""
         return rectangle_intrinsics(self.intrinsics, self.cut(picture), picture)
 
-    def shown(self, frame: np.ndarray, picture: Picture) -> np.ndarray:
-        """Such a picture `H W 3` of a full frame, black where the frame has ended."""
-        return crop_rectangle(frame, self.cut(picture), picture)
+    def shown(self, frame: np.ndarray, picture: Picture, filled: bool = False) -> np.ndarray:
+        """Such a picture `H W 3` of a full frame, black where the frame has ended, or `filled` as its edge is."""
+        return crop_rectangle(frame, self.cut(picture), picture, filled)
 
     def landmarks(self, size: int | Picture) -> np.ndarray:
         """Landmarks `T 478 2` in pixels of the model's picture, bridged where the face was lost."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fportrait.dataset.buckets import BucketOrder, shares
+from fportrait.dataset.filmed import EVERYWHERE, filmed_cells
 from fportrait.dataset.focus import focus_weights
 from fportrait.dataset.mixing import draw_integer, sample_at
 from fportrait.dataset.shards import Record, ShardReader
@@ -82,6 +83,8 @@ class Batches:
         }
         if "weights" in samples[0]:
             batch["weights"] = torch.stack([sample["weights"] for sample in samples])
+        if any("filmed" in sample for sample in samples):
+            batch["filmed"] = [sample.get("filmed", EVERYWHERE) for sample in samples]
         return batch
 
     def _sample(self, index: int) -> dict[str, Any]:
@@ -97,6 +100,8 @@ class Batches:
         if self.focus_gain and "focus" in window:
             height, width = (SPATIAL_STRIDE * side for side in window["latents"].shape[-2:])
             sample["weights"] = focus_weights(window["focus"].numpy()[None], (height, width), self.focus_gain)[0]
+        if "inside" in window:
+            sample["filmed"] = filmed_cells(window["inside"].tolist())
         return sample
 
 

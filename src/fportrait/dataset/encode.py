@@ -8,12 +8,11 @@ parameters, annotations and video bytes made it, so nothing made by other means 
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
 from fportrait.atomic_io import code_hash, file_hash, value_hash
@@ -21,8 +20,9 @@ from fportrait.body.model import BodyModel, Pose, load_body
 from fportrait.body.painting import PortraitPainter, acting_vertices, paint_each
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import in_camera, rectangle_intrinsics
-from fportrait.capture.video_io import iter_video
-from fportrait.dataset.buckets import Bucket, bucket_counts, bucket_crop, nearest_bucket, parse_buckets
+from fportrait.dataset.buckets import Bucket, bucket_counts, bucket_crop, parse_buckets
+from fportrait.dataset.crops import clip_buckets, read_crops, whole_pixels
+from fportrait.dataset.filmed import inside_file
 from fportrait.dataset.focus import FOCUS_LANDMARKS
 from fportrait.dataset.identities import IdentityUnit, identity_units, window_starts
 from fportrait.dataset.mixing import draw_integer
@@ -43,7 +43,9 @@ if TYPE_CHECKING:
 # What decides a shard besides tables, videos, VAE and settings: a unit made by other code is not reused.
 CODE = (
     "dataset/buckets.py",
+    "dataset/crops.py",
     "dataset/encode.py",
+    "dataset/filmed.py",
     "dataset/focus.py",
     "dataset/mixing.py",
     "dataset/shards.py",
@@ -205,7 +207,8 @@ def encode_identity(
     stride = config.stride if split == "train" else config.test_stride
 
     wanted = reference_frames(frames, person, config)
-    buckets = clip_buckets(frames, config, split)
+    square, *further = parse_buckets(config.size, config.buckets)
+    buckets = clip_buckets(frames, (square, *further) if split == "train" else (square,))
     portraits: dict[tuple[Bucket, str, int], dict[str, np.ndarray]] = {}
     records: dict[Bucket, list[Any]] = {bucket: [] for bucket, _ in buckets.values()}
     short = []
@@ -219,7 +222,7 @@ def encode_identity(
         cameras = {each: rectangle_intrinsics(rows["intrinsics"][0], cut, each) for each, cut in cuts.items()}
         shown = sorted({frame for name, frame in wanted if name == clip})
         file, turns = str(table["path"].iloc[0]), int(table[TURNS].iloc[0])
-        video, pictures = read_crops(file, cuts, bucket, len(table), shown, turns)
+        video, pictures, sides = read_crops(file, cuts, bucket, len(table), shown, turns)
         codes = np.stack(table["expression_code"].to_list()).astype(np.float32)
         stand = placed_vertices(body, shape, table, rows, shown, told_actions(readout, codes))
         for each in records:
@@ -232,7 +235,7 @@ def encode_identity(
                     "world_to_camera": rows["world_to_camera"][frame],
                     "intrinsics": cameras[each],
                 }
-        intrinsics = cameras[bucket]
+        intrinsics, inside = cameras[bucket], inside_file(cuts[bucket], sides, bucket)
         starts = window_starts(len(table), config.window, stride)
         if not starts:
             short.append(f"{unit.dataset}/{clip}")
@@ -257,6 +260,8 @@ def encode_identity(
                 "focus": torch.from_numpy(focus[cut]).float(),
                 "landmark_codes": torch.from_numpy(points[cut]).half(),
             }
+            if inside is not None:
+                tensors["inside"] = torch.tensor(inside, dtype=torch.float32)
             if split == "test":
                 tensors["video"] = torch.from_numpy(video[cut])
                 tensors["landmarks"] = torch.from_numpy(landmarks[cut]).float()
@@ -280,31 +285,14 @@ def encode_identity(
             records=some,
             references=encode_references(vae, drawn_from),
         )
-        sides = {"height": bucket.height, "width": bucket.width} if config.buckets else {}
-        written[name] = [row | sides for row in rows_of_index]
+        shape_of = {"height": bucket.height, "width": bucket.width} if config.buckets else {}
+        written[name] = [row | shape_of for row in rows_of_index]
     return {"rows": written, "short_clips": short}
 
 
 def shard_name(bucket: str) -> str:
     """A unit's file of a bucket; of the square without a name."""
     return f"shard-{bucket}.safetensors" if bucket else SHARD
-
-
-def clip_buckets(
-    frames: pd.DataFrame, config: EncodeConfig, split: str
-) -> dict[str, tuple[Bucket, tuple[int, int] | None]]:
-    """The bucket of every clip, and the height and width of its video where there is a choice."""
-    square, *further = parse_buckets(config.size, config.buckets)
-    found: dict[str, tuple[Bucket, tuple[int, int] | None]] = {}
-    for clip, table in frames.groupby("clip", sort=True):
-        if not further or split != "train":
-            found[str(clip)] = square, None
-            continue
-        sides = next(iter(iter_video(str(table["path"].iloc[0]), 0, 1))).shape[:2]
-        height, width = sides if table[TURNS].iloc[0] % 2 == 0 else sides[::-1]
-        side = whole_pixels(table["crop"].iloc[0])[2]
-        found[str(clip)] = nearest_bucket((height, width), side, (square, *further)), (height, width)
-    return found
 
 
 def readout_of(vae_folder: str | Path) -> ActionReadout | None:
@@ -333,60 +321,6 @@ def reference_frames(frames: pd.DataFrame, person: pd.Series, config: EncodeConf
     while len(chosen) < config.references:
         chosen.append(chosen[0])
     return chosen
-
-
-def whole_pixels(crop: Sequence[float]) -> tuple[int, int, int]:
-    """A crop on whole pixels; pictures and intrinsics are both made from this one, so nothing shifts between them."""
-    x0, y0, size = (round(float(value)) for value in crop)
-    return x0, y0, max(1, size)
-
-
-def crop_picture(picture: np.ndarray, crop: tuple[int, int, int], size: int) -> np.ndarray:
-    """The square `x0, y0, side` of a picture at `size`; see `crop_rectangle`."""
-    x0, y0, side = crop
-    return crop_rectangle(picture, (x0, y0, side, side), Bucket(size, size))
-
-
-def crop_rectangle(picture: np.ndarray, crop: tuple[int, int, int, int], bucket: Bucket) -> np.ndarray:
-    """The rectangle `x0, y0, width, height` of a picture, black outside it, reduced by area to `bucket`, or enlarged
-    smoothly: enlarged by area, pixels become blocks."""
-    x0, y0, across, down = crop
-    height, width = picture.shape[:2]
-    cut = np.zeros((down, across, 3), np.uint8)
-    top, left, bottom, right = max(y0, 0), max(x0, 0), min(y0 + down, height), min(x0 + across, width)
-    if top < bottom and left < right:
-        cut[top - y0 : bottom - y0, left - x0 : right - x0] = picture[top:bottom, left:right]
-    way = cv2.INTER_AREA if bucket.width <= across and bucket.height <= down else cv2.INTER_CUBIC
-    return cv2.resize(cut, (bucket.width, bucket.height), interpolation=way)
-
-
-def read_crops(
-    path: str,
-    cuts: Mapping[Bucket, tuple[int, int, int, int]],
-    bucket: Bucket,
-    frames: int,
-    shown: Collection[int],
-    quarter_turns: int = 0,
-) -> tuple[np.ndarray, dict[tuple[Bucket, int], np.ndarray]]:
-    """A clip as `T H W 3` uint8 of its bucket, and its frames `shown` as pictures of every bucket of `cuts`, cut from
-    frames that `np.rot90` has turned so often.
-
-    Frame by frame: a long, large video never lies in memory as a whole.
-    """
-    video: list[np.ndarray] = []
-    pictures: dict[tuple[Bucket, int], np.ndarray] = {}
-    for number, frame in enumerate(iter_video(path, 0, frames)):
-        picture = np.rot90(frame, quarter_turns)
-        video.append(crop_rectangle(picture, cuts[bucket], bucket))
-        if number in shown:
-            pictures |= {(each, number): crop_rectangle(picture, cut, each) for each, cut in cuts.items()}
-    if len(video) != frames:
-        raise UserError(
-            f"{len(video)} frames in {path}, which has {frames} annotated",
-            "a frame for every row of the table",
-            "track that video again",
-        )
-    return np.stack(video), pictures
 
 
 def draw_normals(

@@ -258,7 +258,7 @@ class ShardReader:
         names = self._tensor_names(record.shard, record.record)
         parts = self._parts(record.shard, record.record, names, record.checksum, record.id)
         latents = (frames + 3) // 4
-        lengths = {"latents": latents, "normals": latents, "warped": latents, "intrinsics": None}
+        lengths = {"latents": latents, "normals": latents, "warped": latents, "intrinsics": None, "inside": None}
         tensors = {}
         for name, part in parts.items():
             length = lengths.get(name, frames)

@@ -113,9 +113,8 @@ def score_baselines(
         clips: dict[str, list[Any]] = {name: [] for name in BASELINES}
         for record in records:
             window, portraits = reader.read(record, frames), reader.references(record)
-            truth, portrait = window["video"].numpy(), portraits["images"][0].numpy()
-            landmarks = window["landmarks"].numpy() if "landmarks" in window else None
-            request = Request(truth, portrait, landmarks, window["codes"].numpy(), window["intrinsics"].numpy())
+            request = Request.of(window, portraits)
+            truth, portrait = request.truth, request.portrait
             videos = {
                 "repeated_portrait": np.broadcast_to(portrait, truth.shape).copy(),
                 "mean_frame": np.broadcast_to(mean, truth.shape).copy(),

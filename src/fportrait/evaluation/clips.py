@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fportrait.dataset.filmed import only_filmed
 from fportrait.dataset.sampling import decode, sample_records
 from fportrait.dataset.shards import Record, ShardReader
 from fportrait.evaluation.bootstrap import estimate
@@ -16,6 +17,7 @@ from fportrait.evaluation.slices import expression_strength, skin_degrees, slice
 from fportrait.evaluation.types import OWN_CLIPS, ClipResult, Evaluation, Request, Scorers
 
 METHODS = ("ours", "codec_limit", "repeated_portrait")
+COMPARED = (*METHODS, "truth")
 MIN_ASKED = 0.1  # root mean square change of the codes below which a clip asks for no expression
 FACELESS = (
     "psnr",
@@ -31,9 +33,8 @@ def score_record(
 ) -> ClipResult:
     """Scores of one sample and of its baselines; control measures where the record and the encoder allow them."""
     window, portraits = reader.read(record, frames), reader.references(record)
-    truth, portrait = window["video"].numpy(), portraits["images"][0].numpy()
-    landmarks = window["landmarks"].numpy() if "landmarks" in window else None
-    request = Request(truth, portrait, landmarks, window["codes"].numpy(), window["intrinsics"].numpy())
+    request = Request.of(window, portraits)
+    truth, portrait, landmarks = request.truth, request.portrait, request.landmarks
     videos = {
         "ours": sample,
         "codec_limit": decode(vae, window["latents"]),
@@ -67,10 +68,16 @@ def score_group(evaluation: Evaluation, group: str, chosen: Sequence[tuple[Recor
 def score_clip(
     name: str, identity: str, videos: dict[str, np.ndarray], request: Request, scorers: Scorers, group: str
 ) -> ClipResult:
-    """Every measure of every method among `videos`; `group` is what Fréchet distances are taken over, "" for none."""
-    truth, clip = request.truth, ClipResult(name, identity, videos, {})
+    """Every measure of every method among `videos`; `group` is what Fréchet distances are taken over, "" for none.
+
+    Where nothing was filmed (`Request.inside`) there is no truth: all videos, the truth too, are black there.
+    """
+    inside = request.inside
+    videos = {key: only_filmed(video, inside) if key in COMPARED else video for key, video in videos.items()}
+    truth, clip = only_filmed(request.truth, inside), ClipResult(name, identity, videos, {}, inside=inside)
     # A frame that is the portrait itself asks for nothing, and would give the repeated portrait an infinite score.
-    same = [t for t, frame in enumerate(truth) if np.array_equal(frame, request.portrait)]
+    portrait = only_filmed(request.portrait, inside)
+    same = [t for t, frame in enumerate(truth) if np.array_equal(frame, portrait)]
     skip = same if len(same) < len(truth) else []
     for method in METHODS:
         if method not in videos:

@@ -18,7 +18,7 @@ import numpy as np
 
 from fportrait.atomic_io import value_hash, write_json, write_text
 from fportrait.camera.cameras import crop_intrinsics
-from fportrait.dataset.encode import crop_picture, whole_pixels
+from fportrait.dataset.crops import crop_picture, whole_pixels
 from fportrait.dataset.shards import Record, ShardReader
 from fportrait.dataset.upright import TURNS
 from fportrait.errors import UserError
@@ -82,7 +82,8 @@ def _first_crop(annotations: Annotations, dataset: str, row: Any) -> Sequence[fl
 
 
 def _cut(row: Any, crop: Sequence[float], first: int, frames: int) -> np.ndarray:
-    """`T S S 3` uint8: frames of the video of an `upright` row, cut to the square `crop` and not resized."""
+    """`T S S 3` uint8: frames of the video of an `upright` row, cut to the square `crop` and not resized; beyond the
+    file as its edge is, as in shards."""
     from fportrait.capture.video_io import iter_video
 
     path, turns = str(row["path"]), int(row[TURNS])
@@ -92,7 +93,7 @@ def _cut(row: Any, crop: Sequence[float], first: int, frames: int) -> np.ndarray
         )
     square = whole_pixels(crop)
     shown = (np.rot90(frame, turns) for frame in iter_video(path, first, first + frames))
-    pictures = [crop_picture(picture, square, square[2]) for picture in shown]
+    pictures = [crop_picture(picture, square, square[2], filled=True) for picture in shown]
     if len(pictures) != frames:
         raise UserError(f"{len(pictures)} frames in {path} from frame {first}", f"{frames}", AGAIN)
     return np.stack(pictures)

@@ -193,21 +193,14 @@ def score_external(
             missing.append(record.id)
             continue
         window, portraits = reader.read(record, frames), reader.references(record)
-        truth = window["video"].numpy()
+        request = Request.of(window, portraits)
         try:
-            video, size = read_fitting(path, truth.shape, float(stated.get("fps", FPS)))
+            video, size = read_fitting(path, request.truth.shape, float(stated.get("fps", FPS)))
         except UserError as error:
             refused[record.id] = error.found
             continue
         sizes.add(size)
-        request = Request(
-            truth,
-            portraits["images"][0].numpy(),
-            window["landmarks"].numpy() if "landmarks" in window else None,
-            window["codes"].numpy(),
-            window["intrinsics"].numpy(),
-        )
-        videos = {"ours": video, "truth": truth, "portrait": request.portrait}
+        videos = {"ours": video, "truth": request.truth, "portrait": request.portrait}
         clip = score_clip(record.id, record.identity, videos, request, scorers, f"{name} {record.dataset}")
         evaluation.keep(f"{name}: {record.dataset}", clip)
         clips.setdefault(record.dataset, []).append(clip)

@@ -18,6 +18,8 @@ import numpy as np
 
 from fportrait.atomic_io import write_json, write_text
 from fportrait.capture.video_io import write_image, write_video
+from fportrait.dataset.filmed import Inside, filmed_pixels
+from fportrait.evaluation.clips import COMPARED
 from fportrait.evaluation.page import (
     SCRIPT,
     STYLE,
@@ -50,6 +52,7 @@ ROW_WORDS = {
 PLAYERS = ("truth", "ours", "codec_limit", "difference", "normals")
 PLAYER_TITLES = {"codec_limit": "codec's limit", "difference": "|ours − truth| × 3", "normals": "pose asked"}
 PLAYER_SIZE = 160  # pixels; smaller videos are enlarged, because players blur
+HATCH, GREYS = 0.03, (150, 105)  # width of a stripe, of a picture's short side; and levels of stripes
 
 
 @dataclass
@@ -79,10 +82,12 @@ class Report:
         videos = dict(clip.videos)
         players = {}
         if "truth" in videos and "ours" in videos:
-            both = np.concatenate([videos["truth"], videos["ours"]], axis=2)
-            write_video(self.folder / "videos" / where / f"{name}.mp4", both, self.fps, metadata=SYNTHETIC)
             difference = 3 * np.abs(videos["ours"].astype(np.int16) - videos["truth"])
             videos["difference"] = np.clip(difference, 0, 255).astype(np.uint8)
+        videos |= {key: hatched(videos[key], clip.inside) for key in (*COMPARED, "difference") if key in videos}
+        if "truth" in videos and "ours" in videos:
+            both = np.concatenate([videos["truth"], videos["ours"]], axis=2)
+            write_video(self.folder / "videos" / where / f"{name}.mp4", both, self.fps, metadata=SYNTHETIC)
         wanted = [player for player in PLAYERS if player in videos] + [p for p in videos if p.startswith("driver")]
         for player in wanted:
             path = self.folder / "players" / where / f"{name}-{player}.mp4"
@@ -98,6 +103,7 @@ class Report:
             if f"ours/{key}" in clip.scores
         ]
         words += [f"{axis}: {label}" for axis, label in clip.slices.items()]
+        words += ["hatched: beyond the file's edge, not judged"] * (clip.inside is not None)
         self.groups.setdefault(group, []).append(Shown(clip.id, score, " · ".join(words), path, players, clip.curve))
 
     def add_probes(self, control: Mapping[str, Any], pictures: Mapping[str, Mapping[str, np.ndarray]]) -> None:
@@ -197,6 +203,18 @@ def _data(path: Path, kind: str) -> str:
 
 def _image(path: Path, alt: str) -> str:
     return f"<img alt='{html.escape(alt, quote=True)}' src='{_data(path, 'image/png')}'>"
+
+
+def hatched(video: np.ndarray, inside: Inside | None) -> np.ndarray:
+    """A video `T H W 3` uint8, hatched where nothing was filmed (`dataset.filmed`)."""
+    if inside is None:
+        return video
+    down, across = np.indices(video.shape[1:3])
+    stripes = (down + across) // max(1, HATCH * min(video.shape[1:3])) % 2
+    shown = np.broadcast_to(np.where(stripes, *GREYS)[..., None].astype(np.uint8), video.shape).copy()
+    rows, columns = filmed_pixels(inside)
+    shown[:, rows, columns] = video[:, rows, columns]
+    return shown
 
 
 def contact_strip(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fportrait.bundle import BundleSettings, stated_settings
+from fportrait.dataset.filmed import Inside
 from fportrait.dataset.sampling import Sampler
 from fportrait.dataset.shards import ShardReader
 from fportrait.devices import pick_device
@@ -78,6 +79,7 @@ def sampling_settings(protocol: Protocol, transformer_folder: Path, base: Path) 
 class ClipResult:
     """One clip's scores and videos: `T H W 3` uint8 by method, `truth` and `normals`; the `portrait` `H W 3`.
 
+    `inside`: what was filmed of the picture (`dataset.crops.inside_file`), which alone is judged; None: all of it.
     `scores` by METHOD/METRIC; `slices` by axis; `missed`: frames without a face, by METHOD/METRIC; `curve`: mean
     absolute difference of ours to the truth per frame, 0–255.
     """
@@ -89,18 +91,32 @@ class ClipResult:
     slices: dict[str, str] = field(default_factory=dict)
     missed: dict[str, int] = field(default_factory=dict)
     curve: list[float] = field(default_factory=list)
+    inside: Inside | None = None
 
 
 @dataclass(frozen=True)
 class Request:
     """What was asked for: `truth` `T H W 3` and `portrait` `H W 3` uint8, `landmarks` `T 478 2`, `codes` `T 128`,
-    `intrinsics` `3 3`."""
+    `intrinsics` `3 3`; `inside`: what was filmed of the truth, as `ClipResult` has it."""
 
     truth: np.ndarray
     portrait: np.ndarray
     landmarks: np.ndarray | None
     codes: np.ndarray
     intrinsics: np.ndarray
+    inside: Inside | None = None
+
+    @classmethod
+    def of(cls, window: Mapping[str, Any], portraits: Mapping[str, Any]) -> Request:
+        """What a record of shards asks for: tensors of `ShardReader.read` and of `references`."""
+        return cls(
+            window["video"].numpy(),
+            portraits["images"][0].numpy(),
+            window["landmarks"].numpy() if "landmarks" in window else None,
+            window["codes"].numpy(),
+            window["intrinsics"].numpy(),
+            tuple(window["inside"].tolist()) if "inside" in window else None,
+        )
 
 
 @dataclass

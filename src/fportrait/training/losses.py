@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fportrait.dataset.batches import Batches
+from fportrait.dataset.filmed import EVERYWHERE
 from fportrait.dataset.mixing import draw_integer
 from fportrait.diffusion.conditions import Conditions
 from fportrait.diffusion.flow import bridge_sigmas, bridged_noise, flow_loss, noise_latents
@@ -40,15 +41,20 @@ def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 def sample_losses(model: Callable[..., Tensor], batch: dict[str, Any], precision: str, contrast: float = 1.0) -> Tensor:
-    """Flow-matching loss of each sample, `B`; `contrast` as in `flow_loss`."""
+    """Flow-matching loss of each sample, `B`, where it was filmed; 0 of one that nowhere was. `contrast` as in
+    `flow_loss`."""
     latents, noise, conditions = batch["latents"], batch["noise"], batch["conditions"].inputs()
     with torch.autocast(latents.device.type, torch.bfloat16, enabled=precision == "bf16"):
         velocity = model(noise_latents(latents, noise, batch["sigmas"]), batch["sigmas"] * 1000, **conditions)
-    weights = batch.get("weights")
-    rows = [slice(row, row + 1) for row in range(len(latents))]
-    return torch.stack(
-        [flow_loss(velocity[r], latents[r], noise[r], None if weights is None else weights[r], contrast) for r in rows]
-    )
+    weights, losses = batch.get("weights"), []
+    for row, (down, across) in enumerate(batch.get("filmed", [EVERYWHERE] * len(latents))):
+        at = (slice(row, row + 1), slice(None), slice(None), down, across)
+        if velocity[at].numel():
+            weight = None if weights is None else weights[at]
+            losses.append(flow_loss(velocity[at], latents[at], noise[at], weight, contrast))
+        else:
+            losses.append(velocity[row].float().sum() * 0)
+    return torch.stack(losses)
 
 
 class HeldOut:
