@@ -16,8 +16,7 @@ from fportrait.bundle import SHIPPED_BASE
 from fportrait.capture.people import sample_person
 from fportrait.capture.video_io import read_video, write_image, write_video
 from fportrait.capture.world import sample_training_clip
-from fportrait.dataset.crops import crop_picture
-from fportrait.dataset.filmed import filmed_pixels, inside_file, only_filmed
+from fportrait.dataset.crops import crop_picture, filmed_pixels, inside_file, only_filmed
 from fportrait.errors import UserError
 from fportrait.evaluation.clips import COMPARED, score_clip
 from fportrait.evaluation.metrics.psnr import psnr

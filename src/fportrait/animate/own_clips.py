@@ -24,7 +24,7 @@ from fportrait.animate.viewpoint import Viewpoint
 from fportrait.atomic_io import file_hash, value_hash, write_json
 from fportrait.camera.cameras import scale_intrinsics
 from fportrait.capture.video_io import VIDEO_SUFFIXES, iter_video, write_image
-from fportrait.dataset.filmed import inside_file
+from fportrait.dataset.crops import inside_file
 from fportrait.dataset.sampling import decode
 from fportrait.errors import UserError
 from fportrait.evaluation.clips import by_person, frechet_of, score_clip, summarise

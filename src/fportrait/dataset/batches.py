@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fportrait.dataset.buckets import BucketOrder, shares
-from fportrait.dataset.filmed import EVERYWHERE, filmed_cells
+from fportrait.dataset.crops import EVERYWHERE, filmed_cells
 from fportrait.dataset.focus import focus_weights
 from fportrait.dataset.mixing import draw_integer, sample_at
 from fportrait.dataset.shards import Record, ShardReader

@@ -21,8 +21,7 @@ from fportrait.body.painting import PortraitPainter, acting_vertices, paint_each
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import in_camera, rectangle_intrinsics
 from fportrait.dataset.buckets import Bucket, bucket_counts, bucket_crop, parse_buckets
-from fportrait.dataset.crops import clip_buckets, read_crops, whole_pixels
-from fportrait.dataset.filmed import inside_file
+from fportrait.dataset.crops import clip_buckets, inside_file, read_crops, whole_pixels
 from fportrait.dataset.focus import FOCUS_LANDMARKS
 from fportrait.dataset.identities import IdentityUnit, identity_units, window_starts
 from fportrait.dataset.mixing import draw_integer
@@ -45,7 +44,6 @@ CODE = (
     "dataset/buckets.py",
     "dataset/crops.py",
     "dataset/encode.py",
-    "dataset/filmed.py",
     "dataset/focus.py",
     "dataset/mixing.py",
     "dataset/shards.py",

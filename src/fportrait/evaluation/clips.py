@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fportrait.dataset.filmed import only_filmed
+from fportrait.dataset.crops import only_filmed
 from fportrait.dataset.sampling import decode, sample_records
 from fportrait.dataset.shards import Record, ShardReader
 from fportrait.evaluation.bootstrap import estimate

@@ -162,7 +162,8 @@ def readme(clips: Sequence[dict[str, Any]], holdout: str) -> str:
 
 {len(clips)} clips of people whom our model was not trained on, holdout `{holdout}`. For each there is a folder
 `DATASET/PERSON/CLIP/` with one portrait, one driving video and the cameras; `clips.json` lists them all. Pictures are
-squares of {span("side")} pixels, as they were filmed; clips are {span("frames")} frames long, as our model makes them.
+squares of {span("side")} pixels, as they were filmed (beyond a file's edge, where nothing is judged, the edge goes on);
+clips are {span("frames")} frames long, as our model makes them.
 
 ## 1. Make a video of each clip
 Show the person of `portrait.png` doing what the person in `driving.mp4` does, seen by the cameras of `cameras.json`

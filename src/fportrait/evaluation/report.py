@@ -18,7 +18,7 @@ import numpy as np
 
 from fportrait.atomic_io import write_json, write_text
 from fportrait.capture.video_io import write_image, write_video
-from fportrait.dataset.filmed import Inside, filmed_pixels
+from fportrait.dataset.crops import Inside, filmed_pixels
 from fportrait.evaluation.clips import COMPARED
 from fportrait.evaluation.page import (
     SCRIPT,
@@ -206,7 +206,7 @@ def _image(path: Path, alt: str) -> str:
 
 
 def hatched(video: np.ndarray, inside: Inside | None) -> np.ndarray:
-    """A video `T H W 3` uint8, hatched where nothing was filmed (`dataset.filmed`)."""
+    """A video `T H W 3` uint8, hatched where nothing was filmed (`dataset.crops`)."""
     if inside is None:
         return video
     down, across = np.indices(video.shape[1:3])

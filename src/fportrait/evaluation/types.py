@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fportrait.bundle import BundleSettings, stated_settings
-from fportrait.dataset.filmed import Inside
+from fportrait.dataset.crops import Inside
 from fportrait.dataset.sampling import Sampler
 from fportrait.dataset.shards import ShardReader
 from fportrait.devices import pick_device

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fportrait.dataset.batches import Batches
-from fportrait.dataset.filmed import EVERYWHERE
+from fportrait.dataset.crops import EVERYWHERE
 from fportrait.dataset.mixing import draw_integer
 from fportrait.diffusion.conditions import Conditions
 from fportrait.diffusion.flow import bridge_sigmas, bridged_noise, flow_loss, noise_latents

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from fportrait.dataset.crops import crop_rectangle
-from fportrait.dataset.filmed import filmed_cells, filmed_pixels, inside_file, only_filmed
+from fportrait.dataset.crops import crop_rectangle, filmed_cells, filmed_pixels, inside_file, only_filmed
 from fportrait.pixels import Picture
 
 SQUARE = Picture(64, 64)
