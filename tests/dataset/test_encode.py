@@ -85,7 +85,7 @@ def test_a_record_holds_the_latents_of_the_cropped_pixels_and_of_the_posed_neutr
     video = np.stack([crop_picture(frame, (16, -4, 64), 32, filled=True) for frame in frames])
     assert np.array_equal(tensors["video"].numpy(), video)
     assert np.array_equal(video[:, 0], video[:, 1])  # the crop reaches above the frame, whose edge goes on
-    assert tensors["inside"].tolist() == [0, 2, 32, 32] and reader.read(record, 5)["inside"].tolist() == [0, 2, 32, 32]
+    assert tensors["inside"].tolist() == reader.read(record, 1)["inside"].tolist() == [0, 2, 32, 32]
     codec = BlockCodec.from_pretrained(root / "vae").eval()
     assert torch.allclose(tensors["latents"], encode_video(codec, to_model_range(video[None]))[0], atol=1e-5)
 
