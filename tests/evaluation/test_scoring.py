@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fportrait.errors import UserError
-from fportrait.evaluation.clips import COMPARED, METHODS, score_clip
+from fportrait.evaluation.clips import COMPARED, METHODS, score_clip, summarise
 from fportrait.evaluation.metrics import METRICS, available, make
 from fportrait.evaluation.report import GREYS, hatched
 from fportrait.evaluation.scoring import ClipScorer, FrechetScorer
@@ -117,6 +117,8 @@ def test_what_was_not_filmed_counts_for_no_method_and_is_black_in_all_alike():
         assert not clip.videos[name][:, :, :8].any() and not clip.videos[name][:, :, 24:].any()
         assert np.array_equal(clip.videos[name][:, :, 8:24], whole.videos[name][:, :, 8:24])
     assert (clip.videos["normals"][:, :, :8] == 200).all(), "what was asked for is shown as it is"
+    nothing = part_filmed((0.0, 0.0, 0.0, 0.0))
+    assert nothing.scores == {} and summarise([nothing, clip], 0)["ours"]["psnr"]["clips"] == 1
 
 
 def test_a_frame_that_is_the_portrait_is_left_out_whatever_stands_beyond_the_file():

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fportrait.dataset.crops import only_filmed
+from fportrait.dataset.crops import filmed_pixels, only_filmed
 from fportrait.dataset.sampling import decode, sample_records
 from fportrait.dataset.shards import Record, ShardReader
 from fportrait.evaluation.bootstrap import estimate
@@ -70,11 +70,14 @@ def score_clip(
 ) -> ClipResult:
     """Every measure of every method among `videos`; `group` is what Fréchet distances are taken over, "" for none.
 
-    Where nothing was filmed (`Request.inside`) there is no truth: all videos, the truth too, are black there.
+    Where nothing was filmed (`Request.inside`) there is no truth: all videos, the truth too, are black there. A clip of
+    which nothing was filmed has no scores.
     """
     inside = request.inside
     videos = {key: only_filmed(video, inside) if key in COMPARED else video for key, video in videos.items()}
     truth, clip = only_filmed(request.truth, inside), ClipResult(name, identity, videos, {}, inside=inside)
+    if inside is not None and not truth[(0, *filmed_pixels(inside))].size:
+        return clip  # there is nothing to judge
     # A frame that is the portrait itself asks for nothing, and would give the repeated portrait an infinite score.
     portrait = only_filmed(request.portrait, inside)
     same = [t for t, frame in enumerate(truth) if np.array_equal(frame, portrait)]
