@@ -211,6 +211,23 @@ def test_a_name_that_begins_as_anothers_or_is_unknown_takes_nothing(project):
     assert call("Anna")[0] == call("änna")[0] == 0 and state() == before
 
 
+def test_somebody_called_like_a_word_of_the_documents_takes_nothing_of_others(project):
+    video(RAW / "train/walk.mp4", 200)
+    write_json("data/.units/tracks/0123456789abcdef/identity.json", {"identity": "train"})
+    frame = pd.read_parquet("data/03_primary/tracks/frames.parquet")
+    write_parquet("data/03_primary/tracks/frames.parquet", pd.concat([frame, frame[:1].assign(identity="train")]))
+    before = state(LIST)
+    assert {item.where for item in forget("train").gone} == {
+        "data/03_primary/tracks/frames.parquet",
+        "data/.units/tracks/0123456789abcdef",
+    }
+    after = state(LIST)
+    assert {path for path in before if before[path] != after.get(path)} == {
+        "data/03_primary/tracks/frames.parquet",
+        "data/.units/tracks/0123456789abcdef/identity.json",
+    }
+
+
 def test_while_a_stage_or_an_adapters_training_is_at_work_nothing_goes(project):
     before = state()
     stage = share()

@@ -361,7 +361,7 @@ class Project:
                 value = json.loads(text)
             except (OSError, ValueError):
                 return None
-            if isinstance(value, dict) and value.get("identity") == self.name:
+            if isinstance(value, dict) and self.person.has(value):
                 return GOES
             left = self.person.without(value)
             return None if left == value else left

@@ -9,6 +9,13 @@ from typing import Any
 
 # What follows a person's name in names of files: a shard's record, a sweep's clip.
 _OF_CLIPS = r"-(?:[0-9a-f]{8}-\d{5}|(?:view|dynamic)\d{3}-[0-9a-f]+)"
+# Words of fportrait's own documents: who is called so is meant only where a reference or an entry says whose it is.
+_OUR_WORDS = """
+    base camera captures clip clips dataset embedded expression final frames identity model name ours people phone pose
+    reason scores seed shipped split stage studio test time train truth unit view
+"""
+WORDS = frozenset(_OUR_WORDS.split())
+OF = ("identity", "person", "unit")  # keys of an entry that say whose it is
 LONGEST = 500  # characters of a reference
 _BEFORE = r"(?:(?:\S*/)?(?:[A-Z]\w*(?:Capture|Sweep)|01_raw/phone|01_raw/studio)/|(?:phone|studio)/)?"
 
@@ -21,12 +28,15 @@ class Person:
     [True, False, False, True]
     >>> [anna.mentions(text) for text in ("anna/walk/phone", "bo/with anna/phone", "PhoneCapture/anna/0c01b36b-00000")]
     [True, False, True]
+    >>> [Person("test").mentions(text) for text in ("test", "the test split", "PhoneCapture/test", "test/walk/phone")]
+    [False, False, True, True]
     >>> [anna.owns(name) for name in ("anna-0c01b36b-00017-ours.mp4", "anna-lena-0c01b36b-00017.png", "anna.png")]
     [True, False, False]
     """
 
     def __init__(self, name: str, others: Collection[str] = ()):
         self.name, self.others = name, frozenset(others)
+        self._is_word = name.casefold() in WORDS
         own = re.escape(name)
         known = sorted(self.others - {name}, key=len, reverse=True)
         longer = [re.escape(other) for other in known if name in other]
@@ -41,11 +51,11 @@ class Person:
         if self.name not in text:
             return False
         if len(text) < LONGEST:  # a reference, which tells exactly; a page is none
-            if self._is.fullmatch(text):
+            if self._is.fullmatch(text) and not (self._is_word and text == self.name):
                 return True
             if self._others and self._others.fullmatch(text):
                 return False
-        return bool(self._word.search(self._longer.sub("", text) if self._longer else text))
+        return not self._is_word and bool(self._word.search(self._longer.sub("", text) if self._longer else text))
 
     def owns(self, file: str) -> bool:
         """Whether a file is named as a clip, shard record or picture of the person."""
@@ -60,8 +70,12 @@ class Person:
                 if not self.mentions(str(key)) and not (isinstance(one, str) and self.mentions(one))
             }
         if isinstance(value, list):
-            return [self.without(one) for one in value if not any(map(self.mentions, _texts(one)))]
+            return [self.without(one) for one in value if not (self.has(one) or any(map(self.mentions, _texts(one))))]
         return value
+
+    def has(self, entry: Any) -> bool:
+        """Whether an entry of a document says that it is the person's, or is their name."""
+        return self.name in [entry.get(key) for key in OF] if isinstance(entry, dict) else bool(entry == self.name)
 
 
 def _texts(value: Any) -> Iterable[str]:
