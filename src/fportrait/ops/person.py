@@ -55,7 +55,7 @@ class Person:
                 return True
             if self._others and self._others.fullmatch(text):
                 return False
-        return not self._is_word and bool(self._word.search(self._longer.sub("", text) if self._longer else text))
+        return not self._is_word and bool(self._word.search(self._longer.sub("\0", text) if self._longer else text))
 
     def owns(self, file: str) -> bool:
         """Whether a file is named as a clip, shard record or picture of the person."""
