@@ -64,7 +64,7 @@ POSES = {
 def test_folds_are_as_smooth_as_with_many_samples_a_pixel(vertices, part):
     one, there = painter(1), target(vertices)
     rough = one.paint(there)
-    drawn = smooth_folds(rough, there, one.vertices)
+    drawn = smooth_folds(rough, there, one)
     changed = (drawn != rough).any(-1) & window(vertices, part)
     assert 10 < changed.sum() < 0.06 * SIZE**2, "folds are lines"
     wanted = painter(3).paint(target(vertices, 3)).astype(float)
@@ -73,7 +73,9 @@ def test_folds_are_as_smooth_as_with_many_samples_a_pixel(vertices, part):
 
 
 def test_what_does_not_fold_stays_as_it_is():
-    one, there = painter(1), target(face(25))
+    one, there = painter(1), target(face(25, jawOpen=0.12))
+    own = one.paint(target(face(jawOpen=0.12)))
+    assert np.array_equal(smooth_folds(own, target(face(jawOpen=0.12)), one), own), "nor who does not move"
     drawn = one.paint(there)
     depth = np.full(there.covered.size, 9.0, np.float32)
     corners = np.asarray(there.vertices, np.float32)[there.faces[there.triangles], 2]
@@ -82,21 +84,21 @@ def test_what_does_not_fold_stays_as_it_is():
     near, far = (change(depth, np.ones((5, 5), np.uint8)) for change in (cv2.erode, cv2.dilate))
     even = far - near < 0.005
     assert even.mean() > 0.5
-    assert np.array_equal(smooth_folds(drawn, there, one.vertices)[even], drawn[even])
+    assert np.array_equal(smooth_folds(drawn, there, one)[even], drawn[even])
 
 
 def test_an_outline_is_as_bright_as_it_covers_of_each_pixel():
-    """So that it does not creep from pixel to pixel as a head turns slowly."""
-    rough, smooth = [], []
+    """So that it does not creep from pixel to pixel as a head turns slowly. But where the portrait has the same one."""
+    one, rough, smooth = painter(1), [], []
     for turned in np.arange(20, 22, 0.25):
         there = target(face(turned))
         rough.append(there.covered.astype(float))
         drawn = np.repeat(255 * there.covered[..., None].astype(np.uint8), 3, 2)
-        smooth.append(smooth_folds(drawn, there, face())[..., 0] / 255)
+        smooth.append(smooth_folds(drawn, there, one)[..., 0] / 255)
         share = target(face(turned), 12).covered.reshape(SIZE, 12, SIZE, 12).mean((1, 3))
         rim = (share > 0) & (share < 1)
         off, was = (np.abs(one[-1] - share)[rim].mean() for one in (smooth, rough))
-        assert off < 0.05 < 0.15 < was
+        assert off < 0.5 * was
         assert np.abs(smooth[-1] - share)[~rim].max() < 0.1
     shaken, before = (np.abs(np.diff(one, 2, axis=0)).sum() for one in (smooth, rough))
     assert shaken < 0.7 * before
@@ -105,4 +107,4 @@ def test_an_outline_is_as_bright_as_it_covers_of_each_pixel():
 @pytest.mark.parametrize("aside", [(0.6, 0, 0), (0.14, 0.1, 0), (0, 0, -0.95)])
 def test_a_head_beside_or_at_the_edge_of_the_picture(aside):
     drawn, there = np.full((SIZE, SIZE, 3), 7, np.uint8), target(np.add(face(), aside))
-    assert np.array_equal(smooth_folds(drawn, there, face()), drawn)
+    assert np.array_equal(smooth_folds(drawn, there, painter(1)), drawn)

@@ -334,3 +334,20 @@ def test_hair_behind_a_head_that_turns_its_back_away_goes_behind_it(head):
 
     assert shown(50) > 100
     assert shown(0) < 0.3 * shown(50)
+
+
+def test_where_the_mirrored_side_ends_there_are_no_specks(head):
+    """A threshold ends in the teeth of triangles: pixels of the one and the other stood side by side, and flickered."""
+    body, vertices, _ = head
+    _, matte, there = portrait_of(head, 35)
+    across, down = np.meshgrid(np.arange(128), np.arange(128))
+    stripes = np.asarray(SKIN) + 60 * np.sin(down / 2.5 + across / 19)[..., None]
+    picture = np.where(matte[..., None] > 0, np.clip(stripes, 0, 255), WALL).astype(np.uint8)
+    painter, drawn = PortraitPainter(body, picture, there, LENS, 1, (), matte), []
+    for degrees in np.arange(-20, -16, 0.5):
+        target = Target(turned(vertices, degrees), LENS, body.faces, (128, 128), 1)
+        drawn.append(painter.paint(target).astype(int))
+    within = cv2.erode(target.covered.astype(np.uint8), np.ones((7, 7))) > 0
+    specks = np.abs(drawn[-1] - cv2.medianBlur(drawn[-1].astype(np.uint8), 3)).max(-1) > 25
+    assert (specks & within).sum() < 30
+    assert np.abs(np.diff(drawn, 2, axis=0))[:, within].mean() < 1.7

@@ -345,4 +345,4 @@ def paint_portrait(
         drawn = (surroundings or paint).paint(target)
         if blend is not None and acts is not None:
             drawn = blend.paint(drawn, target, acts)
-        yield smooth_folds(drawn, target, paint.vertices) if samples == 1 and matte is not None else drawn
+        yield smooth_folds(drawn, target, paint) if samples == 1 and matte is not None else drawn

@@ -4,55 +4,74 @@ A large picture is drawn with one sample a pixel. Where a cheek ends before hair
 before the neck, and where lips meet and lids close, what one pixel shows lies far from what its neighbour shows, and
 their border is a staircase. There, and only there, the mesh is looked up at several places of each pixel. Each of them
 takes the colour of that pixel around it which shows what lies nearest on the surface: what is seen is found finely,
-what it looks like is not drawn again (Chajdas, McGuire and Luebke 2011).
+what it looks like is not drawn again (Chajdas, McGuire and Luebke 2011). An edge that the portrait shows itself is
+smooth there, as filmed ones are, and stays as it is.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numba
 import numpy as np
 
 from fportrait.body.rasterizer import rasterize_at
-from fportrait.body.warping import Target, of_corners
+from fportrait.body.warping import Target, of_corners, project
 
-JUMP = 3.0  # times the width of a pixel at the body that points of the portrait's lie apart: a fold
+if TYPE_CHECKING:
+    from fportrait.body.painting import PortraitPainter
+
+DEEP = 2.0  # widths of a pixel at the body that two points of the portrait's body lie apart: two parts of it
+JUMP = 1.0  # pixels of the portrait that they lie apart there, beyond the way between them: new, and no edge of its own
 COUNT, STEP = 13, 8  # Fibonacci numbers: so many places in a pixel, no two of which share a row or a column
 PLACES = (np.stack([np.arange(COUNT), np.arange(COUNT) * STEP % COUNT], 1) + 0.5) / COUNT  # x and y
 
 
-def smooth_folds(drawn: np.ndarray, target: Target, vertices: np.ndarray) -> np.ndarray:
+def smooth_folds(drawn: np.ndarray, target: Target, painter: PortraitPainter) -> np.ndarray:
     """A picture `H W 3` uint8 of a target of one sample a pixel, smooth where a pixel shows two parts of the mesh, or
-    the mesh and what is beside it.
-
-    Args:
-        vertices: `V 3` of the portrait's own pose and face, metres: what lies together there is one part.
-    """
-    points = of_corners(np.asarray(vertices, np.float32), target.faces, target.triangles, target.weights)
+    the mesh and what is beside it. `painter`: of a portrait with a matte."""
+    assert painter.backdrop is not None
+    vertices = np.asarray(painter.vertices, np.float32)
+    points = of_corners(vertices, target.faces, target.triangles, target.weights)
+    places = project(points, painter.intrinsics)
+    x, y = np.clip(places.astype(int), 0, np.array(painter.portrait.shape[1::-1]) - 1).T
+    within = -painter.backdrop.outside[y, x, 0]
     seen = np.full(target.covered.shape, -1, np.int32)
     seen.reshape(-1)[target.places] = np.arange(len(points))
     width = float(np.median(target.vertices[:, 2])) / target.intrinsics[0, 0]
-    at = np.flatnonzero(_folded(seen, points, JUMP * width))
+    at = np.flatnonzero(_folded(seen, points, places, within, DEEP * width))
     ids, weights = rasterize_at(target.vertices, target.faces, target.intrinsics, seen.shape, at, PLACES)
-    fine = of_corners(np.asarray(vertices, np.float32), target.faces, ids.reshape(-1), weights.reshape(-1, 3))
+    fine = of_corners(vertices, target.faces, ids.reshape(-1), weights.reshape(-1, 3))
     smooth = drawn.copy()
     _mix(drawn, seen, points, at, ids, fine.reshape(*ids.shape, 3), PLACES, smooth)
     return smooth
 
 
 @numba.njit(cache=True, nogil=True)
-def _folded(seen, points, jump):
-    """Which pixels show something else than one of their four neighbours, `H W`. `seen`: `H W`, which of the points
-    `N 3` each of them shows, -1 beside the mesh."""
+def _folded(seen, points, places, within, deep):
+    """Which pixels show something else than one of their four neighbours, `H W`, that the portrait does not show there.
+
+    Args:
+        seen: `H W`, which of the points `N 3` each pixel shows, -1 beside the mesh. places: where the portrait has
+            them, `N 2` pixels. within: and how far within the silhouette there, `N` pixels. deep: metres.
+    """
     found = np.zeros(seen.shape, np.bool_)
     for y in range(seen.shape[0]):
         for x in range(seen.shape[1]):
             for v, u in ((y, x + 1), (y + 1, x)):
                 if v == seen.shape[0] or u == seen.shape[1]:
                     continue
-                here, there = seen[y, x], seen[v, u]
-                if here < 0 and there < 0:
+                one, other = seen[y, x], seen[v, u]
+                if one >= 0 and other >= 0:
+                    if _squared(points[one], points[other]) < deep * deep:
+                        continue
+                    across = abs(places[other, 0] - places[one, 0] - (u - x))
+                    jump = max(across, abs(places[other, 1] - places[one, 1] - (v - y)))
+                elif one >= 0 or other >= 0:
+                    jump = within[max(one, other)] - 0.5  # to the pixel beside
+                else:
                     continue
-                if here < 0 or there < 0 or _squared(points[here], points[there]) > jump * jump:
+                if jump > JUMP:
                     found[y, x] = found[v, u] = True
     return found
 

@@ -42,7 +42,7 @@ SIGHT_LOST, STREAKS, WALLS = 0.1, 3.0, 1.5
 # second on wholly, where it was seen worse than between these cosines, or this near to the person's edge in the matte
 # (of the short side: deviation of the Gaussian), where pixels show the wall, the light around a head, or a neighbour.
 DOUBTED, SIGHT_SURE, EDGE = (0.1, 0.3), (0.08, 0.25), 0.016
-COMES = 0.15  # cosines over which another portrait comes in
+COMES = 0.15  # cosines over which another portrait comes in, and, for people, the other side
 MIRROR_SIGHT = 0.4  # cosine that the other side must be seen with: a silhouette's edge mirrors what lies beside it
 # How far a picture is trusted against a model that differs from it (`diffusion.detail`). Beside the mesh a model
 # blurs what is dragged along (trusted less than wholly, the old silhouette shines through); where the portrait sees the
@@ -161,7 +161,9 @@ class PortraitPainter:
             vertex = np.where(seen, self.faces[triangle, 0], -1)
             hair = hair_in(body, portrait, places, opacity, vertex)
             cover = hair_cover(body, portrait, hair, places, sight, mirror, outside_of(seen), opacity)
-            self._alike = (1 - np.abs(cover.hair - cover.hair[mirror]))[:, None]  # to what mirrors it: hair, or none
+            # How much better than needed, and than it is itself, what mirrors each vertex is seen; how alike it is: hair.
+            better = sight[mirror] - np.maximum(sight, MIRROR_SIGHT)
+            self._other_side = np.stack([better, 1 - np.abs(cover.hair - cover.hair[mirror])], 1)
             self.surface = surface_colours(body, portrait, places, sight, mirror, cover, hair)
             locks, like = hair, likeness(portrait, hair, seen, opacity)
             if hair is not None:
@@ -339,10 +341,14 @@ class PortraitPainter:
         hidden &= unseen
         if mirror_vertices(self.body) is not None:  # asked only for what is wanted
             rows = np.flatnonzero(wanted)
-            sight, seen_at, _ = self.sight(target, True, rows)
-            ahead = wanted[rows] * (sight > MIRROR_SIGHT)
-            if self.surface is not None:
-                ahead *= of_corners(self._alike, self.faces, target.triangles[rows], target.weights[rows])[:, 0]
+            if self.surface is None:
+                sight, seen_at, _ = self.sight(target, True, rows)
+                ahead = wanted[rows] * (sight > MIRROR_SIGHT)
+            else:  # of the vertices: thresholds would end in the teeth of triangles
+                known = of_corners(self._other_side, self.faces, target.triangles[rows], target.weights[rows])
+                ahead = wanted[rows] * np.clip(known[:, 0] / COMES, 0, 1) * known[:, 1]
+                rows, ahead = rows[ahead > 0], ahead[ahead > 0]
+                _, seen_at, _ = self.sight(target, True, rows)
             taken = ahead > 0
             found = self.colours(seen_at[taken])
             if self.surface is not None:  # its detail, in the colours that this side has
@@ -376,7 +382,8 @@ class PortraitPainter:
             doubt[lost] = 1
             doubt[closed] = 0  # a mask is filled from the mask
             filled = np.flatnonzero(doubt > shares)
-            colours[filled] = self._on_surface(target, filled, True)
+            share = (shares[filled] / doubt[filled])[:, None]
+            colours[filled] = share * colours[filled] + (1 - share) * self._on_surface(target, filled, True)
             shares[filled] = doubt[filled]
         elif self.others:  # there is nothing below them that could show through
             top = (top > 0).astype(np.float32) * wanted
