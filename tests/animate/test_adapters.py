@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from fportrait.animate import adapt_parts
 from fportrait.animate.adapt import (
+    adapt,
     at_work,
     better,
     check_adapter_name,
@@ -29,6 +30,7 @@ from fportrait.animate.clip_check import GOOD, UNUSABLE, ClipCheck, PersonCheck,
 from fportrait.atomic_io import write_json
 from fportrait.bundle import SHIPPED_BASE, read_settings
 from fportrait.capture.video_io import read_video, write_video
+from fportrait.capture.withdrawn import of_withdrawn, withdraw
 from fportrait.cli import main
 from fportrait.diffusion.architectures import variant_of as transformer_of
 from fportrait.diffusion.lora import LoraSettings, adapter_name, weights_hash
@@ -247,6 +249,17 @@ def test_consent_is_asked_of_every_person(tmp_path):
     (tmp_path / "ben").mkdir()
     people = {"anna": [tmp_path / "anna/a.mp4"], "ben": [tmp_path / "ben/b.mp4"]}
     assert without_consent(people, tmp_path) == ["ben"]
+
+
+def test_who_withdrew_from_the_captures_is_in_no_adapter(tmp_path):
+    for name in ("anna", "ben"):
+        write_video(tmp_path / f"01_raw/phone/{name}/a.mp4", np.zeros((2, 16, 16, 3), np.uint8))
+        withdraw(tmp_path / "01_raw", name, trained=False, done=True)
+    for clips in (tmp_path / "01_raw/phone", tmp_path / "01_raw/phone/anna", tmp_path / "01_raw/phone/ben/a.mp4"):
+        with pytest.raises(UserError, match=r"people who withdrew \(withdrawn.json"):
+            adapt(clips, "anna", SHIPPED_BASE, tmp_path / "out", tmp_path / "work")
+    assert of_withdrawn(tmp_path / "01_raw/phone/ben/a.mp4") and not of_withdrawn(tmp_path / "ben/a.mp4")
+    assert not of_withdrawn(tmp_path / "01_raw/phone/carl/a.mp4")
 
 
 def clip(person: str, name: str, **values) -> ClipCheck:

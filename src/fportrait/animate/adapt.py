@@ -27,6 +27,7 @@ from fportrait.animate.carried import FOLDER, LEFT, MOUTH, RIGHT, carry
 from fportrait.animate.clip_check import check_clips, clips_of
 from fportrait.atomic_io import atomic_folder, write_json
 from fportrait.capture.ingest import has_consent
+from fportrait.capture.withdrawn import LIST, of_withdrawn
 from fportrait.errors import UserError
 from fportrait.tracking.actions import ActionReadout
 
@@ -120,6 +121,15 @@ def _adapt(
     seconds: dict[str, float] = {}
     base, out, work = Path(base), Path(out), Path(work)
     people = clips_of(clips, name)
+    aside = [person for person, videos in people.items() if any(map(of_withdrawn, videos))]
+    for person in aside:
+        people.pop(person)
+    if not people:
+        raise UserError(
+            f"clips of people who withdrew ({LIST} beside them)",
+            "somebody who agreed",
+            "take them off it if they do again",
+        )
     refused = without_consent(people, Path(clips)) if require_consent else []
     for person in refused:
         people.pop(person)
@@ -132,6 +142,7 @@ def _adapt(
     checked = check_clips(people, tell)
     parts, notes = divide(checked)
     notes += [f"{person} is left out: no consent file" for person in refused]
+    notes += [f"{len(aside)} left out: consent was withdrawn"] if aside else []  # who is not written down
     mark(seconds, "check", began)
     mine = work / "adapters" / name
     place(parts, mine / "clips", settings)

@@ -33,6 +33,13 @@ def withdrawn(raw: str | Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+def of_withdrawn(path: str | Path) -> bool:
+    """Whether a file lies in the folder of somebody who withdrew, `RAW/phone/PERSON` or `RAW/studio/PERSON`."""
+    above = Path(path).absolute().parents
+    kinds = [(one.name, one.parent) for one in above if one.parent.name in ("phone", "studio")]
+    return any(person in withdrawn(kind.parent) for person, kind in kinds)
+
+
 def withdraw(raw: str | Path, person: str, trained: bool, done: bool) -> None:
     """Put a person on the list; the time is that of the first withdrawal."""
     found = withdrawn(raw)
