@@ -7,11 +7,13 @@ import cv2
 import numpy as np
 import pytest
 
-from fportrait.body.folds import smooth_folds
+from fportrait.body.folds import rasterize_at, smooth_folds
 from fportrait.body.model import load_body, rotation_matrix
 from fportrait.body.painting import PortraitPainter, acting_vertices
 from fportrait.body.pose import Pose
+from fportrait.body.rasterizer import rasterize
 from fportrait.body.warping import Target
+from helpers.ray_tracer import head_view
 
 SIZE = 160
 LENS = np.array([[540.0, 0, 80], [0, 540.0, 80], [0, 0, 1]])
@@ -108,3 +110,15 @@ def test_an_outline_is_as_bright_as_it_covers_of_each_pixel():
 def test_a_head_beside_or_at_the_edge_of_the_picture(aside):
     drawn, there = np.full((SIZE, SIZE, 3), 7, np.uint8), target(np.add(face(), aside))
     assert np.array_equal(smooth_folds(drawn, there, painter(1)), drawn)
+
+
+def test_places_of_some_pixels_see_what_a_finer_picture_sees_there():
+    body, vertices, w2c, k = head_view(48)
+    camera = vertices @ w2c[:3, :3].T + w2c[:3, 3]
+    ids, weights, _ = rasterize(camera, body.faces, np.diag([2.0, 2, 1]) @ k, 96, 96)
+    at = np.arange(5, 48 * 48, 7)
+    found, shares = rasterize_at(camera, body.faces, k, (48, 48), at, np.array([[0.25, 0.25], [0.75, 0.25]]))
+    rows, columns = 2 * (at // 48), 2 * (at % 48)[:, None] + [0, 1]
+    same = found == ids[rows[:, None], columns]
+    assert same.mean() > 0.999 and (found >= 0).mean() > 0.2
+    assert np.abs(shares - weights[rows[:, None], columns])[same].max() < 1e-4

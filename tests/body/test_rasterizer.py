@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from fportrait.body.model import Pose, load_body, rotation_matrix
-from fportrait.body.rasterizer import normal_map, rasterize, rasterize_at, vertex_normals
+from fportrait.body.rasterizer import normal_map, rasterize, vertex_normals
 from fportrait.camera.cameras import intrinsics_from_fov, look_at
 from helpers.ray_tracer import head_view, ray_traced
 
@@ -56,18 +56,6 @@ def test_two_triangles_of_a_square_leave_no_gap_and_the_nearer_one_wins():
     assert np.isin(ids[24:40, 24:40], (2, 3)).all()  # the near one: ±0.25 m at 1 m
     assert np.allclose(depth[32, 32], 1.0)
     assert np.allclose(depth[17, 17], 2.0)
-
-
-def test_places_of_some_pixels_see_what_a_finer_picture_sees_there():
-    body, vertices, w2c, k = head_view(48)
-    camera = vertices @ w2c[:3, :3].T + w2c[:3, 3]
-    ids, weights, _ = rasterize(camera, body.faces, np.diag([2.0, 2, 1]) @ k, 96, 96)
-    at = np.arange(5, 48 * 48, 7)
-    found, shares = rasterize_at(camera, body.faces, k, (48, 48), at, np.array([[0.25, 0.25], [0.75, 0.25]]))
-    rows, columns = 2 * (at // 48), 2 * (at % 48)[:, None] + [0, 1]
-    same = found == ids[rows[:, None], columns]
-    assert same.mean() > 0.999 and (found >= 0).mean() > 0.2
-    assert np.abs(shares - weights[rows[:, None], columns])[same].max() < 1e-4
 
 
 def test_drawing_twice_gives_the_same_bits():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numba
 import numpy as np
 
-from fportrait.body.rasterizer import rasterize_at
+from fportrait.body.rasterizer import EDGE, NEAR, _project, _weights
 from fportrait.body.warping import Target, of_corners, project
 
 if TYPE_CHECKING:
@@ -45,6 +45,76 @@ def smooth_folds(drawn: np.ndarray, target: Target, painter: PortraitPainter) ->
     smooth = drawn.copy()
     _mix(drawn, seen, points, at, ids, fine.reshape(*ids.shape, 3), PLACES, smooth)
     return smooth
+
+
+def rasterize_at(
+    vertices_cam: np.ndarray,
+    faces: np.ndarray,
+    intrinsics: np.ndarray,
+    size: tuple[int, ...],
+    at: np.ndarray,
+    places: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`body.rasterizer.rasterize` at several places of some pixels alone.
+
+    Args:
+        size: height and width of the picture. at: `M` of its pixels, counted row by row. places: `K 2` in each of
+            them, x and y in 0..1.
+
+    Returns:
+        triangle ids `M K` int32 and weights `M K 3` float32.
+    """
+    pixels, depth_in = _project(vertices_cam, intrinsics)
+    faces = np.ascontiguousarray(faces, np.int32)
+    number = np.full(size, -1, np.int32)
+    number.reshape(-1)[at] = np.arange(len(at))
+    shape = len(at), len(places)
+    ids, nearness, bary = np.full(shape, -1, np.int32), np.zeros(shape), np.zeros((*shape, 3), np.float32)
+    _fill_at(pixels, depth_in, faces, number, places, ids, nearness)
+    _resolve_at(pixels, depth_in, faces, at, number.shape[1], places, ids, bary)
+    return ids, bary
+
+
+@numba.njit(cache=True, nogil=True)
+def _fill_at(pixels, depth_in, faces, number, places, ids, nearness):
+    """`rasterizer._fill` at places `K 2` of some pixels alone; `number` `H W`: their rows in `ids` `M K`, -1 of others."""
+    height, width = number.shape
+    for f in range(faces.shape[0]):
+        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        if depth_in[a] < NEAR or depth_in[b] < NEAR or depth_in[c] < NEAR:
+            continue
+        ax, ay = pixels[a, 0], pixels[a, 1]
+        bx, by = pixels[b, 0], pixels[b, 1]
+        cx, cy = pixels[c, 0], pixels[c, 1]
+        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+        if area == 0.0:
+            continue
+        inverse, ic = 1.0 / area, 1.0 / depth_in[c]
+        ia, ib = 1.0 / depth_in[a] - ic, 1.0 / depth_in[b] - ic
+        for y in range(max(0, int(np.floor(min(ay, by, cy)))), min(height, int(np.floor(max(ay, by, cy))) + 1)):
+            for x in range(max(0, int(np.floor(min(ax, bx, cx)))), min(width, int(np.floor(max(ax, bx, cx))) + 1)):
+                n = number[y, x]
+                if n < 0:
+                    continue
+                for k in range(places.shape[0]):
+                    px, py = x + places[k, 0], y + places[k, 1]
+                    wa = ((bx - px) * (cy - py) - (by - py) * (cx - px)) * inverse
+                    wb = ((cx - px) * (ay - py) - (cy - py) * (ax - px)) * inverse
+                    near = ic + wa * ia + wb * ib
+                    if near > nearness[n, k] and wa >= -EDGE and wb >= -EDGE and wa + wb <= 1.0 + EDGE:
+                        nearness[n, k] = near
+                        ids[n, k] = f
+
+
+@numba.njit(cache=True, nogil=True)
+def _resolve_at(pixels, depth_in, faces, at, width, places, ids, bary):
+    for n in range(ids.shape[0]):
+        for k in range(ids.shape[1]):
+            f = ids[n, k]
+            if f >= 0:
+                px, py = at[n] % width + places[k, 0], at[n] // width + places[k, 1]
+                wa, wb, wc, _ = _weights(pixels, depth_in, faces[f, 0], faces[f, 1], faces[f, 2], px, py)
+                bary[n, k, 0], bary[n, k, 1], bary[n, k, 2] = wa, wb, wc
 
 
 @numba.njit(cache=True, nogil=True)

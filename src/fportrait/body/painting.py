@@ -161,7 +161,7 @@ class PortraitPainter:
             vertex = np.where(seen, self.faces[triangle, 0], -1)
             hair = hair_in(body, portrait, places, opacity, vertex)
             cover = hair_cover(body, portrait, hair, places, sight, mirror, outside_of(seen), opacity)
-            # How much better than needed, and than it is itself, what mirrors each vertex is seen; how alike it is: hair.
+            # How much better than it and than needed what mirrors each vertex is seen; how much both are hair, or none.
             better = sight[mirror] - np.maximum(sight, MIRROR_SIGHT)
             self._other_side = np.stack([better, 1 - np.abs(cover.hair - cover.hair[mirror])], 1)
             self.surface = surface_colours(body, portrait, places, sight, mirror, cover, hair)
