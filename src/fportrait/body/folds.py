@@ -77,7 +77,7 @@ def rasterize_at(
 
 @numba.njit(cache=True, nogil=True)
 def _fill_at(pixels, depth_in, faces, number, places, ids, nearness):
-    """`rasterizer._fill` at places `K 2` of some pixels alone; `number` `H W`: their rows in `ids` `M K`, -1 of others."""
+    """`rasterizer._fill` at places `K 2` of some pixels alone: `number` `H W`, their rows in `ids`, -1 of others."""
     height, width = number.shape
     for f in range(faces.shape[0]):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
