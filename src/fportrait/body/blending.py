@@ -19,6 +19,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from fportrait.body.gaze import Gaze, draw_eyes
+from fportrait.body.mesh import still_in_the_head
 from fportrait.body.mouth import inside_of
 from fportrait.body.painting import PortraitPainter
 from fportrait.body.teeth import ShownMouth
@@ -40,7 +42,6 @@ UNSEEN = 0.3  # how much the portrait counts where it does not see for itself
 NOSE = 1  # landmark; and how far above it the lower face begins, and over how much the upper one ends, metres
 ABOVE, OVER = 0.005, 0.012
 NEAR = 0.1  # how much the colours around a place count beside its own
-STILL = 0.0005  # metres that no action moves a vertex by which tells how a head stands
 MEASURED = 64  # pixels at which misfits are measured
 GAINS = 0.5, 2.0  # of light between a frame and the portrait, by channel
 
@@ -57,6 +58,10 @@ class Texture:
     @functools.cached_property
     def mouth(self) -> ShownMouth | None:
         return self.painter.shown_mouth()
+
+    @functools.cached_property
+    def gaze(self) -> Gaze:
+        return Gaze(self.painter.body, self.painter.portrait, self.painter.vertices, self.painter.intrinsics)
 
     def sight(self, target: Target) -> tuple[np.ndarray, np.ndarray]:
         """How well it sees a target's points, cosines `N`, and where, `N 2` pixels."""
@@ -116,7 +121,11 @@ class FaceBlend:
         inside = behind_lips(self.body, target)
         if inside.any():
             colours[inside], share[inside] = self._in_mouth(target, seen, inside, expected[:, 1])
-        return _laid_over(self.body, drawn, target, colours, share, inside)
+        drawn = _laid_over(self.body, drawn, target, colours, share, inside)
+        if self.own.gaze is not None:
+            pictures = [self.own.gaze, *(frame.gaze for frame in self.frames)]
+            draw_eyes(drawn, target, self.body, pictures, self.gains, self.misfits[:, 0])
+        return drawn
 
     def _in_mouth(
         self, target: Target, seen: Looks, inside: np.ndarray, expected: np.ndarray
@@ -240,7 +249,7 @@ def view_of(body: Any, vertices: np.ndarray) -> np.ndarray:
     """Where the camera stands in the head's axes, a direction `3`, of vertices `V 3` before it (Kabsch 1976)."""
     from scipy.spatial.transform import Rotation
 
-    head = _head(body)
+    head = still_in_the_head(body)
     here, there = vertices[head], np.asarray(body.template)[head]
     turn, _ = Rotation.align_vectors(here - here.mean(0), there - there.mean(0))
     sight = turn.inv().apply(-here.mean(0))
@@ -261,10 +270,3 @@ def face_points(body: Any) -> tuple[np.ndarray, np.ndarray, float]:
     nose, valid = float(places[NOSE, 1]), np.flatnonzero(body.landmark_valid)
     modes = np.einsum("mlcx,lc->mlx", body.actions[:, corners[valid]], weights[valid])
     return modes, places[valid, 1] < nose + ABOVE, nose
-
-
-@functools.lru_cache(maxsize=4)
-def _head(body: Any) -> np.ndarray:
-    """Vertices that turn with the head and that no expression moves."""
-    still = np.abs(body.actions).max((0, 2)) < STILL
-    return np.flatnonzero((np.asarray(body.skinning)[:, -1] > 0.99) & still)[::4]

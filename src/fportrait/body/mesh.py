@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+STILL = 0.0005  # metres that no action moves a vertex by which tells how a head stands
 ACROSS = 0.01  # weight of an edge between two kinds of surface, beside 1 within one
 
 
@@ -104,3 +105,10 @@ def turn_between(before: np.ndarray, after: np.ndarray) -> Any:
 
     first, second = (one[::16] - one[::16].mean(0) for one in (before, after))
     return Rotation.align_vectors(second, first)[0]
+
+
+@functools.lru_cache(maxsize=4)
+def still_in_the_head(body: Any) -> np.ndarray:
+    """Vertices that turn with the head and that no expression moves."""
+    still = np.abs(body.actions).max((0, 2)) < STILL
+    return np.flatnonzero((np.asarray(body.skinning)[:, -1] > 0.99) & still)[::4]

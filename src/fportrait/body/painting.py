@@ -12,6 +12,7 @@ import numpy as np
 
 from fportrait.body.backdrop import Backdrop, backdrop_of, before_backdrop, ends_of, going_on, opacity_at, outside_of
 from fportrait.body.eyelids import ClosedLids, lids_of
+from fportrait.body.gaze import Gaze, has_eyes
 from fportrait.body.grain import grain_of
 from fportrait.body.hair import hair_cover, hair_in, likeness, sampled, stands_beside, up_to_the_mesh
 from fportrait.body.mesh import mirror_vertices, mirrored_faces, of_part, turn_between
@@ -128,6 +129,7 @@ class PortraitPainter:
         self._teeth: ShownMouth | None = None  # for people alone
         self._opening = 0.0
         self._lids: ClosedLids | None = None  # for people alone
+        self.gaze: Gaze | None = None  # for people alone
         self._carried = 0.0, 0.0  # of the target that was asked for last
         self._last: tuple[Target, tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None
         self.portrait, self.vertices, self.intrinsics = portrait, np.asarray(vertices, np.float32), intrinsics
@@ -186,6 +188,8 @@ class PortraitPainter:
             self._grains = [grain for grain in grains if grain is not None]
             if (lids := lids_of(body)) is not None and not eyes_covered:
                 self._lids = ClosedLids(body, lids, portrait, triangle, shares, skin, vertices, intrinsics, grains[0])
+            if has_eyes(body) and not eyes_covered:
+                self.gaze = Gaze(body, portrait, self.vertices, intrinsics)
         if matte is not None:
             self.backdrop = backdrop_of(portrait, matte, seen, flesh, self._ended)
             if worn is not None:
@@ -261,6 +265,8 @@ class PortraitPainter:
         """`draw_person` of a target, and what it was asked."""
         asked = self._asked(target)
         drawn, source = draw_person(*asked)
+        if self.gaze is not None:
+            self.gaze.draw(drawn, target)
         if self._lids is not None:
             self._lids.draw(drawn, target, self.seen(target)[0])
         return drawn, source, asked
