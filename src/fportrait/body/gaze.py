@@ -31,6 +31,9 @@ COMES_OUT, SURE, LEAST = (0.0003, 0.0012), (0.0006, 0.0025), 1.0
 ASIDE, UPWARDS, STEP, PRIOR, AROUND = 12, 10, 2, 0.6, 1.7
 RINGS = np.array([0.2, 0.5, 0.8, 1.0])  # of an iris' radius, at which its colours are told
 WHITE = 70  # percentile of what an eye shows beside its iris: lashes and lids' shadows darken the rest
+# And how far two eyes must look like such balls. Of 25 photographs all but four reach it (spectacles, and eyes of a few
+# dark pixels), and two of three paintings.
+FITS = 0.4
 FEW = 6  # pixels that tell a colour
 SHADE, SHADED = 0.3, 0.0015  # what a lid's shadow takes from the white, and how far from the lid (deviation, metres)
 LIKE, UNLIKE = 0.0025, 0.02  # deviation of the Gaussian of the white that is seen nearby, metres; how much is little
@@ -76,7 +79,7 @@ class Ball(NamedTuple):
 class Eye(NamedTuple):
     """What a portrait shows of an eye: the `ball`; how many pixels within its opening each of a `window` lies whose
     first pixel is `corner`; the direction `3` in which the iris lies; colours `R 3` of it at `RINGS`, and of the
-    `white`; and how many pixels a `metre` is there."""
+    `white`; how many pixels a `metre` is there; and how far it looks like an eye, `fit`: correlation with that ball."""
 
     ball: Ball
     window: np.ndarray
@@ -85,6 +88,7 @@ class Eye(NamedTuple):
     rings: np.ndarray
     white: np.ndarray
     metre: float
+    fit: float
 
 
 class Gaze:
@@ -102,6 +106,9 @@ class Gaze:
         self._body, self._portrait, self._intrinsics = body, portrait, np.asarray(intrinsics, np.float64)
         self.balls = balls_of(body, vertices, self._intrinsics)
         eyes = [self._told(ball) for ball in self.balls]
+        fits = [eye.fit for eye in eyes if eye is not None]
+        if fits and np.mean(fits) < FITS:  # spectacles, a painting, or lids that are not where they are thought to be
+            eyes = [None, None]
         # Of two whites the darker one is in the shadow of lashes, mostly.
         whitest = max((eye.white for eye in eyes if eye is not None), key=np.sum, default=None)
         self.eyes = [None if eye is None else eye._replace(white=(eye.white + whitest) / 2) for eye in eyes]
@@ -133,7 +140,10 @@ class Gaze:
         white, grey = colours[beside], colours[beside].mean(1)
         white = np.median(white[grey >= np.percentile(grey, WHITE)], 0)
         filled = np.stack([np.interp(RINGS, known, channel) for channel in np.transpose(rings)], 1)
-        return Eye(ball, deep, np.array([left, top]), middle, filled, white, metre)
+        wanted = of_a_ball(away, filled, white).mean(1)
+        even = min(wanted.std(), colours.mean(1).std()) < 1
+        fit = 0.0 if even else float(np.corrcoef(wanted, colours.mean(1))[0, 1])
+        return Eye(ball, deep, np.array([left, top]), middle, filled, white, metre, fit)
 
     def draw(self, drawn: np.ndarray, target: Target) -> None:
         """Draw the eyes that have moved into a target's picture `H W 3` uint8 at its samples."""
@@ -167,9 +177,7 @@ class Gaze:
         near[shown.rows] = np.column_stack([(own - white) * sure[:, None], sure])
         near = cv2.GaussianBlur(near, (0, 0), LIKE * shown.metre)[shown.rows]
         white = white + near[:, :3] / (near[:, 3:] + UNLIKE)
-        colours = np.stack([np.interp(away, RINGS, channel) for channel in eye.rings.T], 1)
-        colours += smooth(*LIMBUS, away)[:, None] * (white - colours)
-        return np.asarray(own + share[:, None] * (colours - own))
+        return np.asarray(own + share[:, None] * (of_a_ball(away, eye.rings, white) - own))
 
 
 class Opening(NamedTuple):
@@ -225,14 +233,16 @@ def draw_eyes(
         own = pictures[0].eyes[number]
         if own is None or (shown := shown_in(target, ball)) is None:
             continue
-        seen = [one.eyes[number] is not None for one in pictures]
+        seen = np.array([one.eyes[number] is not None for one in pictures])
+        closed = np.array([one.balls[number].open < SLIT[1] for one in pictures])
         errors = np.array([one.error(number, shown) for one in pictures])
         weights = (LEAST_ERROR + errors + (0 if misfits is None else misfits)) ** -POWER
+        weights *= seen | closed
         weights[weights < LEAST_SHARE * weights.max()] = 0
         weights /= weights.sum()
-        # Through a slit no ball is seen; and where pictures with closed eyes are nearer none is drawn.
-        drawn_apart = moved(own.ball, shown.ball) * smooth(*SLIT, shown.ball.open)
-        opacity = float(drawn_apart * weights[seen].sum())
+        # Through a slit no ball is seen, and a picture that shows the eye as it shall look has drawn it already.
+        apart = [weight * moved(one.balls[number], ball) for weight, one in zip(weights, pictures, strict=True)]
+        opacity = float(np.array(apart)[seen].sum() * smooth(*SLIT, ball.open))
         if opacity < LEAST_SHARE:
             continue
         weights = weights * seen / weights[seen].sum()
@@ -248,6 +258,12 @@ def draw_eyes(
 def has_eyes(body: Any) -> bool:
     """Whether a body has eyeballs whose place is known, and landmarks around them."""
     return "eyes" in getattr(body, "part_names", []) and hasattr(body, "eye_centres") and hasattr(body, "landmarks")
+
+
+def of_a_ball(away: np.ndarray, rings: np.ndarray, white: np.ndarray) -> np.ndarray:
+    """Colours `N 3` of points that lie so many radii of an iris from its middle, `N`; `white`: `3`, or `N 3`."""
+    colours = np.stack([np.interp(away, RINGS, channel) for channel in rings.T], 1)
+    return np.asarray(colours + smooth(*LIMBUS, away)[:, None] * (white - colours))
 
 
 def balls_of(body: Any, vertices: np.ndarray, intrinsics: np.ndarray) -> list[Ball]:
