@@ -240,14 +240,13 @@ def draw_eyes(
         weights *= seen | closed
         weights[weights < LEAST_SHARE * weights.max()] = 0
         weights /= weights.sum()
-        # Through a slit no ball is seen, and a picture that shows the eye as it shall look has drawn it already.
-        apart = [weight * moved(one.balls[number], ball) for weight, one in zip(weights, pictures, strict=True)]
-        opacity = float(np.array(apart)[seen].sum() * smooth(*SLIT, ball.open))
+        # Through a slit no ball is seen; and where pictures with closed eyes are nearer none is drawn.
+        opacity = float(moved(own.ball, ball) * smooth(*SLIT, ball.open) * weights[seen].sum())
         if opacity < LEAST_SHARE:
             continue
         weights = weights * seen / weights[seen].sum()
         colours = np.zeros((len(shown.ways), 3), np.float32)
-        for one in np.flatnonzero(weights):
+        for one in np.flatnonzero(weights).tolist():
             light = np.ones(3) if gains is None or one == 0 else gains[one - 1]
             colours += weights[one] * light * pictures[one].colours(number, shown, own if one else None)
         y, x = shown.rows[0] + shown.row, shown.rows[1] + shown.column
