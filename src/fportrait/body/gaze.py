@@ -37,14 +37,14 @@ FITS = 0.4
 FEW = 6  # pixels that tell a colour
 SHADE, SHADED = 0.3, 0.0015  # what a lid's shadow takes from the white, and how far from the lid (deviation, metres)
 LIKE, UNLIKE = 0.0025, 0.02  # deviation of the Gaussian of the white that is seen nearby, metres; how much is little
-# Degrees that an eye has turned in its head, and of its width that it is open more or less, from which it is
-# drawn apart, and wholly.
-TURNED, OPENED = (1.5, 5.0), (0.03, 0.1)
+# Degrees that an eye has turned in its head, and of its width that it is open further, from which it is drawn apart,
+# and wholly; and how much of its opening is gone from which it is not, and not at all.
+TURNED, OPENED, CLOSING = (3.0, 7.0), (0.03, 0.1), (0.25, 0.5)
 SLIT = 0.06, 0.15  # of its width that an eye is open, from which its ball is seen, and wholly
 EDGE = 0.8  # pixels beside the opening up to which a ball is seen: what lies there in a portrait is half white
 # Squared grey levels that an eye is expected to be off by for every squared degree that it is turned, and for every
 # squared width that it is opened; that any is; and the power of the inverse that pictures count by.
-PER_DEGREE, PER_WIDTH, LEAST_ERROR, POWER, LEAST_SHARE = 3.0, 2e4, 10.0, 16.0, 0.02
+PER_DEGREE, PER_WIDTH, LEAST_ERROR, POWER, LEAST_SHARE = 3.0, 2e4, 10.0, 40.0, 0.02
 SOFT = 0.0005  # deviation of the Gaussian that the edge between what is shown and drawn is softened with, metres
 FINER = 4  # samples of a pixel's side that an opening is drawn with
 
@@ -290,9 +290,10 @@ def carried(points: np.ndarray, to: np.ndarray) -> tuple[np.ndarray, float, np.n
 
 
 def moved(before: Ball, after: Ball) -> float:
-    """How far an eye is to be drawn apart from a portrait's, 0 to 1."""
-    looks = smooth(*TURNED, degrees_between(before.look, after.look))
-    return float(np.maximum(looks, smooth(*OPENED, abs(after.open - before.open))))
+    """How far an eye is to be drawn apart from a portrait's, 0 to 1. One that closes is not: lids do that."""
+    looks, wider = smooth(*TURNED, degrees_between(before.look, after.look)), after.open - before.open
+    closing = smooth(*CLOSING, -wider / max(before.open, SLIT[1]))
+    return float(np.maximum(looks, smooth(*OPENED, wider)) * (1 - closing))
 
 
 def degrees_between(first: np.ndarray, second: np.ndarray) -> float:
