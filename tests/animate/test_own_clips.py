@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from fportrait.animate import tracked
 from fportrait.animate.animator import Animator
@@ -15,7 +17,9 @@ from fportrait.body.model import load_body
 from fportrait.bundle import SHIPPED_BASE
 from fportrait.capture.people import sample_person
 from fportrait.capture.video_io import read_video, write_image, write_video
+from fportrait.capture.withdrawn import withdraw
 from fportrait.capture.world import sample_training_clip
+from fportrait.cli import main
 from fportrait.dataset.crops import crop_picture, filmed_pixels, inside_file, only_filmed
 from fportrait.errors import UserError
 from fportrait.evaluation.clips import COMPARED, score_clip
@@ -51,6 +55,39 @@ def test_a_folder_of_clips_becomes_the_usual_report_and_bad_clips_are_set_aside(
     page = (tmp_path / "report/report.html").read_text()
     assert "own clips" in page and "ada/hello.mp4" in page
     assert "own clips" in (tmp_path / "report/table.md").read_text()
+
+
+def test_clips_of_who_withdrew_are_passed_over_and_named_nowhere(animator, clips, tmp_path):
+    raw = tmp_path / "01_raw"
+    for person in ("anna", "ben"):
+        (raw / "phone" / person).mkdir(parents=True)
+        (raw / "phone" / person / "talk.mp4").symlink_to(clips / "ada/hello.mp4")
+    withdraw(raw, "anna", trained=False, done=True)
+    summary = evaluate_clips(animator, raw / "phone", tmp_path / "report", QUICK)
+    assert summary["withdrawn"] == 1 and list(summary["people"]) == ["ben"] and not summary["failures"]
+    for path in (path for path in (tmp_path / "report").rglob("*") if path.is_file()):
+        assert "anna" not in str(path) and b"anna/" not in path.read_bytes(), path
+    (tmp_path / "link").symlink_to(raw / "phone/anna")
+    for place in (raw / "phone/anna", raw / "phone/anna/talk.mp4", tmp_path / "link"):
+        with pytest.raises(UserError, match="people who withdrew"):
+            evaluate_clips(animator, place, tmp_path / "report", QUICK)
+    for words in (
+        (
+            "animate",
+            "--portrait",
+            clips / "face.png",
+            "--driving",
+            tmp_path / "link/talk.mp4",
+            "-o",
+            tmp_path / "o.mp4",
+        ),
+        ("edit", "--portrait", raw / "phone/anna/face.png", "--head", "5,0,0", "-o", tmp_path / "o.png"),
+        ("live", "--portrait", clips / "face.png", "--input", raw / "phone/anna/talk.mp4", "-o", tmp_path / "o.mp4"),
+    ):
+        write_image(clips / "face.png", np.zeros((64, 64, 3), np.uint8))
+        shutil.copy(clips / "face.png", raw / "phone/anna/face.png")
+        done = CliRunner().invoke(main, [*map(str, words), "--model", str(SHIPPED_BASE)])
+        assert done.exit_code == 2 and "people who withdrew" in done.output
 
 
 def test_a_clip_without_a_face_is_refused_by_its_own_name(animator, tmp_path):

@@ -17,6 +17,7 @@ from fportrait.capture.importers.place import import_captures
 from fportrait.capture.importers.plan import Options
 from fportrait.capture.ingest import ingest_captures
 from fportrait.capture.video_io import probe, read_video
+from fportrait.capture.withdrawn import take_off, withdraw
 from fportrait.cli import main
 from fportrait.errors import UserError
 from helpers.trees import (
@@ -93,6 +94,25 @@ def test_phone_folders_keep_their_people_and_name_what_is_left_out(tmp_path):
     assert "2 frames" in reasons["short.mp4"] and "zero bytes" in reasons["a.mp4"] and "no videos" in reasons["p2"]
     assert json.loads((tmp_path / "raw/import.json").read_text())["quarantine"] == report.quarantine
     assert len(ingested(tmp_path / "raw")) == 2
+
+
+def test_who_withdrew_is_not_brought_back_and_named_nowhere_until_taken_off_the_list(tmp_path):
+    """Placed in silence, their clips lay there, and ingest passed over them without saying how they come in again."""
+    raw = tmp_path / "raw"
+    for person in ("anna", "ben"):
+        clip(tmp_path / "phones" / person / "a.mp4")
+    studio(tmp_path / "studios/anna")
+    withdraw(raw, "anna", trained=True, done=True)
+    report = bring(tmp_path / "phones", raw)
+    assert report.placed == ["phone/ben/a"] and report.quarantine == [] and not (raw / "phone/anna").exists()
+    (note,) = report.notes
+    assert "consent was withdrawn" in note and "agrees again" in note
+    assert "anna" not in (raw / "import.json").read_text()
+    for source in ("phones/anna", "studios"):
+        with pytest.raises(UserError, match=r"people who withdrew.*agrees again"):
+            bring(tmp_path / source, raw)
+    take_off(raw, "anna")
+    assert bring(tmp_path / "phones", raw).placed == ["phone/anna/a"] and len(ingested(raw)) == 2
 
 
 @pytest.mark.parametrize("copy", (False, True))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
 import os
 import shutil
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -26,7 +29,7 @@ from fportrait.cli import main
 from fportrait.diffusion.lora import LoraSettings
 from fportrait.errors import UserError
 from fportrait.ops import adapters, registry, runs, store
-from fportrait.ops.forget import forget
+from fportrait.ops.forget import Project, forget
 from fportrait.ops.work_lock import LOCK, alone, share
 from fportrait.provenance import TAG
 
@@ -320,9 +323,104 @@ def test_a_stopped_run_of_it_is_finished_by_the_next(project, monkeypatch):
     assert speak_of("anna") == {f"data/01_raw/{LIST}", "data/notes/mine.txt"}
 
 
-def test_a_broken_list_of_who_withdrew_is_said(project):
+def test_wherever_it_is_stopped_the_next_run_finds_what_the_first_would_have(project, monkeypatch):
+    """Tables tell that somebody was held out, and clips what was made of them: both go after what they tell of."""
+    for table in ("02_intermediate/ingest/manifest", "03_primary/validated/identities", "05_model_input/shards/index"):
+        frame = pd.read_parquet(f"data/{table}.parquet")
+        write_parquet(f"data/{table}.parquet", frame.assign(split=["test", "train", "train", "train"]))
+    write_text("data/06_models/stage4/samples/after-PhoneCapture.mp4", "somebody held out")
+    planned = forget("anna", captures=True, dry_run=True).gone
+    for count in range(len(planned)):
+        with monkeypatch.context() as patched:
+            patched.setattr(Project, "items", _stopping(Project.items, 1))
+            with contextlib.suppress(KeyboardInterrupt):
+                forget("anna", captures=True)
+        if count == len(planned) // 2:
+            assert "anna" in withdrawn("data/01_raw")
+    forget("anna", captures=True)
+    for item in planned:
+        gone = not os.path.lexists(item.where)
+        assert gone or item.kind in ("entries", "rows", "runs") or item.where.endswith("/scores.json"), item
+    assert (
+        not speak_of("anna")
+        - {f"data/01_raw/{LIST}", "data/notes/mine.txt"}
+        - {str(path) for path in Path("mlruns").rglob("gate/lineage.json")}
+    )
+
+
+def _stopping(items, after: int):
+    """`Project.items` whose acts stop as by Ctrl+C once so many are done."""
+
+    def stopping(self, *asked):
+        done: list[str] = []
+
+        def act(item):
+            if len(done) == after:
+                raise KeyboardInterrupt
+            done.append(item.where)
+            item.act()
+
+        return [
+            replace(item, act=functools.partial(act, item)) if item.act is not None else item
+            for item in items(self, *asked)
+        ]
+
+    return stopping
+
+
+def test_captures_on_another_disk_are_kept_out_by_a_list_there(project, tmp_path_factory):
+    """It was not written through the link, and the next ingest took them in again."""
+    disk = tmp_path_factory.mktemp("disk") / "captures"
+    shutil.move("data/01_raw", disk)
+    Path("data/01_raw").symlink_to(disk)
+    done = forget("anna", captures=True)
+    assert (disk / "phone/anna/walk.mp4").is_file() and "anna" in withdrawn(disk)
+    assert {"data/01_raw/phone/anna", f"data/01_raw/{LIST}"} <= {item.where for item in done.left}
+    shutil.rmtree(disk / "phone/anna")
+    Path("data/notes/mine.txt").unlink()
+    forget("anna", models=True)
+    assert not (disk / LIST).exists()
+
+
+def test_what_a_killed_stage_left_goes_too_and_not_for_a_stranger(project):
+    left = Path("data/.units/tracks/.tmp-abcdefgh")
+    write_text(left / "frames.bin", "perhaps of anna")
+    forget("nobody")
+    assert left.is_dir()
+    forget("anna")
+    assert not left.exists()
+
+
+def test_videos_of_somebody_in_an_adapter_alone_are_found_by_its_clips(project):
+    folder = Path(FOLDER, "walk")
+    write_json(folder / "adapter.json", {**LoraSettings(rank=2, conditions=False).as_dict(), "base": "0" * 16})
+    save_file({"carl": torch.zeros(2)}, folder / "adapter.safetensors")
+    write_json(folder / "adapt.json", {"clips": [{"sha256": "c" * 64, "person": "carl"}, {"person": "carl"}]})
+    tag = {TAG: json.dumps({"synthetic": True, "inputs": {"driving": {"sha256": "c" * 64}}})}
+    video(Path("data/07_model_output/carl.mp4"), 0, **tag)
+    assert {item.where for item in forget("carl").gone} == {f"{FOLDER}/walk", "data/07_model_output/carl.mp4"}
+    assert not forget("carl").gone and not Path("data/01_raw", LIST).exists()
+
+
+def test_a_document_nested_without_end_is_passed_over(project):
+    write_text("data/notes/deep.json", "[" * 100_000)
+    assert forget("bo").gone
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"[]", b'{"bo": 1}', b"\xff\xfe{}", b'{"bo": {"time": "now"}}', b'{"bo": {"time": NaN}}', b"[" * 100_000],
+)
+def test_a_broken_list_of_who_withdrew_is_said(project, text):
     withdraw("data/01_raw", "bo", trained=False, done=True)
     assert set(withdrawn("data/01_raw")) == {"bo"}
-    Path("data/01_raw", LIST).write_text("[]")
-    with pytest.raises(UserError, match=LIST):
+    Path("data/01_raw", LIST).write_bytes(text)
+    with pytest.raises(UserError, match=f"{LIST}.*forget everybody again"):
         forget("anna")
+
+
+@pytest.mark.parametrize("broken", [lambda path: path.mkdir(), lambda path: path.symlink_to("/nowhere")])
+def test_a_list_that_cannot_be_read_is_none_that_is_not_there(tmp_path, broken):
+    broken(tmp_path / LIST)
+    with pytest.raises(UserError, match="a broken"):
+        withdrawn(tmp_path)

@@ -27,7 +27,7 @@ from fportrait.animate.carried import FOLDER, LEFT, MOUTH, RIGHT, carry
 from fportrait.animate.clip_check import check_clips, clips_of
 from fportrait.atomic_io import atomic_folder, write_json
 from fportrait.capture.ingest import has_consent
-from fportrait.capture.withdrawn import LIST, of_withdrawn
+from fportrait.capture.withdrawn import of_withdrawn, refuse_withdrawn
 from fportrait.errors import UserError
 from fportrait.tracking.actions import ActionReadout
 
@@ -122,14 +122,10 @@ def _adapt(
     base, out, work = Path(base), Path(out), Path(work)
     people = clips_of(clips, name)
     aside = [person for person, videos in people.items() if any(map(of_withdrawn, videos))]
+    if len(aside) == len(people):
+        refuse_withdrawn(video for videos in people.values() for video in videos)
     for person in aside:
         people.pop(person)
-    if not people:
-        raise UserError(
-            f"clips of people who withdrew ({LIST} beside them)",
-            "somebody who agreed",
-            "take them off it if they do again",
-        )
     refused = without_consent(people, Path(clips)) if require_consent else []
     for person in refused:
         people.pop(person)

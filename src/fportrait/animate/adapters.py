@@ -109,8 +109,10 @@ def made_with(hashes: Collection[str], folders: Iterable[Path]) -> list[Path]:
 
 
 def report_in(folder: Path) -> list[Path]:
-    """What `evaluate` wrote into a folder, as files and folders; whatever else lies there is the user's."""
-    return _beside(folder, (*_REPORT, *_REPORT_FOLDERS, *_REPORT_TABLES))
+    """What `evaluate` wrote into a folder, as files and folders; whatever else lies there is the user's. Last come the
+    files that tell that it is a report: one whose removal was stopped is found again."""
+    found = _beside(folder, (*_REPORT, *_REPORT_FOLDERS, *_REPORT_TABLES))
+    return sorted(found, key=lambda path: path.name in _REPORT[:2])
 
 
 def _beside(folder: Path, patterns: Iterable[str]) -> list[Path]:

@@ -18,6 +18,7 @@ from fportrait.animate.viewpoint import Framing, training_fit, viewpoint
 from fportrait.animate.writing import tags_of
 from fportrait.capture.motion import rotation_from_degrees
 from fportrait.capture.video_io import write_image
+from fportrait.capture.withdrawn import refuse_withdrawn
 from fportrait.errors import UserError
 from fportrait.outputs import check_file
 
@@ -64,7 +65,7 @@ def prepare_edit(animator: Animator, edit: Edit) -> Prepared:
     """The portrait as its own driver, with the head turned.
 
     Raises:
-        UserError: no face or two faces, an unknown slider, or a value out of range.
+        UserError: no face or two faces, an unknown slider, a value out of range, or a picture of somebody who withdrew.
     """
     check_guidance(edit.guidance)
     check_strengths(edit.adjust)
@@ -73,6 +74,7 @@ def prepare_edit(animator: Animator, edit: Edit) -> Prepared:
         raise UserError(
             "a model that reads landmarks, not codes", "a model of expression codes", "use the base, or change the head"
         )
+    refuse_withdrawn([edit.portrait])
     person, image = animator.tracked_portrait(edit.portrait, edit.portrait_fov, edit.force)
     turn = rotation_from_degrees(*edit.head)
     drive = replace(person, track=replace(person.track, rotations=turn @ person.track.rotations))

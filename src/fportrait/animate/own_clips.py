@@ -24,6 +24,7 @@ from fportrait.animate.viewpoint import Viewpoint
 from fportrait.atomic_io import file_hash, value_hash, write_json
 from fportrait.camera.cameras import scale_intrinsics
 from fportrait.capture.video_io import VIDEO_SUFFIXES, iter_video, write_image
+from fportrait.capture.withdrawn import of_withdrawn, refuse_withdrawn
 from fportrait.dataset.crops import inside_file
 from fportrait.dataset.sampling import decode
 from fportrait.errors import UserError
@@ -55,9 +56,10 @@ def evaluate_clips(
 
     Returns:
         The summary; its `failures` name the clips that could not be scored, with reasons (also in `quarantine.json`).
+        `withdrawn` counts those that were passed over, of people who withdrew (`capture.withdrawn`).
 
     Raises:
-        UserError: no videos, or none that could be scored.
+        UserError: no videos, none that could be scored, or people who withdrew alone.
     """
     from tqdm import tqdm
 
@@ -69,6 +71,10 @@ def evaluate_clips(
         raise UserError(f"no folder {folder}", "a folder of videos, or one video", "check --clips")
     if not files:
         raise UserError(f"no videos in {folder}", f"files that end with {', '.join(VIDEO_SUFFIXES)}", "check --clips")
+    aside = [path for path in files if of_withdrawn(path)]
+    if len(aside) == len(files):
+        refuse_withdrawn(aside)
+    files = [path for path in files if path not in aside]
     protocol = protocol if isinstance(protocol, Protocol) else Protocol.from_dict(protocol)
     settings = animator.settings
     if protocol.steps:
@@ -106,6 +112,7 @@ def evaluate_clips(
         "backbones": scorers.backbones(),
         "not_measured": scorers.lacking,
         "failures": failures,
+        **({"withdrawn": len(aside)} if aside else {}),  # which is not written down
         **({"adapter": animator.made_by} if animator.made_by else {}),
         "settings": {
             "frames": max_frames,

@@ -13,6 +13,7 @@ from fportrait.animate.request import Request
 from fportrait.animate.sizes import AS_PORTRAIT
 from fportrait.animate.tracked import Report
 from fportrait.animate.writing import CONDITIONS, write_conditions, write_result
+from fportrait.capture.withdrawn import refuse_withdrawn
 from fportrait.errors import UserError
 from fportrait.outputs import check_file, check_folder, check_open_folder, check_writable
 from fportrait.pixels import Picture
@@ -85,13 +86,14 @@ def animate(
 
     Raises:
         UserError: unreadable files, no face or two faces, a bad camera, a model folder with parts missing, an adapter
-            of another base, an output that cannot be written, is one of the inputs, or would replace what fportrait
-            did not write.
+            of another base, a file of somebody who withdrew (`capture.withdrawn`), an output that cannot be written, is
+            one of the inputs, or would replace what fportrait did not write.
     """
     output = Path(output)
     request = Request(Path(portrait), Path(driving), camera, force=force, **settings)
     inputs = [request.portrait, request.driving, request.expression, *request.more]
     check_output(output, inputs, conditions, force)
+    refuse_withdrawn(inputs)
     profile = profile or Profile()
     with profile.measured("load"):
         animator = for_portrait(model, request.portrait, size, aspect, adapter, request.portrait_fov, force)

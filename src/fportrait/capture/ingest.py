@@ -20,7 +20,7 @@ from fportrait.capture.features import SUFFIX as FEATURES_SUFFIX
 from fportrait.capture.features import read_features
 from fportrait.capture.manifest import PHONE, STUDIO, write_manifest
 from fportrait.capture.video_io import VIDEO_SUFFIXES, probe
-from fportrait.capture.withdrawn import LIST, withdrawn
+from fportrait.capture.withdrawn import AGAIN, LIST, withdrawn
 from fportrait.errors import UserError
 
 FOLDERS = {PHONE: "phone", STUDIO: "studio"}  # under the raw folder
@@ -120,11 +120,12 @@ def ingest_captures(
     if not scan.rows:
         first = scan.quarantine[0] if scan.quarantine else None
         reason = f"; the first fault: {first['path']}: {first['reason']}" if first else ""
+        reason += f"; {len(passed)} of {LIST} passed over" if passed else ""
         raise UserError(f"no usable capture under {raw}{reason}", "at least one whole video", "mend or add captures")
     for row in (*scan.rows, *scan.quarantine):
         row["path"] = _relative(raw / row["path"], project_root)
     identities = {name: sorted({r["identity"] for r in scan.rows if r["dataset"] == name}) for name in FOLDERS}
-    notes = [f"{len(passed)} of {LIST} in {raw.name} passed over: consent was withdrawn"] if passed else []
+    notes = [f"{len(passed)} of {LIST} in {raw.name} passed over: consent was withdrawn; {AGAIN}"] if passed else []
     test = split_identities(identities, test_identities, seed, notes)
     for row in scan.rows:
         row["split"] = "test" if row["identity"] in test[row["dataset"]] else "train"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from fportrait.atomic_io import write_json
 from fportrait.errors import UserError
 
 LIST = "withdrawn.json"  # in the raw folder, beside phone/ and studio/
+AGAIN = f"who agrees again is taken out of {LIST}"
 
 
 def withdrawn(raw: str | Path) -> dict[str, dict[str, Any]]:
@@ -22,22 +25,40 @@ def withdrawn(raw: str | Path) -> dict[str, dict[str, Any]]:
         UserError: the list is broken. It is not passed over: everybody on it would come back.
     """
     path = Path(raw) / LIST
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # a link that leads nowhere, or a folder, among them
         found = None
-    if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
-        raise UserError(f"a broken {path}", "what `fportrait forget` wrote", "restore it, or forget these people again")
+    if not isinstance(found, dict) or not all(map(_is_sound, found.values())):
+        raise UserError(
+            f"a broken {path}",
+            "what `fportrait forget` wrote",
+            "restore it, or remove it and forget everybody again who withdrew",
+        )
     return found
 
 
+def _is_sound(entry: object) -> bool:
+    """Whether an entry is one; what is missing of it is made up for by whoever reads it."""
+    when = entry.get("time", 0) if isinstance(entry, dict) else None
+    return isinstance(when, int | float) and not isinstance(when, bool) and math.isfinite(when)
+
+
 def of_withdrawn(path: str | Path) -> bool:
-    """Whether a file lies in the folder of somebody who withdrew, `RAW/phone/PERSON` or `RAW/studio/PERSON`."""
-    above = Path(path).absolute().parents
-    kinds = [(one.name, one.parent) for one in above if one.parent.name in ("phone", "studio")]
-    return any(person in withdrawn(kind.parent) for person, kind in kinds)
+    """Whether a file lies in the folder of somebody who withdrew, `RAW/phone/PERSON` or `RAW/studio/PERSON`, by name or
+    by where a link leads."""
+    path = Path(path).absolute()
+    above = {*path.parents, path.parent.resolve(), *path.parent.resolve().parents, *path.resolve().parents}
+    folders = [one for one in above if one.parent.name in ("phone", "studio")]
+    return any(one.name in withdrawn(one.parent.parent) for one in folders)
+
+
+def refuse_withdrawn(paths: Iterable[str | Path | None]) -> None:
+    """Raises `UserError` for a file `of_withdrawn`; nobody is named."""
+    if any(of_withdrawn(path) for path in paths if path is not None):
+        raise UserError(f"files of people who withdrew ({LIST} beside them)", "those of somebody who agreed", AGAIN)
 
 
 def withdraw(raw: str | Path, person: str, trained: bool, done: bool) -> None:

@@ -198,6 +198,8 @@ def evaluate(
         animator = Animator(promoted_or_shipped(model), size=size, adapter=given, aspect=aspect)
         summary = evaluate_clips(animator, clips, output, protocol, seed, max_frames, scale)
         show(summary)
+        if "withdrawn" in summary:
+            click.echo(f"note: {summary['withdrawn']} clips passed over: consent was withdrawn", err=True)
         for name, reason in summary["failures"].items():
             click.echo(f"{name}: {reason}", err=True)
         if summary["failures"]:

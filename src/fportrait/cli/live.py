@@ -147,10 +147,12 @@ def run_live(
     from fportrait.animate.run import check_output
     from fportrait.animate.sources import CameraSource, FileSource
     from fportrait.animate.stream import PortraitStream
+    from fportrait.capture.withdrawn import refuse_withdrawn
     from fportrait.provenance import provenance_tags
 
     if output is not None and not is_pipe(output):
         check_output(output, [portrait, file], force=force)
+    refuse_withdrawn([portrait, file])
     source: Any = FileSource(file, loop=loop) if file is not None else CameraSource(camera)
     fps = source.fps
     profile = Profile()

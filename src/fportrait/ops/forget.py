@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,21 @@ from fportrait.capture.ingest import FOLDERS
 from fportrait.capture.withdrawn import LIST, take_off, withdraw, withdrawn
 from fportrait.errors import UserError, nearest_name
 from fportrait.ops import adapters, store
+from fportrait.ops.forget_files import (
+    UNIT,
+    avatar_hash,
+    below,
+    clips_in,
+    column_of,
+    entries,
+    half_written,
+    is_report,
+    read_list,
+    read_object,
+    read_value,
+    size_of,
+    units_in,
+)
 from fportrait.ops.forget_runs import clean, drop_version, named_in_database, split_of, versions
 from fportrait.ops.person import Person, drop_rows, rows_of
 from fportrait.ops.work_lock import alone
@@ -37,7 +50,7 @@ UNLEARNED = "trained on them, and cannot unlearn: --models removes it"
 GOES = object()  # what is left of a document of which nothing is
 WHOSE = "identity.json"  # in a unit: whose it is
 PAGES = (".html", ".md", ".csv", ".tex", ".txt")
-UNIT = re.compile(r"[0-9a-f]{16}")
+TELLING = ("adapter", "entries", "rows", "captures")  # kinds that tell what else there is: last to go, in this order
 
 
 @dataclass(frozen=True)
@@ -92,7 +105,7 @@ def forget(name: str, captures: bool = False, models: bool = False, dry_run: boo
             return Forgotten(gone, left, None if found else nearest_name(name, project.person.others))
         if found:
             project.put_on_list(done=False)  # first of all: whatever happens, no later run takes the person in
-        for item in gone:
+        for item in sorted(gone, key=lambda one: TELLING.index(one.kind) if one.kind in TELLING else -1):
             if item.act is not None:
                 item.act()
         if found:
@@ -130,40 +143,46 @@ class Project:
     def _others(self) -> set[str]:
         """Everybody whom the project knows."""
         found = {one for known in self.lists.values() for one in known}
-        found |= {path.name for raw in self.raws for kind in FOLDERS.values() for path in _entries(raw / kind)}
+        found |= {path.name for raw in self.raws for kind in FOLDERS.values() for path in entries(raw / kind)}
         for folders in self.folders:
-            found |= {path.name for path in _entries(folders["avatars"]) if path.is_dir()}
+            found |= {path.name for path in entries(folders["avatars"]) if path.is_dir()}
             found |= {path.stem for path in folders["shards"].glob("*/*.safetensors")}
         for _, story in self.versions:
             found |= {key.partition("/")[2] for key in story or {}}
         for folder in own_adapters.adapters(self.home).values():
-            found |= {str(clip.get("person")) for clip in _clips_of(read_record(folder))}
+            found |= {str(clip.get("person")) for clip in clips_in(read_record(folder))}
         return found - {self.name}
 
     def _clips(self) -> set[str]:
         """SHA-256 of the person's clips: as ingest knows them, else of the files themselves."""
         found: set[str] = set()
         for folders in self.folders:
-            known = _read_json(folders["units"] / "ingest/facts.json")
+            known = read_object(folders["units"] / "ingest/facts.json")
             for place in (folders["captures"] / kind / self.name for kind in FOLDERS.values()):
-                for path in (path for path in _below(place) if path.is_file() and path.stat().st_size):
+                for path in (path for path in below(place) if path.is_file() and path.stat().st_size):
                     fact = known.get(path.relative_to(folders["captures"]).as_posix(), {})
                     stamp = [str(path), path.stat().st_size, path.stat().st_mtime_ns]
                     fresh = isinstance(fact, dict) and fact.get("stamp") == stamp
                     found.add(fact["facts"]["sha256"] if fresh else file_hash(path))
-            found |= set(_column(folders["manifest"] / "manifest.parquet", self.name, "sha256"))
+            found |= set(column_of(folders["manifest"] / "manifest.parquet", self.name, "sha256"))
+        for folder in own_adapters.adapters(self.home).values():  # of clips that lie elsewhere
+            found |= {str(one.get("sha256")) for one in clips_in(read_record(folder)) if self._is_of(one)} - {"None"}
         return found
+
+    def _is_of(self, clip: dict[str, Any]) -> bool:
+        """Whether an adapter's record says that a clip is the person's."""
+        return bool(clip.get("person") == self.name)
 
     def adapters_at_work(self) -> list[str]:
         """Adapters that exist or are being made: one that is being trained may be learning from the person now."""
-        work = _entries(self.home / own_adapters.WORK / "adapters")
+        work = entries(self.home / own_adapters.WORK / "adapters")
         locks = {path.name[1:].removesuffix(".lock") for path in work if path.name.endswith(".lock")}
         return sorted({path.name for path in work if path.is_dir()} | locks | set(own_adapters.adapters(self.home)))
 
     @functools.cached_property
     def embedded(self) -> bool:
         """Whether the embedded world made the person, and would again."""
-        lists = (_read_list(raw / file) for raw in self.raws for file in ("embedded.json", "filled.json"))
+        lists = (read_list(raw / file) for raw in self.raws for file in ("embedded.json", "filled.json"))
         return any(f"{kind}/{self.name}" in found for found in lists for kind in FOLDERS.values())
 
     @functools.cached_property
@@ -181,18 +200,18 @@ class Project:
         found = {split for _, story in self.versions for split in split_of(story, self.name)}
         for folders in self.folders:
             for key, table in (("manifest", "manifest"), ("validated", "identities"), ("shards", "index")):
-                found |= set(_column(folders[key] / f"{table}.parquet", self.name, "split"))
+                found |= set(column_of(folders[key] / f"{table}.parquet", self.name, "split"))
         return found
 
     def put_on_list(self, done: bool) -> None:
         for raw in self.raws:
             there = any(os.path.lexists(raw / kind / self.name) for kind in FOLDERS.values())
-            if (there or raw == self.raws[0] or self.name in self.lists[raw]) and self.inside(raw / LIST):
+            if there or self.name in self.lists[raw] or (raw == self.raws[0] and self.inside(raw / LIST)):
                 withdraw(raw, self.name, self.trained_until is not None, done)
 
     def take_off_list(self) -> None:
         for raw in () if self.embedded else self.raws:
-            if self.inside(raw / LIST):
+            if self.name in withdrawn(raw):
                 take_off(raw, self.name)
 
     def inside(self, path: Path) -> bool:
@@ -217,18 +236,27 @@ class Project:
         if "test" in self.splits:
             found += self.unnamed_pictures()
         found += [*self.weights(models), *self.mlflow(models), *self.cached(), *self.strays(), *self.listed()]
+        if any(item.kind not in (LISTED, "cache") for item in found):
+            found += self.killed()
         return list({item.where: item for item in reversed(found)}.values())[::-1]
+
+    def killed(self) -> Iterator[Item]:
+        """What stages began to write and nobody will finish: no stage is at work, and nothing says whose it is."""
+        places = [folders[key] for folders in self.folders for key in (*STAGES, *MODELS, "units")]
+        for path in (path for place in dict.fromkeys(places) if self.real(place) for path in half_written(place)):
+            if own_adapters.WORK.name not in path.relative_to(self.home).parts:
+                yield self.item("files", path, True, "half-written, by a process that was killed")
 
     def item(self, kind: str, path: Path, goes: bool, why: str, act: Callable[[], object] | None = None) -> Item:
         where = path.relative_to(self.home).as_posix()
         if goes and not self.inside(path):
             return Item(kind, where, False, "lies outside the project, behind a link: remove it there")
-        return Item(kind, where, goes, why, _size(path), act or functools.partial(own_adapters.remove_path, path))
+        return Item(kind, where, goes, why, size_of(path), act or functools.partial(own_adapters.remove_path, path))
 
     def captures(self, asked: bool) -> Iterator[Item]:
         for path in self.own:
             if os.path.lexists(path):
-                links = path.is_symlink() or any(one.is_symlink() for one in _below(path))
+                links = path.is_symlink() or any(one.is_symlink() for one in below(path))
                 why = (
                     "asked for with --captures" if asked else "yours: ingest passes over them; --captures removes them"
                 )
@@ -239,7 +267,7 @@ class Project:
 
     def truth(self) -> Iterator[Item]:
         for place in dict.fromkeys(folders["truth"] for folders in self.folders):
-            for path in (folder / self.name for folder in _entries(place)):
+            for path in (folder / self.name for folder in entries(place)):
                 if path.is_dir():
                     yield self.item("files", path, True, "what is exactly known of an embedded person")
 
@@ -248,9 +276,9 @@ class Project:
         registered = set(adapters.of_clips(self.clips)) if self.here() else set()
         for name in sorted({*self.adapters_at_work(), *registered}):
             folder = known.get(name, self.home / own_adapters.FOLDER / name)
-            clips = _clips_of(read_record(folder))
+            clips = clips_in(read_record(folder))
             by_clip = sum(clip.get("sha256") in self.clips for clip in clips)
-            by_name = any(clip.get("person") == self.name for clip in clips) or (not clips and name == self.name)
+            by_name = any(map(self._is_of, clips)) or (not clips and name == self.name)
             if not (by_clip or by_name or name in registered or self._placed(name)):
                 continue
             others = sorted({str(clip.get("person")) for clip in clips} - {self.name, name})
@@ -262,7 +290,7 @@ class Project:
     def _placed(self, name: str) -> bool:
         """Whether the clips laid out for an adapter, which may never have been finished, are the person's."""
         owned = [path.resolve() for path in self.own if os.path.lexists(path)]
-        for path in _below(self.home / own_adapters.WORK / "adapters" / name / "clips"):
+        for path in below(self.home / own_adapters.WORK / "adapters" / name / "clips"):
             if path.is_symlink() and any(path.resolve().is_relative_to(place) for place in owned):
                 return True
             if self.clips and path.is_file() and path.stat().st_size and file_hash(path) in self.clips:
@@ -284,22 +312,20 @@ class Project:
     def units(self) -> Iterator[Item]:
         done = any(known.get(self.name, {}).get("done") for known in self.lists.values())
         for units, avatars in dict.fromkeys((one["units"], one["avatars"]) for one in self.folders):
-            others = {_avatar(path) for path in _entries(avatars) if path.name != self.name}
-            for kind in _entries(units):
+            others = {avatar_hash(path) for path in entries(avatars) if path.name != self.name}
+            for kind in entries(units):
                 if kind.name in (*MODEL_UNITS, own_adapters.WORK.name) or not kind.is_dir():
                     continue
                 yield from self.files(kind)
-                for path in _units(kind):
-                    fit = _avatar(path / "avatar")
+                for path in units_in(kind):
+                    fit = avatar_hash(path / "avatar")
                     if self.in_unit(path):
                         yield self.item("unit", path, True, "made of them")
                     elif fit and not ((path / WHOSE).is_file() or fit in others or done):  # from before it said whose
                         yield self.item("unit", path, True, "an avatar of theirs, or of nobody who is here")
 
     def in_unit(self, folder: Path) -> bool:
-        return any(
-            self.owned(one) or self.left_of(one) is not None or rows_of(one, self.name) for one in _below(folder)
-        )
+        return any(self.owned(one) or self.left_of(one) is not None or rows_of(one, self.name) for one in below(folder))
 
     def owned(self, path: Path) -> bool:
         return self.person.owns(path.name) or path.name == f"{self.name}.safetensors"
@@ -310,7 +336,7 @@ class Project:
             yield self.link(root)
             return
         avatars = {folders["avatars"] for folders in self.folders}
-        for entry in [] if _is_report(root) else _entries(root):
+        for entry in [] if is_report(root) else entries(root):
             if entry.is_dir() and not entry.is_symlink():
                 if entry.name == self.name and (root in avatars or root.name in ("contact_sheets", "clips")):
                     yield self.item("files", entry, True, "made of them")
@@ -322,7 +348,7 @@ class Project:
                 yield self.item("files", entry, True, "made of them")
             elif item := self.table(entry) or self.document(entry):
                 yield item
-        if _is_report(root):
+        if is_report(root):
             yield from self.evaluations(root)
 
     def link(self, path: Path) -> Item:
@@ -334,7 +360,7 @@ class Project:
     def reports(self, root: Path) -> Iterator[Item]:
         """The stages' own reports; records of lineage name nobody."""
         for path in (root, root / "metrics", root / "stopped", root / "curves"):
-            for entry in _entries(path):
+            for entry in entries(path):
                 if entry.suffix == ".json" and (item := self.document(entry)):
                     yield item
 
@@ -356,11 +382,7 @@ class Project:
     def left_of(self, path: Path) -> Any:
         """What is left of a document that names the person (`GOES`: nothing); None of one that does not."""
         if path.suffix == ".json" and path.is_file():
-            try:
-                text = path.read_text(encoding="utf-8")
-                value = json.loads(text)
-            except (OSError, ValueError):
-                return None
+            value = read_value(path)
             if isinstance(value, dict) and self.person.has(value):
                 return GOES
             left = self.person.without(value)
@@ -374,7 +396,7 @@ class Project:
     def evaluations(self, root: Path) -> Iterator[Item]:
         """Evaluations that name the person: their pages and pictures show them beside others, so each goes whole."""
         for folder in (Path(place) for place, _, _ in os.walk(root)) if not root.is_symlink() else ():
-            if _is_report(folder) and any(self.owned(one) or self.left_of(one) is not None for one in _below(folder)):
+            if is_report(folder) and any(self.owned(one) or self.left_of(one) is not None for one in below(folder)):
                 for path in own_adapters.report_in(folder):
                     yield self.item("report", path, True, "an evaluation that they are in")
 
@@ -396,9 +418,9 @@ class Project:
         if until is None:
             return
         places = [folders[key] for folders in self.folders for key in MODELS]
-        places += [one for folders in self.folders for key in MODEL_UNITS for one in _entries(folders["units"] / key)]
+        places += [one for folders in self.folders for key in MODEL_UNITS for one in entries(folders["units"] / key)]
         for path in dict.fromkeys(places):
-            newest = max((one.lstat().st_mtime for one in _below(path)), default=until)  # a stage writes all of it
+            newest = max((one.lstat().st_mtime for one in below(path)), default=until)  # a stage writes all of it
             if newest < until:
                 why = "asked for with --models" if asked else UNLEARNED
                 yield self.item("model", path, asked, why)
@@ -425,7 +447,7 @@ class Project:
                 yield Item("model", where, False, "without a record of whom it was trained on: look yourself")
         for folder in self.runs():
             apart = {"adapter", *kept.get(folder.parent.name, ())}
-            for path in _entries(folder) if "*" not in apart else ():
+            for path in entries(folder) if "*" not in apart else ():
                 if path.is_dir() and path.name not in apart:
                     yield from self.files(path)
                 elif item := self.document(path):
@@ -443,7 +465,7 @@ class Project:
             yield Item("cache", ".dvc/cache", False, why)
 
     def _in_listing(self, path: Path) -> bool:
-        names = (str(entry.get("relpath", "")).split("/") for entry in _read_list(path) if isinstance(entry, dict))
+        names = (str(entry.get("relpath", "")).split("/") for entry in read_list(path) if isinstance(entry, dict))
         return any(
             parts[0] == self.name or self.person.owns(parts[-1]) or parts[-1] == f"{self.name}.safetensors"
             for parts in names
@@ -468,68 +490,3 @@ class Project:
                 if self.embedded:
                     why += ", whom the embedded world would film again"
                 yield Item(LISTED, (raw / LIST).relative_to(self.home).as_posix(), False, why)
-
-
-# Small things
-
-
-def _entries(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    """Files and links below a folder; folders behind links are not entered."""
-    for place, folders, names in os.walk(folder):
-        yield from (
-            Path(place, name) for name in sorted((*names, *(one for one in folders if Path(place, one).is_symlink())))
-        )
-
-
-def _size(path: Path) -> int:
-    found = [path] if path.is_file() or path.is_symlink() else _below(path)
-    return sum(one.lstat().st_size for one in found)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _read_list(path: Path) -> list[Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    return found if isinstance(found, list) else []
-
-
-def _clips_of(record: dict[str, Any]) -> list[dict[str, Any]]:
-    clips = record.get("clips")
-    return [one for one in clips if isinstance(one, dict)] if isinstance(clips, list) else []
-
-
-def _avatar(folder: Path) -> str | None:
-    """The hash of an avatar's weights."""
-    path = folder / "avatar.safetensors"
-    return file_hash(path) if path.is_file() else None
-
-
-def _column(path: Path, name: str, column: str) -> Iterable[str]:
-    import pandas as pd
-    import pyarrow as pa
-
-    try:
-        return map(str, pd.read_parquet(path, columns=[column], filters=[("identity", "==", name)])[column])
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
-        return ()
-
-
-def _units(kind: Path) -> list[Path]:
-    return [path for path in _entries(kind) if UNIT.fullmatch(path.name) and path.is_dir()]
-
-
-def _is_report(folder: Path) -> bool:
-    return (folder / "metrics.json").is_file() and (folder / "scores.json").is_file()

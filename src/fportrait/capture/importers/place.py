@@ -22,6 +22,7 @@ from fportrait.capture.importers import ava256, nersemble, own, seamless
 from fportrait.capture.importers.plan import ClipPlan, Options, Plan, Refusal, StudioPlan, ZippedFrames
 from fportrait.capture.ingest import CONSENT, consent_files
 from fportrait.capture.video_io import constant_rate, probe, write_video
+from fportrait.capture.withdrawn import AGAIN, LIST, refuse_withdrawn, withdrawn
 from fportrait.errors import UserError
 
 LAYOUTS: dict[str, tuple[Callable[[Path], bool], Callable[[Path, Options], Plan]]] = {
@@ -70,7 +71,8 @@ def import_captures(
         map_function: applied to `(place, plans)`; an engine's map works in parallel.
 
     Raises:
-        UserError: no such source, a layout that is unknown or not recognised, or nothing usable in it.
+        UserError: no such source, a layout that is unknown or not recognised, nothing usable in it, or people who
+            withdrew (`capture.withdrawn`) alone.
     """
     source, target, options = Path(source), Path(target), options or Options()
     if not source.is_dir():
@@ -81,6 +83,10 @@ def import_captures(
     if name not in LAYOUTS:
         raise UserError(f"the layout '{name}'", f"auto or one of {', '.join(LAYOUTS)}", "correct the name")
     plans = list(LAYOUTS[name][1](source, options))
+    aside = {plan.identity for plan in plans} & withdrawn(target).keys()
+    plans = [plan for plan in plans if plan.identity not in aside]
+    if aside and not plans:
+        refuse_withdrawn(target / "phone" / person / "any" for person in aside)
     todo = [plan for plan in plans if not isinstance(plan, Refusal)]
     refusals = [plan for plan in plans if isinstance(plan, Refusal)]
     report = ImportReport(name)
@@ -93,6 +99,8 @@ def import_captures(
             getattr(report, kind).extend(outcome[kind])
         report.quarantine.extend(outcome["quarantine"])
     report.notes.extend(mixed_rates(rates))
+    if aside:  # who is not written down
+        report.notes.append(f"{len(aside)} of {LIST} passed over: consent was withdrawn; {AGAIN}")
     report.quarantine.extend(refusal.as_json() for refusal in refusals)
     if not report.placed and not report.unchanged:
         first = f"; the first fault: {report.quarantine[0]['reason']}" if report.quarantine else ""
