@@ -12,6 +12,7 @@ from fportrait.body.painting import PortraitPainter
 from fportrait.body.rasterizer import normal_map
 from fportrait.camera.cameras import crop_intrinsics
 from fportrait.capture.video_io import read_video, write_video
+from fportrait.dataset import shards
 from fportrait.dataset.batches import Batches
 from fportrait.dataset.crops import crop_picture
 from fportrait.dataset.encode import EncodeConfig, encode_tables
@@ -314,6 +315,36 @@ def test_a_batch_says_of_every_clip_where_it_was_filmed_and_nothing_where_all_ar
         old.add(tmp_path / "unit", rows)
     old.finish()
     assert "filmed" not in Batches(ShardReader(tmp_path), {"PhoneCapture": 100}, 9, 0)(range(2))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        [-4.0, 0, 28, 32],
+        [0, 0, 33, 32],
+        [8, 0, 8, 32],
+        [24, 0, 8, 32],
+        [float("nan"), 0, 32, 32],
+        [0, 0, float("inf"), 32],
+        [0, 32, 32],
+        [],
+        [[0, 0, 16, 32], [0, 0, 16, 32]],
+    ],
+)
+def test_a_forged_mask_is_refused_by_the_name_of_its_shard_and_trains_nothing(narrow, tmp_path, monkeypatch, told):
+    monkeypatch.setattr(shards, "_refuse_not_finite", lambda *_: None)  # the writer's own look
+    _, reader, _ = narrow
+    record = reader.records()["PhoneCapture"][0]
+    tensors = reader.read(record) | {"inside": torch.tensor(told)}
+    writer = ShardWriter(tmp_path, reader.vae_hash, {})
+    names = {"dataset": record.dataset, "identity": record.identity, "split": "train"}
+    one = [(record.record, record.clip, 0, tensors)]
+    writer.add(
+        tmp_path / "unit", write_shard(tmp_path / "unit", **names, records=one, references=reader.references(record))
+    )
+    writer.finish()
+    with pytest.raises(UserError, match=r"what was filmed of PhoneCapture/a.*within 32×32.*a\.safetensors"):
+        Batches(ShardReader(tmp_path), {"PhoneCapture": 100}, 9, 0)([0])
 
 
 def test_an_export_is_compared_with_shards_whose_crops_go_beyond_the_file(narrow):

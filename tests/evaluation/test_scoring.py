@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from fportrait.errors import UserError
-from fportrait.evaluation.clips import COMPARED, METHODS, score_clip, summarise
+from fportrait.evaluation.clips import COMPARED, METHODS, by_person, score_clip, summarise
 from fportrait.evaluation.metrics import METRICS, available, make
-from fportrait.evaluation.report import GREYS, hatched
+from fportrait.evaluation.report import GREYS, Report, hatched
 from fportrait.evaluation.scoring import ClipScorer, FrechetScorer
 from fportrait.evaluation.types import Request, Scorers
 from fportrait.evaluation.weights import VARIABLE
@@ -119,6 +119,20 @@ def test_what_was_not_filmed_counts_for_no_method_and_is_black_in_all_alike():
     assert (clip.videos["normals"][:, :, :8] == 200).all(), "what was asked for is shown as it is"
     nothing = part_filmed((0.0, 0.0, 0.0, 0.0))
     assert nothing.scores == {} and summarise([nothing, clip], 0)["ours"]["psnr"]["clips"] == 1
+
+
+def test_a_clip_of_which_nothing_was_filmed_takes_no_number_from_the_others(tmp_path):
+    """It left its person without scores, and the whole group without the difference to the portrait."""
+    nothing, clip = part_filmed((0.0, 0.0, 0.0, 0.0)), part_filmed((7.7, 0, 24.2, 32))
+    clip.scores["ours/psnr"] -= 1
+    assert summarise([nothing, clip], 0)["ours_minus_portrait"] == summarise([clip], 0)["ours_minus_portrait"]
+    assert by_person([nothing, clip])["a"]["ours/psnr"] == by_person([clip])["a"]["ours/psnr"]
+    assert by_person([nothing])["a"] == {"clips": 1} and "ours" not in summarise([nothing], 0)
+    report = Report(tmp_path, shown=2)
+    for one in (nothing, clip):
+        report.add("PhoneCapture", one)
+    report.finish({"PhoneCapture": summarise([nothing, clip], 0), "comparison": {}})
+    assert "hatched" in (tmp_path / "report.html").read_text()
 
 
 def test_a_frame_that_is_the_portrait_is_left_out_whatever_stands_beyond_the_file():

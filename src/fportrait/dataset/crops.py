@@ -121,6 +121,15 @@ def inside_file(crop: tuple[int, int, int, int], frame: tuple[int, int], picture
     return (left - x0) * wide, (top - y0) * high, (right - x0) * wide, (bottom - y0) * high
 
 
+def is_sound(inside: Sequence[float], height: int, width: int) -> bool:
+    """Whether numbers can be what `inside_file` tells of a picture of so many pixels: a rectangle in it, or zeros."""
+    if len(inside) != 4 or not all(map(math.isfinite, inside)):
+        return False
+    left, top, right, bottom = inside
+    within = 0 <= left < right <= width + PIXEL_SLACK and 0 <= top < bottom <= height + PIXEL_SLACK
+    return within or not any(inside)
+
+
 def filmed_pixels(inside: Sequence[float], slack: float = PIXEL_SLACK) -> Part:
     """Rows and columns of the pixels that were filmed but for `slack`; maybe none. `inside` as `inside_file` has it."""
     left, top, right, bottom = map(float, inside)

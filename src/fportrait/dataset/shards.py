@@ -27,7 +27,9 @@ import torch
 from torch import Tensor
 
 from fportrait.atomic_io import tensors_hash, value_hash, write_json, write_parquet, write_safetensors
+from fportrait.dataset.crops import is_sound
 from fportrait.dataset.remote import RemoteShard, file_system, is_url
+from fportrait.diffusion.shapes import SPATIAL_STRIDE
 from fportrait.errors import UserError
 
 INDEX, PARAMETERS = "index.parquet", "encode.json"
@@ -246,7 +248,8 @@ class ShardReader:
         """Tensors of a record, cut to its first `frames` frames (T = 4k+1; None keeps all).
 
         Raises:
-            UserError: more frames asked than the record has, or its bytes do not match the checksum.
+            UserError: more frames asked than the record has, its bytes do not match the checksum, or it says of no part
+                of its picture that it was filmed.
         """
         frames = record.frames if frames is None else frames
         if frames > record.frames or frames % 4 != 1:
@@ -266,6 +269,15 @@ class ShardReader:
                 tensors[name] = part[:]
             else:
                 tensors[name] = part[(*[slice(None)] * TIME_AXIS.get(name, 0), slice(length))]
+        if "inside" in tensors:  # a mask that is none would train on nothing without a word
+            told = tensors["inside"].flatten().tolist()
+            height, width = (SPATIAL_STRIDE * side for side in tensors["latents"].shape[-2:])
+            if not is_sound(told, height, width):
+                raise UserError(
+                    f"{told} as what was filmed of {record.id}",
+                    f"left, top, right and bottom within {width}×{height} pixels",
+                    f"delete {Path(self.folder) / record.shard} and {AGAIN}",
+                )
         return tensors
 
     def references(self, record: Record) -> dict[str, Tensor]:

@@ -149,7 +149,8 @@ def frechet_of(scorers: Scorers, group: str, clips: Collection[str] | None = Non
 
 
 def summarise(clips: Sequence[ClipResult], seed: int) -> dict[str, Any]:
-    """Means over clips with 95% intervals over people; `ours_minus_portrait` is the paired difference in PSNR."""
+    """Means over clips with 95% intervals over people; `ours_minus_portrait` is the paired difference in PSNR,
+    of clips that have scores: one of which nothing was filmed has none."""
     summary: dict[str, Any] = {"clips": len(clips), "identities": len({clip.identity for clip in clips})}
     names = sorted({name for clip in clips for name in clip.scores})
     for name in names:
@@ -162,9 +163,10 @@ def summarise(clips: Sequence[ClipResult], seed: int) -> dict[str, Any]:
         if missed:
             entry["frames_without_face"] = missed
         summary.setdefault(method, {})[metric] = entry
-    pairs = [[clip.scores.get(f"{method}/psnr", np.nan) for method in ("ours", "repeated_portrait")] for clip in clips]
+    some = [clip for clip in clips if clip.scores]
+    pairs = [[clip.scores.get(f"{method}/psnr", np.nan) for method in ("ours", "repeated_portrait")] for clip in some]
     if np.isfinite(pairs).all():
-        people = (clip.identity for clip in clips)
+        people = (clip.identity for clip in some)
         difference = estimate(zip(people, (ours - theirs for ours, theirs in pairs), strict=True), seed)
         summary["ours_minus_portrait"] = difference.cell() if difference else {}
     return summary
@@ -175,6 +177,7 @@ def by_person(clips: Sequence[ClipResult]) -> dict[str, dict[str, float]]:
     people: dict[str, dict[str, float]] = {}
     for person in dict.fromkeys(clip.identity for clip in clips):
         own = [clip.scores for clip in clips if clip.identity == person]
-        means = {name: float(np.nanmean([scores.get(name, np.nan) for scores in own])) for name in sorted(own[0])}
+        names = sorted({name for scores in own for name in scores})
+        means = {name: float(np.nanmean([scores[name] for scores in own if name in scores])) for name in names}
         people[person] = {"clips": len(own), **{name: round(value, 4) for name, value in means.items()}}
     return people
