@@ -232,3 +232,12 @@ def test_bench_shows_what_was_measured_and_what_was_not(folder):
     failed = call("bench", "slow", "--run")
     assert failed.exit_code == 2 and "code 3" in failed.output
     assert "write 'fast'" in call("bench", "fasst").output
+
+
+@pytest.mark.parametrize("text", ["", "[", "stages: 3", "stages: {a: null}", "[]", "stages:\n\t- a"])
+def test_a_broken_chain_is_a_sentence(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.yaml").write_text(text)
+    for fast in ("--fast", "--json"):
+        done = CliRunner().invoke(main, ["status", fast])
+        assert done.exit_code == 2 and "a broken dvc.yaml" in done.output

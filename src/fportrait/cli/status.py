@@ -59,10 +59,9 @@ def chain() -> list[str]:
     """The stages in the order of dvc.yaml; empty outside a project."""
     from pathlib import Path
 
-    import yaml
+    from fportrait.ops.status import chain_of
 
-    path = Path("dvc.yaml")
-    return list(yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]) if path.is_file() else []
+    return list(chain_of(Path("dvc.yaml")))
 
 
 def _stages(rows: list[dict[str, Any]], fast: bool) -> None:

@@ -31,9 +31,11 @@ def stages_above(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, set[str]]
     ['a', 'b']
     """
     kinds = ("outs", "metrics", "plots")
-    makers = {_place(out): name for name, stage in stages.items() for kind in kinds for out in stage.get(kind, [])}
+    makers = {_place(out): name for name, stage in stages.items() for kind in kinds for out in stage.get(kind) or []}
     direct = {
-        name: {maker for dep in map(_place, stage.get("deps", [])) for out, maker in makers.items() if _meet(dep, out)}
+        name: {
+            maker for dep in map(_place, stage.get("deps") or []) for out, maker in makers.items() if _meet(dep, out)
+        }
         for name, stage in stages.items()
     }
     above: dict[str, set[str]] = {}

@@ -72,7 +72,25 @@ def stages(names: list[str], ask_dvc: bool = True, environment: str = "base") ->
 def above(environment: str = "base") -> dict[str, set[str]]:
     """Every stage to those above it, by the environment's chain, else by the base's; empty without either."""
     path = next(filter(Path.is_file, (Path(f"conf/{environment}/dvc.yaml"), Path("dvc.yaml"))), None)
-    return stages_above(yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]) if path else {}
+    return stages_above(chain_of(path)) if path else {}
+
+
+def chain_of(path: Path) -> dict[str, dict[str, Any]]:
+    """The stages of a dvc.yaml, in its order; none where there is no such file.
+
+    Raises:
+        UserError: it is broken.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        found = None
+    stages = found.get("stages") if isinstance(found, dict) else None
+    if not isinstance(stages, dict) or not all(isinstance(one, dict) for one in stages.values()):
+        raise UserError(f"a broken {path}", "stages by name, as DVC reads them", f"`git checkout {path}`, or mend it")
+    return stages
 
 
 def tell_what_waits(rows: list[dict[str, Any]], above: Mapping[str, set[str]]) -> None:
