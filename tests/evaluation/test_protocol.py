@@ -222,3 +222,21 @@ def test_clips_whose_crop_goes_beyond_the_file_are_scored_where_they_were_filmed
     differing = {name for name in plain if plain[name] != scores[0][name]}
     assert differing == {"PhoneCapture/p0/r0", "PhoneCapture/p0/r1"}, "others are judged as ever"
     assert all(page.count("hatched") == 3 for page in pages), "two clips of ours, and one of the other method's"
+
+
+@pytest.mark.parametrize("few", (True, False))
+def test_a_dataset_of_which_nothing_was_filmed_has_no_numbers_and_stops_nothing(house, tmp_path, monkeypatch, few):
+    whole = ShardReader.read
+
+    def beside(self, record, frames=None):
+        outside = record.dataset == "PhoneCapture" and (record.identity == "p0" or not few)
+        return whole(self, record, frames) | ({"inside": torch.zeros(4)} if outside else {})
+
+    monkeypatch.setattr(ShardReader, "read", beside)
+    metrics = run(house, tmp_path)
+    assert ("ours" in metrics["PhoneCapture"]) == few and "ours" in metrics["ViewSweep"]
+    page = (tmp_path / "report.html").read_text()
+    words = re.sub(r"<(style|script).*?</\1>|data:[^\"']*", "", page, flags=re.DOTALL)
+    assert "hatched: beyond" in page and not re.search(r"\bnan\b", words, re.IGNORECASE)
+    json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
+    json.loads((tmp_path / "scores.json").read_text(), parse_constant=pytest.fail)
