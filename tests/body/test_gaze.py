@@ -6,6 +6,7 @@ import pytest
 from fportrait.body.blending import FaceBlend, Texture
 from fportrait.body.gaze import (
     IRIS,
+    around_eyes,
     balls_of,
     between,
     degrees_between,
@@ -145,7 +146,7 @@ def test_a_film_shows_the_eyes_of_its_nearest_frame():
     actions, vertices = acting(dict.fromkeys(LEFTWARDS, 0.85))
     target = Target(vertices, LENS, own.faces, (SIDE, SIDE), 1)
     painted = FaceBlend(own, acting()[0], film).paint(own.paint(target), target, actions)
-    shown = shown_in(target, balls_of(body, vertices, LENS)[0])
+    shown = shown_in(target, balls_of(body, vertices, LENS)[0], around_eyes(body, target) == 1)
     y, x = shown.rows[0] + shown.row, shown.rows[1] + shown.column
     iris = filmed(vertices, (40, 60, 170))[0][y, x]
     blue = (iris[:, 2] > iris[:, 0] + 60) & (shown.opacity[shown.rows] == 1)
@@ -167,3 +168,24 @@ def test_a_way_between_two_directions():
     assert degrees_between(between(first, second), np.eye(3)) == pytest.approx(np.degrees(np.arccos(0.8)))
     still, moving = balls_of(load_body(), acting()[1], LENS)[0], balls_of(load_body(), acting(LEFTWARDS)[1], LENS)[0]
     assert moved(still, still) == 0 and moved(still, moving) == 1
+
+
+def test_an_eye_behind_a_nose_is_not_drawn_over_it():
+    paint, vertices, turn = painter(), acting(LEFTWARDS)[1], np.radians(62)
+    centre = vertices.mean(0)
+    for sign in (1, -1):
+        rotation = np.array(
+            [[np.cos(turn), 0, sign * np.sin(turn)], [0, 1, 0], [-sign * np.sin(turn), 0, np.cos(turn)]]
+        )
+        turned = ((vertices - centre) @ rotation.T + centre).astype(np.float32)
+        target = Target(turned, LENS, paint.faces, (SIDE, SIDE), 1)
+        drawn = np.full((SIDE, SIDE, 3), 7, np.uint8)
+        paint.gaze.draw(drawn, target)
+        touched, around = (drawn != 7).any(-1), around_eyes(load_body(), target)
+        assert touched.any() and not touched[around == 0].any()
+        aside = PortraitPainter(load_body(), filmed(turned)[0], turned, LENS, 1, matte=np.ones((SIDE, SIDE)))
+        for number, eye in enumerate(aside.gaze.eyes, start=1):
+            if eye is not None:
+                y, x = np.nonzero(eye.window > 0)
+                seen = around_eyes(load_body(), target)[y + eye.corner[1], x + eye.corner[0]]
+                assert (seen == number).all()

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from fportrait.body.eyelids import MARGINS, opening, smooth
+from fportrait.body.eyelids import MARGINS, lids_of, opening, smooth
 from fportrait.body.mesh import of_part, still_in_the_head
 from fportrait.body.warping import Target, project
 
@@ -105,7 +105,8 @@ class Gaze:
     def __init__(self, body: Any, portrait: np.ndarray, vertices: np.ndarray, intrinsics: np.ndarray):
         self._body, self._portrait, self._intrinsics = body, portrait, np.asarray(intrinsics, np.float64)
         self.balls = balls_of(body, vertices, self._intrinsics)
-        eyes = [self._told(ball) for ball in self.balls]
+        around = around_eyes(body, Target(vertices, intrinsics, body.faces, portrait.shape[:2], 1))
+        eyes = [self._told(ball, around == number) for number, ball in enumerate(self.balls, start=1)]
         fits = [eye.fit for eye in eyes if eye is not None]
         if fits and np.mean(fits) < FITS:  # spectacles, a painting, or lids that are not where they are thought to be
             eyes = [None, None]
@@ -113,12 +114,13 @@ class Gaze:
         whitest = max((eye.white for eye in eyes if eye is not None), key=np.sum, default=None)
         self.eyes = [None if eye is None else eye._replace(white=(eye.white + whitest) / 2) for eye in eyes]
 
-    def _told(self, ball: Ball) -> Eye | None:
+    def _told(self, ball: Ball, around: np.ndarray) -> Eye | None:
         bounds = _bounds(ball.opening, self._portrait.shape[:2], 3)
         if bounds is None:
             return None
         (top, _), (left, _) = bounds
         deep = within_opening(ball.opening, bounds, 1)
+        deep[~around[top : top + len(deep), left : left + deep.shape[1]]] = -1  # behind a nose, or what is in profile
         metre = float(self._intrinsics[1, 1] / ball.centre[2])
         y, x = np.nonzero(deep > 0)
         if len(y) < 4 * FEW:
@@ -195,8 +197,9 @@ class Opening(NamedTuple):
     metre: float
 
 
-def shown_in(target: Target, ball: Ball) -> Opening | None:
-    """None of an eye that is not in the picture."""
+def shown_in(target: Target, ball: Ball, around: np.ndarray) -> Opening | None:
+    """None of an eye that is not in the picture. `around`: which of the target's samples see what is around it, `H W`
+    true or not: others lie before it."""
     samples = target.samples
     bounds = _bounds(ball.opening * samples, target.covered.shape, 1)
     if bounds is None or ball.centre[2] <= ball.radius:
@@ -205,6 +208,7 @@ def shown_in(target: Target, ball: Ball) -> Opening | None:
     metre = float(samples * target.intrinsics[1, 1] / ball.centre[2])
     deep = within_opening(ball.opening * samples, bounds, FINER if samples == 1 else 1)
     opacity = np.clip(deep + EDGE * samples, 0, 1)
+    opacity *= around[top : top + len(deep), left : left + deep.shape[1]]
     y, x = np.nonzero(opacity)
     if not len(y):
         return None
@@ -229,9 +233,13 @@ def draw_eyes(
         drawn: at the target's samples. gains: by channel, how much brighter the first is than each of the others,
             `N-1 3`. misfits: what each is off by in showing what the first does, `N` squared grey levels.
     """
+    around = None
     for number, ball in enumerate(balls_of(body, target.vertices, target.intrinsics)):
         own = pictures[0].eyes[number]
-        if own is None or (shown := shown_in(target, ball)) is None:
+        if own is None or (len(pictures) == 1 and not moved(own.ball, ball)):
+            continue
+        around = around_eyes(body, target) if around is None else around
+        if (shown := shown_in(target, ball, around == number + 1)) is None:
             continue
         seen = np.array([one.eyes[number] is not None for one in pictures])
         closed = np.array([one.balls[number].open < SLIT[1] for one in pictures])
@@ -255,8 +263,17 @@ def draw_eyes(
 
 
 def has_eyes(body: Any) -> bool:
-    """Whether a body has eyeballs whose place is known, and landmarks around them."""
-    return "eyes" in getattr(body, "part_names", []) and hasattr(body, "eye_centres") and hasattr(body, "landmarks")
+    """Whether a body has eyeballs whose place is known, and lids."""
+    return "eyes" in getattr(body, "part_names", []) and lids_of(body) is not None
+
+
+def around_eyes(body: Any, target: Target) -> np.ndarray:
+    """Around which eye, 1 or 2, each of a target's samples sees the mesh, `H W`; 0 elsewhere."""
+    lids = lids_of(body)
+    assert lids is not None
+    found = np.zeros(target.covered.size, np.int8)
+    found[target.places] = lids.eye[target.triangles]
+    return found.reshape(target.covered.shape)
 
 
 def of_a_ball(away: np.ndarray, rings: np.ndarray, white: np.ndarray) -> np.ndarray:
