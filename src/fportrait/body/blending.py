@@ -42,6 +42,7 @@ UNSEEN = 0.3  # how much the portrait counts where it does not see for itself
 NOSE = 1  # landmark; and how far above it the lower face begins, and over how much the upper one ends, metres
 ABOVE, OVER = 0.005, 0.012
 NEAR = 0.1  # how much the colours around a place count beside its own
+LOOKED = 6.0, 10.0  # degrees that eyes turn from which, and wholly, they are drawn apart: less, frames have shown
 MEASURED = 64  # pixels at which misfits are measured
 GAINS = 0.5, 2.0  # of light between a frame and the portrait, by channel
 
@@ -124,7 +125,7 @@ class FaceBlend:
         drawn = _laid_over(self.body, drawn, target, colours, share, inside)
         if self.own.gaze is not None:
             pictures = [self.own.gaze, *(frame.gaze for frame in self.frames)]
-            draw_eyes(drawn, target, self.body, pictures, self.gains, self.misfits[:, 0])
+            draw_eyes(drawn, target, self.body, pictures, self.gains, self.misfits[:, 0], LOOKED)
         return drawn
 
     def _in_mouth(

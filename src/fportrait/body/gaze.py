@@ -225,6 +225,7 @@ def draw_eyes(
     pictures: Sequence[Gaze],
     gains: np.ndarray | None = None,
     misfits: np.ndarray | None = None,
+    turned: tuple[float, float] = TURNED,
 ) -> None:
     """Draw the eyes that have moved into a target's picture `H W 3` uint8, from the first one of some `pictures` of the
     person and from others that show them nearer to what is asked for.
@@ -232,11 +233,12 @@ def draw_eyes(
     Args:
         drawn: at the target's samples. gains: by channel, how much brighter the first is than each of the others,
             `N-1 3`. misfits: what each is off by in showing what the first does, `N` squared grey levels.
+        turned: as TURNED.
     """
     around = None
     for number, ball in enumerate(balls_of(body, target.vertices, target.intrinsics)):
         own = pictures[0].eyes[number]
-        if own is None or (len(pictures) == 1 and not moved(own.ball, ball)):
+        if own is None or (len(pictures) == 1 and not moved(own.ball, ball, turned)):
             continue
         around = around_eyes(body, target) if around is None else around
         if (shown := shown_in(target, ball, around == number + 1)) is None:
@@ -249,7 +251,7 @@ def draw_eyes(
         weights[weights < LEAST_SHARE * weights.max()] = 0
         weights /= weights.sum()
         # Through a slit no ball is seen; and where pictures with closed eyes are nearer none is drawn.
-        opacity = float(moved(own.ball, ball) * smooth(*SLIT, ball.open) * weights[seen].sum())
+        opacity = float(moved(own.ball, ball, turned) * smooth(*SLIT, ball.open) * weights[seen].sum())
         if opacity < LEAST_SHARE:
             continue
         weights = weights * seen / weights[seen].sum()
@@ -306,9 +308,9 @@ def carried(points: np.ndarray, to: np.ndarray) -> tuple[np.ndarray, float, np.n
     return turn, scale, after.mean(0) - scale * turn @ before.mean(0)
 
 
-def moved(before: Ball, after: Ball) -> float:
+def moved(before: Ball, after: Ball, turned: tuple[float, float] = TURNED) -> float:
     """How far an eye is to be drawn apart from a portrait's, 0 to 1. One that closes is not: lids do that."""
-    looks, wider = smooth(*TURNED, degrees_between(before.look, after.look)), after.open - before.open
+    looks, wider = smooth(*turned, degrees_between(before.look, after.look)), after.open - before.open
     closing = smooth(*CLOSING, -wider / max(before.open, SLIT[1]))
     return float(np.maximum(looks, smooth(*OPENED, wider)) * (1 - closing))
 
