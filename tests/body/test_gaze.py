@@ -21,7 +21,7 @@ from fportrait.body.gaze import (
 from fportrait.body.model import Pose, load_body
 from fportrait.body.painting import PortraitPainter, acting_vertices
 from fportrait.body.rasterizer import rasterize
-from fportrait.body.warping import Target
+from fportrait.body.warping import Target, values_at
 from fportrait.camera.cameras import intrinsics_from_fov
 from fportrait.capture.world import HEAD_TARGET, orbit_camera
 
@@ -189,3 +189,10 @@ def test_an_eye_behind_a_nose_is_not_drawn_over_it():
                 y, x = np.nonzero(eye.window > 0)
                 seen = around_eyes(load_body(), target)[y + eye.corner[1], x + eye.corner[0]]
                 assert (seen == number).all()
+
+
+def test_values_of_more_places_than_opencv_takes_in_a_row():
+    picture = np.arange(12, dtype=np.float32).reshape(3, 4)
+    places = np.tile([[1.5, 0.5], [9.0, 9.0]], (20_000, 1))
+    assert values_at(picture, places).shape == (40_000, 1) and values_at(picture, places[:0]).shape == (0, 1)
+    assert (values_at(picture, places)[:, 0].reshape(-1, 2) == [1, 11]).all()

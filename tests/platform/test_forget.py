@@ -409,7 +409,18 @@ def test_a_document_nested_without_end_is_passed_over(project):
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"[]", b'{"bo": 1}', b"\xff\xfe{}", b'{"bo": {"time": "now"}}', b'{"bo": {"time": NaN}}', b"[" * 100_000],
+    [
+        *(
+            b"",
+            b"[]",
+            b'{"bo": 1}',
+            b"\xff\xfe{}",
+            b'{"bo": {"time": "now"}}',
+            b'{"bo": {"time": NaN}}',
+            b"[" * 100_000,
+        ),
+        *(b'{"": {}}', b'{"../..": {}}', b'{"/tmp": {}}'),  # `ingest` removes folders of these names
+    ],
 )
 def test_a_broken_list_of_who_withdrew_is_said(project, text):
     withdraw("data/01_raw", "bo", trained=False, done=True)

@@ -18,7 +18,7 @@ import numpy as np
 
 from fportrait.body.eyelids import MARGINS, lids_of, opening, smooth
 from fportrait.body.mesh import of_part, still_in_the_head
-from fportrait.body.warping import Target, project
+from fportrait.body.warping import Target, project, values_at
 
 IRIS = 0.0059  # metres: an iris' radius, about the same in all adults (Rüfer, Schröder and Erb 2005: 11.7 mm across)
 LIMBUS = 0.9, 1.1  # of that radius: between these an iris turns into the white
@@ -166,11 +166,11 @@ class Gaze:
         assert eye is not None
         ways = shown.ways if like is None else shown.ways @ between(like.middle, eye.middle).T
         places, least = eye.ball.places(ways, self._intrinsics), LEAST / eye.metre
-        before = _sampled(eye.window, places - eye.corner) / eye.metre
+        before = values_at(eye.window, places - eye.corner)[:, 0] / eye.metre
         share = smooth(max(COMES_OUT[0], least / 2), max(COMES_OUT[1], 1.5 * least), shown.within - before)
         share = share * (1 - smooth(SURE[0], max(SURE[1], 3 * least), before))
         share = softened(shown, share)
-        own = _sampled(self._portrait, places).astype(np.float32)
+        own = values_at(self._portrait, places).astype(np.float32)
         away = _degrees(ways, eye.middle) / np.degrees(np.arcsin(IRIS / eye.ball.radius))
         white = eye.white * (1 - SHADE * np.exp(-((shown.within / SHADED) ** 2) / 2)[:, None])
         # As bright as the white that is seen nearby.
@@ -380,13 +380,6 @@ def _bounds(outline: np.ndarray, size: tuple[int, ...], beside: int) -> tuple[tu
 
 def _degrees(ways: np.ndarray, way: np.ndarray) -> np.ndarray:
     return np.asarray(np.degrees(np.arccos(np.clip(ways @ way, -1, 1))))
-
-
-def _sampled(values: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Values of `H W` or `H W C` at places `N 2`, pixels."""
-    x, y = (places - 0.5).astype(np.float32).T
-    found = cv2.remap(values, x[None], y[None], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
-    return np.asarray(found[0])
 
 
 @functools.lru_cache(maxsize=8)

@@ -30,7 +30,7 @@ from fportrait.body.rasterizer import rasterize, vertex_normals
 from fportrait.body.shoulders import behind_the_chin, below_ears, clothes_in, moved_by, trunk_of
 from fportrait.body.surface import doubted, surface_colours, well_inside
 from fportrait.body.teeth import ShownMouth
-from fportrait.body.warping import SEAM, Beyond, Target, draw_person, of_corners, on_surface, project
+from fportrait.body.warping import SEAM, Beyond, Target, draw_person, of_corners, on_surface, project, values_at
 from fportrait.camera.cameras import scale_intrinsics
 from fportrait.errors import UserError
 
@@ -477,14 +477,7 @@ class PortraitPainter:
 
     def colours(self, places: np.ndarray, picture: np.ndarray | None = None) -> np.ndarray:
         """The portrait's colours `N 3` at places `N 2`, pixels; or another picture's of its size."""
-        rows = -(-len(places) // 1024)  # OpenCV takes neither empty nor very wide maps
-        at = np.zeros((max(rows, 1) * 1024, 2), np.float32)
-        at[: len(places)] = places - 0.5
-        grid = at.reshape(-1, 1024, 2)
-        drawn = cv2.remap(
-            self.portrait if picture is None else picture, grid, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-        )  # type: ignore[call-overload]
-        return np.asarray(drawn.reshape(-1, 3)[: len(places)])
+        return values_at(self.portrait if picture is None else picture, places)
 
 
 def paint_each(painters: Sequence[PortraitPainter], vertices: np.ndarray, intrinsics: np.ndarray) -> list[np.ndarray]:

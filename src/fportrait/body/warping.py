@@ -281,3 +281,13 @@ def project(points: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     """Pixels `N 2` of points `N 3` before a camera; any number for those behind it."""
     pixels = points @ np.asarray(intrinsics, np.float32).T
     return np.asarray(pixels[:, :2] / np.maximum(pixels[:, 2:], 1e-6))
+
+
+def values_at(picture: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Values `N C` of a picture `H W` or `H W C` at places `N 2`, pixels; those of its edge beyond it."""
+    rows = -(-len(places) // 1024)  # OpenCV takes neither empty nor very wide maps
+    at = np.zeros((max(rows, 1) * 1024, 2), np.float32)
+    at[: len(places)] = places - 0.5
+    grid = at.reshape(-1, 1024, 2)
+    found = cv2.remap(picture, grid, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    return np.asarray(found.reshape(grid.shape[0] * 1024, -1)[: len(places)])

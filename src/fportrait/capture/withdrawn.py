@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fportrait.atomic_io import write_json
+from fportrait.capture.calibration import check_name
 from fportrait.errors import UserError
 
 LIST = "withdrawn.json"  # in the raw folder, beside phone/ and studio/
@@ -31,7 +32,7 @@ def withdrawn(raw: str | Path) -> dict[str, dict[str, Any]]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):  # a link that leads nowhere, or a folder, among them
         found = None
-    if not isinstance(found, dict) or not all(map(_is_sound, found.values())):
+    if not isinstance(found, dict) or not all(_is_sound(*one) for one in found.items()):
         raise UserError(
             f"a broken {path}",
             "what `fportrait forget` wrote",
@@ -40,8 +41,13 @@ def withdrawn(raw: str | Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _is_sound(entry: object) -> bool:
-    """Whether an entry is one; what is missing of it is made up for by whoever reads it."""
+def _is_sound(name: str, entry: object) -> bool:
+    """Whether an entry is one, of a name that can be a folder's: `ingest` removes folders by it. What is missing of the
+    entry is made up for by whoever reads it."""
+    try:
+        check_name(name, "a person's")
+    except UserError:
+        return False
     when = entry.get("time", 0) if isinstance(entry, dict) else None
     return isinstance(when, int | float) and not isinstance(when, bool) and math.isfinite(when)
 
